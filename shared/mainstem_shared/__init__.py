@@ -1,0 +1,1 @@
+"""Contracts that every part of Mainstem shares. Nothing here imports Celery, FastAPI or another part."""

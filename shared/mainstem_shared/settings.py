@@ -1,0 +1,84 @@
+"""Every setting, read once at the edge of a process and passed in; nothing else reads the environment.
+
+Names and defaults are part of the external contract: `MAINSTEM_<FIELD>`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class WriteProfile(StrEnum):
+    """How long the event writer may wait to merge tokens.
+
+    `latency` widens its window only under load (0 to 20 ms); `economy` always waits, for fewer commands
+    and bytes per token.
+    """
+
+    LATENCY = "latency"
+    ECONOMY = "economy"
+
+
+class Settings(BaseSettings):
+    """Mainstem's configuration. Frozen: a process runs with what it was started with."""
+
+    model_config = SettingsConfigDict(env_prefix="MAINSTEM_", frozen=True, extra="ignore")
+
+    # Processes
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    flower_port: Annotated[int, Field(ge=0, le=65535)] = 5555
+    data_dir: Path = Path(".mainstem")
+    redis_url: SecretStr | None = None
+    """The store. None: the embedded server of `data_dir`, database 0."""
+    broker_url: SecretStr | None = None
+    """Celery's broker. None: the embedded server of `data_dir`, database 1."""
+    workers: Annotated[int, Field(ge=1)] = 2
+    concurrency: Annotated[int, Field(ge=1)] = 1000
+    """Runs one worker process executes at once."""
+
+    # Ownership and recovery
+    lease_s: Seconds = 15
+    sweep_s: Seconds = 5
+
+    # Runs
+    max_run_s: Seconds = 3600
+    idle_timeout_s: Seconds = 300
+    max_queue_s: Seconds = 3600
+    retention_s: Seconds = 604_800
+    approval_window_s: Seconds = 86_400
+    drain_s: Annotated[float, Field(ge=0)] = 10
+    max_active_runs_per_user: Annotated[int, Field(ge=0)] = 0
+    default_engine: str = ""
+    write_profile: WriteProfile = WriteProfile.LATENCY
+    compact_after_s: Annotated[float, Field(ge=0)] = 60
+    """How long after its end a run's deltas stay readable one by one; then only the final event is kept."""
+
+    # Web tier
+    auth: Literal["none", "jwt", "proxy"] = "none"
+    heartbeat_s: Seconds = 15
+    """Silence after which an SSE stream carries a comment, so that proxies keep it open."""
+
+    # Engines
+    openai_base_url: str | None = None
+    openai_api_key: SecretStr | None = None
+    openai_model: str | None = None
+
+    @property
+    def live_ttl_ms(self) -> int:
+        """Lifetime of an unfinished run's keys: the longest run, the longest wait for a worker and the
+        longest approval window, plus an hour for recovery.
+        """
+        return int((self.max_run_s + self.max_queue_s + self.approval_window_s + 3600) * 1000)
+
+    @property
+    def retention_ms(self) -> int:
+        """Lifetime of a finished run's keys, counted from the terminal event."""
+        return int(self.retention_s * 1000)

@@ -1,0 +1,1 @@
+"""The Celery tasks that execute runs, and what engines are written against."""

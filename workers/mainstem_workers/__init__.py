@@ -1,0 +1,1 @@
+"""The worker process: Celery app, asyncio pool, lease, watchdog and mailbox."""
