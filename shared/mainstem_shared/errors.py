@@ -1,0 +1,178 @@
+"""Every error Mainstem raises on purpose. Each has a stable `code`, fields, and the remedy in its message.
+
+    MainstemError
+    ├── InvalidRequest            invalid_request (also the codes given as `code=`)
+    │   ├── InvalidCursor         invalid_cursor
+    │   ├── InvalidInput          invalid_input
+    │   └── UnknownEngine         unknown_engine
+    ├── NotFound                  not_found
+    ├── Conflict
+    │   ├── ThreadBusy            thread_busy
+    │   ├── ThreadQueueFull       thread_queue_full
+    │   └── IdempotencyKeyReused  idempotency_key_reused
+    ├── TooManyRuns               too_many_runs
+    ├── EngineLimit
+    │   ├── EventTooLarge         event_too_large
+    │   └── ContentTooLarge       content_too_large
+    ├── ProviderError             provider_error
+    ├── Fenced                    fenced
+    ├── ChannelClosed             channel_closed
+    └── Unavailable
+        ├── StoreUnavailable      store_unavailable
+        └── BrokerUnavailable     broker_unavailable
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class MainstemError(Exception):
+    """Base of all errors raised on purpose. Fields given as keywords become attributes."""
+
+    code: ClassVar[str] = "error"
+    message: ClassVar[str] = "Something went wrong."
+
+    def __init__(self, detail: str = "", **fields: object) -> None:
+        self.detail = detail or self.message.format_map(fields)
+        self.fields = fields
+        super().__init__(self.detail)
+
+    def __getattr__(self, name: str) -> object:
+        try:
+            return self.__dict__["fields"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.detail, self.fields)
+
+
+def _rebuild(kind: type[MainstemError], detail: str, fields: dict[str, object]) -> MainstemError:
+    return kind(detail, **fields)
+
+
+class InvalidRequest(MainstemError):
+    """The request does not fit its schema."""
+
+    code = "invalid_request"
+    message = "The request does not fit its schema."
+
+
+class InvalidCursor(InvalidRequest):
+    """A cursor that no log can have."""
+
+    code = "invalid_cursor"
+    message = "{cursor!r} is not a cursor; send an event's id as it came, like 2-17, or 0-0 for the start."
+
+
+class InvalidInput(InvalidRequest):
+    """The engine's input schema refuses the input."""
+
+    code = "invalid_input"
+    message = "The input does not fit the engine's schema."
+
+
+class UnknownEngine(InvalidRequest):
+    """No worker announced this engine."""
+
+    code = "unknown_engine"
+    message = "No worker offers the engine {engine!r}; offered are: {known}."
+
+
+class NotFound(MainstemError):
+    """The run or thread does not exist, or it is not yours."""
+
+    code = "not_found"
+    message = "No such run."
+
+
+class Conflict(MainstemError):
+    """The state of the run or thread does not allow this now."""
+
+    code = "conflict"
+
+
+class ThreadBusy(Conflict):
+    """The thread has an active run and the start asked to be refused in that case."""
+
+    code = "thread_busy"
+    message = "Run {run_id} is active on this thread; wait for it, abort it, or start with if_active."
+
+
+class ThreadQueueFull(Conflict):
+    """The thread's queue of waiting runs is full."""
+
+    code = "thread_queue_full"
+    message = "Too many runs wait on this thread already."
+
+
+class IdempotencyKeyReused(Conflict):
+    """The idempotency key was used with another request body."""
+
+    code = "idempotency_key_reused"
+    message = "This Idempotency-Key was used for run {run_id} with another body; use a fresh key."
+
+
+class TooManyRuns(MainstemError):
+    """The user has as many active runs as the deployment allows."""
+
+    code = "too_many_runs"
+    message = "Too many active runs; wait for one to end."
+
+
+class EngineLimit(MainstemError):
+    """An engine went past a limit of the log."""
+
+
+class EventTooLarge(EngineLimit):
+    """One event of an engine is larger than a log entry may be."""
+
+    code = "event_too_large"
+    message = "An event of {size} bytes is over the limit of {limit}; split it or store the data elsewhere."
+
+
+class ContentTooLarge(EngineLimit):
+    """The run's whole content is larger than a run may hold."""
+
+    code = "content_too_large"
+    message = "The run's content is over {limit} bytes."
+
+
+class ProviderError(MainstemError):
+    """The model provider failed, refused or timed out; raised by engines."""
+
+    code = "provider_error"
+    message = "The model provider failed."
+
+
+class Fenced(MainstemError):
+    """Another owner has control of the run: stop, and write nothing more."""
+
+    code = "fenced"
+    message = "Run {run_id} belongs to another owner by now."
+
+
+class ChannelClosed(MainstemError):
+    """The run's log is closed to this segment: it paused, ended, or was handed over."""
+
+    code = "channel_closed"
+    message = "The run's log is closed; an engine must not emit after it returned."
+
+
+class Unavailable(MainstemError):
+    """A server that Mainstem needs does not answer; nothing was lost, try again."""
+
+
+class StoreUnavailable(Unavailable):
+    """The store (Valkey/Redis) does not answer, or refuses writes."""
+
+    code = "store_unavailable"
+    message = "The store does not answer; try again shortly."
+
+
+class BrokerUnavailable(Unavailable):
+    """Celery's broker does not answer."""
+
+    code = "broker_unavailable"
+    message = "The broker does not answer; try again shortly."

@@ -1,0 +1,216 @@
+"""Folding a run's events into its content: the one place that knows what an event does to the state.
+
+The worker folds what it writes, readers fold snapshot and tail; both reach the same bytes. A fold's JSON
+(`dump`) is what snapshots, resyncs and the final event store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from mainstem_shared import jsontext
+from mainstem_shared.events import Entry, Type
+
+
+class TextPart:
+    """A text or reasoning part under construction: pieces are joined only when somebody looks."""
+
+    __slots__ = ("_pieces", "kind")
+
+    def __init__(self, kind: str, text: str = "") -> None:
+        self.kind = kind
+        self._pieces = [text] if text else []
+
+    def append(self, text: str) -> None:
+        self._pieces.append(text)
+
+    @property
+    def text(self) -> str:
+        if len(self._pieces) > 1:
+            self._pieces = ["".join(self._pieces)]
+        return self._pieces[0] if self._pieces else ""
+
+    def dump(self) -> dict[str, Any]:
+        return {"type": self.kind, "text": self.text}
+
+
+type_of_delta = {Type.MESSAGE_DELTA: "text", Type.REASONING_DELTA: "reasoning"}
+
+
+class Fold:
+    """A run's content as of some cursor.
+
+    `size` is the payload bytes folded so far: what CONTENT_LIMIT bounds and snapshots are paced by.
+    """
+
+    def __init__(self) -> None:
+        self.parts: list[TextPart | dict[str, Any]] = []
+        self.steps: list[dict[str, Any]] = []
+        self.usage: dict[str, int] | None = None
+        self.title: str | None = None
+        self.action: dict[str, Any] | None = None
+        self.extra: dict[str, Any] = {}
+        self.size = 0
+        self._calls: dict[str, dict[str, Any]] = {}
+        self._steps: dict[str, dict[str, Any]] = {}
+
+    # -- reading
+
+    def dump(self) -> dict[str, Any]:
+        """Return the state as the JSON-able mapping that snapshots store."""
+        content = [part.dump() if isinstance(part, TextPart) else part for part in self.parts]
+        return {
+            "content": content,
+            "steps": self.steps,
+            "usage": self.usage,
+            "title": self.title,
+            "action": self.action,
+            **self.extra,
+        }
+
+    @property
+    def text(self) -> str:
+        """All text parts, concatenated."""
+        return "".join(p.text for p in self.parts if isinstance(p, TextPart) and p.kind == "text")
+
+    @property
+    def open_calls(self) -> list[str]:
+        """Ids of tool calls that have no result yet."""
+        return [
+            call_id for call_id, part in self._calls.items() if part["state"] in ("streaming", "called")
+        ]
+
+    # -- folding
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Replace everything by a dumped state."""
+        self.__init__()  # pyright: ignore[reportUnnecessaryComparison]
+        for part in state["content"]:
+            if part["type"] in ("text", "reasoning"):
+                self.parts.append(TextPart(part["type"], part["text"]))
+            else:
+                self.parts.append(part)
+                self._calls[part["call_id"]] = part
+        self.steps = state["steps"]
+        self._steps = {step["step_id"]: step for step in self.steps}
+        self.usage, self.title, self.action = state["usage"], state["title"], state["action"]
+        self.extra = {key: state[key] for key in ("context_usage", "agent") if key in state}
+        self.size = len(jsontext.dumps(state["content"]))
+
+    def append_text(self, kind: str, part: int, text: str) -> None:
+        """Append to text or reasoning part number `part`; a number past the end opens a new part."""
+        if part < len(self.parts):
+            target = self.parts[part]
+            assert isinstance(target, TextPart)
+        else:
+            target = TextPart(kind)
+            self.parts.append(target)
+        target.append(text)
+        self.size += len(text)
+
+    def apply(self, kind: str, data: dict[str, Any]) -> None:
+        """Fold one event's payload. Unknown types change nothing."""
+        if kind in type_of_delta:
+            self.append_text(type_of_delta[Type(kind)], data["part"], data["text"])
+        elif kind in (Type.RESYNC, Type.SNAPSHOT, Type.FINISHED):
+            self.load({"steps": [], "usage": None, "title": None, "action": None, **data})
+        elif kind == Type.RESTARTED and "content" in data:
+            self.load({"steps": [], "usage": None, "title": None, "action": None, **data})
+        elif handler := _HANDLERS.get(kind):
+            handler(self, data)
+
+    def apply_entry(self, entry: Entry) -> None:
+        """Fold one log entry."""
+        self.apply(entry.type, entry.payload())
+
+    def _step_started(self, data: dict[str, Any]) -> None:
+        step_id, call = data["step_id"], data["kind"] == "tool_call"
+        step = {
+            "step_id": step_id,
+            "kind": data["kind"],
+            "name": data["name"],
+            "state": "running",
+            "started_at": data["at"],
+            "completed_at": None,
+        }
+        if step_id in self._steps:
+            self._steps[step_id].update(step)
+        else:
+            self.steps.append(step)
+            self._steps[step_id] = step
+        if call:
+            self._call_started(step_id, data)
+
+    def _call_started(self, call_id: str, data: dict[str, Any]) -> None:
+        arguments = data["arguments"]
+        part = {
+            "type": "tool_call",
+            "call_id": call_id,
+            "name": data["name"],
+            "arguments": arguments,
+            "result": None,
+            "state": "streaming" if isinstance(arguments, str) else "called",
+        }
+        if call_id in self._calls:
+            self._calls[call_id].update(part)
+        else:
+            self.parts.append(part)
+            self._calls[call_id] = part
+        self.size += len(jsontext.dumps(part))
+
+    def _step_delta(self, data: dict[str, Any]) -> None:
+        part = self._calls.get(data["step_id"])
+        if part is not None and isinstance(part["arguments"], str):
+            part["arguments"] += data["arguments"]
+            self.size += len(data["arguments"])
+
+    def _step_completed(self, data: dict[str, Any]) -> None:
+        if step := self._steps.get(data["step_id"]):
+            step["state"], step["completed_at"] = data["state"], data["at"]
+        if part := self._calls.get(data["step_id"]):
+            part["state"], part["result"] = data["state"], data["result"]
+            self.size += len(jsontext.dumps(data["result"]))
+
+    def _usage(self, data: dict[str, Any]) -> None:
+        self.usage = data
+
+    def _title(self, data: dict[str, Any]) -> None:
+        self.title = data["title"]
+
+    def _approval_required(self, data: dict[str, Any]) -> None:
+        self.action = data["action"]
+
+    def _approval_closed(self, data: dict[str, Any]) -> None:
+        del data
+        self.action = None
+
+    def _context_usage(self, data: dict[str, Any]) -> None:
+        self.extra["context_usage"] = data
+
+    def _agent_updated(self, data: dict[str, Any]) -> None:
+        self.extra["agent"] = data
+
+
+_HANDLERS = {
+    Type.STEP_STARTED: Fold._step_started,
+    Type.STEP_DELTA: Fold._step_delta,
+    Type.STEP_COMPLETED: Fold._step_completed,
+    Type.USAGE: Fold._usage,
+    Type.TITLE: Fold._title,
+    Type.APPROVAL_REQUIRED: Fold._approval_required,
+    Type.APPROVAL_RESOLVED: Fold._approval_closed,
+    Type.APPROVAL_EXPIRED: Fold._approval_closed,
+    Type.CONTEXT_USAGE: Fold._context_usage,
+    Type.AGENT_UPDATED: Fold._agent_updated,
+}
+
+
+def fold(entries: Iterable[Entry], state: dict[str, Any] | None = None) -> Fold:
+    """Fold a snapshot's state, if any, and the entries after it."""
+    result = Fold()
+    if state is not None:
+        result.load(state)
+    for entry in entries:
+        result.apply_entry(entry)
+    return result

@@ -1,0 +1,68 @@
+"""Run ids and thread tags: every key of a run follows from its id alone, without an index.
+
+`run id = <tag>_<128-bit id in base32>`, where the tag is a digest of tenant and thread. All keys of one
+thread share its tag as their hash tag, hence one Cluster slot.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import secrets
+import time
+import uuid
+from typing import Final
+
+from mainstem_shared import errors
+
+TAG_BYTES: Final = 10  # 80 bits are exactly 16 base32 characters, without padding
+_RUN_ID: Final = re.compile(r"[a-z2-7]{16}_[a-z2-7]{26}")
+
+
+def _base32(data: bytes) -> str:
+    return base64.b32encode(data).decode("ascii").rstrip("=").lower()
+
+
+def thread_tag(tenant: str, thread_id: str) -> str:
+    """Return the thread's tag: 16 base32 characters of blake2b over `tenant`, a NUL byte and `thread_id`.
+
+    User input never reaches a key: only its digest does.
+    """
+    named = f"{tenant}\0{thread_id}".encode("utf-8", "surrogatepass")
+    return _base32(hashlib.blake2b(named, digest_size=TAG_BYTES).digest())
+
+
+def run_id(tenant: str, thread_id: str, unique: uuid.UUID) -> str:
+    """Return the id of the run of this thread that `unique` (UUIDv7, or a Celery task's id) stands for."""
+    return f"{thread_tag(tenant, thread_id)}_{_base32(unique.bytes)}"
+
+
+def split(run: str) -> tuple[str, str]:
+    """Split a run id into tag and unique part.
+
+    Raises:
+        NotFound: it cannot be a run id (hostile ids never reach the store).
+    """
+    if _RUN_ID.fullmatch(run) is None:
+        raise errors.NotFound
+    tag, _, unique = run.partition("_")
+    return tag, unique
+
+
+def uuid7() -> uuid.UUID:
+    """Return a time-ordered UUID, version 7 (RFC 9562, section 5.7)."""
+    value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    return uuid.UUID(int=value)
+
+
+def nonce() -> str:
+    """Return a fresh caller nonce: the same caller, asking again after a lost reply, is answered the same."""
+    return secrets.token_urlsafe(9)
+
+
+def user_tag(tenant: str, user_id: str) -> str:
+    """Return the digest that stands for a user in keys."""
+    return thread_tag(tenant, user_id)

@@ -1,0 +1,67 @@
+-- Shared by every verb: prepended to each script after its shebang line.
+
+local ACTIVE = { queued = true, running = true, requires_action = true }
+
+-- The id of a log's top entry; '0-0' for a log that is empty or missing.
+local function top_of(log)
+  local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)
+  if #last == 0 then
+    return '0-0'
+  end
+  return last[1][1]
+end
+
+local function epoch_of(id)
+  return tonumber(string.match(id, '^(%d+)-'))
+end
+
+-- True if id a is after id b.
+local function is_after(a, b)
+  local ae, as = string.match(a, '^(%d+)-(%d+)$')
+  local be, bs = string.match(b, '^(%d+)-(%d+)$')
+  ae, as, be, bs = tonumber(ae), tonumber(as), tonumber(be), tonumber(bs)
+  return ae > be or (ae == be and as > bs)
+end
+
+-- The epoch after the record's and the log's: a log may be ahead of a record that a fail-over lost.
+local function next_epoch(record_epoch, top)
+  return math.max(tonumber(record_epoch), epoch_of(top)) + 1
+end
+
+-- Append the control entry that opens `epoch`. `body` is a JSON object; `prev` is spliced in as its first
+-- member. This is each verb's first write: if the server refuses it, nothing has changed.
+local function append_control(log, epoch, prev, kind, body)
+  local rest = string.sub(body, 2)
+  local comma = rest == '}' and '' or ','
+  redis.call('XADD', log, string.format('%d-0', epoch), kind, '{"prev":"' .. prev .. '"' .. comma .. rest)
+end
+
+-- Lengthen a key's life to at least ttl ms; never shorten it. (EXPIRE .. GT ignores keys without a TTL.)
+local function extend(key, ttl)
+  if redis.call('PTTL', key) < tonumber(ttl) then
+    redis.call('PEXPIRE', key, ttl)
+  end
+end
+
+-- The record key of another run of the same thread; same slot by construction.
+local function record_of(thread_key, run_id)
+  local unique = string.match(run_id, '_(.+)$')
+  return string.sub(thread_key, 1, -7) .. unique .. ':record'
+end
+
+-- Give the thread to the next run of its queue that still waits, and name it; false if there is none.
+local function promote_next(thread, queue)
+  while true do
+    local next_run = redis.call('LPOP', queue)
+    if not next_run then
+      redis.call('HDEL', thread, 'active')
+      return false
+    end
+    local record = record_of(thread, next_run)
+    if redis.call('HGET', record, 'status') == 'queued' then
+      redis.call('HSET', record, 'waiting', 'worker')
+      redis.call('HSET', thread, 'active', next_run)
+      return next_run
+    end
+  end
+end

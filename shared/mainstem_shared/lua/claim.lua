@@ -1,0 +1,46 @@
+#!lua
+--[[
+Make a queued run this worker's: open a new epoch with `run.started` (or `run.resumed`, `run.restarted`).
+
+KEYS  1 record  2 log
+ARGV  1 now_ms  2 nonce  3 owner  4 task_id  5 live_ttl_ms  6 body
+Returns
+  {'claimed', epoch, segment, spec, input, started_ms, resume_as, decisions}
+  {'refused', status, epoch}     not queued for a worker: a duplicate or stale message
+  {'stopping', reason, epoch}    somebody asked to stop it before it was claimed
+  {'gone'}                       no such run
+--]]
+local record, log = unpack(KEYS)
+local now, nonce, owner, task_id, live_ttl, body = unpack(ARGV)
+
+local function claimed(epoch)
+  local f = redis.call('HMGET', record, 'segment', 'spec', 'input', 'started', 'resume_as', 'decisions')
+  return { 'claimed', epoch, f[1], f[2], f[3], f[4], f[5] or '', f[6] or '' }
+end
+
+local r = redis.call('HMGET', record, 'status', 'waiting', 'epoch', 'nonce', 'stop_reason', 'segment', 'resume_as')
+local status, waiting, epoch = r[1], r[2], r[3]
+if not status then
+  return { 'gone' }
+end
+if r[4] == nonce then
+  return claimed(epoch)
+end
+if status ~= 'queued' or waiting ~= 'worker' then
+  return { 'refused', status, epoch }
+end
+if r[5] then
+  return { 'stopping', r[5], epoch }
+end
+
+local top = top_of(log)
+local segment = tonumber(r[6] or '0') + 1
+epoch = next_epoch(epoch, top)
+append_control(log, epoch, top, r[7] or 'run.started', '{"segment":' .. segment .. ',' .. string.sub(body, 2))
+redis.call('HSET', record, 'status', 'running', 'epoch', epoch, 'owner', owner, 'task', task_id,
+  'nonce', nonce, 'segment', segment)
+redis.call('HSETNX', record, 'started', now)
+redis.call('HDEL', record, 'waiting', 'published')
+extend(record, live_ttl)
+extend(log, live_ttl)
+return claimed(epoch)

@@ -1,0 +1,57 @@
+#!lua flags=allow-oom
+--[[
+End a run for good: append `run.finished`, keep its outcome for the retention, free its thread.
+
+Runs under memory pressure: a run that cannot end would hold its thread and its memory.
+
+KEYS  1 record  2 log  3 snapshot  4 checkpoint  5 thread  6 thread queue
+ARGV  1 now_ms  2 nonce  3 run_id  4 epoch  5 owner, or '' for a run that nobody runs  6 expected top id
+      7 status  8 reason  9 body  10 error, or ''  11 retention_ms
+Returns
+  {'finished', epoch, next_run}  next_run: who holds the thread now and wants a message; or ''
+  {'already', status, reason}    it ended before; the first outcome stands
+  {'refused', status, epoch}     control has changed hands
+  {'moved', top}                 the log has entries that the caller's fold does not cover
+  {'gone'}
+--]]
+local record, log, snapshot, checkpoint, thread, queue = unpack(KEYS)
+local now, nonce, run_id, epoch, owner, expected_top, status, reason, body, err, retention = unpack(ARGV)
+
+local r = redis.call('HMGET', record, 'status', 'epoch', 'owner', 'nonce', 'reason', 'next_run')
+if not r[1] then
+  return { 'gone' }
+end
+if r[4] == nonce then
+  return { 'finished', r[2], r[6] or '' }
+end
+if not ACTIVE[r[1]] then
+  return { 'already', r[1], r[5] }
+end
+if r[2] ~= epoch or (r[3] or '') ~= owner then
+  return { 'refused', r[1], r[2] }
+end
+local top = top_of(log)
+if top ~= expected_top then
+  return { 'moved', top }
+end
+
+local last = next_epoch(epoch, top)
+append_control(log, last, top, 'run.finished', body)
+redis.call('HSET', record, 'status', status, 'reason', reason, 'epoch', last, 'finished', now, 'nonce', nonce)
+if err ~= '' then
+  redis.call('HSET', record, 'error', err)
+end
+redis.call('HDEL', record, 'waiting', 'published', 'sealed', 'action', 'decisions', 'resume_as')
+redis.call('DEL', snapshot, checkpoint)
+redis.call('PEXPIRE', record, retention)
+redis.call('PEXPIRE', log, retention)
+local next_run = false
+if redis.call('HGET', thread, 'active') == run_id then
+  next_run = promote_next(thread, queue)
+else
+  redis.call('LREM', queue, 0, run_id)
+end
+if next_run then
+  redis.call('HSET', record, 'next_run', next_run)
+end
+return { 'finished', last, next_run or '' }

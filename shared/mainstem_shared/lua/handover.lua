@@ -1,0 +1,42 @@
+#!lua flags=allow-oom
+--[[
+Give a running run back to the queue: at shutdown, or after its owner was lost; a continuation claims it.
+
+KEYS  1 record  2 log  3 snapshot
+ARGV  1 now_ms  2 nonce  3 epoch  4 owner  5 expected top id  6 resume_as  7 body  8 state
+      9 live_ttl_ms  10 lost: 1 counts an attempt after a loss
+Returns
+  {'queued', epoch}
+  {'refused', status, epoch}
+  {'moved', top}
+  {'gone'}
+--]]
+local record, log, snapshot = unpack(KEYS)
+local now, nonce, epoch, owner, expected_top, resume_as, body, state, live_ttl, lost = unpack(ARGV)
+
+local r = redis.call('HMGET', record, 'status', 'epoch', 'owner', 'nonce')
+if not r[1] then
+  return { 'gone' }
+end
+if r[4] == nonce then
+  return { 'queued', r[2] }
+end
+if r[1] ~= 'running' or r[2] ~= epoch or r[3] ~= owner then
+  return { 'refused', r[1], r[2] }
+end
+local top = top_of(log)
+if top ~= expected_top then
+  return { 'moved', top }
+end
+
+local last = next_epoch(epoch, top)
+append_control(log, last, top, 'run.queued', body)
+redis.call('HSET', record, 'status', 'queued', 'waiting', 'worker', 'epoch', last, 'nonce', nonce,
+  'resume_as', resume_as, 'queued', now)
+redis.call('HDEL', record, 'owner', 'published', 'sealed', 'task')
+redis.call('HINCRBY', record, 'attempts', lost)
+redis.call('HSET', snapshot, 'cursor', string.format('%d-0', last), 'state', state)
+extend(snapshot, live_ttl)
+extend(record, live_ttl)
+extend(log, live_ttl)
+return { 'queued', last }

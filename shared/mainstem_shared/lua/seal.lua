@@ -1,0 +1,30 @@
+#!lua
+--[[
+Take a running run from its owner and close its log to it, before finishing or re-queueing it.
+
+KEYS  1 record  2 log
+ARGV  1 now_ms  2 nonce  3 sealer  4 expected_epoch  5 body
+Returns
+  {'sealed', epoch}
+  {'refused', status, epoch}     not running, or control has changed hands since `expected_epoch`
+  {'gone'}
+--]]
+local record, log = unpack(KEYS)
+local now, nonce, sealer, expected, body = unpack(ARGV)
+
+local r = redis.call('HMGET', record, 'status', 'epoch', 'nonce')
+if not r[1] then
+  return { 'gone' }
+end
+if r[3] == nonce then
+  return { 'sealed', r[2] }
+end
+if r[1] ~= 'running' or r[2] ~= expected then
+  return { 'refused', r[1], r[2] }
+end
+
+local top = top_of(log)
+local epoch = next_epoch(r[2], top)
+append_control(log, epoch, top, 'run.sealed', body)
+redis.call('HSET', record, 'epoch', epoch, 'owner', sealer, 'nonce', nonce, 'sealed', now)
+return { 'sealed', epoch }

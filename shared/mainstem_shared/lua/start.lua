@@ -1,0 +1,69 @@
+#!lua
+--[[
+Create a run: its record, its log with `1-0 run.created`, and its place on the thread.
+
+KEYS  1 record  2 log  3 thread  4 thread runs  5 thread queue  6 idempotency
+ARGV  1 now_ms  2 nonce  3 run_id  4 spec  5 input  6 created body  7 live_ttl_ms  8 thread_ttl_ms
+      9 if_active  10 body digest, or '' for no idempotency key  11 idempotency_ttl_ms  12 queue_limit
+Returns
+  {'started', waiting, active}   the run is queued; waiting: worker | thread; active: who holds the thread
+  {'exists'}                     another call created this run id
+  {'replayed', run_id}           the idempotency key belongs to this run, same body
+  {'reused', run_id}             ... another body
+  {'busy', active}               the thread is taken (if_active = reject)
+  {'queue_full', active}         as many runs wait as may
+--]]
+local record, log, thread, runs, queue, idem = unpack(KEYS)
+local now, nonce, run_id, spec, input, body, live_ttl, thread_ttl, if_active, digest, idem_ttl, limit =
+  unpack(ARGV)
+
+local mine = redis.call('HMGET', record, 'n0', 'waiting')
+if mine[1] then
+  if mine[1] == nonce then
+    return { 'started', mine[2] or '', redis.call('HGET', thread, 'active') or '' }
+  end
+  return { 'exists' }
+end
+if digest ~= '' then
+  local seen = redis.call('GET', idem)
+  if seen then
+    local owner, first = string.match(seen, '^(%S+) (%S+)$')
+    return { first == digest and 'replayed' or 'reused', owner }
+  end
+end
+local active = redis.call('HGET', thread, 'active')
+if active and not ACTIVE[redis.call('HGET', record_of(thread, active), 'status') or ''] then
+  active = false -- its record expired: nobody holds the thread
+end
+if active and if_active == 'reject' then
+  return { 'busy', active }
+end
+if active and redis.call('LLEN', queue) >= tonumber(limit) then
+  return { 'queue_full', active }
+end
+
+append_control(log, 1, '0-0', 'run.created', body)
+local waiting = active and 'thread' or 'worker'
+redis.call('HSET', record, 'n0', nonce, 'status', 'queued', 'waiting', waiting, 'epoch', 1,
+  'spec', spec, 'input', input)
+redis.call('PEXPIRE', record, live_ttl)
+redis.call('PEXPIRE', log, live_ttl)
+if not active then
+  redis.call('HSET', thread, 'active', run_id)
+elseif if_active == 'replace' then
+  redis.call('LPUSH', queue, run_id)
+  redis.call('HSETNX', record_of(thread, active), 'stop_ms', now)
+  redis.call('HSETNX', record_of(thread, active), 'stop_reason', 'replaced')
+else
+  redis.call('RPUSH', queue, run_id)
+end
+redis.call('ZADD', runs, now, run_id)
+extend(thread, thread_ttl)
+extend(runs, thread_ttl)
+if active then
+  extend(queue, thread_ttl)
+end
+if digest ~= '' then
+  redis.call('SET', idem, run_id .. ' ' .. digest, 'PX', idem_ttl)
+end
+return { 'started', waiting, active or '' }
