@@ -1,0 +1,58 @@
+# On a machine that has only Python and make, `make run` and `make test` do everything themselves.
+# Another interpreter: make PYTHON=python3.13 …   Options for pytest: make test ARGS="-k fencing -x"
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help run demo test check bench chaos soak lock clean
+.DELETE_ON_ERROR:
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s%s\n", $$1, $$2}' Makefile
+
+run: $(VENV)/.run ## the whole stack in the foreground: Valkey, workers, gateway, Flower
+	@exec $(BIN)/mainstem up
+
+demo: $(VENV)/.run ## a guided proof: stream, kill the reader, reconnect, verify; leaves nothing behind
+	@exec $(BIN)/python -m mainstem_api.demo
+
+test: $(VENV)/.test ## all tests
+	@exec $(BIN)/pytest $(ARGS)
+
+check: $(VENV)/.check ## lint, format, types, import layers, size ceilings
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+	$(BIN)/python .ci/sizes.py
+
+bench: $(VENV)/.test ## measure; results in bench/results
+	@exec $(BIN)/python bench/run.py $(ARGS)
+
+chaos: $(VENV)/.test ## kill, freeze and cut things, many times over
+	@exec $(BIN)/pytest tests/chaos $(ARGS)
+
+soak: $(VENV)/.test ## run for hours and watch memory, keys and connections
+	@exec $(BIN)/python bench/soak.py $(ARGS)
+
+lock: $(BIN)/python ## renew requirements/*.txt from pyproject.toml (ARGS=--upgrade: to the newest versions)
+	$(INSTALL) uv
+	requirements/lock $(BIN)/uv $(ARGS)
+
+clean: ## remove what the targets above made; the data directory .mainstem stays
+	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# The stamp makes the next call instant. One file holds everything its purpose needs, so they don't build on each other.
+$(VENV)/.%: requirements/%.txt pyproject.toml | $(BIN)/python
+	@echo "Installing requirements/$*.txt into $(VENV) …"
+	@$(INSTALL) --require-hashes --requirement requirements/$*.txt
+	@$(INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
