@@ -98,7 +98,12 @@ class Fold:
         self.extra = {key: state[key] for key in ("context_usage", "agent") if key in state}
         self.size = len(jsontext.dumps(state["content"]))
 
-    def append_text(self, kind: str, part: int, text: str) -> None:
+    @property
+    def calls(self) -> Iterable[str]:
+        """Ids of all tool calls in the content."""
+        return self._calls.keys()
+
+    def append_text(self, kind: str, part: int, text: str, *, size: int | None = None) -> None:
         """Append to text or reasoning part number `part`; a number past the end opens a new part."""
         if part < len(self.parts):
             target = self.parts[part]
@@ -107,7 +112,7 @@ class Fold:
             target = TextPart(kind)
             self.parts.append(target)
         target.append(text)
-        self.size += len(text)
+        self.size += len(text) if size is None else size
 
     def apply(self, kind: str, data: dict[str, Any]) -> None:
         """Fold one event's payload. Unknown types change nothing."""

@@ -1,0 +1,421 @@
+"""One run's way into its log: merging, encoding, and what became of each group of events.
+
+A channel belongs to the segment that claimed the run; the process's one `writer` moves its bytes. Written
+down as a state machine before it was code:
+
+    OPEN ──encode──▶ IN_FLIGHT ──acknowledged──▶ OPEN
+      ▲                 │ refused for want of memory: WAITING, then the same bytes again
+      │                 │ connection lost, or "equal or smaller": outcome unknown
+      │                 ▼
+      │              PROBING: the log's top entry decides (also idle channels, after every reconnect)
+      ├── landed ───────┤
+      ├── not there ────┤ the same bytes again
+      │                 ├── a greater epoch: LOST (fenced; cancel the engine, write nothing more)
+      │                 └── an acknowledged tail is missing: RESYNC
+      └── new epoch ◀── RESYNC: the whole fold, as a verb; refused: LOST
+
+Ids and bytes are fixed when a group is encoded. At most one group is in flight: one XADD, or MULTI/EXEC
+for several, so that no error in the middle can leave a hole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, Final, Protocol
+
+import hiredis
+
+from mainstem_shared import errors, events, jsontext, keys, pipes, verbs
+from mainstem_shared.cursors import Cursor
+from mainstem_shared.events import Type
+from mainstem_shared.folds import Fold, type_of_delta
+
+BUFFER_LIMIT: Final = 128 * 1024
+"""Bytes a run may have waiting before its engine is slowed down."""
+GROUP_LIMIT: Final = 256 * 1024
+"""Bytes of payload after which a group is full."""
+SNAPSHOT_MIN: Final = 4 * 1024
+"""Smallest amount of log, in bytes, that is worth a snapshot."""
+SNAPSHOT_FACTOR: Final = 2
+"""A snapshot is due when the log since the last one is this many times its size: amortised O(1) a token."""
+ENTRY_OVERHEAD: Final = 16
+"""Bytes a stream entry takes beside its payload; an estimate for pacing snapshots."""
+
+_NOMKSTREAM: Final = pipes.bulk(b"NOMKSTREAM")
+_MULTI: Final = pipes.pack(b"MULTI")
+_EXEC: Final = pipes.pack(b"EXEC")
+
+
+class Phase(Enum):
+    """Where a channel is in the state machine of this module's docstring."""
+
+    OPEN = auto()
+    IN_FLIGHT = auto()
+    WAITING = auto()
+    PROBING = auto()
+    RESYNC = auto()
+    LOST = auto()
+
+
+class Host(Protocol):
+    """What a channel needs of the writer that carries it."""
+
+    def mark(self, channel: Channel) -> None:
+        """Note that the channel has something to send."""
+        ...
+
+    def retry_later(self, channel: Channel) -> None:
+        """Send the channel's group again after a delay."""
+        ...
+
+    def probe(self, channel: Channel) -> None:
+        """Ask for the top entry of the channel's log."""
+        ...
+
+    def resync(self, channel: Channel) -> None:
+        """Write the channel's fold as a new epoch."""
+        ...
+
+    def snapshot(self, channel: Channel, cursor: Cursor, state: bytes) -> None:
+        """Store a snapshot, off the channel's path."""
+        ...
+
+    def forget(self, channel: Channel) -> None:
+        """Carry the channel no more."""
+        ...
+
+
+class _Delta:
+    """Consecutive deltas of one part, merged as long as they wait."""
+
+    __slots__ = ("kind", "part", "pieces", "size")
+
+    def __init__(self, kind: Type, part: int) -> None:
+        self.kind, self.part, self.pieces, self.size = kind, part, list[str](), 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Event:
+    """Any other event: encoded when emitted, folded when sent."""
+
+    kind: str
+    data: bytes
+    payload: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Encoded events whose ids and bytes never change again."""
+
+    packed: bytes
+    replies: int
+    items: int
+    last: Cursor
+    size: int
+
+
+class Channel:
+    """Emit a run's events. All methods belong to the loop of the writer."""
+
+    def __init__(self, host: Host, control: verbs.Control, fold: Fold) -> None:
+        self.control = control
+        self.fold = fold
+        self.phase = Phase.OPEN
+        self.acknowledged = Cursor(control.epoch, 0)
+        self.group: Group | None = None
+        self.last_emit = time.monotonic()
+        self.on_lost: Callable[[], None] | None = None
+        self.snapshot_pending = False
+        self._host = host
+        self._pending: deque[_Delta | _Event] = deque()
+        self._closed = False
+        self._buffered = 0
+        self._part_kind: Type | None = None
+        self._parts = len(fold.parts)
+        self._calls = set(fold.calls)
+        self._enqueued = self._settled = 0
+        self._flushes: list[tuple[int, asyncio.Future[None]]] = []
+        self._drains: list[asyncio.Future[None]] = []
+        self._unsnapped = 0
+        self._snapshot_size = fold.size
+        key = keys.run(control.run_id).log.encode()
+        self._xadd = b"*6\r\n" + pipes.bulk(b"XADD") + pipes.bulk(key) + _NOMKSTREAM
+        self.log_key = key
+
+    # -- emitting
+
+    def text(self, kind: Type, text: str) -> None:
+        """Append to the open text (or reasoning) part; a new part begins when the last one is of another kind.
+
+        Raises:
+            ChannelClosed, Fenced: the segment must not write (any more).
+            ContentTooLarge: the run's content would pass its limit.
+        """
+        size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+        self._admit(size)
+        last = self._pending[-1] if self._pending else None
+        if not isinstance(last, _Delta) or last.kind is not kind or last.size + size > events.MERGE_LIMIT:
+            if kind is not self._part_kind:
+                self._part_kind = kind
+                self._parts += 1
+            last = _Delta(kind, self._parts - 1)
+        for piece in _pieces(text):
+            if last.size and last.size + len(piece) > events.MERGE_LIMIT:
+                last = _Delta(kind, self._parts - 1)
+            if not last.pieces:
+                self._pending.append(last)
+                self._enqueued += 1
+            last.pieces.append(piece)
+            last.size += len(piece)
+        self._emitted(size)
+
+    def emit(self, kind: str, payload: dict[str, Any]) -> None:
+        """Append any other event.
+
+        Raises:
+            ChannelClosed, Fenced: the segment must not write (any more).
+            EventTooLarge, ContentTooLarge: the event or the run's content would pass its limit.
+        """
+        data = events.check_size(jsontext.dumps(payload))
+        self._admit(len(data))
+        if kind == Type.STEP_STARTED and payload["kind"] == "tool_call":
+            self._opens_call(payload["step_id"])
+        self._pending.append(_Event(kind=kind, data=data, payload=payload))
+        self._enqueued += 1
+        self._emitted(len(data))
+
+    def _opens_call(self, call_id: str) -> None:
+        if call_id not in self._calls:
+            self._calls.add(call_id)
+            self._parts += 1
+            self._part_kind = None
+
+    def _admit(self, size: int) -> None:
+        if self.phase is Phase.LOST:
+            raise errors.Fenced(run_id=self.control.run_id)
+        if self._closed:
+            raise errors.ChannelClosed
+        if self.fold.size + self._buffered + size > events.CONTENT_LIMIT:
+            raise errors.ContentTooLarge(limit=events.CONTENT_LIMIT)
+
+    def _emitted(self, size: int) -> None:
+        self._buffered += size
+        self.last_emit = time.monotonic()
+        if self.phase is Phase.OPEN:
+            self._host.mark(self)
+
+    @property
+    def congested(self) -> bool:
+        """Whether the engine should wait (`drained`) before it emits more."""
+        return self._buffered > BUFFER_LIMIT
+
+    async def drained(self) -> None:
+        """Wait until the buffer has room again.
+
+        Raises:
+            Fenced: the run was lost meanwhile.
+        """
+        while self.congested:
+            self._raise_if_lost()
+            waiter = asyncio.get_running_loop().create_future()
+            self._drains.append(waiter)
+            await waiter
+        self.last_emit = time.monotonic()  # waiting for the store is not the engine's silence
+        self._raise_if_lost()
+
+    async def flush(self) -> Cursor:
+        """Wait until everything emitted so far is acknowledged; return the log's top.
+
+        Raises:
+            Fenced: the run was lost meanwhile.
+        """
+        self._raise_if_lost()
+        if self._settled < self._enqueued:
+            waiter = asyncio.get_running_loop().create_future()
+            self._flushes.append((self._enqueued, waiter))
+            await waiter
+        self._raise_if_lost()
+        return self.acknowledged
+
+    def _raise_if_lost(self) -> None:
+        if self.phase is Phase.LOST:
+            raise errors.Fenced(run_id=self.control.run_id)
+
+    async def close(self) -> Cursor:
+        """Refuse further events, flush, and leave the writer; afterwards `fold` covers the returned cursor.
+
+        Raises:
+            Fenced: the run was lost.
+        """
+        self._closed = True
+        try:
+            return await self.flush()
+        finally:
+            self._host.forget(self)
+
+    def discard(self) -> None:
+        """Drop what is not sent and leave the writer: for a segment that must write nothing more."""
+        self._closed = True
+        self.lose()
+
+    # -- sending (called by the writer)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a group may be sent now."""
+        return self.phase is Phase.OPEN and (self.group is not None or bool(self._pending))
+
+    def next_group(self) -> Group:
+        """Return the group to send: the one that must go again, or a new one, encoded and folded now."""
+        if self.group is None:
+            self.group = self._encode()
+        self.phase = Phase.IN_FLIGHT
+        return self.group
+
+    def _encode(self) -> Group:
+        cursor, commands, size, items = self.acknowledged, list[bytes](), 0, 0
+        while self._pending and size < GROUP_LIMIT:
+            item = self._pending.popleft()
+            cursor = cursor.next()
+            field, data = self._folded(item)
+            size += len(data)
+            items += 1
+            commands.append(self._xadd + pipes.bulk(b"%d-%d" % cursor) + pipes.bulk(field) + pipes.bulk(data))
+        packed = commands[0] if items == 1 else b"".join((_MULTI, *commands, _EXEC))
+        replies = 1 if items == 1 else items + 2
+        return Group(packed=packed, replies=replies, items=items, last=cursor, size=size + items * ENTRY_OVERHEAD)
+
+    def _folded(self, item: _Delta | _Event) -> tuple[bytes, bytes]:
+        if isinstance(item, _Delta):
+            text = "".join(item.pieces)
+            self.fold.append_text(type_of_delta[item.kind], item.part, text, size=item.size)
+            self._buffered -= item.size
+            data = b'{"part":%d,"text":%s}' % (item.part, jsontext.dumps(text))
+            return events.field(item.kind).encode(), data
+        self.fold.apply(item.kind, item.payload)
+        self._buffered -= len(item.data)
+        return events.field(item.kind).encode(), item.data
+
+    # -- outcomes (called by the writer)
+
+    def replied(self, replies: list[pipes.Reply]) -> None:
+        """Take the server's answer to the group in flight; no replies at all: the outcome is unknown."""
+        if self.phase is not Phase.IN_FLIGHT:
+            return
+        if not replies:
+            self.phase = Phase.PROBING  # the writer probes every channel when it is connected again
+            return
+        failure = _failure(replies)
+        if failure is None:
+            self.landed()
+        elif failure == "" or "equal or smaller" in failure:
+            self._host.probe(self)
+        else:
+            self.phase = Phase.WAITING
+            self._host.retry_later(self)
+
+    def landed(self) -> None:
+        """The group is in the log."""
+        if self.group is not None:
+            self.acknowledged = self.group.last
+            self._settled += self.group.items
+            self._unsnapped += self.group.size
+            self.group = None
+        self._open()
+
+    def _open(self) -> None:
+        self.phase = Phase.OPEN
+        for target, waiter in self._flushes:
+            if target <= self._settled and not waiter.done():
+                waiter.set_result(None)
+        self._flushes = [(target, waiter) for target, waiter in self._flushes if target > self._settled]
+        if not self.congested:
+            self._release(self._drains)
+        due = max(SNAPSHOT_MIN, SNAPSHOT_FACTOR * self._snapshot_size)
+        if self._unsnapped > due and self.group is None and not self.snapshot_pending and not self._closed:
+            self._take_snapshot()
+        if self.ready:
+            self._host.mark(self)
+
+    def _take_snapshot(self) -> None:
+        state = jsontext.dumps(self.fold.dump())
+        self._unsnapped, self._snapshot_size = 0, len(state)
+        self.snapshot_pending = True
+        self._host.snapshot(self, self.acknowledged, state)
+
+    def again(self) -> None:
+        """Send the same bytes again: they are known not to have landed."""
+        self.phase = Phase.OPEN
+        self._open()
+
+    def probed(self, top: Cursor | None) -> None:
+        """Decide by the log's top entry what became of the group in flight, if any."""
+        landed = self.group is not None and top == self.group.last
+        if top is not None and top.epoch > self.control.epoch:
+            self.lose()
+        elif landed:
+            self.landed()
+        elif top == self.acknowledged:
+            self.again()
+        else:
+            self.phase = Phase.RESYNC
+            self._host.resync(self)
+
+    def resynced(self, epoch: int) -> None:
+        """The fold, the group in flight included, is the log's first entry in a new epoch."""
+        self.control = verbs.Control(run_id=self.control.run_id, epoch=epoch, owner=self.control.owner)
+        if self.group is not None:
+            self._settled += self.group.items
+            self.group = None
+        self.acknowledged = Cursor(epoch, 0)
+        self._unsnapped, self._snapshot_size = 0, self.fold.size
+        self._open()
+
+    def lose(self) -> None:
+        """Somebody else has control: drop everything, tell everybody who waits."""
+        if self.phase is Phase.LOST:
+            return
+        self.phase = Phase.LOST
+        self._pending.clear()
+        self.group = None
+        self._host.forget(self)
+        self._release([waiter for _, waiter in self._flushes])
+        self._flushes.clear()
+        self._release(self._drains)
+        if self.on_lost is not None:
+            self.on_lost()
+
+    @staticmethod
+    def _release(waiters: list[asyncio.Future[None]]) -> None:
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        waiters.clear()
+
+
+def _pieces(text: str) -> list[str]:
+    if len(text) <= events.MERGE_LIMIT:
+        return [text] if text else []
+    step = events.MERGE_LIMIT
+    return [text[at : at + step] for at in range(0, len(text), step)]
+
+
+def _failure(replies: list[pipes.Reply]) -> str | None:
+    """Return why a group was refused; None if it landed, "" if its log is missing (NOMKSTREAM)."""
+    if len(replies) == 1:
+        reply = replies[0]
+        return str(reply) if isinstance(reply, hiredis.ReplyError) else None if reply else ""
+    for reply in (*replies[1:-1], replies[-1]):
+        if isinstance(reply, hiredis.ReplyError):
+            return str(reply)
+    for reply in replies[-1] or [None]:
+        if isinstance(reply, hiredis.ReplyError):
+            return str(reply)
+        if reply is None:
+            return ""
+    return None

@@ -1,0 +1,258 @@
+"""The one writer of a process: carries the events of all its runs over one connection, in groups.
+
+It decides when groups go out (a window that widens with load), keeps the connection, and on every
+reconnect asks the log of each run what became of it. What a run's events go through is in `channels`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from redis.exceptions import RedisError
+
+from mainstem_shared import cursors, errors, ids, jsontext, pipes, verbs
+from mainstem_shared.channels import Channel, Phase
+from mainstem_shared.cursors import Cursor
+from mainstem_shared.folds import Fold
+from mainstem_shared.settings import Settings, WriteProfile
+from mainstem_shared.store import FIRST_DELAY_S, LONGEST_DELAY_S, Store
+
+logger = logging.getLogger(__name__)
+
+WINDOW_PER_RATE: Final = 0.4e-6
+"""Seconds of window per event/s: 50,000 events/s reach the 20 ms at which a token costs a third."""
+LATENCY_WINDOW_S: Final = 0.020
+ECONOMY_WINDOW_S: Final = 0.080
+"""At 40 tokens/s a run merges about three tokens in this window."""
+RATE_MEMORY_S: Final = 0.1
+BATCH: Final = 256
+"""Channels sent in one go: then other work of the loop has its turn."""
+STALL_S: Final = 10.0
+"""A connection whose oldest command waits so long is given up: the server may have been replaced."""
+RETRY_S: Final = 0.2
+FOREVER: Final = math.inf
+
+
+class Writer:
+    """Carries channels. `start` and `stop` frame its life on one loop."""
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        *,
+        may_write: Callable[[], bool] = lambda: True,
+        on_suspended: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._may_write = may_write
+        self._on_suspended = on_suspended
+        self._channels: dict[Channel, None] = {}
+        self._dirty: dict[Channel, None] = {}
+        self._timer: asyncio.Handle | None = None
+        self._pipe: pipes.Pipe | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._rate = 0.0
+        self._sent_at = 0.0
+        self.connected = asyncio.Event()
+        self.groups_sent = 0
+        self.bytes_sent = 0
+
+    async def start(self) -> None:
+        """Begin to connect; events are accepted at once and wait for the connection."""
+        self._keeper = asyncio.create_task(self._keep_connected(), name="mainstem-writer")
+
+    async def stop(self) -> None:
+        """Close the connection. Channels must have been closed before: what they hold is dropped."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._pipe is not None:
+            self._pipe.abort()
+
+    def open(self, control: verbs.Control, fold: Fold | None = None) -> Channel:
+        """Return the channel of a run that was just claimed; `fold` is its content so far."""
+        channel = Channel(self, control, fold or Fold())
+        self._channels[channel] = None
+        return channel
+
+    # -- sending
+
+    def mark(self, channel: Channel) -> None:
+        self._dirty[channel] = None
+        if self._timer is None:
+            self._timer = self._schedule()
+
+    def _schedule(self) -> asyncio.Handle:
+        loop = asyncio.get_running_loop()
+        window = self._window()
+        return loop.call_later(window, self._send) if window else loop.call_soon(self._send)
+
+    def _window(self) -> float:
+        if self._settings.write_profile is WriteProfile.ECONOMY:
+            return ECONOMY_WINDOW_S
+        elapsed = time.monotonic() - self._sent_at
+        rate = self._rate * math.exp(-elapsed / RATE_MEMORY_S)
+        window = min(LATENCY_WINDOW_S, rate * WINDOW_PER_RATE)
+        return window if window > 0.0001 else 0.0  # a timer shorter than its own cost is none
+
+    def _send(self) -> None:
+        self._timer = None
+        if self._pipe is None:
+            return  # every channel is probed and marked when the connection is back
+        if not self._may_write():
+            self._on_suspended()
+            return
+        batch = list(self._dirty)[:BATCH]
+        packed: list[bytes] = []
+        for channel in batch:
+            del self._dirty[channel]
+            if channel.ready:
+                group = channel.next_group()
+                packed.append(group.packed)
+                self._pipe.expect(channel.replied, replies=group.replies)
+        if packed:
+            data = b"".join(packed)
+            self._pipe.write(data)
+            self.groups_sent += len(packed)
+            self.bytes_sent += len(data)
+        self._measure(len(packed))
+        if self._dirty:
+            self._timer = self._schedule() if len(batch) < BATCH else asyncio.get_running_loop().call_soon(self._send)
+
+    def _measure(self, groups: int) -> None:
+        now = time.monotonic()
+        elapsed, self._sent_at = now - self._sent_at, now
+        decay = math.exp(-elapsed / RATE_MEMORY_S)
+        self._rate = self._rate * decay + groups / RATE_MEMORY_S
+
+    def retry_later(self, channel: Channel) -> None:
+        def again() -> None:
+            if channel.phase is Phase.WAITING:
+                channel.again()
+
+        logger.warning(
+            "the store refuses writes; events wait",
+            extra={"action": "write_refused", "run_id": channel.control.run_id},
+        )
+        asyncio.get_running_loop().call_later(RETRY_S * random.uniform(0.5, 1.5), again)
+
+    # -- connection
+
+    async def _keep_connected(self) -> None:
+        delay = FIRST_DELAY_S
+        while True:
+            try:
+                self._pipe = await pipes.open_pipe(self._store.url)
+            except (RedisError, OSError) as error:
+                logger.warning(
+                    "cannot reach the store; events wait",
+                    extra={"action": "writer_connect_failed", "error": repr(error)},
+                )
+                await asyncio.sleep(delay * random.uniform(0.5, 1.5))
+                delay = min(2 * delay, LONGEST_DELAY_S)
+                continue
+            delay = FIRST_DELAY_S
+            for channel in list(self._channels):
+                self.probe(channel)
+            self.connected.set()
+            await self._until_lost(self._pipe)
+            self._pipe = None
+            self.connected.clear()
+
+    async def _until_lost(self, pipe: pipes.Pipe) -> None:
+        while not pipe.lost.done():
+            await asyncio.wait({pipe.lost}, timeout=1.0)
+            if pipe.silence_s > STALL_S:
+                logger.warning("the store is silent; reconnecting", extra={"action": "writer_stalled"})
+                pipe.abort()
+
+    def probe(self, channel: Channel) -> None:
+        if channel.phase in (Phase.RESYNC, Phase.LOST):
+            return
+        channel.phase = Phase.PROBING
+        if self._pipe is None:
+            return
+
+        def on_reply(replies: list[pipes.Reply]) -> None:
+            if channel.phase is not Phase.PROBING or not replies:
+                return  # no reply: the next connection asks again
+            if isinstance(replies[0], Exception):
+                asyncio.get_running_loop().call_later(RETRY_S, self.probe, channel)
+                return
+            channel.probed(cursors.parse(replies[0][0][0]) if replies[0] else None)
+
+        command = pipes.pack(b"XREVRANGE", channel.log_key, b"+", b"-", b"COUNT", b"1")
+        self._pipe.send(command, on_reply)
+
+    # -- verbs on behalf of channels
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def resync(self, channel: Channel) -> None:
+        self._spawn(self._resync(channel))
+
+    async def _resync(self, channel: Channel) -> None:
+        logger.error(
+            "the store lost acknowledged events; writing the whole state again",
+            extra={"action": "resync", "run_id": channel.control.run_id},
+        )
+        nonce = ids.nonce()
+        while channel.phase is Phase.RESYNC:
+            try:
+                outcome = await verbs.resync(
+                    self._store,
+                    channel.control,
+                    nonce=nonce,
+                    state=jsontext.dumps(channel.fold.dump()),
+                    live_ttl_ms=self._settings.live_ttl_ms,
+                )
+            except errors.StoreUnavailable:
+                continue
+            if isinstance(outcome, int):
+                channel.resynced(outcome)
+                self.probe(channel)
+            else:
+                channel.lose()
+
+    def snapshot(self, channel: Channel, cursor: Cursor, state: bytes) -> None:
+        self._spawn(self._snapshot(channel, cursor, state))
+
+    async def _snapshot(self, channel: Channel, cursor: Cursor, state: bytes) -> None:
+        try:
+            await verbs.snapshot(
+                self._store,
+                channel.control,
+                cursor=cursor,
+                state=state,
+                live_ttl_ms=self._settings.live_ttl_ms,
+            )
+        except errors.StoreUnavailable:
+            pass  # a snapshot saves memory and time, it is no promise: the next one will do
+        finally:
+            channel.snapshot_pending = False
+
+    def forget(self, channel: Channel) -> None:
+        self._channels.pop(channel, None)
+        self._dirty.pop(channel, None)
+
+    def lose_all(self) -> None:
+        """Drop every channel: this process was suspended, and its runs belong to others by now."""
+        for channel in list(self._channels):
+            channel.lose()
