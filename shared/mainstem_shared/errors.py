@@ -1,25 +1,26 @@
 """Every error Mainstem raises on purpose. Each has a stable `code`, fields, and the remedy in its message.
 
-    MainstemError
-    ├── InvalidRequest            invalid_request (also the codes given as `code=`)
-    │   ├── InvalidCursor         invalid_cursor
-    │   ├── InvalidInput          invalid_input
-    │   └── UnknownEngine         unknown_engine
-    ├── NotFound                  not_found
-    ├── Conflict
-    │   ├── ThreadBusy            thread_busy
-    │   ├── ThreadQueueFull       thread_queue_full
-    │   └── IdempotencyKeyReused  idempotency_key_reused
-    ├── TooManyRuns               too_many_runs
-    ├── EngineLimit
-    │   ├── EventTooLarge         event_too_large
-    │   └── ContentTooLarge       content_too_large
-    ├── ProviderError             provider_error
-    ├── Fenced                    fenced
-    ├── ChannelClosed             channel_closed
-    └── Unavailable
-        ├── StoreUnavailable      store_unavailable
-        └── BrokerUnavailable     broker_unavailable
+MainstemError
+├── InvalidRequest            invalid_request (also the codes given as `code=`)
+│   ├── InvalidCursor         invalid_cursor
+│   ├── InvalidInput          invalid_input
+│   ├── InputTooLarge         input_too_large
+│   └── UnknownEngine         unknown_engine
+├── NotFound                  not_found
+├── Conflict
+│   ├── ThreadBusy            thread_busy
+│   ├── ThreadQueueFull       thread_queue_full
+│   └── IdempotencyKeyReused  idempotency_key_reused
+├── TooManyRuns               too_many_runs
+├── EngineLimit
+│   ├── EventTooLarge         event_too_large
+│   └── ContentTooLarge       content_too_large
+├── ProviderError             provider_error
+├── Fenced                    fenced
+├── ChannelClosed             channel_closed
+└── Unavailable
+    ├── StoreUnavailable      store_unavailable
+    └── BrokerUnavailable     broker_unavailable
 """
 
 from __future__ import annotations
@@ -71,6 +72,15 @@ class InvalidInput(InvalidRequest):
 
     code = "invalid_input"
     message = "The input does not fit the engine's schema."
+
+
+class InputTooLarge(InvalidRequest):
+    """A run's input or metadata is larger than a record may hold."""
+
+    code = "input_too_large"
+    message = (
+        "The {what} has {size} bytes, the limit is {limit}; store the data elsewhere and pass a reference."
+    )
 
 
 class UnknownEngine(InvalidRequest):
