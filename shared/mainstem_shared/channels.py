@@ -150,7 +150,7 @@ class Channel:
     # -- emitting
 
     def text(self, kind: Type, text: str) -> None:
-        """Append to the open text (or reasoning) part; a new part begins when the last one is of another kind.
+        """Append to the open part of this kind; a new part begins when the last one is of another kind.
 
         Raises:
             ChannelClosed, Fenced: the segment must not write (any more).
@@ -288,7 +288,9 @@ class Channel:
             commands.append(self._xadd + pipes.bulk(b"%d-%d" % cursor) + pipes.bulk(field) + pipes.bulk(data))
         packed = commands[0] if items == 1 else b"".join((_MULTI, *commands, _EXEC))
         replies = 1 if items == 1 else items + 2
-        return Group(packed=packed, replies=replies, items=items, last=cursor, size=size + items * ENTRY_OVERHEAD)
+        return Group(
+            packed=packed, replies=replies, items=items, last=cursor, size=size + items * ENTRY_OVERHEAD
+        )
 
     def _folded(self, item: _Delta | _Event) -> tuple[bytes, bytes]:
         if isinstance(item, _Delta):

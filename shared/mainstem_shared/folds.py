@@ -6,11 +6,11 @@ The worker folds what it writes, readers fold snapshot and tail; both reach the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
 
 from mainstem_shared import jsontext
-from mainstem_shared.events import Entry, Type
+from mainstem_shared.events import STATES, Entry, Type
 
 
 class TextPart:
@@ -35,7 +35,7 @@ class TextPart:
         return {"type": self.kind, "text": self.text}
 
 
-type_of_delta = {Type.MESSAGE_DELTA: "text", Type.REASONING_DELTA: "reasoning"}
+type_of_delta: dict[str, str] = {Type.MESSAGE_DELTA: "text", Type.REASONING_DELTA: "reasoning"}
 
 
 class Fold:
@@ -77,9 +77,7 @@ class Fold:
     @property
     def open_calls(self) -> list[str]:
         """Ids of tool calls that have no result yet."""
-        return [
-            call_id for call_id, part in self._calls.items() if part["state"] in ("streaming", "called")
-        ]
+        return [call_id for call_id, part in self._calls.items() if part["state"] in ("streaming", "called")]
 
     # -- folding
 
@@ -117,12 +115,10 @@ class Fold:
     def apply(self, kind: str, data: dict[str, Any]) -> None:
         """Fold one event's payload. Unknown types change nothing."""
         if kind in type_of_delta:
-            self.append_text(type_of_delta[Type(kind)], data["part"], data["text"])
-        elif kind in (Type.RESYNC, Type.SNAPSHOT, Type.FINISHED):
+            self.append_text(type_of_delta[kind], data["part"], data["text"])
+        elif kind in STATES or (kind == Type.RESTARTED and "content" in data):
             self.load({"steps": [], "usage": None, "title": None, "action": None, **data})
-        elif kind == Type.RESTARTED and "content" in data:
-            self.load({"steps": [], "usage": None, "title": None, "action": None, **data})
-        elif handler := _HANDLERS.get(kind):
+        elif handler := self._HANDLERS.get(kind):
             handler(self, data)
 
     def apply_entry(self, entry: Entry) -> None:
@@ -196,19 +192,18 @@ class Fold:
     def _agent_updated(self, data: dict[str, Any]) -> None:
         self.extra["agent"] = data
 
-
-_HANDLERS = {
-    Type.STEP_STARTED: Fold._step_started,
-    Type.STEP_DELTA: Fold._step_delta,
-    Type.STEP_COMPLETED: Fold._step_completed,
-    Type.USAGE: Fold._usage,
-    Type.TITLE: Fold._title,
-    Type.APPROVAL_REQUIRED: Fold._approval_required,
-    Type.APPROVAL_RESOLVED: Fold._approval_closed,
-    Type.APPROVAL_EXPIRED: Fold._approval_closed,
-    Type.CONTEXT_USAGE: Fold._context_usage,
-    Type.AGENT_UPDATED: Fold._agent_updated,
-}
+    _HANDLERS: ClassVar[dict[str, Callable[[Fold, dict[str, Any]], None]]] = {
+        Type.STEP_STARTED: _step_started,
+        Type.STEP_DELTA: _step_delta,
+        Type.STEP_COMPLETED: _step_completed,
+        Type.USAGE: _usage,
+        Type.TITLE: _title,
+        Type.APPROVAL_REQUIRED: _approval_required,
+        Type.APPROVAL_RESOLVED: _approval_closed,
+        Type.APPROVAL_EXPIRED: _approval_closed,
+        Type.CONTEXT_USAGE: _context_usage,
+        Type.AGENT_UPDATED: _agent_updated,
+    }
 
 
 def fold(entries: Iterable[Entry], state: dict[str, Any] | None = None) -> Fold:

@@ -15,19 +15,26 @@ from functools import cached_property
 from importlib import resources
 from typing import Any, Final, TypeVar
 
+import redis
 import redis.asyncio as aioredis
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     BusyLoadingError,
-    ConnectionError as RedisConnectionError,
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     ResponseError,
+)
+from redis.exceptions import (
+    ConnectionError as RedisConnectionError,
+)
+from redis.exceptions import (
     TimeoutError as RedisTimeoutError,
 )
+from redis.retry import Retry as SyncRetry
+from redis.sentinel import Sentinel as SyncSentinel
 
 from mainstem_shared import errors
 
@@ -72,16 +79,40 @@ def connect(url: str, *, max_connections: int = MAX_CONNECTIONS) -> aioredis.Red
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
         "protocol": 2,
     }
-    if url.startswith("sentinel://"):
-        hosts, _, rest = url.removeprefix("sentinel://").partition("/")
-        service, _, database = rest.partition("/")
-        nodes = [(h.partition(":")[0], int(h.partition(":")[2] or 26379)) for h in hosts.split(",")]
+    if (address := _sentinel_address(url)) is not None:
+        nodes, service, database = address
         sentinel = Sentinel(nodes, sentinel_kwargs={"socket_timeout": CONNECT_TIMEOUT_S})
-        return sentinel.master_for(service, db=int(database or 0), **options)
+        return sentinel.master_for(service, db=database, **options)
     pool = aioredis.BlockingConnectionPool.from_url(
         url, max_connections=max_connections, timeout=REPLY_TIMEOUT_S, **options
     )
     return aioredis.Redis.from_pool(pool)
+
+
+def connect_blocking(url: str, *, timeout_s: float) -> redis.Redis:
+    """Return a synchronous client, for threads that must not depend on any loop. Never repeats by itself."""
+    options: dict[str, Any] = {
+        "retry": SyncRetry(NoBackoff(), 0),
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "protocol": 2,
+    }
+    if (address := _sentinel_address(url)) is None:
+        return redis.Redis.from_url(url, **options)
+    nodes, service, database = address
+    return SyncSentinel(nodes, sentinel_kwargs={"socket_timeout": timeout_s}).master_for(
+        service, db=database, **options
+    )
+
+
+def _sentinel_address(url: str) -> tuple[list[tuple[str, int]], str, int] | None:
+    """Take `sentinel://host:port,…/service/db` apart; None for any other URL."""
+    if not url.startswith("sentinel://"):
+        return None
+    hosts, _, rest = url.removeprefix("sentinel://").partition("/")
+    service, _, database = rest.partition("/")
+    nodes = [(host, int(port or 26379)) for host, _, port in (h.partition(":") for h in hosts.split(","))]
+    return nodes, service, int(database or 0)
 
 
 class Store:
@@ -92,8 +123,11 @@ class Store:
         self.patience_s = patience_s
 
     @cached_property
-    def client(self) -> aioredis.Redis:
-        """The redis-py client; made on first use, inside the loop that uses it."""
+    def client(self) -> Any:
+        """The redis-py client; made on first use, inside the loop that uses it.
+
+        Untyped: redis-py's annotations admit every reply form of every protocol, ours is fixed (RESP2, bytes).
+        """
         return connect(self.url)
 
     async def close(self) -> None:
@@ -102,7 +136,12 @@ class Store:
             await self.client.aclose()
 
     async def verb(
-        self, script: Script, keys: Sequence[str], args: Sequence[Any] = (), *, patience_s: float | None = None
+        self,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[Any] = (),
+        *,
+        patience_s: float | None = None,
     ) -> list[Any]:
         """Run a verb. It must be safe to repeat: by its nonce, or because repeating changes nothing.
 
@@ -117,9 +156,7 @@ class Store:
         except NoScriptError:
             return await self.client.eval(script.source, len(keys), *keys, *args)
 
-    async def patiently(
-        self, operation: Callable[[], Awaitable[T]], *, patience_s: float | None = None
-    ) -> T:
+    async def patiently(self, operation: Callable[[], Awaitable[T]], *, patience_s: float | None = None) -> T:
         """Run an idempotent operation, again and again while the store is away, within `patience_s`.
 
         Raises:
@@ -144,4 +181,4 @@ class Store:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether the server refused a write because `maxmemory` is reached."""
-    return isinstance(error, OutOfMemoryError) or str(error).startswith(("OOM", "command not allowed when used memory"))
+    return isinstance(error, OutOfMemoryError) or str(error).startswith(("OOM", "command not allowed when"))

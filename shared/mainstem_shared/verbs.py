@@ -54,7 +54,7 @@ class Moved:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """The run is durable and queued. `active`: the run that holds its thread (itself, if it need not wait)."""
+    """The run is durable and queued. `active`: the run that holds its thread; itself, if it need not wait."""
 
     waiting: models.WaitingFor
     active: str
@@ -192,14 +192,16 @@ async def start(
     """Create a run. `idempotency` is (digest of the key's scope, digest of the body)."""
     k = keys.run(spec.run_id)
     scope, body_digest = idempotency or ("", "")
-    body = jsontext.dumps({
-        "run_id": spec.run_id,
-        "thread_id": spec.thread_id,
-        "engine": spec.engine,
-        "trigger": spec.trigger,
-        "at": spec.created_ms,
-        "v": spec.v,
-    })
+    body = jsontext.dumps(
+        {
+            "run_id": spec.run_id,
+            "thread_id": spec.thread_id,
+            "engine": spec.engine,
+            "trigger": spec.trigger,
+            "at": spec.created_ms,
+            "v": spec.v,
+        }
+    )
     reply = await store.verb(
         START,
         [k.record, k.log, k.thread, k.thread_runs, k.thread_queue, keys.idempotency(spec.run_id, scope)],
@@ -226,9 +228,7 @@ async def claim(
     """Make a queued run the caller's."""
     k = keys.run(run_id)
     body = jsontext.dumps({"worker": owner, "task_id": task_id, "at": now_ms()})
-    reply = await store.verb(
-        CLAIM, [k.record, k.log], [now_ms(), nonce, owner, task_id, live_ttl_ms, body]
-    )
+    reply = await store.verb(CLAIM, [k.record, k.log], [now_ms(), nonce, owner, task_id, live_ttl_ms, body])
     match reply[0]:
         case b"claimed":
             return Claimed(
@@ -302,9 +302,7 @@ async def finish(
             return Gone()
 
 
-async def snapshot(
-    store: Store, control: Control, *, cursor: Cursor, state: bytes, live_ttl_ms: int
-) -> bool:
+async def snapshot(store: Store, control: Control, *, cursor: Cursor, state: bytes, live_ttl_ms: int) -> bool:
     """Store the owner's fold up to `cursor` and trim what the previous snapshot covered; False if refused."""
     k = keys.run(control.run_id)
     reply = await store.verb(
@@ -350,7 +348,13 @@ async def handover(
 
 
 async def resync(
-    store: Store, control: Control, *, nonce: str, state: bytes, live_ttl_ms: int, patience_s: float | None = None
+    store: Store,
+    control: Control,
+    *,
+    nonce: str,
+    state: bytes,
+    live_ttl_ms: int,
+    patience_s: float | None = None,
 ) -> int | Refused | Gone:
     """Repair a log that lost an acknowledged tail; returns the new epoch."""
     k = keys.run(control.run_id)

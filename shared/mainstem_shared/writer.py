@@ -131,7 +131,9 @@ class Writer:
             self.bytes_sent += len(data)
         self._measure(len(packed))
         if self._dirty:
-            self._timer = self._schedule() if len(batch) < BATCH else asyncio.get_running_loop().call_soon(self._send)
+            self._timer = (
+                self._schedule() if len(batch) < BATCH else asyncio.get_running_loop().call_soon(self._send)
+            )
 
     def _measure(self, groups: int) -> None:
         now = time.monotonic()

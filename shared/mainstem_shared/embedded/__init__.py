@@ -12,11 +12,19 @@ from mainstem_shared.embedded._errors import (
     ServerNotRunningError,
     ServerStartError,
 )
+from mainstem_shared.embedded._files import free_port
+from mainstem_shared.embedded._locks import FileLock
+from mainstem_shared.embedded._server import BROKER_DB, STORE_DB, EmbeddedServer
 
 __all__ = [
+    "BROKER_DB",
+    "STORE_DB",
+    "EmbeddedServer",
     "EmbeddedServerError",
+    "FileLock",
     "ServerBinaryNotFoundError",
     "ServerNotRunningError",
     "ServerStartError",
     "find_server_binary",
+    "free_port",
 ]

@@ -1,0 +1,49 @@
+"""Mail between processes: what anybody asks of the owner of a run. One durable stream per owner.
+
+Lossless while the owner lives, and not needed once it is dead: then a sweeper acts on the record.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+
+from mainstem_shared import keys
+from mainstem_shared.models import Reason
+from mainstem_shared.store import Store
+
+KEPT: Final = 10_000
+"""Messages a mailbox keeps: a process reads within milliseconds; a full box means it is stuck."""
+TTL_S: Final = 24 * 3600
+
+
+class Stop(BaseModel):
+    """Stop a run: the wish stands in its record already."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Literal["stop"] = "stop"
+    run_id: str
+    reason: Reason
+
+
+Message = Stop
+MESSAGE: Final = TypeAdapter[Message](Message)
+
+
+async def post(store: Store, owner: str, message: Message) -> None:
+    """Put a message into the mailbox of `owner`.
+
+    Raises:
+        StoreUnavailable: it may or may not be there; posting it again is harmless.
+    """
+    box = keys.mailbox(owner)
+
+    async def send() -> None:
+        async with store.client.pipeline(transaction=False) as pipe:
+            pipe.xadd(box, {"m": message.model_dump_json()}, maxlen=KEPT, approximate=True)
+            pipe.expire(box, TTL_S)
+            await pipe.execute()
+
+    await store.patiently(send)

@@ -1,0 +1,195 @@
+"""Sweeping: what settles runs whose owner died, delivers what was never published, and tidies indexes.
+
+Runs in every worker and every gateway. All effects are compare-and-set verbs, so that sweepers never need
+to agree; a lock only spares them doing the same work at the same time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from redis.exceptions import RedisError
+
+from mainstem_shared import errors, keys, models, verbs
+from mainstem_shared.finalisation import Finaliser
+from mainstem_shared.models import Reason, Spec, Status, WaitingFor
+from mainstem_shared.store import Store, now_ms
+
+logger = logging.getLogger(__name__)
+
+JITTER: Final = 0.1
+BATCH: Final = 500
+"""Due runs looked at in one sweep; more wait for the next."""
+REPUBLISH_FIRST_MS: Final = 60_000
+REPUBLISH_LAST_MS: Final = 15 * 60_000
+"""A published message that nobody claimed is published again after a minute, then ever less often."""
+UNBORN_MS: Final = 60_000
+"""An index entry without a record belongs to a start that never happened once it is this old."""
+RUNNING_LOOK_MS: Final = 60_000
+"""Running runs are watched through their owner's lease; this look is for what that misses."""
+
+
+@dataclass(kw_only=True)
+class Sweeper:
+    """Sweeps every `sweep_s` seconds while `run` runs. `owner` tells this process's current incarnation."""
+
+    finaliser: Finaliser
+    owner: Callable[[], str]
+    suspects: set[str] = field(default_factory=set[str])
+    swept: int = 0
+
+    @property
+    def _store(self) -> Store:
+        return self.finaliser.store
+
+    async def run(self) -> None:
+        """Sweep until cancelled. A failing sweep is logged and the next one tried."""
+        every = self.finaliser.settings.sweep_s
+        while True:
+            await asyncio.sleep(every * random.uniform(1 - JITTER, 1 + JITTER))
+            try:
+                await self.sweep()
+            except (errors.Unavailable, RedisError, OSError):
+                # Who could not be seen while the store was away could not renew its lease either.
+                self.suspects.clear()
+                logger.warning("sweep failed", extra={"action": "sweep_failed"}, exc_info=True)
+            except Exception:
+                logger.exception("sweep failed", extra={"action": "sweep_failed"})
+
+    async def sweep(self) -> None:
+        """Do one round."""
+        await self._settle_lost()
+        if await self._elected():
+            await self._look_at_due()
+            await self._compact_due()
+            await self._forget_expired()
+        self.swept += 1
+
+    async def _elected(self) -> bool:
+        hold_ms = int(self.finaliser.settings.sweep_s * 900)
+        return bool(await self._store.client.set(keys.SWEEP, self.owner(), nx=True, px=hold_ms))
+
+    # -- owners that died
+
+    async def _settle_lost(self) -> None:
+        """Settle the runs of processes whose lease was missing in this sweep and in the one before."""
+        owners = [name.decode() for name in await self._store.client.zrange(keys.WORKERS, 0, -1)]
+        async with self._store.client.pipeline(transaction=False) as pipe:
+            for owner in owners:
+                pipe.exists(keys.lease(owner))
+            alive = await pipe.execute()
+        missing = {owner for owner, lives in zip(owners, alive, strict=True) if not lives}
+        lost = missing & self.suspects
+        self.suspects = missing
+        for owner in lost:
+            await self._settle_runs_of(owner)
+
+    async def _settle_runs_of(self, owner: str) -> None:
+        client = self._store.client
+        for raw in await client.smembers(keys.owned(owner)):
+            run_id = raw.decode()
+            state = await verbs.read(self._store, run_id)
+            if isinstance(state, verbs.State) and state.status is Status.RUNNING and state.owner == owner:
+                await self.settle_lost_run(run_id, state)
+            await client.srem(keys.owned(owner), run_id)
+        await client.delete(keys.owned(owner), keys.mailbox(owner))
+        await client.zrem(keys.WORKERS, owner)
+
+    async def settle_lost_run(self, run_id: str, state: verbs.State) -> None:
+        """End a run whose owner is gone: as what was asked of it, else as lost."""
+        reason = Reason(state.fields.get("stop_reason") or Reason.WORKER_LOST)
+        error = None
+        if reason is Reason.WORKER_LOST:
+            error = models.ErrorInfo(code=reason.value, message="The worker that ran this run was lost.")
+        logger.error(
+            "a run lost its worker", extra={"action": "run_lost", "run_id": run_id, "owner": state.owner}
+        )
+        await self.finaliser.settle(
+            run_id, sealer=self.owner(), reason=reason, error=error, expected_epoch=state.epoch
+        )
+
+    # -- runs that are due for a look
+
+    async def _look_at_due(self) -> None:
+        now = now_ms()
+        due = await self._store.client.zrangebyscore(
+            keys.ACTIVE, "-inf", now, start=0, num=BATCH, withscores=True
+        )
+        if not due:
+            return
+        wanted = ("status", "waiting", "published", "publishes", "stop_reason", "spec", "queued")
+        async with self._store.client.pipeline(transaction=False) as pipe:
+            for raw, _ in due:
+                pipe.hmget(keys.run(raw.decode()).record, *wanted)
+            records = await pipe.execute()
+        broker_away = False
+        for (raw, score), values in zip(due, records, strict=True):
+            record = {k: v.decode() for k, v in zip(wanted, values, strict=True) if v is not None}
+            run_id = raw.decode()
+            if not record:
+                if now - score > UNBORN_MS:
+                    await self._store.client.zrem(keys.ACTIVE, run_id)
+                continue
+            broker_away = not await self._look_at(run_id, record, now=now, publish=not broker_away)
+
+    async def _look_at(self, run_id: str, record: Mapping[str, str], *, now: int, publish: bool) -> bool:
+        """Do what one run needs; False once the broker turned out to be away."""
+        status = Status(record["status"])
+        if status.is_terminal:
+            await self.finaliser.tidy(run_id)
+        elif status is Status.QUEUED and record["waiting"] == WaitingFor.WORKER:
+            return await self._look_at_queued(run_id, record, now=now, publish=publish)
+        else:
+            await self._look_again(run_id, now + RUNNING_LOOK_MS)
+        return publish
+
+    async def _look_at_queued(
+        self, run_id: str, record: Mapping[str, str], *, now: int, publish: bool
+    ) -> bool:
+        queued_ms = int(record.get("queued") or Spec.model_validate_json(record["spec"]).created_ms)
+        if "stop_reason" in record:
+            await self.finaliser.settle(run_id, sealer=self.owner(), reason=Reason(record["stop_reason"]))
+            return publish
+        if now - queued_ms > self.finaliser.settings.max_queue_s * 1000:
+            error = models.ErrorInfo(code=Reason.NO_WORKER.value, message="No worker took the run in time.")
+            await self.finaliser.settle(run_id, sealer=self.owner(), reason=Reason.NO_WORKER, error=error)
+            return publish
+        wait_ms = self._until_republished(record, now)
+        if wait_ms > 0:
+            await self._look_again(run_id, now + min(wait_ms, RUNNING_LOOK_MS))
+            return publish
+        sweep_ms = int(self.finaliser.settings.sweep_s * 1000)
+        if publish:
+            publish = await self.finaliser.deliver(run_id)
+        await self._look_again(run_id, now + sweep_ms)
+        return publish
+
+    @staticmethod
+    def _until_republished(record: Mapping[str, str], now: int) -> int:
+        """Milliseconds until the run's message is to be published again; 0 or less: now."""
+        if "published" not in record:
+            return 0
+        times = int(record.get("publishes", "1"))
+        pause = min(REPUBLISH_FIRST_MS * 2 ** min(times - 1, 10), REPUBLISH_LAST_MS)
+        return int(record["published"]) + pause - now
+
+    async def _look_again(self, run_id: str, at_ms: int) -> None:
+        await self._store.client.zadd(keys.ACTIVE, {run_id: at_ms}, xx=True)
+
+    # -- finished runs
+
+    async def _compact_due(self) -> None:
+        client = self._store.client
+        for raw in await client.zrangebyscore(keys.COMPACT, "-inf", now_ms(), start=0, num=BATCH):
+            await verbs.compact(self._store, raw.decode())
+            await client.zrem(keys.COMPACT, raw)
+
+    async def _forget_expired(self) -> None:
+        settings = self.finaliser.settings
+        oldest: Any = now_ms() - settings.retention_ms - settings.live_ttl_ms
+        await self._store.client.zremrangebyscore(keys.RECENT, "-inf", oldest)
