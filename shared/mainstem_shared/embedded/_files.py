@@ -47,7 +47,8 @@ class DataDirectory:
 
     def port(self) -> int | None:
         """Return the port of the last server, whether or not it runs."""
-        return _number(self.port_file)
+        port = _number(self.port_file)
+        return port if port is not None and 0 < port < 65536 else None
 
     def pid(self) -> int | None:
         """Return the process id the last server wrote; it may be long gone and somebody else's now."""
