@@ -169,7 +169,7 @@ class Feed:
             StoreUnavailable: the store does not answer.
         """
         if from_snapshot:
-            await self._read_state(prefer_snapshot=True)
+            await self._read_state()
         else:
             await self._catch_up()
         if self.end is End.GONE:
@@ -215,13 +215,13 @@ class Feed:
 
     def _has_reached(self, top: Cursor) -> bool:
         over = bool(self._ready) and self._ready[-1].type == Type.FINISHED
-        return not over and (self.cursor == top or top == cursors.START)
+        return not over and top in (self.cursor, cursors.START)
 
     def _hand_out(self, frames: list[Frame]) -> None:
         self._ready.extend(frames)
         self.cursor = frames[-1].cursor
 
-    async def _read_state(self, *, prefer_snapshot: bool = False) -> None:
+    async def _read_state(self) -> None:
         """Hand out a state in place of the events that the log does not have (or that nobody wants)."""
         state = await verbs.read(self._store, self._topic.run_id)
         if isinstance(state, verbs.Gone):
@@ -234,8 +234,6 @@ class Feed:
             frames = self._frames_of(state)
         if frames:
             self._hand_out(frames)
-        elif not prefer_snapshot and state.status.is_terminal:
-            self.close(End.FINISHED)
 
     def _frames_of(self, state: verbs.State) -> list[Frame]:
         if state.status.is_terminal:

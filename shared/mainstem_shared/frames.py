@@ -40,7 +40,7 @@ class Frame:
 
 
 def continues(cursor: Cursor, entry: Entry) -> bool:
-    """Tell whether a reader at `cursor` may take `entry`: it is the next one, or it replaces all before it."""
+    """Tell whether a reader at `cursor` may take `entry`: it comes next, or it replaces all before it."""
     return entry.follows(cursor) or (entry.type == Type.RESYNC and entry.cursor > cursor)
 
 

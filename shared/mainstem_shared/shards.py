@@ -7,13 +7,13 @@ decoded and spelled once however many readers it has. Made and fed by `tailer.Ta
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import time
 from typing import Any, Final, NamedTuple
 
-from redis.exceptions import ConnectionError as RedisConnectionError, RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 
 from mainstem_shared import errors, events, feeds, pages, pipes
 from mainstem_shared.pipes import Pipe, Reply
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 KEYS: Final = 256
 """Logs per connection: a wake-up of a blocked client costs the server time for every key it waits for."""
 GAP_S: Final = 0.002
-"""Least time between two reads of a busy shard: events gather, and a read costs by its keys, not its events."""
+"""Least time between two reads of a busy shard: events gather, and a read costs by keys, not by events."""
 BLOCK_MS: Final = 2000
 IDLE_S: Final = 2.0
 """Silence after which a log is looked at: an empty read proves nothing."""
@@ -66,11 +66,12 @@ class Shard:
         self._reading = False
         self._looked = 0.0
         self._away_since: float | None = None
-        self._pipe: Pipe | None = None
+        self._delay = FIRST_DELAY_S
+        self._retired = False
 
     @property
     def has_room(self) -> bool:
-        return len(self.topics) < KEYS
+        return not self._retired and len(self.topics) < KEYS
 
     def add(self, topic: Topic) -> None:
         self.topics[topic.key] = topic
@@ -79,34 +80,37 @@ class Shard:
         self.blocked = self._reading
 
     def remove(self, topic: Topic) -> None:
-        if self.topics.pop(topic.key, None) is not None:
+        if self.topics.get(topic.key) is topic:
+            del self.topics[topic.key]
             self._keys = None
         if not self.topics:
             self._occupied.clear()
 
     async def run(self) -> None:
         """Read until nobody has needed this shard for LINGER_S."""
-        delay = FIRST_DELAY_S
         while await self._is_needed():
             try:
-                self._pipe = await pipes.open_pipe(self.url)
-                await self._read_on(self._pipe)
+                pipe = await pipes.open_pipe(self.url)
             except (RedisError, OSError, TimeoutError) as error:
-                self._lost(error)
-                await asyncio.sleep(delay * random.uniform(0.5, 1.5))
-                delay = min(2 * delay, LONGEST_DELAY_S) if self._away_since else FIRST_DELAY_S
+                await self._lost(error)
+                continue
+            try:
+                await self._read_on(pipe)
+            except (RedisError, TimeoutError) as error:
+                await self._lost(error)
             finally:
-                self._reading = False
-                if self._pipe is not None:
-                    self._pipe.abort()
+                pipe.abort()
 
     async def _is_needed(self) -> bool:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LINGER_S):
-                await self._occupied.wait()
-        return bool(self.topics)
+        if not self.topics and not self._retired:
+            try:
+                async with asyncio.timeout(LINGER_S):
+                    await self._occupied.wait()
+            except TimeoutError:
+                self._retired = not self.topics  # from here on `has_room` is false
+        return not self._retired
 
-    def _lost(self, error: Exception) -> None:
+    async def _lost(self, error: Exception) -> None:
         now = time.monotonic()
         if self._away_since is None:
             self._away_since = now
@@ -116,12 +120,15 @@ class Shard:
         if now - self._away_since > feeds.PATIENCE_S:
             for topic in list(self.topics.values()):
                 topic.fail(errors.StoreUnavailable())
+        await asyncio.sleep(self._delay * random.uniform(0.5, 1.5))
+        self._delay = min(2 * self._delay, LONGEST_DELAY_S)
 
     async def _read_on(self, pipe: Pipe) -> None:
-        await pipe.call(b"SCRIPT", b"LOAD", pages.PAGE.source.encode())
+        load = pipes.pack(b"SCRIPT", b"LOAD", pages.PAGE.source.encode())
+        await _ask(pipe, load, replies=1, timeout_s=SLACK_S)
         # A new connection may lead to a server that restarted with a shorter log: look at every topic.
         await self._look(pipe, list(self.topics.values()))
-        self._away_since = None
+        self._away_since, self._delay = None, FIRST_DELAY_S
         while await self._is_needed():
             if await self._read_once(pipe):
                 await asyncio.sleep(GAP_S)
@@ -148,11 +155,14 @@ class Shard:
         return bool(reply)
 
     def _deliver(self, topic: Topic, entries: list[Any]) -> None:
-        cursor = topic.cursor
-        read = [events.entry(raw_id, fields) for raw_id, fields in entries]
-        # A feed may have rewound the topic while this reply was under way: read again from there.
-        if cursor is not None and topic.packed_cursor == pipes.bulk(b"%d-%d" % cursor):
-            self.events += topic.deliver(entry for entry in read if entry.cursor > cursor)
+        try:
+            self.events += topic.deliver([events.entry(raw_id, fields) for raw_id, fields in entries])
+        except Exception as error:  # one run's malformed entry must not stop the other runs of this shard
+            logger.exception(
+                "cannot read a run's log", extra={"action": "tailer_bad_entry", "run_id": topic.run_id}
+            )
+            self.remove(topic)
+            topic.fail(error)
 
     def _pack_keys(self) -> _Keys:
         topics = list(self.topics.values())

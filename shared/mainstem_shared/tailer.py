@@ -12,6 +12,7 @@ One per process and loop. `shards` hold the connections, `topics` the runs, `fee
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -77,10 +78,11 @@ class Tailer:
     ) -> AsyncGenerator[Feed]:
         """Follow a run: its events after `after`, then the live ones, until `run.finished`.
 
-        Without a cursor the feed starts at the first event, or at a `snapshot` event where the log's beginning
-        is gone; with `from_snapshot` it starts at the newest snapshot in any case. A cursor that the log cannot
-        continue (a hole, a lost tail) gets a `snapshot` too. States (`snapshot`, `resync`, `run.finished`)
-        replace everything before. A cursor of `run.finished` gives an empty feed that ended as FINISHED.
+        Without a cursor the feed starts at the first event, or at a `snapshot` event where the log's
+        beginning is gone; with `from_snapshot` it starts at the newest snapshot in any case. A cursor that
+        the log cannot continue (a hole, a lost tail) gets a `snapshot` too. States (`snapshot`, `resync`,
+        `run.finished`) replace everything before. A cursor of `run.finished` gives an empty feed that ended
+        as FINISHED.
 
         Raises:
             NotFound: there is no such run.
@@ -122,10 +124,8 @@ class Tailer:
         pipeline: Any = self._store.client.pipeline(transaction=False)
         pipeline.xadd(shard.wake_key, {"k": ""}, maxlen=1, approximate=False)
         pipeline.pexpire(shard.wake_key, WAKE_TTL_MS)
-        try:
+        with contextlib.suppress(errors.StoreUnavailable):  # the read ends by itself within two seconds
             await self._store.patiently(pipeline.execute, patience_s=0)
-        except errors.StoreUnavailable:
-            pass  # the read ends by itself within two seconds, or with its connection
 
     def _new_shard(self) -> Shard:
         self._made += 1

@@ -71,13 +71,13 @@ class Topic:
                 feed.offer(batch)
 
     def glanced(self, seen: pages.Glance | verbs.Gone) -> None:
-        """Judge a silent log: is the run still there, and does the log still reach what was delivered?"""
+        """Judge a silent log: is the run still there, does the log still reach what was delivered."""
         self.heard = time.monotonic()
         if isinstance(seen, verbs.Gone):
             self.close(End.GONE)
         elif seen.top == START:
             if seen.status.is_terminal:
-                self._lag_beyond(START)
+                self._lag_beyond(None)
         elif self.cursor is not None and seen.top < self.cursor:
             self.rewind(seen.top)
 
@@ -86,9 +86,9 @@ class Topic:
         self._move(top)
         self._lag_beyond(top)
 
-    def _lag_beyond(self, top: Cursor) -> None:
+    def _lag_beyond(self, top: Cursor | None) -> None:
         for feed in self.feeds:
-            if feed.position > top:
+            if top is None or feed.position > top:
                 feed.lag()
 
     def close(self, end: End) -> None:

@@ -14,19 +14,20 @@ from mainstem_shared.cursors import Cursor
 from mainstem_shared.events import Entry, Type
 from mainstem_shared.folds import Fold
 from mainstem_shared.models import ErrorInfo, Reason, Run
+from mainstem_shared.principals import Principal
 from mainstem_shared.store import Store
 from mainstem_shared.verbs import State
 
 LARGE: Final = 256 * 1024
-"""Bytes of state and events beyond which folding leaves the event loop: it takes milliseconds from here on."""
+"""Bytes of state and events beyond which folding leaves the event loop: milliseconds from here on."""
 LOG_LOST: Final = ErrorInfo(
     code="log_lost",
     message="The store lost this run's events: its outcome is known, its content is not.",
 )
 
 
-async def get_run(store: Store, run_id: str) -> Run:
-    """Read a run, folded to the log's top as of now.
+async def get_run(store: Store, run_id: str, *, principal: Principal | None = None) -> Run:
+    """Read a run, folded to the log's top as of now; with a principal, only if it is theirs.
 
     Raises:
         NotFound: there is no such run (any more).
@@ -34,6 +35,8 @@ async def get_run(store: Store, run_id: str) -> Run:
     """
     state = await verbs.read(store, run_id)
     if isinstance(state, verbs.Gone):
+        raise errors.NotFound
+    if principal is not None and not principal.owns(state.spec):
         raise errors.NotFound
     if size(state) > LARGE:
         return await asyncio.to_thread(run, state)
