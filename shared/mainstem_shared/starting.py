@@ -16,8 +16,8 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from mainstem_shared import catalogue, errors, ids, jsontext, keys, models, outbox, verbs
-from mainstem_shared.models import Spec, StartRequest, WaitingFor
+from mainstem_shared import catalogue, errors, ids, jsontext, keys, mail, models, outbox, verbs
+from mainstem_shared.models import Reason, Spec, StartRequest, WaitingFor
 from mainstem_shared.outbox import Publisher
 from mainstem_shared.principals import Principal
 from mainstem_shared.settings import Settings
@@ -106,8 +106,10 @@ async def start_run(
         return await _refused(store, spec, answer)
     if answer.waiting is WaitingFor.WORKER:
         await outbox.deliver(store, publisher, run_id=spec.run_id, user_id=spec.user_id, engine=spec.engine)
-    replaces = answer.active if request.if_active == "replace" and answer.active != spec.run_id else None
     log.info("Run started", extra={"action": "start_run", "run_id": spec.run_id, "engine": spec.engine})
+    replaces = answer.active if request.if_active == "replace" and answer.active != spec.run_id else None
+    if replaces:
+        await _tell_replaced(store, replaces)
     return Outcome(run_id=spec.run_id, waiting=answer.waiting, replaces=replaces)
 
 
@@ -220,6 +222,16 @@ async def _unindex(store: Store, spec: Spec) -> None:
             await store.patiently(remove, patience_s=0)
         except errors.StoreUnavailable:
             log.warning("Index entries stay until swept", extra={"action": "unindex", "run_id": spec.run_id})
+
+
+async def _tell_replaced(store: Store, run_id: str) -> None:
+    """Tell the owner of a run that its record asks it to stop; a sweeper does what fails here."""
+    try:
+        wish = await verbs.stop(store, run_id, reason=Reason.REPLACED)
+        if isinstance(wish, verbs.Intended) and wish.owner:
+            await mail.post(store, wish.owner, mail.Stop(run_id=run_id, reason=wish.reason))
+    except errors.StoreUnavailable:
+        log.warning("A replaced run was not told", extra={"action": "tell_replaced", "run_id": run_id})
 
 
 async def _refused(store: Store, spec: Spec, answer: verbs.Exists | verbs.Replayed | verbs.Busy) -> Outcome:

@@ -1,0 +1,235 @@
+"""`AsyncRuns`: starting, reading, following and listing runs from a program, without HTTP. Sync: `blocking`.
+
+It speaks to the store and the broker directly, and belongs inside the trust boundary: `user_id` and `tenant`
+are taken at their word. Browsers and other outsiders use the gateway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from mainstem_shared import cursors, endpoints, errors, listings, starting, views
+from mainstem_shared.feeds import End
+from mainstem_shared.frames import Frame
+from mainstem_shared.listings import Page, Query
+from mainstem_shared.models import IfActive, OnWorkerLost, Run, Status
+from mainstem_shared.outbox import Publisher
+from mainstem_shared.principals import DEFAULT_TENANT, LOCAL_USER, Owned, Principal
+from mainstem_shared.settings import Settings
+from mainstem_shared.store import Store
+from mainstem_shared.tailer import Tailer
+from mainstem_tasks.dispatch import Dispatcher
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEvent:
+    """One event of a run. A later reader goes on after `cursor`; unknown types are to be ignored."""
+
+    cursor: str
+    type: str
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartResult:
+    """A started run. `replayed`: the idempotency key was used before, and this is the run it stands for."""
+
+    run: Run
+    replayed: bool
+
+    @property
+    def run_id(self) -> str:
+        return self.run.run_id
+
+
+class AsyncRuns:
+    """Runs, for asyncio. Use one per event loop, as an async context manager or with `aclose()`.
+
+    Every method may raise StoreUnavailable. What is not the given user's raises NotFound, as if it were not
+    there; `user_id=None` means any user of the tenant.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        store: Store | None = None,
+        publisher: Publisher | None = None,
+    ) -> None:
+        """Connect to what the settings (by default: the environment) name; on first use, not yet here."""
+        self.settings = settings or Settings()
+        self._store = store or Store(endpoints.store_url(self.settings))
+        self._own_store = store is None
+        self._tailer = Tailer(self._store)
+        self._dispatcher: Dispatcher | None = None
+        if publisher is None:
+            publisher = self._dispatcher = Dispatcher(endpoints.broker_url(self.settings))
+        self._publisher = publisher
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections it made itself; iterations that are under way end with an error."""
+        await self._tailer.close()
+        if self._own_store:
+            await self._store.close()
+        if self._dispatcher is not None:
+            await self._dispatcher.aclose()
+
+    async def start(
+        self,
+        thread_id: str,
+        engine: str | None = None,
+        input: dict[str, Any] | None = None,  # noqa: A002 - the name it has everywhere else
+        *,
+        user_id: str = LOCAL_USER,
+        tenant: str = DEFAULT_TENANT,
+        if_active: IfActive = "reject",
+        metadata: dict[str, Any] | None = None,
+        idempotency_key: str | None = None,
+        max_duration_s: float | None = None,
+        on_worker_lost: OnWorkerLost = "fail",
+    ) -> StartResult:
+        """Start a run on a thread. When this returns it is durable, and a worker will take it.
+
+        Args:
+            thread_id: the conversation; at most one of its runs is active at a time.
+            engine: what produces the run; by default MAINSTEM_DEFAULT_ENGINE.
+            input: what the engine gets; its schema decides.
+            user_id: whose run it is.
+            tenant: whose user that is.
+            if_active: on a busy thread, be refused (`reject`), wait (`enqueue`), or `replace` what runs.
+            metadata: yours, given back with the run.
+            idempotency_key: repeating a start with the same key and request returns the first one's run.
+            max_duration_s: longest life of the run, bounded by MAINSTEM_MAX_RUN_S.
+            on_worker_lost: `fail` keeps the partial result; `resume` goes on from the last checkpoint.
+
+        Raises:
+            InvalidRequest: also as InputTooLarge, UnknownEngine, InvalidInput.
+            ThreadBusy: its `run_id` holds the thread.
+            ThreadQueueFull: too many runs wait on the thread.
+            IdempotencyKeyReused: the key stands for another request.
+        """
+        principal = Principal(user_id=user_id, tenant=tenant)
+        outcome = await starting.start_run(
+            self._store,
+            self._publisher,
+            settings=self.settings,
+            principal=principal,
+            thread_id=thread_id,
+            request=starting.parse_request(
+                {
+                    "engine": engine or self.settings.default_engine,
+                    "input": input or {},
+                    "if_active": if_active,
+                    "metadata": metadata or {},
+                    "max_duration_s": max_duration_s,
+                    "on_worker_lost": on_worker_lost,
+                }
+            ),
+            idempotency_key=idempotency_key,
+        )
+        run = await views.get_run(self._store, outcome.run_id)
+        return StartResult(run=run, replayed=outcome.replayed)
+
+    async def get(self, run_id: str, *, user_id: str | None = None, tenant: str = DEFAULT_TENANT) -> Run:
+        """Return a run as of now: its record, and its content folded to the log's top.
+
+        Raises:
+            NotFound: it does not exist, or not for this user.
+        """
+        run = await views.get_run(self._store, run_id)
+        _check_visible(run, user_id, tenant)
+        return run
+
+    async def events(
+        self,
+        run_id: str,
+        after: str | None = None,
+        *,
+        user_id: str | None = None,
+        tenant: str = DEFAULT_TENANT,
+    ) -> AsyncGenerator[RunEvent, None]:
+        """Yield the run's events after a cursor (default: from the start), live, until `run.finished`.
+
+        Each comes once, in order. A `snapshot` or `resync` event replaces all that came before. While the
+        store is away the iteration waits, for half a minute.
+
+        Raises:
+            NotFound: it does not exist, or not for this user.
+            InvalidCursor: `after` is no cursor.
+            StoreUnavailable: go on later with the last event's cursor.
+        """
+        position = None if after is None else cursors.parse(after)
+        async with self._tailer.subscribe(run_id, after=position) as feed:
+            _check_visible(feed.spec, user_id, tenant)
+            async for frames in feed:
+                for frame in frames:
+                    yield _event(frame)
+            if feed.end is End.GONE:
+                raise errors.NotFound
+            if feed.end is End.CLOSED:
+                raise errors.StoreUnavailable("This client was closed; the run goes on.")
+
+    async def wait(
+        self,
+        run_id: str,
+        timeout: float | None = None,  # noqa: ASYNC109 - part of what the method does
+        *,
+        user_id: str | None = None,
+        tenant: str = DEFAULT_TENANT,
+    ) -> Run:
+        """Return the run once it is over.
+
+        Raises:
+            NotFound: it does not exist, or not for this user.
+            TimeoutError: it is not over after `timeout` seconds.
+        """
+        async with asyncio.timeout(timeout):
+            run = await self.get(run_id, user_id=user_id, tenant=tenant)
+            if run.status.is_terminal:
+                return run
+            async with aclosing(self.events(run_id, run.cursor, user_id=user_id, tenant=tenant)) as rest:
+                async for _ in rest:
+                    pass
+            return await self.get(run_id, user_id=user_id, tenant=tenant)
+
+    async def list(
+        self,
+        *,
+        thread_id: str | None = None,
+        user_id: str | None = None,
+        tenant: str = DEFAULT_TENANT,
+        status: Status | None = None,
+        active: bool | None = None,
+        limit: int = listings.PAGE,
+        cursor: str | None = None,
+    ) -> Page:
+        """Return runs, newest first: of a thread, of a user, or all; `next` of the page continues it.
+
+        Raises:
+            InvalidCursor: `cursor` is not a page's `next`.
+            InvalidRequest: the limit is out of range.
+        """
+        query = Query(tenant=tenant, thread_id=thread_id, user_id=user_id, status=status, active=active)
+        return await listings.page(self._store, query, limit=limit, cursor=cursor)
+
+
+def _check_visible(thing: Owned, user_id: str | None, tenant: str) -> None:
+    if thing.tenant != tenant or (user_id is not None and thing.user_id != user_id):
+        raise errors.NotFound
+
+
+def _event(frame: Frame) -> RunEvent:
+    return RunEvent(cursor=str(frame.cursor), type=frame.type, data=frame.payload())
