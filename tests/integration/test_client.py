@@ -162,7 +162,7 @@ async def test_events_go_on_after_any_cursor(runs: AsyncRuns, store: Store):
 
 
 async def test_a_trimmed_range_is_bridged_by_a_snapshot(runs: AsyncRuns, store: Store):
-    """Where a log's beginning is gone, a reader from the start gets a snapshot and the rest: the same text."""
+    """Where a log's beginning is gone, a reader from the start gets a snapshot and the rest: one text."""
     run_id = (await runs.start("t", "demo")).run_id
     owner = await Owner(store, run_id).claim()
     for part in "abcd":
