@@ -149,7 +149,8 @@ class Tailer:
     async def close(self) -> None:
         """Drain, and close all connections."""
         self.drain()
-        tasks = list(self._shards.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        pending = set(self._shards.values())
+        while pending:  # Python 3.11's wait_for, which redis-py connects with, can swallow a cancellation
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=0.1)

@@ -22,6 +22,9 @@ if count == 0 then
 end
 
 local entries, size = {}, 0
+if cursor == '18446744073709551615-18446744073709551615' then
+  count = 0 -- nothing can come after it, and the server refuses to look
+end
 while #entries < count and size < max_bytes do
   local some = redis.call('XRANGE', log, '(' .. cursor, '+', 'COUNT', math.min(32, count - #entries))
   for _, entry in ipairs(some) do
