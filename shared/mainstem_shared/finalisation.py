@@ -165,7 +165,9 @@ class Finaliser:
         )
 
 
-async def own(store: Store, owner: str, run_id: str, *, ttl_ms: int) -> None:
+async def own(
+    store: Store, owner: str, run_id: str, *, ttl_ms: int, patience_s: float | None = None
+) -> None:
     """List a run among those of `owner`, before it takes control: a crash in between is harmless."""
     key = keys.owned(owner)
 
@@ -175,7 +177,7 @@ async def own(store: Store, owner: str, run_id: str, *, ttl_ms: int) -> None:
             pipe.pexpire(key, ttl_ms)
             await pipe.execute()
 
-    await store.patiently(add)
+    await store.patiently(add, patience_s=patience_s)
 
 
 def fold_of(state: verbs.State) -> Fold:

@@ -1,0 +1,273 @@
+"""A segment: one Celery task's work on a run, from the claim to the terminal event.
+
+The engine runs in a task of its own. Whoever wants it to stop (a reader's abort, a time limit, a shutdown,
+the loss of the run) names the cause first and cancels once; what the run ends as follows from the cause,
+never from the exception. Finalisation runs in a task that no cancel reaches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final, TypeVar
+
+from celery.exceptions import SoftTimeLimitExceeded
+
+from mainstem_shared import errors, finalisation, ids, models, verbs
+from mainstem_shared.channels import Channel
+from mainstem_shared.models import ErrorInfo, Reason
+from mainstem_shared.store import now_ms
+from mainstem_tasks import context, registry
+from mainstem_tasks.cancellation import CancelCause, cancel_cause
+from mainstem_tasks.runtime import Runtime
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+CLAIM_PATIENCE_S: Final = 60.0
+"""The message is acknowledged already: a claim that gives up leaves the run to the outbox."""
+CLEANUP_S: Final = 30.0
+"""An engine's `finally` may take this long after a stop; then the run ends without it."""
+FINISH_PATIENCE_S: Final = 300.0
+"""Bounded retries of the terminal write; afterwards the run is swept like that of a dead owner."""
+
+
+class Stop(StrEnum):
+    """Why a segment's engine is stopped."""
+
+    REQUESTED = "requested"
+    TIMED_OUT = "timed_out"
+    SHUTDOWN = "shutdown"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a run ends as."""
+
+    reason: Reason
+    error: ErrorInfo | None = None
+
+
+async def execute(runtime: Runtime, run_id: str, *, task_id: str) -> str:
+    """Claim a run, execute its engine and end it; returns what happened, for the task's result.
+
+    A message is only a hint: a duplicate, stale or redelivered one is refused by the claim, without effect.
+
+    Raises:
+        StoreUnavailable: the store stayed away; the outbox delivers the run again.
+    """
+    owner = runtime.lease.owner
+    ttl_ms = runtime.settings.live_ttl_ms
+    await finalisation.own(runtime.store, owner, run_id, ttl_ms=ttl_ms, patience_s=CLAIM_PATIENCE_S)
+    claimed = await verbs.claim(
+        runtime.store,
+        run_id,
+        nonce=ids.nonce(),
+        owner=owner,
+        task_id=task_id,
+        live_ttl_ms=ttl_ms,
+        patience_s=CLAIM_PATIENCE_S,
+    )
+    match claimed:
+        case verbs.Claimed():
+            return await Segment(runtime, run_id, owner, claimed).execute()
+        case verbs.Stopping(reason=reason):
+            await runtime.finaliser.settle(run_id, sealer=owner, reason=reason)
+            return reason.value
+        case _:
+            logger.info("nothing to claim", extra={"action": "claim_refused", "run_id": run_id})
+            return "nothing to do"
+
+
+class Segment:
+    """One claimed run on this process."""
+
+    def __init__(self, runtime: Runtime, run_id: str, owner: str, claimed: verbs.Claimed) -> None:
+        self.run_id = run_id
+        self.cause: Stop | None = None
+        self._reason = Reason.USER_ABORT
+        self._runtime = runtime
+        self._claimed = claimed
+        self._control = verbs.Control(run_id=run_id, epoch=claimed.epoch, owner=owner)
+        self._engine: asyncio.Task[None] | None = None
+        self._channel: Channel | None = None
+
+    # -- stopping: one cause, one cancel
+
+    def stop_for(self, reason: Reason) -> None:
+        """Stop the engine because somebody asked for it."""
+        self._reason = reason
+        self.stop(Stop.REQUESTED)
+
+    def stop(self, cause: Stop) -> None:
+        """Cancel the engine; only the first cause counts. Losing the run outranks all: nothing may be written."""
+        if self.cause is not None:
+            return
+        self.cause = cause
+        if self._engine is not None:
+            self._engine.cancel()
+
+    def check_clock(self) -> None:
+        """Stop an engine that is over its time or silent for too long."""
+        channel, settings = self._channel, self._runtime.settings
+        if channel is None or self.cause is not None:
+            return
+        over = now_ms() - self._claimed.started_ms > self._claimed.spec.max_duration_s * 1000
+        silent = time.monotonic() - channel.last_emit > settings.idle_timeout_s and channel.idle
+        if over or silent:
+            self.stop(Stop.TIMED_OUT)
+
+    # -- life
+
+    async def execute(self) -> str:
+        """Run the engine under its limits and end the run."""
+        fold = await self._fold()
+        channel = self._channel = self._runtime.writer.open(self._control, fold)
+        channel.on_lost = lambda: self.stop(Stop.LOST)
+        self._runtime.segments[self.run_id] = self
+        interrupted: asyncio.CancelledError | None = None
+        try:
+            self._engine = asyncio.create_task(self._run_engine(channel), name=f"engine {self.run_id}")
+            if self.cause is not None:
+                self._engine.cancel()
+            interrupted = await self._watch(self._engine)
+            verdict = self._verdict(self._engine)
+            outcome = await unreachable(self._end(channel, verdict))
+        finally:
+            self._runtime.segments.pop(self.run_id, None)
+        if interrupted is not None:
+            raise interrupted  # the pool cancelled this task: Celery records that, not a success
+        return outcome
+
+    async def _fold(self) -> finalisation.Fold:
+        if self._claimed.segment == 1:
+            return finalisation.Fold()
+        state = await verbs.read(self._runtime.store, self.run_id)
+        return finalisation.Fold() if isinstance(state, verbs.Gone) else finalisation.fold_of(state)
+
+    async def _run_engine(self, channel: Channel) -> None:
+        engine = registry.get(self._claimed.spec.engine)
+        run = context.RunContext.of(self._claimed, channel, engine)
+        await engine.run(run)
+        await channel.flush()
+
+    async def _watch(self, engine: asyncio.Task[None]) -> asyncio.CancelledError | None:
+        """Wait for the engine's end; returns the cancel that the pool delivered meanwhile, if any."""
+        interrupted = None
+        deadline: float | None = None
+        while not engine.done():
+            try:
+                await asyncio.wait({engine}, timeout=0.5 if self.cause else None)
+            except asyncio.CancelledError as cancelled:
+                interrupted = cancelled
+                self._stop_for_pool()
+            except SoftTimeLimitExceeded:
+                self.stop(Stop.TIMED_OUT)
+            if self.cause is not None:
+                deadline = deadline or time.monotonic() + CLEANUP_S
+                if time.monotonic() > deadline:
+                    logger.error(
+                        "the engine ignores its cancellation; ending the run without it",
+                        extra={"action": "engine_stuck", "run_id": self.run_id},
+                    )
+                    break
+        return interrupted
+
+    def _stop_for_pool(self) -> None:
+        match cancel_cause():
+            case CancelCause.SOFT_TIME_LIMIT | CancelCause.HARD_TIME_LIMIT:
+                self.stop(Stop.TIMED_OUT)
+            case CancelCause.SHUTDOWN:
+                self.stop(Stop.SHUTDOWN)
+            case _:  # revoked by an operator, or by the abort that is on its way through the mailbox too
+                self.stop(Stop.REQUESTED)
+
+    # -- the end
+
+    def _verdict(self, engine: asyncio.Task[None]) -> Verdict | None:
+        """Decide what the run ends as; None if it is not ours to end."""
+        failure = None
+        if engine.done() and not engine.cancelled():
+            failure = engine.exception()
+        if self.cause is Stop.LOST or isinstance(failure, errors.Fenced):
+            return None
+        match self.cause:
+            case Stop.REQUESTED:
+                return Verdict(reason=self._reason)
+            case Stop.SHUTDOWN:
+                return Verdict(reason=Reason.SHUTDOWN)
+            case Stop.TIMED_OUT:
+                return _failed(Reason.TIMED_OUT, "The engine was over its time, or silent for too long.")
+            case _:
+                return _verdict_of(engine, failure)
+
+    async def _end(self, channel: Channel, verdict: Verdict | None) -> str:
+        if verdict is None:
+            channel.discard()
+            logger.warning("run lost to another owner", extra={"action": "run_fenced", "run_id": self.run_id})
+            return "lost"
+        try:
+            top = await asyncio.wait_for(channel.close(), FINISH_PATIENCE_S)
+            outcome = await self._runtime.finaliser.finish(
+                channel.control,
+                fold=channel.fold,
+                top=top,
+                reason=verdict.reason,
+                error=verdict.error,
+                patience_s=FINISH_PATIENCE_S,
+            )
+        except errors.Fenced:
+            return "lost"
+        except (errors.StoreUnavailable, TimeoutError):
+            # Greppable: the run stays recoverable, any sweeper ends it once this process's lease is gone.
+            logger.exception("RUN NOT FINISHED", extra={"action": "finish_failed", "run_id": self.run_id})
+            return "unfinished"
+        return verdict.reason.value if isinstance(outcome, verbs.Finished) else "lost"
+
+
+def _failed(reason: Reason, message: str) -> Verdict:
+    return Verdict(reason=reason, error=ErrorInfo(code=reason.value, message=message))
+
+
+def _verdict_of(engine: asyncio.Task[None], failure: BaseException | None) -> Verdict:
+    """What an engine's own end means."""
+    if failure is None:
+        if engine.cancelled():
+            return _failed(Reason.ENGINE_ERROR, "The engine cancelled itself.")
+        return Verdict(reason=Reason.COMPLETED)
+    if isinstance(failure, errors.ContentTooLarge):
+        return _failed(Reason.CONTENT_TOO_LARGE, str(failure))
+    if isinstance(failure, errors.ProviderError):
+        return _failed(Reason.PROVIDER_ERROR, str(failure))
+    if isinstance(failure, errors.UnknownEngine):
+        return _failed(Reason.UNKNOWN_ENGINE, str(failure))
+    logger.error(
+        "the engine failed", extra={"action": "engine_failed"}, exc_info=failure
+    )
+    if isinstance(failure, errors.MainstemError):
+        return Verdict(reason=Reason.ENGINE_ERROR, error=ErrorInfo(code=failure.code, message=str(failure)))
+    return _failed(Reason.ENGINE_ERROR, f"{type(failure).__name__}: {failure}"[:2000])
+
+
+async def unreachable(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` to its end although the caller may be cancelled; the cancel comes through afterwards."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            if task.cancelled():
+                raise
+            cancelled = error
+        except BaseException:  # noqa: BLE001 - the task's own failure, raised by `result` below
+            break
+    if cancelled is not None and task.exception() is None:
+        logger.info("cancelled during finalisation", extra={"action": "cancel_deferred"})
+    return task.result()

@@ -1,0 +1,142 @@
+"""What a worker process does beside executing tasks: lease, writer, mailbox, sweeps, watchdog.
+
+`RunsStep` is the Celery bootstep that starts it with the pool and stops it, in this order, after the pool's
+last job has ended: mailbox and sweeps, then the writer, then the lease. Until then everything runs on: a
+draining worker still hears aborts and renews its lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+from celery import bootsteps
+
+from mainstem_shared import endpoints, errors, jsontext, keys
+from mainstem_shared.finalisation import Finaliser
+from mainstem_shared.leases import Lease
+from mainstem_shared.settings import Settings
+from mainstem_shared.store import Store
+from mainstem_shared.sweeps import Sweeper
+from mainstem_shared.writer import Writer
+from mainstem_tasks import registry, runtime
+from mainstem_tasks.dispatch import Dispatcher
+from mainstem_tasks.runtime import Runtime
+from mainstem_workers.mailbox import Mailbox
+from mainstem_workers.watchdog import Watchdog
+
+logger = logging.getLogger(__name__)
+
+CLOCK_S: Final = 1.0
+"""How often running segments are checked against their limits."""
+ANNOUNCE_S: Final = 60.0
+"""How often the engines are announced again: a store that was emptied learns them soon."""
+
+
+class Housekeeping:
+    """A worker process's runtime and the loops that keep it. Made and used on the pool's loop."""
+
+    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
+        url = endpoints.store_url(settings)
+        store = Store(url)
+        dispatcher = Dispatcher(endpoints.broker_url(settings))
+        lease = Lease(url, settings, on_suspended=lambda: loop.call_soon_threadsafe(self._suspended))
+        self.runtime = Runtime(
+            settings=settings,
+            loop=loop,
+            store=store,
+            writer=Writer(
+                store, settings, may_write=lambda: lease.may_write, on_suspended=self._suspended
+            ),
+            lease=lease,
+            dispatcher=dispatcher,
+            finaliser=Finaliser(store=store, settings=settings, publisher=dispatcher),
+        )
+        self._watchdog = Watchdog(loop)
+        self._loops: list[asyncio.Task[None]] = []
+
+    def _suspended(self) -> None:
+        self.runtime.suspended()
+
+    async def start(self) -> None:
+        """Take the lease, connect, and start the loops. A store that is away delays runs, not the start."""
+        here = self.runtime
+        await asyncio.to_thread(here.lease.start)
+        await here.writer.start()
+        mailbox = Mailbox(here.store.url, lambda: here.lease.owner, here.deliver)
+        sweeper = Sweeper(finaliser=here.finaliser, owner=lambda: here.lease.owner)
+        for name, work in (
+            ("mailbox", mailbox.run()),
+            ("sweeps", sweeper.run()),
+            ("clock", _every(min(CLOCK_S, here.settings.idle_timeout_s / 4), here.check_clocks)),
+            ("announce", self._announce()),
+        ):
+            self._loops.append(asyncio.create_task(work, name=f"mainstem-{name}"))
+        runtime.install(here)
+        self._watchdog.start()
+        logger.info("ready for runs", extra={"action": "worker_ready", "owner": here.lease.owner})
+
+    async def stop(self) -> None:
+        """Stop everything; the pool's last job has ended."""
+        here = self.runtime
+        self._watchdog.stop()
+        for task in self._loops:
+            task.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        await here.writer.stop()
+        await asyncio.to_thread(here.lease.stop)
+        await here.dispatcher.aclose()
+        await here.store.close()
+        runtime.install(None)
+
+    async def _announce(self) -> None:
+        while True:
+            schemas = {name: jsontext.dumps(schema) for name, schema in registry.describe().items()}
+            try:
+                if schemas:
+                    await self.runtime.store.patiently(lambda: self._write_engines(schemas))
+            except errors.StoreUnavailable:
+                await asyncio.sleep(1)
+                continue
+            await asyncio.sleep(ANNOUNCE_S)
+
+    async def _write_engines(self, schemas: dict[str, bytes]) -> None:
+        await self.runtime.store.client.hset(keys.ENGINES, mapping=schemas)
+
+
+async def _every(seconds: float, call: Callable[[], None]) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        call()
+
+
+class RunsStep(bootsteps.StartStopStep):
+    """Celery starts this after the pool; the pool stops it, because it must outlive the last job."""
+
+    requires = ("celery.worker.components:Pool",)
+    label = "Mainstem"
+
+    def __init__(self, parent: Any, **kwargs: Any) -> None:
+        super().__init__(parent, **kwargs)
+        self._housekeeping: Housekeeping | None = None
+
+    def start(self, parent: Any) -> None:
+        pool = parent.pool
+        settings: Settings = parent.app.conf.mainstem_settings
+        housekeeping = self._housekeeping = pool.run(_make(settings, pool.loop))
+        pool.run(housekeeping.start())
+        pool.add_shutdown_hook(housekeeping.stop)
+
+    def stop(self, parent: Any) -> None:
+        """Nothing: the pool's shutdown hook does it, after the last job."""
+
+    def info(self, _parent: Any) -> dict[str, Any]:
+        here = None if self._housekeeping is None else self._housekeeping.runtime
+        return {} if here is None else {"owner": here.lease.owner, "runs": len(here.segments)}
+
+
+async def _make(settings: Settings, loop: asyncio.AbstractEventLoop) -> Housekeeping:
+    return Housekeeping(settings, loop)
+

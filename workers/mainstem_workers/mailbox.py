@@ -1,0 +1,70 @@
+"""The mailbox of a worker process: reads what others ask of its runs, on its loop, lossless."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from pydantic import ValidationError
+from redis.exceptions import RedisError
+
+from mainstem_shared import keys, mail, pipes
+from mainstem_shared.store import LONGEST_DELAY_S
+
+logger = logging.getLogger(__name__)
+
+BLOCK_MS: Final = 2000
+"""Silence proves nothing: the owner's name may have changed, the connection may be dead."""
+STALL_S: Final = 10.0
+
+
+class Mailbox:
+    """Delivers every message of the current owner's mailbox once, in order, to `deliver`."""
+
+    def __init__(
+        self, url: str, owner: Callable[[], str], deliver: Callable[[mail.Message], None]
+    ) -> None:
+        self._url = url
+        self._owner = owner
+        self._deliver = deliver
+        self._after: tuple[str, bytes] = ("", b"0-0")
+
+    async def run(self) -> None:
+        """Read until cancelled; reconnects by itself and goes on where it was."""
+        while True:
+            try:
+                pipe = await pipes.open_pipe(self._url)
+                try:
+                    await self._read(pipe)
+                finally:
+                    pipe.abort()
+            except (RedisError, OSError, TimeoutError) as error:
+                logger.warning(
+                    "the mailbox cannot be read", extra={"action": "mailbox_away", "error": repr(error)}
+                )
+                await asyncio.sleep(LONGEST_DELAY_S)
+
+    async def _read(self, pipe: pipes.Pipe) -> None:
+        while True:
+            owner = self._owner()
+            if self._after[0] != owner:
+                self._after = (owner, b"0-0")
+            key = keys.mailbox(owner).encode()
+            reply = await asyncio.wait_for(
+                pipe.call(b"XREAD", b"COUNT", b"100", b"BLOCK", b"%d" % BLOCK_MS, b"STREAMS", key, self._after[1]),
+                STALL_S,
+            )
+            if isinstance(reply, Exception):
+                raise RedisError(str(reply))
+            for _, entries in reply or ():
+                for entry_id, fields in entries:
+                    self._after = (owner, entry_id)
+                    self._take(fields[1])
+
+    def _take(self, data: bytes) -> None:
+        try:
+            self._deliver(mail.MESSAGE.validate_json(data))
+        except ValidationError:
+            logger.exception("mail that nobody understands", extra={"action": "mail_refused"})
