@@ -30,7 +30,7 @@ from typing import Any, Final, Protocol
 
 import hiredis
 
-from mainstem_shared import errors, events, jsontext, keys, pipes, verbs
+from mainstem_shared import errors, events, folds, jsontext, keys, pipes, verbs
 from mainstem_shared.cursors import Cursor
 from mainstem_shared.events import Type
 from mainstem_shared.folds import Fold, type_of_delta
@@ -62,6 +62,10 @@ class Phase(Enum):
     LOST = auto()
 
 
+# What the log holds is not known: flushing waits.
+_UNCERTAIN: Final = frozenset({Phase.PROBING, Phase.RESYNC})
+
+
 class Host(Protocol):
     """What a channel needs of the writer that carries it."""
 
@@ -75,6 +79,10 @@ class Host(Protocol):
 
     def probe(self, channel: Channel) -> None:
         """Ask for the top entry of the channel's log."""
+        ...
+
+    def reconnect(self) -> None:
+        """Give the connection up: it leads to a server that no longer takes writes."""
         ...
 
     def resync(self, channel: Channel) -> None:
@@ -91,17 +99,21 @@ class Host(Protocol):
 
 
 class _Delta:
-    """Consecutive deltas of one part, merged as long as they wait."""
+    """Consecutive deltas of one part, merged as long as they wait. `length` counts characters."""
 
-    __slots__ = ("kind", "part", "pieces", "size")
+    __slots__ = ("kind", "length", "part", "pieces")
 
     def __init__(self, kind: Type, part: int) -> None:
-        self.kind, self.part, self.pieces, self.size = kind, part, list[str](), 0
+        self.kind, self.part, self.pieces, self.length = kind, part, list[str](), 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Event:
-    """Any other event: encoded when emitted, folded when sent."""
+    """Any other event: encoded when emitted, folded when sent.
+
+    The payload is decoded from the data: what the engine does to its own objects afterwards, and types that
+    JSON does not have, cannot make the fold differ from the log.
+    """
 
     kind: str
     data: bytes
@@ -128,12 +140,12 @@ class Channel:
         self.phase = Phase.OPEN
         self.acknowledged = Cursor(control.epoch, 0)
         self.group: Group | None = None
-        self.last_emit = time.monotonic()
         self.on_lost: Callable[[], None] | None = None
         self.snapshot_pending = False
         self._host = host
         self._pending: deque[_Delta | _Event] = deque()
         self._closed = False
+        self._last_emit = time.monotonic()
         self._buffered = 0
         self._part_kind: Type | None = None
         self._parts = len(fold.parts)
@@ -156,22 +168,26 @@ class Channel:
             ChannelClosed, Fenced: the segment must not write (any more).
             ContentTooLarge: the run's content would pass its limit.
         """
-        size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+        size = _utf8_size(text)
         self._admit(size)
+        if not text:
+            self._last_emit = time.monotonic()
+            return  # an empty delta opens no part: its number would be taken, but no entry would say so
+        if kind is not self._part_kind:
+            self._part_kind = kind
+            self._parts += 1
         last = self._pending[-1] if self._pending else None
-        if not isinstance(last, _Delta) or last.kind is not kind or last.size + size > events.MERGE_LIMIT:
-            if kind is not self._part_kind:
-                self._part_kind = kind
-                self._parts += 1
-            last = _Delta(kind, self._parts - 1)
         for piece in _pieces(text):
-            if last.size and last.size + len(piece) > events.MERGE_LIMIT:
+            if (
+                not isinstance(last, _Delta)
+                or last.part != self._parts - 1
+                or last.length + len(piece) > events.MERGE_LIMIT
+            ):
                 last = _Delta(kind, self._parts - 1)
-            if not last.pieces:
                 self._pending.append(last)
                 self._enqueued += 1
             last.pieces.append(piece)
-            last.size += len(piece)
+            last.length += len(piece)
         self._emitted(size)
 
     def emit(self, kind: str, payload: dict[str, Any]) -> None:
@@ -180,12 +196,14 @@ class Channel:
         Raises:
             ChannelClosed, Fenced: the segment must not write (any more).
             EventTooLarge, ContentTooLarge: the event or the run's content would pass its limit.
+            ValueError: no fold could take the payload.
         """
         data = events.check_size(jsontext.dumps(payload))
+        decoded = folds.check(kind, jsontext.loads(data))
         self._admit(len(data))
-        if kind == Type.STEP_STARTED and payload["kind"] == "tool_call":
-            self._opens_call(payload["step_id"])
-        self._pending.append(_Event(kind=kind, data=data, payload=payload))
+        if kind == Type.STEP_STARTED and decoded["kind"] == "tool_call":
+            self._opens_call(decoded["step_id"])
+        self._pending.append(_Event(kind=kind, data=data, payload=decoded))
         self._enqueued += 1
         self._emitted(len(data))
 
@@ -205,9 +223,21 @@ class Channel:
 
     def _emitted(self, size: int) -> None:
         self._buffered += size
-        self.last_emit = time.monotonic()
+        self._last_emit = time.monotonic()
         if self.phase is Phase.OPEN:
             self._host.mark(self)
+
+    @property
+    def last_emit(self) -> float:
+        """When (monotonic) the engine last emitted; now, while it waits for the store: that is no silence."""
+        if any(not waiter.done() for waiter in (*self._drains, *(waiter for _, waiter in self._flushes))):
+            return time.monotonic()
+        return self._last_emit
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything emitted is acknowledged: silence is then the engine's, not the store's."""
+        return self._settled == self._enqueued
 
     @property
     def congested(self) -> bool:
@@ -225,20 +255,24 @@ class Channel:
             waiter = asyncio.get_running_loop().create_future()
             self._drains.append(waiter)
             await waiter
-        self.last_emit = time.monotonic()  # waiting for the store is not the engine's silence
+        self._last_emit = time.monotonic()
         self._raise_if_lost()
 
     async def flush(self) -> Cursor:
         """Wait until everything emitted so far is acknowledged; return the log's top.
 
+        While the connection is away this waits even if nothing is pending: what was acknowledged may be gone
+        when the store is back, and then `control` and the log's top are others.
+
         Raises:
             Fenced: the run was lost meanwhile.
         """
         self._raise_if_lost()
-        if self._settled < self._enqueued:
+        if self._settled < self._enqueued or self.phase in _UNCERTAIN:
             waiter = asyncio.get_running_loop().create_future()
             self._flushes.append((self._enqueued, waiter))
             await waiter
+            self._last_emit = time.monotonic()
         self._raise_if_lost()
         return self.acknowledged
 
@@ -261,6 +295,7 @@ class Channel:
     def discard(self) -> None:
         """Drop what is not sent and leave the writer: for a segment that must write nothing more."""
         self._closed = True
+        self.on_lost = None  # the caller knows
         self.lose()
 
     # -- sending (called by the writer)
@@ -295,8 +330,9 @@ class Channel:
     def _folded(self, item: _Delta | _Event) -> tuple[bytes, bytes]:
         if isinstance(item, _Delta):
             text = "".join(item.pieces)
-            self.fold.append_text(type_of_delta[item.kind], item.part, text, size=item.size)
-            self._buffered -= item.size
+            size = _utf8_size(text)
+            self.fold.append_text(type_of_delta[item.kind], item.part, text, size=size)
+            self._buffered -= size
             data = b'{"part":%d,"text":%s}' % (item.part, jsontext.dumps(text))
             return events.field(item.kind).encode(), data
         self.fold.apply(item.kind, item.payload)
@@ -317,6 +353,9 @@ class Channel:
             self.landed()
         elif failure == "" or "equal or smaller" in failure:
             self._host.probe(self)
+        elif failure.startswith("READONLY"):
+            self.phase = Phase.PROBING  # a fail-over: the new primary is behind another connection
+            self._host.reconnect()
         else:
             self.phase = Phase.WAITING
             self._host.retry_later(self)
@@ -400,9 +439,13 @@ class Channel:
         waiters.clear()
 
 
+def _utf8_size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
 def _pieces(text: str) -> list[str]:
     if len(text) <= events.MERGE_LIMIT:
-        return [text] if text else []
+        return [text]
     step = events.MERGE_LIMIT
     return [text[at : at + step] for at in range(0, len(text), step)]
 

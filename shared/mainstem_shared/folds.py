@@ -7,7 +7,7 @@ The worker folds what it writes, readers fold snapshot and tail; both reach the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import Any, Final
 
 from mainstem_shared import jsontext
 from mainstem_shared.events import STATES, Entry, Type
@@ -89,7 +89,8 @@ class Fold:
                 self.parts.append(TextPart(part["type"], part["text"]))
             else:
                 self.parts.append(part)
-                self._calls[part["call_id"]] = part
+                if part["type"] == "tool_call":
+                    self._calls[part["call_id"]] = part
         self.steps = state["steps"]
         self._steps = {step["step_id"]: step for step in self.steps}
         self.usage, self.title, self.action = state["usage"], state["title"], state["action"]
@@ -153,8 +154,9 @@ class Fold:
             "result": None,
             "state": "streaming" if isinstance(arguments, str) else "called",
         }
-        if call_id in self._calls:
-            self._calls[call_id].update(part)
+        if known := self._calls.get(call_id):
+            self.size -= len(jsontext.dumps(known))
+            known.update(part)
         else:
             self.parts.append(part)
             self._calls[call_id] = part
@@ -170,8 +172,8 @@ class Fold:
         if step := self._steps.get(data["step_id"]):
             step["state"], step["completed_at"] = data["state"], data["at"]
         if part := self._calls.get(data["step_id"]):
-            part["state"], part["result"] = data["state"], data["result"]
-            self.size += len(jsontext.dumps(data["result"]))
+            part["state"], part["result"] = data["state"], data.get("result")
+            self.size += len(jsontext.dumps(part["result"]))
 
     def _usage(self, data: dict[str, Any]) -> None:
         self.usage = data
@@ -214,3 +216,31 @@ def fold(entries: Iterable[Entry], state: dict[str, Any] | None = None) -> Fold:
     for entry in entries:
         result.apply_entry(entry)
     return result
+
+
+_REQUIRED: Final[dict[str, tuple[tuple[str, type], ...]]] = {
+    Type.STEP_STARTED: (("step_id", str), ("kind", str), ("name", str), ("at", int)),
+    Type.STEP_DELTA: (("step_id", str), ("arguments", str)),
+    Type.STEP_COMPLETED: (("step_id", str), ("state", str), ("at", int)),
+    Type.TITLE: (("title", str),),
+    Type.APPROVAL_REQUIRED: (("action", dict),),
+}
+
+
+def check(kind: str, data: Any) -> dict[str, Any]:
+    """Return an event's payload if every fold can take it: a mistake shows where it is made.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if kind in type_of_delta or kind in STATES:
+        raise ValueError(f"{kind} is not emitted as an event: texts and states have ways of their own")
+    if not isinstance(data, dict):
+        raise ValueError(f"the payload of {kind} must be an object")  # noqa: TRY004 - one kind of refusal
+    payload: dict[str, Any] = data
+    for name, expected in _REQUIRED.get(kind, ()):
+        if not isinstance(payload.get(name), expected):
+            raise ValueError(f"the payload of {kind} needs {name!r} as {expected.__name__}")  # noqa: TRY004
+    if kind == Type.STEP_STARTED and payload["kind"] == "tool_call" and "arguments" not in payload:
+        raise ValueError(f"the payload of {kind} needs 'arguments' for a tool call")
+    return payload

@@ -8,19 +8,21 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pydantic_core import PydanticSerializationError, from_json, to_json
+from pydantic_core import PydanticSerializationError, from_json, to_json, to_jsonable_python
 
 
 def dumps(value: Any) -> bytes:
     """Encode `value`.
 
-    Lone surrogates, which a provider's split `\\ud83d` escapes leave behind, cannot be UTF-8: such values
-    are spelled with escapes, so that the halves join again at the reader.
+    Lone surrogates, which a provider's split escapes leave behind, cannot be UTF-8: such values
+    are spelled with escapes, so that the halves join again at the reader. NaN and infinities, which JSON does
+    not have and no browser reads, become null.
     """
     try:
-        return to_json(value)
+        return to_json(value, inf_nan_mode="null")
     except (PydanticSerializationError, UnicodeEncodeError):
-        return json.dumps(value, separators=(",", ":"), ensure_ascii=True).encode("ascii")
+        plain = to_jsonable_python(value, inf_nan_mode="null")
+        return json.dumps(plain, separators=(",", ":"), ensure_ascii=True).encode("ascii")
 
 
 def loads(data: bytes | str) -> Any:

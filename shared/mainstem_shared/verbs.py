@@ -223,12 +223,24 @@ async def start(
 
 
 async def claim(
-    store: Store, run_id: str, *, nonce: str, owner: str, task_id: str, live_ttl_ms: int
+    store: Store,
+    run_id: str,
+    *,
+    nonce: str,
+    owner: str,
+    task_id: str,
+    live_ttl_ms: int,
+    patience_s: float | None = None,
 ) -> Claimed | Refused | Stopping | Gone:
     """Make a queued run the caller's."""
     k = keys.run(run_id)
     body = jsontext.dumps({"worker": owner, "task_id": task_id, "at": now_ms()})
-    reply = await store.verb(CLAIM, [k.record, k.log], [now_ms(), nonce, owner, task_id, live_ttl_ms, body])
+    reply = await store.verb(
+        CLAIM,
+        [k.record, k.log, k.thread, k.thread_runs, k.thread_queue],
+        [now_ms(), nonce, owner, task_id, live_ttl_ms, body],
+        patience_s=patience_s,
+    )
     match reply[0]:
         case b"claimed":
             return Claimed(
@@ -282,7 +294,7 @@ async def finish(
     body = {"status": reason.status, "reason": reason, "error": failure, "at": now_ms(), **state}
     reply = await store.verb(
         FINISH,
-        [k.record, k.log, k.snapshot, k.checkpoint, k.thread, k.thread_queue],
+        [k.record, k.log, k.snapshot, k.checkpoint, k.thread, k.thread_queue, k.thread_runs],
         [
             now_ms(), nonce, control.run_id, control.epoch, control.owner, str(top), reason.status.value,
             reason.value, jsontext.dumps(body), jsontext.dumps(failure) if failure else "", retention_ms,

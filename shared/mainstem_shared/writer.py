@@ -17,7 +17,7 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 
 from mainstem_shared import cursors, errors, ids, jsontext, pipes, verbs
-from mainstem_shared.channels import Channel, Phase
+from mainstem_shared.channels import Channel, Group, Phase
 from mainstem_shared.cursors import Cursor
 from mainstem_shared.folds import Fold
 from mainstem_shared.settings import Settings, WriteProfile
@@ -78,10 +78,14 @@ class Writer:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for channel in list(self._channels):
+            channel.discard()  # whoever still waits for it is told
         if self._timer is not None:
             self._timer.cancel()
-        if self._pipe is not None:
-            self._pipe.abort()
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None:
+            pipe.abort()
+            await pipe.lost
 
     def open(self, control: verbs.Control, fold: Fold | None = None) -> Channel:
         """Return the channel of a run that was just claimed; `fold` is its content so far."""
@@ -115,13 +119,15 @@ class Writer:
             return  # every channel is probed and marked when the connection is back
         if not self._may_write():
             self._on_suspended()
+            if self._dirty:
+                self._timer = asyncio.get_running_loop().call_later(RETRY_S, self._send)
             return
         batch = list(self._dirty)[:BATCH]
         packed: list[bytes] = []
         for channel in batch:
             del self._dirty[channel]
-            if channel.ready:
-                group = channel.next_group()
+            group = self._group_of(channel)
+            if group is not None:
                 packed.append(group.packed)
                 self._pipe.expect(channel.replied, replies=group.replies)
         if packed:
@@ -134,6 +140,20 @@ class Writer:
             self._timer = (
                 self._schedule() if len(batch) < BATCH else asyncio.get_running_loop().call_soon(self._send)
             )
+
+    @staticmethod
+    def _group_of(channel: Channel) -> Group | None:
+        try:
+            return channel.next_group() if channel.ready else None
+        except Exception:
+            # A run whose events cannot be encoded must not take the others with it: replies are matched to
+            # runs by their order alone.
+            logger.exception(
+                "cannot encode a run's events; dropping the run",
+                extra={"action": "encode_failed", "run_id": channel.control.run_id},
+            )
+            channel.lose()
+            return None
 
     def _measure(self, groups: int) -> None:
         now = time.monotonic()
@@ -174,6 +194,8 @@ class Writer:
             await self._until_lost(self._pipe)
             self._pipe = None
             self.connected.clear()
+            for channel in list(self._channels):
+                self.probe(channel)
 
     async def _until_lost(self, pipe: pipes.Pipe) -> None:
         while not pipe.lost.done():
@@ -190,12 +212,16 @@ class Writer:
             return
 
         def on_reply(replies: list[pipes.Reply]) -> None:
-            if channel.phase is not Phase.PROBING or not replies:
-                return  # no reply: the next connection asks again
+            if channel.phase is not Phase.PROBING or channel not in self._channels or not replies:
+                return  # no reply: the next connection asks again; closed: its run's end is not a loss
             if isinstance(replies[0], Exception):
-                asyncio.get_running_loop().call_later(RETRY_S, self.probe, channel)
+                asyncio.get_running_loop().call_later(RETRY_S, again)
                 return
             channel.probed(cursors.parse(replies[0][0][0]) if replies[0] else None)
+
+        def again() -> None:
+            if channel.phase is Phase.PROBING:
+                self.probe(channel)
 
         command = pipes.pack(b"XREVRANGE", channel.log_key, b"+", b"-", b"COUNT", b"1")
         self._pipe.send(command, on_reply)
@@ -205,7 +231,16 @@ class Writer:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("the writer failed a run", extra={"action": "writer_failed"}, exc_info=error)
+
+    def reconnect(self) -> None:
+        if self._pipe is not None:
+            self._pipe.abort()
 
     def resync(self, channel: Channel) -> None:
         self._spawn(self._resync(channel))

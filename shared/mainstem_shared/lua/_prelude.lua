@@ -49,8 +49,9 @@ local function record_of(thread_key, run_id)
   return string.sub(thread_key, 1, -7) .. unique .. ':record'
 end
 
--- Give the thread to the next run of its queue that still waits, and name it; false if there is none.
-local function promote_next(thread, queue)
+-- Give the thread to the next run of its queue that still waits, and name it; false if there is none. Its
+-- wait for a worker begins now: waiting for its turn does not count.
+local function promote_next(thread, queue, now)
   while true do
     local next_run = redis.call('LPOP', queue)
     if not next_run then
@@ -59,7 +60,7 @@ local function promote_next(thread, queue)
     end
     local record = record_of(thread, next_run)
     if redis.call('HGET', record, 'status') == 'queued' then
-      redis.call('HSET', record, 'waiting', 'worker')
+      redis.call('HSET', record, 'waiting', 'worker', 'queued', now)
       redis.call('HSET', thread, 'active', next_run)
       return next_run
     end

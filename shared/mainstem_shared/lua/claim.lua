@@ -2,7 +2,7 @@
 --[[
 Make a queued run this worker's: open a new epoch with `run.started` (or `run.resumed`, `run.restarted`).
 
-KEYS  1 record  2 log
+KEYS  1 record  2 log  3 thread  4 thread runs  5 thread queue
 ARGV  1 now_ms  2 nonce  3 owner  4 task_id  5 live_ttl_ms  6 body
 Returns
   {'claimed', epoch, segment, spec, input, started_ms, resume_as, decisions}
@@ -10,7 +10,7 @@ Returns
   {'stopping', reason, epoch}    somebody asked to stop it before it was claimed
   {'gone'}                       no such run
 --]]
-local record, log = unpack(KEYS)
+local record, log, thread, runs, queue = unpack(KEYS)
 local now, nonce, owner, task_id, live_ttl, body = unpack(ARGV)
 
 local function claimed(epoch)
@@ -41,6 +41,7 @@ redis.call('HSET', record, 'status', 'running', 'epoch', epoch, 'owner', owner, 
   'nonce', nonce, 'segment', segment)
 redis.call('HSETNX', record, 'started', now)
 redis.call('HDEL', record, 'waiting', 'published')
-extend(record, live_ttl)
-extend(log, live_ttl)
+for _, key in ipairs({ record, log, thread, runs, queue }) do
+  extend(key, live_ttl)
+end
 return claimed(epoch)

@@ -4,7 +4,7 @@ End a run for good: append `run.finished`, keep its outcome for the retention, f
 
 Runs under memory pressure: a run that cannot end would hold its thread and its memory.
 
-KEYS  1 record  2 log  3 snapshot  4 checkpoint  5 thread  6 thread queue
+KEYS  1 record  2 log  3 snapshot  4 checkpoint  5 thread  6 thread queue  7 thread runs
 ARGV  1 now_ms  2 nonce  3 run_id  4 epoch  5 owner, or '' for a run that nobody runs  6 expected top id
       7 status  8 reason  9 body  10 error, or ''  11 retention_ms
 Returns
@@ -14,7 +14,7 @@ Returns
   {'moved', top}                 the log has entries that the caller's fold does not cover
   {'gone'}
 --]]
-local record, log, snapshot, checkpoint, thread, queue = unpack(KEYS)
+local record, log, snapshot, checkpoint, thread, queue, runs = unpack(KEYS)
 local now, nonce, run_id, epoch, owner, expected_top, status, reason, body, err, retention = unpack(ARGV)
 
 local r = redis.call('HMGET', record, 'status', 'epoch', 'owner', 'nonce', 'reason', 'next_run')
@@ -45,9 +45,10 @@ redis.call('HDEL', record, 'waiting', 'published', 'sealed', 'action', 'decision
 redis.call('DEL', snapshot, checkpoint)
 redis.call('PEXPIRE', record, retention)
 redis.call('PEXPIRE', log, retention)
+extend(runs, retention)
 local next_run = false
 if redis.call('HGET', thread, 'active') == run_id then
-  next_run = promote_next(thread, queue)
+  next_run = promote_next(thread, queue, now)
 else
   redis.call('LREM', queue, 0, run_id)
 end

@@ -1,6 +1,8 @@
-#!lua
+#!lua flags=allow-oom
 --[[
 Take a running run from its owner and close its log to it, before finishing or re-queueing it.
+
+Runs under memory pressure: it is the first step of ending a run that lost its owner.
 
 KEYS  1 record  2 log
 ARGV  1 now_ms  2 nonce  3 sealer  4 expected_epoch  5 body
@@ -26,5 +28,8 @@ end
 local top = top_of(log)
 local epoch = next_epoch(r[2], top)
 append_control(log, epoch, top, 'run.sealed', body)
+if redis.call('PTTL', log) < 0 then
+  redis.call('PEXPIRE', log, math.max(redis.call('PTTL', record), 1)) -- the log was lost: this is a new key
+end
 redis.call('HSET', record, 'epoch', epoch, 'owner', sealer, 'nonce', nonce, 'sealed', now)
 return { 'sealed', epoch }

@@ -17,10 +17,16 @@ local record, log, thread, runs, queue, idem = unpack(KEYS)
 local now, nonce, run_id, spec, input, body, live_ttl, thread_ttl, if_active, digest, idem_ttl, limit =
   unpack(ARGV)
 
-local mine = redis.call('HMGET', record, 'n0', 'waiting')
+local function want_replaced(other)
+  if redis.call('HSETNX', other, 'stop_reason', 'replaced') == 1 then
+    redis.call('HSET', other, 'stop_ms', now)
+  end
+end
+
+local mine = redis.call('HMGET', record, 'n0', 'behind')
 if mine[1] then
   if mine[1] == nonce then
-    return { 'started', mine[2] or '', redis.call('HGET', thread, 'active') or '' }
+    return { 'started', mine[2] == '' and 'worker' or 'thread', mine[2] }
   end
   return { 'exists' }
 end
@@ -45,15 +51,18 @@ end
 append_control(log, 1, '0-0', 'run.created', body)
 local waiting = active and 'thread' or 'worker'
 redis.call('HSET', record, 'n0', nonce, 'status', 'queued', 'waiting', waiting, 'epoch', 1,
-  'spec', spec, 'input', input)
+  'spec', spec, 'input', input, 'behind', active or '', 'if_active', if_active)
 redis.call('PEXPIRE', record, live_ttl)
 redis.call('PEXPIRE', log, live_ttl)
 if not active then
   redis.call('HSET', thread, 'active', run_id)
 elseif if_active == 'replace' then
+  want_replaced(record_of(thread, active))
+  local first = redis.call('LINDEX', queue, 0)
+  if first and redis.call('HGET', record_of(thread, first), 'if_active') == 'replace' then
+    want_replaced(record_of(thread, first)) -- a replacement that waits is replaced in its turn
+  end
   redis.call('LPUSH', queue, run_id)
-  redis.call('HSETNX', record_of(thread, active), 'stop_ms', now)
-  redis.call('HSETNX', record_of(thread, active), 'stop_reason', 'replaced')
 else
   redis.call('RPUSH', queue, run_id)
 end
