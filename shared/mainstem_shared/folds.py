@@ -7,7 +7,7 @@ The worker folds what it writes, readers fold snapshot and tail; both reach the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from mainstem_shared import jsontext
 from mainstem_shared.events import STATES, Entry, Type
