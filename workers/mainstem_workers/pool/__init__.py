@@ -1,0 +1,6 @@
+"""Mainstem's asyncio pool for Celery 5.7: `CELERY_CUSTOM_WORKER_POOL=mainstem_workers.pool:TaskPool`, `--pool custom`."""
+
+from mainstem_workers.pool.options import PoolOptions
+from mainstem_workers.pool.taskpool import TaskPool
+
+__all__ = ["PoolOptions", "TaskPool"]

@@ -1,0 +1,268 @@
+"""The one module of the pool that touches Celery's, kombu's and billiard's internals.
+
+Pinned to Celery 5.7; each function here has a conformance test, which is the first thing to read when
+a new Celery breaks one. Everything else in this package knows only what is exported here.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import celery.utils.log as celery_log
+from billiard.einfo import ExceptionInfo
+from celery import signals
+from celery._state import _task_stack
+from celery.concurrency.base import BasePool
+from celery.exceptions import ImproperlyConfigured, Reject, SoftTimeLimitExceeded, Terminated, WorkerLostError
+from celery.utils import threads as celery_threads
+from celery.worker import state as worker_state
+from kombu.asynchronous import get_event_loop
+
+from mainstem_tasks.asynctask import AsyncTask
+
+try:
+    import greenlet
+except ImportError as missing:  # pragma: no cover - the worker extra brings it
+    raise ImproperlyConfigured(
+        "Mainstem's asyncio pool needs greenlet: install mainstem[worker]."
+    ) from missing
+
+__all__ = [
+    "BasePool",
+    "Call",
+    "ExceptionInfo",
+    "SoftTimeLimitExceeded",
+    "failure",
+    "in_shutdown_signal",
+    "rejected_for_redelivery",
+    "require_greenlet",
+    "terminated",
+]
+
+logger = logging.getLogger(__name__)
+
+
+def require_greenlet() -> None:
+    """Refuse to start where Celery's stacks are not greenlet-local: `self.request` would be another task's."""
+    if celery_threads.get_ident is not greenlet.getcurrent:
+        raise ImproperlyConfigured(
+            "Celery was imported before greenlet could be: its task stacks are per thread. Install mainstem[worker]."
+        )
+    if celery_threads.LocalStack is not celery_threads._LocalStack:
+        raise ImproperlyConfigured("Unset USE_FAST_LOCALS: with it Celery's task stacks are per thread.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """What Celery asks a pool to execute: `BasePool.apply_async`'s arguments, with our names."""
+
+    target: Callable[..., tuple[int, Any, float]]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    accepted: Callable[[int, float], None]
+    succeeded: Callable[[tuple[int, Any, float]], None]
+    failed: Callable[[ExceptionInfo], None]
+    timed_out: Callable[[bool, float], None]
+    soft_limit: float | None
+    hard_limit: float | None
+    task: Any
+    task_id: str
+
+    @property
+    def task_name(self) -> str:
+        return str(getattr(self.task, "name", "unknown"))
+
+    @property
+    def is_async(self) -> bool:
+        return bool(getattr(self.task, "is_async", False))
+
+    @property
+    def request(self) -> Any:
+        """The worker's `Request`, when Celery made the call (it passes bound methods)."""
+        return getattr(self.accepted, "__self__", None)
+
+
+def _ignore(*_args: Any, **_kwargs: Any) -> None:
+    """Stand in for a callback Celery did not pass."""
+
+
+def call_from(app: Any, target: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> Call:
+    """Read the arguments of `on_apply`. The tracer's first two positional ones are task name and task id."""
+    args = tuple(args or ())
+    name, task_id = (args[0], str(args[1])) if len(args) > 1 else (None, "")
+    return Call(
+        target=target,
+        args=args,
+        kwargs=dict(kwargs or {}),
+        accepted=options.get("accept_callback") or _ignore,
+        succeeded=options.get("callback") or _ignore,
+        failed=options.get("error_callback") or _ignore,
+        timed_out=options.get("timeout_callback") or _ignore,
+        soft_limit=options.get("soft_timeout"),
+        hard_limit=options.get("timeout"),
+        task=app.tasks.get(name) if isinstance(name, str) else None,
+        task_id=task_id,
+    )
+
+
+def failure(exc: BaseException) -> ExceptionInfo:
+    """`exc` as Celery's failure callback wants it."""
+    try:
+        raise exc
+    except BaseException:  # noqa: BLE001 - raised one line above
+        return ExceptionInfo()
+
+
+def terminated(signal: int | None) -> ExceptionInfo:
+    """The failure that `Request.on_failure` announces as revoked, unless it already did."""
+    return failure(Terminated(signal))
+
+
+def rejected_for_redelivery(reason: str) -> ExceptionInfo:
+    """The failure that puts an unacknowledged message back."""
+    return failure(Reject(reason, requeue=True))
+
+
+def lost(exc: BaseException) -> ExceptionInfo:
+    return failure(WorkerLostError(repr(exc)))
+
+
+def wants_redelivery(call: Call) -> bool:
+    """Whether the message is still unacknowledged (`acks_late`), so that another worker can have it."""
+    return bool(getattr(call.task, "acks_late", False)) and not getattr(call.request, "acknowledged", True)
+
+
+def is_revoked(call: Call) -> bool:
+    """Whether the task was revoked while it waited for a slot here (Celery looked before it came)."""
+    return call.request is not None and call.task_id in worker_state.revoked
+
+
+def announce_revoked(call: Call) -> None:
+    """Drop a waiting request as Celery does before it executes one."""
+    call.request.revoked()
+
+
+def in_shutdown_signal() -> bool:
+    """Whether we are called out of a shutdown's signal handler: Celery's cold shutdown cancels from there."""
+    return bool(celery_log._in_sighandler)
+
+
+def is_cold_shutdown() -> bool:
+    return worker_state.should_terminate not in (None, False)
+
+
+def run_pending_callbacks() -> None:
+    """Run what waits for the worker's event loop (acknowledgements, event flushes) while that loop stands still.
+
+    Only from the main thread, while the pool drains: the consumer has left the loop by then.
+    """
+    hub = get_event_loop()
+    if hub is None:
+        return
+    for callback in hub._pop_ready():
+        try:
+            callback()
+        except Exception:  # the connection may be gone; the drain goes on
+            logger.warning(
+                "worker callback failed during the drain", exc_info=True, extra={"action": "pool_pump"}
+            )
+
+
+class _SnapshotWeakSet(weakref.WeakSet[Any]):
+    """A WeakSet that may change while another thread iterates over it."""
+
+    def __iter__(self) -> Iterator[Any]:
+        for reference in tuple(self.data):  # type: ignore[attr-defined]  # one bytecode: atomic
+            item = reference()
+            if item is not None:
+                yield item
+
+
+def make_request_sets_iterable() -> None:
+    """Let `inspect active` iterate while the callback thread adds and removes requests.
+
+    Celery expects these sets to change on the thread that iterates. Their methods are bound into other
+    modules' defaults, so the objects must stay.
+    """
+    for requests in (worker_state.active_requests, worker_state.reserved_requests):
+        requests.__class__ = _SnapshotWeakSet
+
+
+def send_process_init() -> None:
+    signals.worker_process_init.send(sender=None)
+
+
+def send_process_shutdown(pid: int) -> None:
+    signals.worker_process_shutdown.send(sender=None, pid=pid, exitcode=0)
+
+
+# --- the tracer's own blocking calls -------------------------------------------------------------------------
+
+#: Backend methods that the tracer calls and that talk to a server.
+_BLOCKING_BACKEND_CALLS = frozenset(
+    {"store_result", "mark_as_started", "mark_as_done", "mark_as_failure", "mark_as_retry", "mark_as_revoked"}
+)
+
+
+class OffloadedBackend:
+    """A result backend whose blocking calls run in a thread, on that thread's own backend instance."""
+
+    def __init__(self, task: AsyncTask, offload: Callable[..., Any]) -> None:
+        self._task = task
+        self._offload = offload
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _BLOCKING_BACKEND_CALLS:
+            return getattr(self._task.blocking_backend, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if _needs_no_server(name, args, kwargs):
+                return getattr(self._task.blocking_backend, name)(*args, **kwargs)
+            return self._offload(lambda: getattr(self._task.blocking_backend, name)(*args, **kwargs))
+
+        return call
+
+
+def _needs_no_server(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether this is the success of a task that ignores its result: a thread hop per run saved."""
+    if name != "mark_as_done" or len(args) != 4 or kwargs:
+        return False
+    _task_id, _result, request, store_result = args
+    return not store_result and not getattr(request, "chord", None)
+
+
+def with_stacks(task: Any, call: Callable[[], Any]) -> Callable[[], Any]:
+    """`call` with the current task's stacks, for another thread: `send_task` reads the parent from them."""
+    request = task.request
+
+    def run() -> Any:
+        _task_stack.push(task)
+        task.request_stack.push(request)
+        try:
+            return call()
+        finally:
+            task.request_stack.pop()
+            _task_stack.pop()
+
+    return run
+
+
+def offload_callbacks(app: Any, find_driver: Callable[[], Any]) -> Callable[[], None]:
+    """Have the tracer publish links and chains off the loop. Returns the function that undoes it."""
+    amqp = app.amqp
+    publish = amqp._retry_publish
+
+    def retry_publish(*args: Any, **kwargs: Any) -> Any:
+        driver = find_driver()
+        return publish(*args, **kwargs) if driver is None else driver.offload(publish, *args, **kwargs)
+
+    amqp._retry_publish = retry_publish
+
+    def undo() -> None:
+        amqp.__dict__.pop("_retry_publish", None)
+
+    return undo
