@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from mainstem_shared import errors, finalisation, ids, models, verbs
+from mainstem_shared import errors, finalisation, ids, verbs
 from mainstem_shared.channels import Channel
 from mainstem_shared.models import ErrorInfo, Reason
 from mainstem_shared.store import now_ms
@@ -154,7 +154,7 @@ class Segment:
     async def _run_engine(self, channel: Channel) -> None:
         engine = registry.get(self._claimed.spec.engine)
         run = context.RunContext.of(self._claimed, channel, engine)
-        await engine.run(run)
+        await engine.function(run)
         await channel.flush()
 
     async def _watch(self, engine: asyncio.Task[None]) -> asyncio.CancelledError | None:
@@ -247,9 +247,7 @@ def _verdict_of(engine: asyncio.Task[None], failure: BaseException | None) -> Ve
         return _failed(Reason.PROVIDER_ERROR, str(failure))
     if isinstance(failure, errors.UnknownEngine):
         return _failed(Reason.UNKNOWN_ENGINE, str(failure))
-    logger.error(
-        "the engine failed", extra={"action": "engine_failed"}, exc_info=failure
-    )
+    logger.error("the engine failed", extra={"action": "engine_failed"}, exc_info=failure)
     if isinstance(failure, errors.MainstemError):
         return Verdict(reason=Reason.ENGINE_ERROR, error=ErrorInfo(code=failure.code, message=str(failure)))
     return _failed(Reason.ENGINE_ERROR, f"{type(failure).__name__}: {failure}"[:2000])

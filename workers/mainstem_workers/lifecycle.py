@@ -47,9 +47,7 @@ class Housekeeping:
             settings=settings,
             loop=loop,
             store=store,
-            writer=Writer(
-                store, settings, may_write=lambda: lease.may_write, on_suspended=self._suspended
-            ),
+            writer=Writer(store, settings, may_write=lambda: lease.may_write, on_suspended=self._suspended),
             lease=lease,
             dispatcher=dispatcher,
             finaliser=Finaliser(store=store, settings=settings, publisher=dispatcher),
@@ -139,4 +137,3 @@ class RunsStep(bootsteps.StartStopStep):
 
 async def _make(settings: Settings, loop: asyncio.AbstractEventLoop) -> Housekeeping:
     return Housekeeping(settings, loop)
-

@@ -23,9 +23,7 @@ STALL_S: Final = 10.0
 class Mailbox:
     """Delivers every message of the current owner's mailbox once, in order, to `deliver`."""
 
-    def __init__(
-        self, url: str, owner: Callable[[], str], deliver: Callable[[mail.Message], None]
-    ) -> None:
+    def __init__(self, url: str, owner: Callable[[], str], deliver: Callable[[mail.Message], None]) -> None:
         self._url = url
         self._owner = owner
         self._deliver = deliver
@@ -53,7 +51,9 @@ class Mailbox:
                 self._after = (owner, b"0-0")
             key = keys.mailbox(owner).encode()
             reply = await asyncio.wait_for(
-                pipe.call(b"XREAD", b"COUNT", b"100", b"BLOCK", b"%d" % BLOCK_MS, b"STREAMS", key, self._after[1]),
+                pipe.call(
+                    b"XREAD", b"COUNT", b"100", b"BLOCK", b"%d" % BLOCK_MS, b"STREAMS", key, self._after[1]
+                ),
                 STALL_S,
             )
             if isinstance(reply, Exception):

@@ -1,0 +1,1 @@
+"""Engines that come with Mainstem; loaded through the entry points of this distribution."""
