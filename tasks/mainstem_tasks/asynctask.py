@@ -92,7 +92,8 @@ class AsyncTask(Task):
     @property
     def request(self) -> Any:
         """The current request: Celery's own, else the one the running body was started with."""
-        if self.request_stack.top is None:
+        stack = self.request_stack
+        if stack is None or stack.top is None:
             bound = _bound.get()
             if bound is not None and bound[0].name == self.name:
                 return bound[1]
@@ -112,7 +113,9 @@ class AsyncTask(Task):
         """The result backend of this thread."""
         return self.app.backend if self._backend is None else self._backend
 
-    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+    def apply_async(  # pyright: ignore[reportIncompatibleMethodOverride] - all options pass through
+        self, args: Any = None, kwargs: Any = None, **options: Any
+    ) -> Any:
         """Celery's `apply_async`; in a body on the asyncio pool the publishing happens in a thread.
 
         With a `producer` it publishes where it is: suspending its holder could starve the producer pool.

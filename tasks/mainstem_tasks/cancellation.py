@@ -17,7 +17,6 @@ from collections.abc import Callable, Coroutine, Generator
 from enum import StrEnum
 from typing import Any, TypeVar
 
-
 T = TypeVar("T")
 
 
@@ -118,9 +117,8 @@ def bind_cancellation(cancellation: Cancellation) -> None:
     _current.set(cancellation)
 
 
-@types.coroutine
-def steer(body: Coroutine[Any, Any, T], cancellation: Cancellation) -> Generator[Any, Any, T]:
-    """Run `body`, delivering injected exceptions where it waits. Awaitable; also a plain iterator of futures."""
+def drive_steps(body: Coroutine[Any, Any, T], cancellation: Cancellation) -> Generator[Any, Any, T]:
+    """Run `body`, raising injected exceptions where it waits. Yields the futures it waits for."""
     step: Callable[[], Any] = functools.partial(body.send, None)
     while True:
         try:
@@ -139,3 +137,9 @@ def steer(body: Coroutine[Any, Any, T], cancellation: Cancellation) -> Generator
                 if injected is None
                 else functools.partial(body.throw, injected)
             )
+
+
+@types.coroutine
+def steer(body: Coroutine[Any, Any, T], cancellation: Cancellation) -> Generator[Any, Any, T]:
+    """`drive_steps`, to be awaited."""
+    return (yield from drive_steps(body, cancellation))

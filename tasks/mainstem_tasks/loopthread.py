@@ -31,9 +31,9 @@ class LoopThread:
 
     def __init__(self, name: str = "mainstem-loop") -> None:
         self.name = name
-        self._forget()
+        self.forget()
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
         """Start over. In a forked child the parent's thread is gone and its lock may be held for ever."""
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -135,7 +135,7 @@ class _Execution(Generic[T]):
 
 
 _background = LoopThread()
-os.register_at_fork(after_in_child=_background._forget)
+os.register_at_fork(after_in_child=_background.forget)
 
 
 def background() -> LoopThread:

@@ -1,4 +1,7 @@
-"""Mainstem's asyncio pool for Celery 5.7: `CELERY_CUSTOM_WORKER_POOL=mainstem_workers.pool:TaskPool`, `--pool custom`."""
+"""Mainstem's asyncio pool for Celery 5.7.
+
+Selected with `CELERY_CUSTOM_WORKER_POOL=mainstem_workers.pool:TaskPool` and `--pool custom`.
+"""
 
 from mainstem_workers.pool.options import PoolOptions
 from mainstem_workers.pool.taskpool import TaskPool

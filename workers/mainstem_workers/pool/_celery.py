@@ -4,6 +4,8 @@ Pinned to Celery 5.7; each function here has a conformance test, which is the fi
 a new Celery breaks one. Everything else in this package knows only what is exported here.
 """
 
+# ruff: noqa: SLF001 - reaching into privates is what this module is for
+
 from __future__ import annotations
 
 import logging
@@ -47,10 +49,10 @@ logger = logging.getLogger(__name__)
 
 
 def require_greenlet() -> None:
-    """Refuse to start where Celery's stacks are not greenlet-local: `self.request` would be another task's."""
+    """Refuse to start where Celery's stacks are not greenlet-local: `self.request` would be wrong."""
     if celery_threads.get_ident is not greenlet.getcurrent:
         raise ImproperlyConfigured(
-            "Celery was imported before greenlet could be: its task stacks are per thread. Install mainstem[worker]."
+            "Celery's task stacks are per thread: it was imported before greenlet was installed."
         )
     if celery_threads.LocalStack is not celery_threads._LocalStack:
         raise ImproperlyConfigured("Unset USE_FAST_LOCALS: with it Celery's task stacks are per thread.")
@@ -112,7 +114,7 @@ def call_from(app: Any, target: Any, args: Any, kwargs: Any, options: dict[str, 
 def failure(exc: BaseException) -> ExceptionInfo:
     """`exc` as Celery's failure callback wants it."""
     try:
-        raise exc
+        raise exc  # noqa: TRY301 - ExceptionInfo reads the exception being handled
     except BaseException:  # noqa: BLE001 - raised one line above
         return ExceptionInfo()
 
@@ -156,7 +158,7 @@ def is_cold_shutdown() -> bool:
 
 
 def run_pending_callbacks() -> None:
-    """Run what waits for the worker's event loop (acknowledgements, event flushes) while that loop stands still.
+    """Run what waits for the worker's event loop (acks, event flushes) while that loop stands still.
 
     Only from the main thread, while the pool drains: the consumer has left the loop by then.
     """
@@ -200,7 +202,7 @@ def send_process_shutdown(pid: int) -> None:
     signals.worker_process_shutdown.send(sender=None, pid=pid, exitcode=0)
 
 
-# --- the tracer's own blocking calls -------------------------------------------------------------------------
+# --- the tracer's own blocking calls
 
 #: Backend methods that the tracer calls and that talk to a server.
 _BLOCKING_BACKEND_CALLS = frozenset(

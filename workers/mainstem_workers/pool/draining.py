@@ -91,7 +91,7 @@ class Drain:
                 await self._slots.idle.wait()
         except TimeoutError:
             abandoned = [job.call.task_id for job in self._slots.running]
-            logger.error(
+            logger.error(  # noqa: TRY400 - the traceback would be this function's
                 "tasks did not end at shutdown and are abandoned",
                 extra={"action": "pool_abandon", "task_ids": abandoned},
             )

@@ -25,7 +25,7 @@ from typing import Any, Protocol
 from greenlet import getcurrent, greenlet
 
 from mainstem_tasks.asynctask import AsyncTask
-from mainstem_tasks.cancellation import CancelCause, Cancellation, bind_cancellation, steer
+from mainstem_tasks.cancellation import CancelCause, Cancellation, bind_cancellation, drive_steps
 from mainstem_workers.pool import _celery
 from mainstem_workers.pool.callbacks import CallbackThread
 
@@ -50,11 +50,24 @@ class Phase(enum.Enum):
 class JobHost(Protocol):
     """What a job needs of its pool."""
 
-    loop: asyncio.AbstractEventLoop
-    callbacks: CallbackThread
-    threads: Executor
-    offloads: Executor
-    context: contextvars.Context
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+    @property
+    def callbacks(self) -> CallbackThread: ...
+    @property
+    def threads(self) -> Executor:
+        """For plain `def` tasks."""
+        ...
+
+    @property
+    def offloads(self) -> Executor:
+        """For blocking calls of async tasks' tracers."""
+        ...
+
+    @property
+    def context(self) -> contextvars.Context:
+        """What each job's context is a copy of."""
+        ...
 
     def ended(self, job: Job) -> None:
         """The job is over; on the loop."""
@@ -171,7 +184,7 @@ class Job:
 
     # --- in the greenlet or thread of the tracer
 
-    def _trace(self) -> tuple[Callable[[Any], None] | None, Any]:
+    def trace(self) -> tuple[Callable[[Any], None] | None, Any]:
         """Run Celery's tracer. Returns whom to report the end to, and what."""
         call = self.call
         try:
@@ -261,7 +274,7 @@ class AsyncJob(Job):
         return value
 
     def _drive(self, body: Coroutine[Any, Any, Any]) -> Any:
-        steps = steer(body, self.cancellation)
+        steps = drive_steps(body, self.cancellation)
         step: Callable[[], Any] = functools.partial(steps.send, None)
         while True:
             try:
@@ -283,10 +296,9 @@ class AsyncJob(Job):
         cancelled: BaseException | None = None
         while not future.done():
             waiter = self.host.loop.create_future()
-            waiter._asyncio_future_blocking = True  # what `Future.__await__` sets before it yields itself
             future.add_done_callback(functools.partial(_wake, self.host.loop, waiter))
             try:
-                _suspend(waiter)
+                _suspend(next(iter(waiter.__await__())))
             except asyncio.CancelledError as exc:
                 cancelled = exc
         if cancelled is not None and self.phase is Phase.BODY:
@@ -305,7 +317,7 @@ class _Relay:
         self._result = result
 
     def __await__(self) -> Generator[Any, Any, None]:
-        tracer = JobGreenlet(lambda: self._result.append(self._job._trace()))
+        tracer = JobGreenlet(lambda: self._result.append(self._job.trace()))
         tracer.job = self._job
         # The task's own context: what `task_prerun` handlers set is seen by the body and its child tasks.
         tracer.gr_context = getcurrent().gr_context
@@ -335,7 +347,10 @@ def _wake(loop: asyncio.AbstractEventLoop, waiter: asyncio.Future[None], _done: 
 
 
 class ThreadJob(Job):
-    """A job in a thread, for plain `def` tasks. A thread cannot be stopped: the body may ask `cancel_cause()`."""
+    """A job in a thread, for plain `def` tasks.
+
+    A thread cannot be stopped from outside: its body may ask `cancel_cause()` and end itself.
+    """
 
     def start(self) -> None:
         self.phase = Phase.STARTING
@@ -351,7 +366,7 @@ class ThreadJob(Job):
         self.accepted()
         self._call_on_loop(self.arm)
         cancelled = self.cancellation.cancelled
-        report, outcome = self._cancelled_outcome() if cancelled else self._trace()
+        report, outcome = self._cancelled_outcome() if cancelled else self.trace()
         self._call_on_loop(self.end, report, outcome)
 
 

@@ -1,4 +1,4 @@
-"""`TaskPool`: what Celery sees of the pool. `CELERY_CUSTOM_WORKER_POOL=mainstem_workers.pool:TaskPool`, `--pool custom`.
+"""`TaskPool`: what Celery sees of the pool.
 
 One event loop in one thread runs all `async def` tasks; plain `def` tasks run in threads; callbacks run on
 one ordered thread. Celery's main thread calls in here; the work is in `slots`, `jobs` and `draining`.
@@ -139,7 +139,9 @@ class TaskPool(_celery.BasePool):
 
     # --- Celery: work
 
-    def on_apply(self, target: Any, args: Any = None, kwargs: Any = None, **options: Any) -> Job:
+    def on_apply(  # pyright: ignore[reportIncompatibleMethodOverride] - untyped upstream, inferred as None
+        self, target: Any, args: Any = None, kwargs: Any = None, **options: Any
+    ) -> Job:
         options["soft_timeout"] = options.get("soft_timeout") or self.options.get("soft_timeout")
         options["timeout"] = options.get("timeout") or self.options.get("timeout")
         job = make_job(_celery.call_from(self.app, target, args, kwargs, options), self)
@@ -149,7 +151,7 @@ class TaskPool(_celery.BasePool):
         return job
 
     def terminate_job(self, pid: int, signal: int | None = None) -> None:
-        """Cancel the job Celery knows by this pid. Celery announces its end itself, whatever the body does."""
+        """Cancel the job Celery knows by this pid. Celery announces its end itself."""
         job = self._jobs.get(pid)
         if job is not None:
             job.announced = True
@@ -206,7 +208,7 @@ class TaskPool(_celery.BasePool):
         self._stop(0.0)
 
     def _stop(self, grace: float) -> None:
-        """Stop the pool and wait. Celery calls this up to three times, also from a signal in an earlier call."""
+        """Stop the pool and wait. Celery calls this repeatedly, also from a signal during a call."""
         if self._slots is None or self._finished:
             return
         if self._drained is None:
