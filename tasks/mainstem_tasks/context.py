@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mainstem_shared import jsontext
@@ -108,7 +108,7 @@ class RunContext:
     # -- tools and steps
 
     async def tool_call(self, call_id: str, name: str, arguments: dict[str, Any]) -> None:
-        """State that a tool is called, with its complete arguments. Flushed: the log knows before the tool runs.
+        """State that a tool is called, with its complete arguments; the log knows before the tool runs.
 
         After `tool_call_start` with the same id this replaces the streamed text by the parsed arguments.
         """
@@ -134,7 +134,7 @@ class RunContext:
         await self._completed(call_id, "failed" if failed else "completed", result)
 
     @contextlib.asynccontextmanager
-    async def step(self, name: str, *, step_id: str | None = None) -> AsyncIterator[str]:
+    async def step(self, name: str, *, step_id: str | None = None) -> AsyncGenerator[str]:
         """Show a named step while the block runs; it fails with the block."""
         step_id = step_id or f"step_{len(self._channel.fold.steps) + 1}_{name}"[:128]
         await self._emit(
@@ -167,7 +167,10 @@ class RunContext:
         cached_input_tokens: int = 0,
         reasoning_tokens: int = 0,
     ) -> None:
-        """Add one provider call's tokens to the run's usage. Cached and reasoning tokens are parts of the others."""
+        """Add one provider call's tokens to the run's usage.
+
+        Cached tokens are part of the input tokens, reasoning tokens of the output tokens.
+        """
         before = (
             Usage.model_validate(self._channel.fold.usage or {}) if self._usage == Usage() else self._usage
         )
@@ -197,7 +200,7 @@ class RunContext:
         return await self._channel.flush()
 
     def idempotency_key(self, call: str) -> str:
-        """Return a key for a side effect that must happen once: the same for this run and call in every segment.
+        """Return a key for a side effect that must happen once: the same in every segment of this run.
 
         Side effects cannot be fenced: give this key to the service that performs them.
         """

@@ -30,7 +30,7 @@ class Generate(AsyncTask):
     reject_on_worker_lost = False
     max_retries = 0
 
-    async def run(self, run_id: str) -> str:
+    async def run(self, run_id: str) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
         return await segments.execute(runtime.current(), run_id, task_id=str(self.request.id))
 
 
@@ -46,7 +46,7 @@ class Submit(AsyncTask):
     acks_late = True  # short and repeatable: the run id follows from the task id
     max_retries = None
 
-    async def run(
+    async def run(  # noqa: PLR0917 - Celery callers pass keywords, the order is the contract's
         self,
         thread_id: str,
         engine: str,

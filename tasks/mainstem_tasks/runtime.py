@@ -1,4 +1,4 @@
-"""What a process needs to execute runs, in one object that its worker makes on the loop and tasks find here."""
+"""What a process needs to execute runs: made by its worker on the loop, found here by tasks."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from mainstem_shared import errors, finalisation, ids, verbs
 from mainstem_shared.channels import Channel
+from mainstem_shared.folds import Fold
 from mainstem_shared.models import ErrorInfo, Reason
 from mainstem_shared.store import now_ms
 from mainstem_tasks import context, registry
@@ -106,7 +107,7 @@ class Segment:
         self.stop(Stop.REQUESTED)
 
     def stop(self, cause: Stop) -> None:
-        """Cancel the engine; only the first cause counts. Losing the run outranks all: nothing may be written."""
+        """Cancel the engine once; only the first cause counts."""
         if self.cause is not None:
             return
         self.cause = cause
@@ -145,11 +146,11 @@ class Segment:
             raise interrupted  # the pool cancelled this task: Celery records that, not a success
         return outcome
 
-    async def _fold(self) -> finalisation.Fold:
+    async def _fold(self) -> Fold:
         if self._claimed.segment == 1:
-            return finalisation.Fold()
+            return Fold()
         state = await verbs.read(self._runtime.store, self.run_id)
-        return finalisation.Fold() if isinstance(state, verbs.Gone) else finalisation.fold_of(state)
+        return Fold() if isinstance(state, verbs.Gone) else finalisation.fold_of(state)
 
     async def _run_engine(self, channel: Channel) -> None:
         engine = registry.get(self._claimed.spec.engine)
@@ -235,18 +236,23 @@ def _failed(reason: Reason, message: str) -> Verdict:
     return Verdict(reason=reason, error=ErrorInfo(code=reason.value, message=message))
 
 
+_REASONS: Final[dict[type[Exception], Reason]] = {
+    errors.ContentTooLarge: Reason.CONTENT_TOO_LARGE,
+    errors.ProviderError: Reason.PROVIDER_ERROR,
+    errors.UnknownEngine: Reason.UNKNOWN_ENGINE,
+}
+"""What an engine's exception means for the run; anything else is the engine's own error."""
+
+
 def _verdict_of(engine: asyncio.Task[None], failure: BaseException | None) -> Verdict:
     """What an engine's own end means."""
+    if engine.cancelled():
+        return _failed(Reason.ENGINE_ERROR, "The engine cancelled itself.")
     if failure is None:
-        if engine.cancelled():
-            return _failed(Reason.ENGINE_ERROR, "The engine cancelled itself.")
         return Verdict(reason=Reason.COMPLETED)
-    if isinstance(failure, errors.ContentTooLarge):
-        return _failed(Reason.CONTENT_TOO_LARGE, str(failure))
-    if isinstance(failure, errors.ProviderError):
-        return _failed(Reason.PROVIDER_ERROR, str(failure))
-    if isinstance(failure, errors.UnknownEngine):
-        return _failed(Reason.UNKNOWN_ENGINE, str(failure))
+    for kind, reason in _REASONS.items():
+        if isinstance(failure, kind):
+            return _failed(reason, str(failure))
     logger.error("the engine failed", extra={"action": "engine_failed"}, exc_info=failure)
     if isinstance(failure, errors.MainstemError):
         return Verdict(reason=Reason.ENGINE_ERROR, error=ErrorInfo(code=failure.code, message=str(failure)))

@@ -44,6 +44,6 @@ def make_app(settings: Settings) -> Celery:
     app.conf.update(CONFIGURATION)
     app.conf.mainstem_settings = settings
     app.conf.mainstem_pool = PoolOptions(grace_s=settings.drain_s, cancel_grace_s=CANCEL_GRACE_S)
-    app.steps["worker"].add(RunsStep)
+    app.steps["worker"].add(RunsStep)  # pyright: ignore[reportOptionalSubscript]
     runs.register(app)
     return app

@@ -42,7 +42,7 @@ class Housekeeping:
         url = endpoints.store_url(settings)
         store = Store(url)
         dispatcher = Dispatcher(endpoints.broker_url(settings))
-        lease = Lease(url, settings, on_suspended=lambda: loop.call_soon_threadsafe(self._suspended))
+        lease = Lease(url, settings, on_suspended=self._suspended_elsewhere)
         self.runtime = Runtime(
             settings=settings,
             loop=loop,
@@ -54,6 +54,9 @@ class Housekeeping:
         )
         self._watchdog = Watchdog(loop)
         self._loops: list[asyncio.Task[None]] = []
+
+    def _suspended_elsewhere(self) -> None:
+        self.runtime.loop.call_soon_threadsafe(self._suspended)
 
     def _suspended(self) -> None:
         self.runtime.suspended()
@@ -91,17 +94,17 @@ class Housekeeping:
 
     async def _announce(self) -> None:
         while True:
-            schemas = {name: jsontext.dumps(schema) for name, schema in registry.describe().items()}
-            try:
-                if schemas:
-                    await self.runtime.store.patiently(lambda: self._write_engines(schemas))
-            except errors.StoreUnavailable:
-                await asyncio.sleep(1)
-                continue
-            await asyncio.sleep(ANNOUNCE_S)
+            pause = ANNOUNCE_S if await self._announced() else 1.0
+            await asyncio.sleep(pause)
 
-    async def _write_engines(self, schemas: dict[str, bytes]) -> None:
-        await self.runtime.store.client.hset(keys.ENGINES, mapping=schemas)
+    async def _announced(self) -> bool:
+        schemas = {name: jsontext.dumps(schema) for name, schema in registry.describe().items()}
+        store = self.runtime.store
+        try:
+            await store.patiently(lambda: store.client.hset(keys.ENGINES, mapping=schemas))
+        except errors.StoreUnavailable:
+            return False
+        return True
 
 
 async def _every(seconds: float, call: Callable[[], None]) -> None:
@@ -130,7 +133,8 @@ class RunsStep(bootsteps.StartStopStep):
     def stop(self, parent: Any) -> None:
         """Nothing: the pool's shutdown hook does it, after the last job."""
 
-    def info(self, _parent: Any) -> dict[str, Any]:
+    def info(self, obj: Any) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        del obj
         here = None if self._housekeeping is None else self._housekeeping.runtime
         return {} if here is None else {"owner": here.lease.owner, "runs": len(here.segments)}
 
