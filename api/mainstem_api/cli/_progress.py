@@ -1,0 +1,83 @@
+"""What a follower knows about a run while it runs: the text so far, and the figures of the status line."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from mainstem_api.cli._following import Event
+from mainstem_shared.events import Type
+from mainstem_shared.models import Status
+
+_STATUS: Final[dict[str, Status]] = {
+    Type.CREATED: Status.QUEUED,
+    Type.QUEUED: Status.QUEUED,
+    Type.STARTED: Status.RUNNING,
+    Type.RESUMED: Status.RUNNING,
+    Type.RESTARTED: Status.RUNNING,
+    Type.APPROVAL_REQUIRED: Status.REQUIRES_ACTION,
+}
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """A run as its events tell it. `text` starts where the follower's cursor stood."""
+
+    run_id: str
+    status: str = Status.QUEUED
+    reason: str | None = None
+    error: dict[str, Any] | None = None
+    usage: dict[str, int] | None = None
+    cursor: str = ""
+    text: str = ""
+    trouble: str | None = None
+    begun: float = field(default_factory=time.monotonic)
+
+    def take(self, event: Event) -> tuple[str, bool]:
+        """Note an event; return the text to show for it, and whether that starts over from the beginning."""
+        self.cursor = str(event.cursor)
+        self.status = _STATUS.get(event.type) or self.status
+        if event.type == Type.USAGE:
+            self.usage = event.data
+        elif event.type == Type.FINISHED:
+            self.status = event.data["status"]
+            self.reason, self.error = event.data["reason"], event.data["error"]
+        if event.replaces:
+            self.usage = event.data.get("usage") or self.usage
+            return self._replace(event.text)
+        if event.type == Type.MESSAGE_DELTA:
+            self.status = Status.RUNNING  # whatever was missed
+            self.text += event.data["text"]
+            return event.data["text"], False
+        return "", False
+
+    def _replace(self, text: str) -> tuple[str, bool]:
+        known, self.text = self.text, text
+        if text.startswith(known):
+            return text[len(known) :], False
+        return text, True
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self.begun
+
+    @property
+    def amount(self) -> str:
+        """How much came so far: tokens once the engine reports them, words before."""
+        tokens = (self.usage or {}).get("output_tokens")
+        if tokens:
+            return _count(tokens, "token")
+        return _count(len(self.text.split()), "word")
+
+    @property
+    def outcome(self) -> str:
+        """The end in one line."""
+        words = f"{self.status} in {self.elapsed_s:.1f} s · {self.amount}"
+        if self.error:
+            return f"{words} · {self.error['code']}: {self.error['message']}"
+        return words if self.reason in (None, "completed") else f"{words} · {self.reason}"
+
+
+def _count(number: int, unit: str) -> str:
+    return f"{number:,} {unit}{'' if number == 1 else 's'}"

@@ -1,0 +1,257 @@
+"""`mainstem doctor`: is everything there that runs need? One line each, and what to do about what is not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib import metadata, util
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import redis
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from mainstem_api.cli._gateway import Gateway, UnreachableError
+from mainstem_api.cli._options import Exit, Url, gateway_url
+from mainstem_shared import endpoints, errors, keys
+from mainstem_shared.settings import Settings
+from mainstem_shared.store import connect_blocking
+from mainstem_tasks.dispatch import QUEUE, Dispatcher
+
+TIMEOUT_S: Final = 3.0
+SKEW_WARNING_S: Final = 1.0
+"""Deadlines are compared between machines: a second is noise, more makes sweeps early or late."""
+SKEW_FAILURE_S: Final = 5.0
+MEMORY_WARNING: Final = 0.8  # of maxmemory: from here on it is minutes, not days
+
+
+class Verdict(StrEnum):
+    """How a check came out; the value is its mark."""
+
+    GOOD = "✓"
+    WARNING = "!"
+    BAD = "✗"
+
+
+_STYLES: Final = {Verdict.GOOD: "green", Verdict.WARNING: "yellow", Verdict.BAD: "red"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check's result: what was looked at, what it is, and the remedy if it is not good."""
+
+    verdict: Verdict
+    name: str
+    words: str
+    remedy: str = ""
+
+
+def doctor(url: Url = None) -> None:
+    """Check store, broker, workers and gateway, and say what to do.
+
+    Exits with 1 if something is broken (✗); a warning (!) is no failure.
+    """
+    console = Console(highlight=False)
+    settings = Settings()
+    failed = False
+    for title, check in (
+        ("Installation", _installation),
+        ("Store", lambda: _store(settings)),
+        ("Broker", lambda: _broker(settings)),
+        ("Gateway", lambda: _gateway(gateway_url(url))),
+    ):
+        console.print(Text(title, "bold"))
+        for finding in check():
+            _print(console, finding)
+            failed = failed or finding.verdict is Verdict.BAD
+    raise typer.Exit(Exit.FAILED if failed else Exit.SUCCEEDED)
+
+
+def _print(console: Console, finding: Finding) -> None:
+    line = Text("  ").append(finding.verdict, _STYLES[finding.verdict])
+    console.print(line.append(f" {finding.name}: ", "bold").append(finding.words), soft_wrap=True)
+    if finding.remedy:
+        console.print(Text(f"    {finding.remedy}", "dim"), soft_wrap=True)
+
+
+def _judge(name: str, words: str, *, good: bool, remedy: str, otherwise: Verdict = Verdict.BAD) -> Finding:
+    return Finding(Verdict.GOOD, name, words) if good else Finding(otherwise, name, words, remedy)
+
+
+# -- installation
+
+
+def _installation() -> Iterator[Finding]:
+    names = ("mainstem", "celery", "kombu", "redis")
+    yield Finding(Verdict.GOOD, "versions", ", ".join(f"{name} {metadata.version(name)}" for name in names))
+    celery = metadata.version("celery")
+    yield _judge(
+        "celery",
+        f"{celery}, the asyncio pool is proven on 5.7",
+        good=celery.startswith("5.7."),
+        remedy="Install celery>=5.7,<5.8.",
+    )
+    yield _judge(
+        "asyncio pool",
+        "greenlet is installed" if util.find_spec("greenlet") else "greenlet is missing",
+        good=util.find_spec("greenlet") is not None,
+        remedy="Machines that run workers need the extra `mainstem[worker]`.",
+        otherwise=Verdict.WARNING,
+    )
+
+
+# -- store
+
+
+def _store(settings: Settings) -> Iterator[Finding]:
+    try:
+        url = endpoints.store_url(settings)
+        client = connect_blocking(url, timeout_s=TIMEOUT_S)
+    except (errors.MainstemError, ValueError) as error:
+        yield Finding(Verdict.BAD, "address", str(error))
+        return
+    with client:
+        try:
+            yield from _server(client, url)
+            yield from _fleet(client)
+        except (redis.RedisError, OSError) as error:
+            yield Finding(
+                Verdict.BAD,
+                "connection",
+                f"{_redacted(url)}: {error}",
+                "Start it, or set MAINSTEM_REDIS_URL.",
+            )
+
+
+def _server(client: redis.Redis, url: str) -> Iterator[Finding]:
+    begun = time.perf_counter()
+    client.ping()
+    took_ms = (time.perf_counter() - begun) * 1000
+    info: dict[str, Any] = client.info("everything")  # pyright: ignore[reportAssignmentType] - not a coroutine
+    name = "Valkey" if "valkey_version" in info else "Redis"
+    version = info.get("valkey_version") or info["redis_version"]
+    yield Finding(
+        Verdict.GOOD, "connection", f"{name} {version} at {_redacted(url)} answers in {took_ms:.1f} ms"
+    )
+    yield _judge(
+        "durability",
+        f"append-only file {'on' if info.get('aof_enabled') else 'off'}",
+        good=bool(info.get("aof_enabled")),
+        remedy="Set `appendonly yes`: without it a restart of the server loses the latest events of runs.",
+        otherwise=Verdict.WARNING,
+    )
+    policy = info.get("maxmemory_policy", "unknown")
+    yield _judge(
+        "maxmemory-policy",
+        policy,
+        good=policy == "noeviction",
+        remedy="Set `maxmemory-policy noeviction`: any other deletes parts of runs when memory is short.",
+    )
+    yield from _memory(info)
+    yield _skew(client)
+
+
+def _memory(info: dict[str, Any]) -> Iterator[Finding]:
+    limit, used = info.get("maxmemory", 0), info["used_memory"]
+    words = f"{used / 2**20:,.0f} MiB used"
+    if limit:
+        words += f" of {limit / 2**20:,.0f} MiB"
+    yield _judge(
+        "memory",
+        words,
+        good=not limit or used < limit * MEMORY_WARNING,
+        remedy="Give it more, or lower MAINSTEM_RETENTION_S.",
+        otherwise=Verdict.WARNING,
+    )
+
+
+def _skew(client: redis.Redis) -> Finding:
+    before = time.time()
+    seconds, micros = client.time()  # pyright: ignore[reportGeneralTypeIssues] - not a coroutine
+    skew = abs(seconds + micros / 1e6 - (before + time.time()) / 2)
+    return _judge(
+        "clocks",
+        f"{skew * 1000:.0f} ms apart from the server's",
+        good=skew < SKEW_WARNING_S,
+        remedy="Run a time service (NTP) on all machines.",
+        otherwise=Verdict.BAD if skew >= SKEW_FAILURE_S else Verdict.WARNING,
+    )
+
+
+def _fleet(client: Any) -> Iterator[Finding]:
+    owners = [name.decode() for name in client.zrange(keys.WORKERS, 0, -1)]
+    alive = [owner for owner in owners if client.exists(keys.lease(owner))]
+    words = f"{len(alive)} alive" + (f", {len(owners) - len(alive)} lost" if len(alive) < len(owners) else "")
+    yield _judge(
+        "workers",
+        words,
+        good=bool(alive),
+        remedy="Start one with `mainstem worker`; until then runs stay queued.",
+        otherwise=Verdict.WARNING,
+    )
+    engines = sorted(name.decode() for name in client.hkeys(keys.ENGINES))
+    yield _judge(
+        "engines",
+        ", ".join(engines) or "none was ever announced",
+        good=bool(engines),
+        remedy="Workers announce theirs when they start.",
+        otherwise=Verdict.WARNING,
+    )
+    yield Finding(
+        Verdict.GOOD, "runs", f"{client.zcard(keys.ACTIVE):,} active, {client.zcard(keys.RECENT):,} kept"
+    )
+
+
+# -- broker and gateway
+
+
+def _broker(settings: Settings) -> Iterator[Finding]:
+    try:
+        url = endpoints.broker_url(settings)
+    except errors.MainstemError as error:
+        yield Finding(Verdict.BAD, "address", str(error))
+        return
+    dispatcher = Dispatcher(url)
+    try:
+        dispatcher.ping()
+        yield Finding(Verdict.GOOD, "connection", f"{_redacted(url)} answers")
+        yield from _queue(url)
+    except errors.BrokerUnavailable as error:
+        why = str(error.__cause__ or error)
+        yield Finding(
+            Verdict.BAD, "connection", f"{_redacted(url)}: {why}", "Start it, or set MAINSTEM_BROKER_URL."
+        )
+    finally:
+        dispatcher.close()
+
+
+def _queue(url: str) -> Iterator[Finding]:
+    if not url.startswith(("redis://", "rediss://")):
+        return
+    with connect_blocking(url, timeout_s=TIMEOUT_S) as client:
+        waiting: Any = client.llen(QUEUE)
+    yield Finding(Verdict.GOOD, "queue", f"{waiting:,} messages wait")
+
+
+def _gateway(url: str) -> Iterator[Finding]:
+    remedy = "Start it with `mainstem gateway` (or `mainstem up`), or give its address with --url."
+    try:
+        with Gateway(url) as gateway:
+            ready = gateway.is_ready()
+    except UnreachableError as error:
+        yield Finding(Verdict.WARNING, "connection", f"{url}: {error}", remedy)
+        return
+    words = "ready" if ready else "answers, but misses its store or broker"
+    yield _judge("connection", f"{url} {words}", good=ready, remedy="See above.")
+
+
+def _redacted(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    name, _, address = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{name.partition(':')[0]}:…@{address}").geturl()
