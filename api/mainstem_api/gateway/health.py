@@ -1,0 +1,50 @@
+"""Routes for operators: is the process alive, can it serve, what does it count."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends
+from redis.exceptions import RedisError
+from starlette.responses import JSONResponse, Response
+
+from mainstem_api.gateway import metrics
+from mainstem_api.gateway.resources import Gateway, gateway_of
+from mainstem_shared import errors
+
+router = APIRouter(tags=["operations"])
+
+Serving = Annotated[Gateway, Depends(gateway_of)]
+
+PATIENCE_S: Final = 2.0
+"""Probes of orchestrators give up after a few seconds; a server this slow is not ready anyway."""
+
+
+@router.api_route("/healthz", methods=["GET", "HEAD"])
+async def healthz() -> Response:
+    """Answer while the process and its event loop are alive."""
+    return JSONResponse({"status": "ok"})
+
+
+@router.api_route("/readyz", methods=["GET", "HEAD"])
+async def readyz(gateway: Serving) -> Response:
+    """Answer 200 if store and broker answer, else 503."""
+    await asyncio.gather(_ping_store(gateway), gateway.dispatcher.aping())
+    return JSONResponse({"status": "ready"})
+
+
+async def _ping_store(gateway: Gateway) -> None:
+    ping: Awaitable[Any] = gateway.store.client.ping()
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            await ping
+    except (RedisError, OSError, TimeoutError) as error:
+        raise errors.StoreUnavailable from error
+
+
+@router.get("/metrics", include_in_schema=False)
+async def exposition(gateway: Serving) -> Response:
+    """Return the Prometheus exposition."""
+    return Response(gateway.metrics.text(), media_type=metrics.CONTENT_TYPE)

@@ -1,0 +1,60 @@
+"""The gateway's Prometheus metrics, in a registry of their own: several gateways may live in one process."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+
+from mainstem_shared.tailer import Tailer
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """What one gateway counts."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=True)
+        self.requests = Counter(
+            "mainstem_gateway_requests",
+            "HTTP requests by method, route and status.",
+            ["method", "route", "status"],
+            registry=self.registry,
+        )
+        self.streams = Gauge("mainstem_gateway_streams", "Open event streams.", registry=self.registry)
+        self.streamed = Counter(
+            "mainstem_gateway_streamed_events", "Events sent to readers.", registry=self.registry
+        )
+        self.streamed_bytes = Counter(
+            "mainstem_gateway_streamed_bytes", "Bytes of events sent to readers.", registry=self.registry
+        )
+        self.ends = Counter(
+            "mainstem_gateway_stream_ends",
+            "Streams that ended: finished, gone, closed (left or drained), store_unavailable, error.",
+            ["end"],
+            registry=self.registry,
+        )
+        self._topics = Gauge("mainstem_tailer_topics", "Runs that are followed.", registry=self.registry)
+        self._feeds = Gauge("mainstem_tailer_feeds", "Readers that follow runs.", registry=self.registry)
+        self._shards = Gauge("mainstem_tailer_shards", "Connections that read.", registry=self.registry)
+        self._events = Counter(
+            "mainstem_tailer_events", "Entries read live, once for all readers.", registry=self.registry
+        )
+        self._reads = Counter("mainstem_tailer_reads", "Blocking reads answered.", registry=self.registry)
+
+    def observe(self, tailer: Tailer) -> None:
+        """Report a tailer's figures from now on."""
+        self._topics.set_function(lambda: tailer.topics)
+        self._feeds.set_function(lambda: tailer.feeds)
+        self._shards.set_function(lambda: tailer.shards)
+        self._tailer = tailer
+
+    def text(self) -> bytes:
+        """Return the exposition, in the text format."""
+        self._catch_up(self._events, self._tailer.events)
+        self._catch_up(self._reads, self._tailer.reads)
+        return generate_latest(self.registry)
+
+    @staticmethod
+    def _catch_up(counter: Counter, value: int) -> None:
+        counter.reset()
+        counter.inc(value)

@@ -1,0 +1,131 @@
+"""Problem documents (RFC 9457): the one place that knows which error has which status, and how it is spelled.
+
+Every refusal of the gateway, its framework's included, is one of these, with a stable `code`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from mainstem_shared import errors, jsontext
+
+logger = logging.getLogger(__name__)
+
+MEDIA_TYPE: Final = "application/problem+json"
+RETRY_AFTER_S: Final = 2
+"""A store or broker that restarts is back within seconds; clients add jitter of their own."""
+
+# The first class that fits decides: the most specific ones stand first.
+_STATUS: Final[Sequence[tuple[type[errors.MainstemError], HTTPStatus]]] = (
+    (errors.InvalidCursor, HTTPStatus.BAD_REQUEST),
+    (errors.InputTooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    (errors.InvalidRequest, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (errors.NotFound, HTTPStatus.NOT_FOUND),
+    (errors.IdempotencyKeyReused, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (errors.Conflict, HTTPStatus.CONFLICT),
+    (errors.TooManyRuns, HTTPStatus.TOO_MANY_REQUESTS),
+    (errors.Unavailable, HTTPStatus.SERVICE_UNAVAILABLE),
+)
+# What the framework refuses by itself.
+_CODES: Final[Mapping[int, str]] = {
+    400: "invalid_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "body_too_large",
+}
+_SHOWN: Final = ("run_id", "path")  # fields of errors that callers act on
+
+
+class Problem(BaseModel):
+    """A refusal. Members beside these depend on the `code`: `run_id` of `thread_busy`, for example."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    code: str
+
+
+def problem(
+    status: int, code: str, detail: str, *, headers: Mapping[str, str] | None = None, **members: Any
+) -> Response:
+    """Return a problem document as a response."""
+    body = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        **members,
+    }
+    return Response(jsontext.dumps(body), status, dict(headers or {}), MEDIA_TYPE)
+
+
+def status_of(error: errors.MainstemError) -> HTTPStatus:
+    """Return the HTTP status of an error raised on purpose."""
+    for kind, status in _STATUS:
+        if isinstance(error, kind):
+            return status
+    return HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def of_error(error: errors.MainstemError) -> Response:
+    """Return the problem document of an error raised on purpose."""
+    status = status_of(error)
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if status is HTTPStatus.SERVICE_UNAVAILABLE else {}
+    members = {name: error.fields[name] for name in _SHOWN if name in error.fields}
+    return problem(status, error.code, error.detail, headers=headers, **members)
+
+
+def install(app: FastAPI) -> None:
+    """Have an app answer all refusals and failures with problem documents."""
+    app.add_exception_handler(errors.MainstemError, _on_mainstem_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(Exception, _on_failure)
+
+
+async def _on_mainstem_error(request: Request, error: Exception) -> Response:
+    del request
+    assert isinstance(error, errors.MainstemError)
+    return of_error(error)
+
+
+async def _on_validation_error(request: Request, error: Exception) -> Response:
+    del request
+    assert isinstance(error, RequestValidationError)
+    # Without the offending input: it may be large, secret, or no JSON.
+    found = [
+        {"loc": [str(part) for part in item["loc"]], "msg": item["msg"], "type": item["type"]}
+        for item in error.errors()
+    ]
+    first = found[0] if found else {"loc": [], "msg": "The request does not fit its schema."}
+    detail = f"{'.'.join(first['loc'])}: {first['msg']}"
+    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", detail, errors=found)
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    del request
+    assert isinstance(error, HTTPException)
+    code = _CODES.get(error.status_code, "invalid_request" if error.status_code < 500 else "internal_error")
+    return problem(error.status_code, code, error.detail, headers=error.headers)
+
+
+async def _on_failure(request: Request, error: Exception) -> Response:
+    logger.error(
+        "a request failed", extra={"action": "request_failed", "path": request.url.path}, exc_info=error
+    )
+    return problem(
+        HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "Something went wrong here; it was logged."
+    )

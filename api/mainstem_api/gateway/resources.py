@@ -1,0 +1,123 @@
+"""What a gateway process holds while it serves: store, tailer, client, sweeper. Routes get it per request.
+
+Opened by the app's lifespan; mounted into another app, whose server runs no lifespan of ours, on first use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import signal
+from typing import Any, Final
+
+from fastapi import Request
+
+from mainstem_api.gateway.metrics import Metrics
+from mainstem_api.runs import AsyncRuns
+from mainstem_shared import endpoints
+from mainstem_shared.finalisation import Finaliser
+from mainstem_shared.settings import Settings
+from mainstem_shared.store import Store
+from mainstem_shared.sweeps import Sweeper
+from mainstem_shared.tailer import Tailer
+from mainstem_tasks.dispatch import Dispatcher
+
+_WATCH_S: Final = 0.2
+_UNFINISHED: Final = "ASGI callable returned without completing response."
+
+
+class Gateway:
+    """One gateway's connections. Everything belongs to one event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.store = Store(endpoints.store_url(settings))
+        self.tailer = Tailer(self.store)
+        self.dispatcher = Dispatcher(endpoints.broker_url(settings))
+        self.runs = AsyncRuns(settings, store=self.store, publisher=self.dispatcher)
+        self.metrics = Metrics()
+        self.metrics.observe(self.tailer)
+        self._tasks: list[asyncio.Task[None]] = []
+        _expect_resets()
+
+    def start(self) -> None:
+        """Begin what goes on beside requests."""
+        name = f"gateway-{secrets.token_hex(6)}"
+        finaliser = Finaliser(store=self.store, settings=self.settings, publisher=self.dispatcher)
+        sweeper = Sweeper(finaliser=finaliser, owner=lambda: name)
+        self._tasks = [
+            asyncio.create_task(sweeper.run(), name="gateway-sweeper"),
+            asyncio.create_task(self._drain_with_server(), name="gateway-drain"),
+        ]
+
+    def drain(self) -> None:
+        """Reset all event streams, so that their readers reconnect elsewhere; accept no new ones."""
+        self.tailer.drain()
+
+    async def close(self) -> None:
+        """Drain and close everything, in the order of use."""
+        self.drain()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.tailer.close()
+        await self.runs.aclose()
+        await self.dispatcher.aclose()
+        await self.store.close()
+
+    async def _drain_with_server(self) -> None:
+        """Drain as soon as the uvicorn that runs us begins to stop.
+
+        uvicorn waits for open responses before it tells the app: a stream that waits for its run would hold
+        it for ever. Its signal handler is a bound method; the flag on its owner is all we need.
+        """
+        server: Any = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+        if not hasattr(server, "should_exit"):
+            return  # run in a thread, or by another server: whoever runs us calls `drain`, or cuts us off
+        while not server.should_exit:  # noqa: ASYNC110 - a signal handler sets it, there is no event
+            await asyncio.sleep(_WATCH_S)
+        self.drain()
+
+
+class Holder:
+    """Opens an app's gateway once, and closes it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._gateway: Gateway | None = None
+
+    @property
+    def gateway(self) -> Gateway:
+        if self._gateway is None:
+            self._gateway = Gateway(self.settings)
+        return self._gateway
+
+    def drain(self) -> None:
+        if self._gateway is not None:
+            self._gateway.drain()
+
+    async def close(self) -> None:
+        gateway, self._gateway = self._gateway, None
+        if gateway is not None:
+            await gateway.close()
+
+
+def gateway_of(request: Request) -> Gateway:
+    """Return the gateway that serves a request: a FastAPI dependency."""
+    holder: Holder = request.app.state.holder
+    return holder.gateway
+
+
+class _ExpectedResets(logging.Filter):
+    """Drops uvicorn's complaint about responses without an end: that is how a stream is reset."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.msg != _UNFINISHED
+
+
+_FILTER: Final = _ExpectedResets()
+
+
+def _expect_resets() -> None:
+    logging.getLogger("uvicorn.error").addFilter(_FILTER)

@@ -1,0 +1,168 @@
+"""The routes of runs: start, list, read, follow. Thin: what they do is `AsyncRuns` and the tailer."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Header, Query, Request
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from mainstem_api.gateway.principals import Caller
+from mainstem_api.gateway.problems import Problem
+from mainstem_api.gateway.resources import Gateway, gateway_of
+from mainstem_api.gateway.streams import EventStream
+from mainstem_shared import cursors, jsontext, listings, models
+from mainstem_shared.models import Run, Status
+
+router = APIRouter(tags=["runs"])
+
+Serving = Annotated[Gateway, Depends(gateway_of)]
+Limit = Annotated[int, Query(ge=1, le=listings.LONGEST_PAGE)]
+
+
+class StartBody(models.StartRequest):
+    """What to run. `engine` may be left out where MAINSTEM_DEFAULT_ENGINE is set."""
+
+    engine: models.EngineName | None = None  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
+
+
+class RunList(BaseModel):
+    """Some runs, newest first; `next` is the `cursor` of the next page, null at the end."""
+
+    runs: list[Run]
+    next: str | None
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    content = {"application/problem+json": {"schema": Problem.model_json_schema()}}
+    return {status: {"description": "Problem document", "content": content} for status in statuses}
+
+
+def _json(value: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    # Not the framework's encoder: content may hold halves of surrogate pairs, which it refuses.
+    return Response(
+        jsontext.dumps(value.model_dump(mode="json")), status, headers, media_type="application/json"
+    )
+
+
+@router.post(
+    "/v1/threads/{thread_id}/runs",
+    status_code=202,
+    response_model=Run,
+    responses=_problems(409, 413, 422, 429, 503),
+)
+async def start_run(
+    *,
+    thread_id: models.ThreadId,
+    body: StartBody,
+    request: Request,
+    gateway: Serving,
+    caller: Caller,
+    idempotency_key: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Start a run on a thread. The answer means that it is durable; `Location` names it."""
+    result = await gateway.runs.start(
+        thread_id,
+        body.engine,
+        body.input,
+        user_id=caller.user_id,
+        tenant=caller.tenant,
+        if_active=body.if_active,
+        metadata=body.metadata,
+        idempotency_key=idempotency_key,
+        max_duration_s=body.max_duration_s,
+        on_worker_lost=body.on_worker_lost,
+    )
+    headers = {"Location": f"{request.scope.get('root_path', '')}/v1/runs/{result.run_id}"}
+    if result.replayed:
+        headers["Idempotency-Replayed"] = "true"
+    return _json(result.run, 202, headers)
+
+
+@router.get("/v1/threads/{thread_id}/runs", response_model=RunList, responses=_problems(400, 422, 503))
+async def list_thread_runs(
+    *,
+    thread_id: models.ThreadId,
+    gateway: Serving,
+    caller: Caller,
+    active: bool | None = None,
+    status: Status | None = None,
+    limit: Limit = listings.PAGE,
+    cursor: str | None = None,
+) -> Response:
+    """List a thread's runs, newest first."""
+    page = await gateway.runs.list(
+        thread_id=thread_id,
+        user_id=caller.user_id,
+        tenant=caller.tenant,
+        status=status,
+        active=active,
+        limit=limit,
+        cursor=cursor,
+    )
+    return _json(RunList.model_construct(runs=page.runs, next=page.next))
+
+
+@router.get("/v1/runs", response_model=RunList, responses=_problems(400, 422, 503))
+async def list_runs(
+    *,
+    gateway: Serving,
+    caller: Caller,
+    status: Status | None = None,
+    user: str | None = None,
+    active: bool | None = None,
+    limit: Limit = listings.PAGE,
+    cursor: str | None = None,
+) -> Response:
+    """List the caller's runs, newest first. Those of another `user` are not the caller's to see: none."""
+    if user is not None and user != caller.user_id:
+        return _json(RunList(runs=[], next=None))
+    page = await gateway.runs.list(
+        user_id=caller.user_id,
+        tenant=caller.tenant,
+        status=status,
+        active=active,
+        limit=limit,
+        cursor=cursor,
+    )
+    return _json(RunList.model_construct(runs=page.runs, next=page.next))
+
+
+@router.get("/v1/runs/{run_id}", response_model=Run, responses=_problems(404, 503))
+async def get_run(run_id: str, gateway: Serving, caller: Caller) -> Response:
+    """Return a run as of now: its record, and its content folded to the log's top."""
+    return _json(await gateway.runs.get(run_id, user_id=caller.user_id, tenant=caller.tenant))
+
+
+@router.get(
+    "/v1/runs/{run_id}/events",
+    response_class=Response,
+    responses={
+        200: {"description": "The run's events, until `run.finished`", "content": {"text/event-stream": {}}},
+        204: {"description": "Nothing comes after this cursor: the run is over"},
+        **_problems(400, 404, 422, 503),
+    },
+)
+async def follow_run(
+    *,
+    run_id: str,
+    gateway: Serving,
+    caller: Caller,
+    last_event_id: Annotated[str | None, Header()] = None,
+    after: str | None = None,
+    start: Annotated[Literal["snapshot"] | None, Query(alias="from")] = None,
+) -> Response:
+    """Follow a run's events, from a cursor on (`Last-Event-ID`, else `after`; `0-0`: from the start).
+
+    With `from=snapshot` and no cursor, a snapshot stands in for the past. The stream ends after
+    `run.finished`; any other break means: connect again, with the id of the last event.
+    """
+    spelled = last_event_id or after
+    cursor = cursors.parse(spelled) if spelled is not None else None
+    return EventStream(
+        gateway.tailer.subscribe(run_id, after=cursor, from_snapshot=start == "snapshot"),
+        principal=caller,
+        heartbeat_s=gateway.settings.heartbeat_s,
+        metrics=gateway.metrics,
+    )

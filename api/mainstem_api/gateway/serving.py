@@ -1,0 +1,50 @@
+"""Running the gateway with uvicorn: `mainstem gateway`, the supervisor and tests.
+
+Shutdown order: no new connections, all event streams reset (their readers reconnect elsewhere), other
+requests finish, then the app closes its connections.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, Final
+
+import uvicorn
+from fastapi import FastAPI
+
+from mainstem_api.gateway.app import create_app
+from mainstem_shared.settings import Settings
+
+SHUTDOWN_S: Final = 10
+"""After so long, requests that still run are cut off."""
+BACKLOG: Final = 4096
+"""All readers of a gateway that stopped come at once."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn, resetting the app's event streams first when it stops: it would wait for them for ever."""
+
+    def __init__(self, app: FastAPI, settings: Settings, **options: Any) -> None:
+        self._app = app
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=settings.host,
+                port=settings.port,
+                backlog=BACKLOG,
+                timeout_graceful_shutdown=SHUTDOWN_S,
+                timeout_keep_alive=65,  # longer than the 60 s of common proxies, which reuse connections
+                server_header=False,
+                **options,
+            )
+        )
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._app.state.holder.drain()
+        await super().shutdown(sockets)
+
+
+def serve(settings: Settings | None = None, **options: Any) -> None:
+    """Serve until SIGTERM or SIGINT. `options` go to `uvicorn.Config`."""
+    settings = settings or Settings()
+    Server(create_app(settings), settings, **options).run()

@@ -1,0 +1,106 @@
+"""Server-sent events: a run's feed as an HTTP response that is reset, never ended, while the run is not over.
+
+Pure ASGI instead of Starlette's `StreamingResponse`, which ends cleanly whatever happened: clients take a
+clean end for the end of the run. Under uvicorn a callable that returns without its last body chunk closes the
+connection in mid-body, which every client reads as a break.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import AbstractAsyncContextManager
+from typing import Final
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from mainstem_api.gateway.metrics import Metrics
+from mainstem_shared import errors
+from mainstem_shared.feeds import End, Feed
+from mainstem_shared.frames import Frame
+from mainstem_shared.principals import Principal
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT: Final = b": hb\n\n"
+_HEADERS: Final = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"connection", b"keep-alive"),
+    (b"x-accel-buffering", b"no"),  # nginx would hold events back
+]
+
+
+class EventStream(Response):
+    """Follows a run for one client. Errors before the first byte become problem documents."""
+
+    def __init__(
+        self,
+        subscription: AbstractAsyncContextManager[Feed],
+        *,
+        principal: Principal,
+        heartbeat_s: float,
+        metrics: Metrics,
+    ) -> None:
+        super().__init__()
+        self._subscription = subscription
+        self._principal = principal
+        self._heartbeat_s = heartbeat_s
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._subscription as feed:
+            if not self._principal.owns(feed.spec):
+                raise errors.NotFound
+            if feed.end is End.FINISHED:  # the reader has it all: 204 makes an EventSource stop
+                await Response(status_code=204)(scope, receive, send)
+                return
+            listener = asyncio.create_task(_until_disconnected(receive))
+            listener.add_done_callback(lambda _: feed.close(End.CLOSED))
+            self._metrics.streams.inc()
+            try:
+                await self._stream(feed, send)
+            finally:
+                self._metrics.streams.dec()
+                listener.cancel()
+                await asyncio.gather(listener, return_exceptions=True)
+
+    async def _stream(self, feed: Feed, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        end = "error"
+        try:
+            await self._send_all(feed, send)
+            end = str(feed.end)
+        except errors.StoreUnavailable:
+            end = errors.StoreUnavailable.code
+        except Exception:  # the stream's boundary: raised further it could not become a response any more
+            logger.exception("a stream failed", extra={"action": "stream_failed"})
+        finally:
+            self._metrics.ends.labels(end).inc()
+        if feed.end is End.FINISHED:
+            await send({"type": "http.response.body", "body": b""})
+        # Everything else is a reset: no last chunk.
+
+    async def _send_all(self, feed: Feed, send: Send) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._heartbeat_s):
+                    frames = await anext(feed)
+            except TimeoutError:
+                await send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
+                continue
+            except StopAsyncIteration:
+                return
+            await self._send_frames(frames, send)
+
+    async def _send_frames(self, frames: list[Frame], send: Send) -> None:
+        body = frames[0].wire if len(frames) == 1 else b"".join([frame.wire for frame in frames])
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+        self._metrics.streamed.inc(len(frames))
+        self._metrics.streamed_bytes.inc(len(body))
+
+
+async def _until_disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
