@@ -94,7 +94,7 @@ class Fold:
         self.steps = state["steps"]
         self._steps = {step["step_id"]: step for step in self.steps}
         self.usage, self.title, self.action = state["usage"], state["title"], state["action"]
-        self.extra = {key: state[key] for key in ("context_usage", "agent") if key in state}
+        self.extra = {key: value for key, value in state.items() if key in ("context_usage", "agent")}
         self.size = len(jsontext.dumps(state["content"]))
 
     @property

@@ -1,0 +1,131 @@
+"""Folding: snapshot and tail lead to the same bytes as all events, for whatever engines emit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emitting import SCRIPTS, Model, perform
+from mainstem_shared import events, folds, jsontext
+from mainstem_shared.cursors import Cursor
+from mainstem_shared.events import Entry, Type
+from mainstem_shared.folds import Fold
+
+
+class Recorder:
+    """Turns a script into log entries, one per emission, numbering parts as the channel must."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.parts: list[str] = []
+
+    def text(self, kind: Type, text: str) -> None:
+        if text:
+            if not self.parts or self.parts[-1] != kind:
+                self.parts.append(kind)
+            self._add(kind, {"part": len(self.parts) - 1, "text": text})
+
+    def emit(self, kind: str, payload: dict[str, Any]) -> None:
+        if (
+            kind == Type.STEP_STARTED
+            and payload["kind"] == "tool_call"
+            and payload["step_id"] not in self.parts
+        ):
+            self.parts.append(payload["step_id"])
+        self._add(kind, payload)
+
+    def _add(self, kind: str, payload: dict[str, Any]) -> None:
+        cursor = Cursor(2, len(self.entries) + 1)
+        self.entries.append(Entry(cursor=cursor, type=kind, data=jsontext.dumps(payload)))
+
+
+def recorded(script: list[tuple[Any, ...]]) -> list[Entry]:
+    recorder = Recorder()
+    for step in script:
+        perform(step, recorder)
+    return recorder.entries
+
+
+@given(SCRIPTS)
+def test_the_fold_is_what_the_engine_said(script: list[tuple[Any, ...]]):
+    """Content, title and usage are those of a model that knows nothing of events."""
+    model = Model()
+    for step in script:
+        model.follow(step)
+    fold = folds.fold(recorded(script))
+    assert fold.dump()["content"] == model.content
+    assert (fold.title, fold.usage) == (model.title, model.usage)
+    assert fold.text == events.text_of(model.content)
+
+
+@given(SCRIPTS, st.data())
+def test_snapshot_and_tail_are_the_whole(script: list[tuple[Any, ...]], data: st.DataObject):
+    """Cut anywhere, store the head as JSON, fold the tail onto it: the same bytes."""
+    entries = recorded(script)
+    cut = data.draw(st.integers(0, len(entries)))
+    state = jsontext.loads(jsontext.dumps(folds.fold(entries[:cut]).dump()))
+    assert jsontext.dumps(folds.fold(entries[cut:], state).dump()) == jsontext.dumps(
+        folds.fold(entries).dump()
+    )
+
+
+@given(SCRIPTS)
+def test_a_state_event_replaces_everything(script: list[tuple[Any, ...]]):
+    """A resync or a final event folded onto anything is what was dumped into it."""
+    state = folds.fold(recorded(script)).dump()
+    fold = Fold()
+    fold.apply(Type.MESSAGE_DELTA, {"part": 0, "text": "something else"})
+    for kind in (Type.RESYNC, Type.SNAPSHOT, Type.FINISHED):
+        fold.apply(kind, jsontext.loads(jsontext.dumps({"prev": "1-0", "text": "", **state})))
+        assert jsontext.dumps(fold.dump()) == jsontext.dumps(state)
+
+
+@given(SCRIPTS)
+def test_size_is_about_the_payload(script: list[tuple[Any, ...]]):
+    """What the content limit counts is within the content's own size: re-sent arguments count once."""
+    entries = recorded(script)
+    size = folds.fold(entries).size
+    content = len(jsontext.dumps(folds.fold(entries).dump()["content"]))
+    results = sum(len(e.data) for e in entries if e.type == Type.STEP_COMPLETED)
+    assert 0 <= size <= content + results + 8
+
+
+def test_unknown_events_and_parts_change_nothing():
+    """A reader of this version folds the logs of a later one."""
+    fold = Fold()
+    fold.apply("later.invention", {"x": 1})
+    assert fold.dump() == Fold().dump()
+    state = {**Fold().dump(), "content": [{"type": "image", "url": "u"}, {"type": "text", "text": "t"}]}
+    fold.load(jsontext.loads(jsontext.dumps(state)))
+    assert fold.dump() == state
+    assert fold.text == "t"
+
+
+def test_open_calls_are_those_without_a_result():
+    """Streaming and called ones; not completed, failed or aborted ones."""
+    script = [("stream", "c1"), ("call", "c2", {}), ("call", "c3", {}), ("result", "c3", 1)]
+    assert folds.fold(recorded(script)).open_calls == ["c1", "c2"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload"),
+    [
+        (Type.MESSAGE_DELTA, {"part": 0, "text": "x"}),
+        (Type.FINISHED, {"content": []}),
+        (Type.STEP_STARTED, {"kind": "tool_call", "name": "n", "at": 1, "arguments": {}}),
+        (Type.STEP_STARTED, {"step_id": "s", "kind": "tool_call", "name": "n", "at": 1}),
+        (Type.STEP_STARTED, {"step_id": "s", "kind": "step", "name": "n", "at": "now"}),
+        (Type.STEP_DELTA, {"step_id": "s", "arguments": {}}),
+        (Type.STEP_COMPLETED, {"step_id": "s", "at": 1}),
+        (Type.TITLE, {"title": None}),
+        (Type.APPROVAL_REQUIRED, {}),
+        (Type.CUSTOM, ["not an object"]),
+    ],
+)
+def test_payloads_that_no_fold_can_take_are_refused(kind: str, payload: Any):
+    """Where they are emitted, with a sentence that says what is missing."""
+    with pytest.raises(ValueError, match=kind.replace(".", r"\.")):
+        folds.check(kind, payload)

@@ -1,0 +1,63 @@
+"""JSON as it stands in the log: exact, compact, and forgiving towards what providers send."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mainstem_shared import jsontext
+
+SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**64) | st.text()
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20
+)
+ANY_TEXT = st.text(st.characters(exclude_categories=()))  # lone surrogates included
+
+
+@given(VALUES)
+def test_values_survive(value: object):
+    """What was encoded is decoded the same; browsers' JSON agrees; the text is one line of UTF-8."""
+    data = jsontext.dumps(value)
+    assert jsontext.loads(data) == json.loads(data) == value
+    assert b"\n" not in data
+    data.decode("utf-8")
+
+
+@given(ANY_TEXT)
+def test_any_string_is_encoded_as_valid_utf8_json(text: str):
+    """Lone surrogates are spelled with escapes; the decoder brings them back (and joins halves that met)."""
+    data = jsontext.dumps({"text": text})
+    data.decode("utf-8")
+    decoded = jsontext.loads(data)["text"]
+    assert decoded.encode("utf-16", "surrogatepass") == text.encode("utf-16", "surrogatepass")
+
+
+def test_halves_of_a_pair_join():
+    """A provider that splits an escape sequence over two tokens still yields the character."""
+    assert jsontext.loads(jsontext.dumps("\ud83d" + "\ude00")) == "😀"
+    assert jsontext.loads(jsontext.dumps(["\ud83d", "\ude00"])) == ["\ud83d", "\ude00"]
+
+
+@pytest.mark.parametrize("half", ["", "\ud83d"])
+def test_a_surrogate_does_not_change_what_else_can_be_encoded(half: str):
+    """Dates, tuples, and numbers that JSON lacks: the same text with and without a lone surrogate beside."""
+    value = {"at": datetime(2026, 1, 2, tzinfo=UTC), "t": (1, 2), "n": float("nan"), "x": half}
+    decoded = jsontext.loads(jsontext.dumps(value))
+    assert decoded == {"at": "2026-01-02T00:00:00Z", "t": [1, 2], "n": None, "x": half}
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_numbers_that_json_lacks_become_null(number: float):
+    """No browser's JSON.parse meets NaN or Infinity."""
+    assert jsontext.dumps({"n": number}) == b'{"n":null}'
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[1,]", b'{"a":1}x', b"\xff", b'"\xff"', b"'a'"])
+def test_what_is_not_json_is_refused(data: bytes):
+    """With a ValueError, whichever decoder found out."""
+    with pytest.raises(ValueError):
+        jsontext.loads(data)

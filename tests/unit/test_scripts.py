@@ -1,0 +1,155 @@
+"""Each verb twice: as a Lua script with a header, and as a typed function. Here they are held together."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import uuid
+from collections.abc import Callable, Sequence
+from importlib import resources
+from typing import Any
+
+import pytest
+
+from mainstem_shared import ids, models, verbs
+from mainstem_shared.cursors import Cursor
+from mainstem_shared.store import Script, Store
+
+RUN = ids.run_id("t", "t", uuid.UUID(int=1))
+CONTROL = verbs.Control(run_id=RUN, epoch=2, owner="me")
+SPEC = models.Spec(
+    run_id=RUN,
+    thread_id="t",
+    user_id="u",
+    tenant="t",
+    engine="e",
+    metadata={},
+    created_ms=1,
+    max_duration_s=1,
+)
+TOP = Cursor(2, 1)
+
+CALLS: dict[str, Callable[[Any], Any]] = {
+    "start": lambda s: verbs.start(
+        s, SPEC, b"{}", nonce="n", if_active="reject", live_ttl_ms=1, thread_ttl_ms=1, idempotency=("a", "b")
+    ),
+    "claim": lambda s: verbs.claim(s, RUN, nonce="n", owner="o", task_id="t", live_ttl_ms=1),
+    "seal": lambda s: verbs.seal(s, RUN, nonce="n", sealer="o", epoch=2, cause="c"),
+    "finish": lambda s: verbs.finish(
+        s,
+        CONTROL,
+        nonce="n",
+        top=TOP,
+        reason=models.Reason.COMPLETED,
+        state={},
+        error=models.ErrorInfo(code="c", message="m"),
+        retention_ms=1,
+    ),
+    "snapshot": lambda s: verbs.snapshot(s, CONTROL, cursor=TOP, state=b"{}", live_ttl_ms=1),
+    "handover": lambda s: verbs.handover(
+        s, CONTROL, nonce="n", top=TOP, resume_as="run.restarted", cause="c", state=b"{}", live_ttl_ms=1
+    ),
+    "resync": lambda s: verbs.resync(s, CONTROL, nonce="n", state=b"{}", live_ttl_ms=1),
+    "stop": lambda s: verbs.stop(s, RUN, reason=models.Reason.USER_ABORT),
+    "published": lambda s: verbs.published(s, RUN, task_id="t"),
+    "compact": lambda s: verbs.compact(s, RUN),
+    "read": lambda s: verbs.read(s, RUN),
+}
+"""One call of each verb's function; a verb that is new must be added here."""
+
+SCRIPTS = {value.name: value for value in vars(verbs).values() if isinstance(value, Script)}
+
+
+class Called(Exception):  # noqa: N818 - a signal of this test
+    """What a function passed to its script."""
+
+
+class Recorder(Store):
+    """A store that runs nothing."""
+
+    async def verb(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[Any] = (),
+        *,
+        patience_s: float | None = None,
+    ) -> list[Any]:
+        raise Called(script, keys, args)
+
+
+def source(name: str) -> str:
+    return (resources.files("mainstem_shared") / "lua" / f"{name}.lua").read_text("utf-8")
+
+
+def listed(text: str, what: str) -> list[str]:
+    """The names that a header lists under KEYS or ARGV: `KEYS  1 record  2 log`, over several lines."""
+    block = re.search(rf"^{what}((?:  .*\n| +\d+ .*\n| {{5,}}.*\n)+)", text, re.MULTILINE)
+    if block is None:
+        return []
+    numbered = re.findall(r"(?:^|\s)(\d+) ([a-z].*?)(?=\s{2,}\d|\n|$)", block[1])
+    assert [int(number) for number, _ in numbered] == list(range(1, len(numbered) + 1)), (what, numbered)
+    return [name for _, name in numbered]
+
+
+def test_every_verb_is_held_together_here():
+    """A verb without a call in this file would not be compared."""
+    assert set(CALLS) == set(SCRIPTS)
+
+
+@pytest.mark.parametrize("name", sorted(CALLS))
+def test_the_function_passes_what_the_header_lists(name: str):
+    """As many keys and arguments, and what the script unpacks; the keys' names agree too."""
+    text = source(name)
+    with pytest.raises(Called) as called:
+        asyncio.run(CALLS[name](Recorder("redis://unused")))
+    script, keys, args = called.value.args
+    assert script.name == name
+    assert len(keys) == len(listed(text, "KEYS"))
+    assert len(args) == len(listed(text, "ARGV"))
+    assert None not in args
+    assert "" not in keys
+    unpacked = re.findall(r"^local ([\w, \n]+?) =\s+unpack\((KEYS|ARGV)\)", text, re.MULTILINE)
+    for names, what in unpacked:
+        assert len(names.split(",")) == len(listed(text, what)), what
+    for key, label in zip(keys, listed(text, "KEYS"), strict=True):
+        assert _kind(key) in label, (key, label)
+
+
+def _kind(key: str) -> str:
+    spelled = {"runs": "runs", "idem": "idempotency"}
+    kind = key.split("}:")[1].split(":")[0 if ":idem:" in key else -1]
+    return spelled.get(kind, kind)
+
+
+@pytest.mark.parametrize("name", sorted(set(CALLS) - {"read"}))
+def test_the_header_lists_every_answer(name: str):
+    """Every word that the script may answer stands in its header, and no other."""
+    text = source(name)
+    header, _, body = text.partition("--]]")
+    answers = set(re.findall(r"return \{ '(\w+)'", body)) | set(
+        re.findall(r"return \{ [\w.]+ == \w+ and '(\w+)' or '\w+'", body)
+    ) | set(re.findall(r"return \{ [\w.]+ == \w+ and '\w+' or '(\w+)'", body))  # fmt: skip
+    documented = set(re.findall(r"\{'(\w+)'", header[header.index("Returns") :]))
+    assert answers == documented
+
+
+@pytest.mark.parametrize("name", sorted(CALLS))
+def test_flags_say_what_a_verb_may_do(name: str):
+    """Ending, sealing and trimming run when memory is full; what makes more of it does not."""
+    first = source(name).partition("\n")[0]
+    ends_or_frees = {"finish", "seal", "snapshot", "handover", "resync", "stop", "compact"}
+    assert ("allow-oom" in first) == (name in ends_or_frees)
+    assert ("no-writes" in first) == (name == "read")
+
+
+def test_every_script_is_a_verb():
+    """No Lua file is left over; each begins with a shebang and a header of one sentence."""
+    files = {
+        p.name for p in (resources.files("mainstem_shared") / "lua").iterdir() if p.name.endswith(".lua")
+    }
+    for file in files - {"_prelude.lua"}:
+        text = source(file.removesuffix(".lua"))
+        assert text.startswith("#!lua"), file
+        assert "\n--[[\n" in text, file
+    assert {f"{name}.lua" for name in SCRIPTS} <= files
