@@ -1,47 +1,43 @@
 """`RunContext`: what an engine sees of its run, and how it emits.
 
 Every `await` here is usually over at once: events are buffered and written in groups. It waits when the
-buffer is full, which is how the store slows an engine down.
+buffer is full, which is how the store slows an engine down. Plain `def` engines get the same from `blocking`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Generic
 
-from mainstem_shared import jsontext
+from typing_extensions import TypeVar
+
+from mainstem_shared import errors, jsontext
 from mainstem_shared.cursors import Cursor
 from mainstem_shared.events import Type
-from mainstem_shared.folds import Fold
 from mainstem_shared.models import Usage
+from mainstem_shared.settings import Settings
+from mainstem_tasks.channel import Channel
 
 if TYPE_CHECKING:
     from mainstem_shared.verbs import Claimed
     from mainstem_tasks.registry import Engine
 
+InputT = TypeVar("InputT", default=Any)
+"""An engine's input model; a mapping if it declares none."""
 
-class Channel(Protocol):
-    """The way into a run's log: `mainstem_shared.channels.Channel`, or a test's list."""
+SaveCheckpoint = Callable[[bytes, Cursor], Awaitable[None]]
+"""Stores an engine's state together with the cursor of the last event it covers."""
 
-    fold: Fold
-
-    def text(self, kind: Type, text: str) -> None: ...
-    def emit(self, kind: str, payload: dict[str, Any]) -> None: ...
-    @property
-    def congested(self) -> bool: ...
-    async def drained(self) -> None: ...
-    async def flush(self) -> Cursor: ...
+_YIELD_EVERY: Final = 32
+"""Events after which other runs have their turn: half a millisecond of an engine that never waits."""
 
 
-class RunContext:
-    """One segment of a run, as its engine sees it. Safe to use from all tasks the engine starts.
-
-    Every emitting method may raise `Fenced` or `ChannelClosed` (the run is over for this segment: let it
-    pass), `EventTooLarge` (over 256 KB) and `ContentTooLarge` (over 8 MB in total).
-    """
+class RunView(Generic[InputT]):
+    """What both kinds of engines, `async def` and plain `def`, can see of their run. Safe from any thread."""
 
     def __init__(
         self,
@@ -50,45 +46,145 @@ class RunContext:
         thread_id: str,
         user_id: str,
         tenant: str,
+        input: InputT,  # noqa: A002 - the name engines use
+        raw_input: Mapping[str, Any],
+        metadata: Mapping[str, Any],
         segment: int,
-        metadata: dict[str, Any],
-        input: Any,  # noqa: A002 - the name engines use
-        channel: Channel,
+        state: bytes | None,
+        decisions: Mapping[str, Any] | None,
+        settings: Settings,
+        stopping: Callable[[], bool],
     ) -> None:
-        self.run_id = run_id
+        self.run_id: Final = run_id
         """The run's id."""
-        self.thread_id = thread_id
+        self.thread_id: Final = thread_id
         """The conversation the run belongs to."""
-        self.user_id = user_id
+        self.user_id: Final = user_id
         """Whose run it is."""
-        self.tenant = tenant
+        self.tenant: Final = tenant
         """The tenant of that user."""
-        self.segment = segment
-        """1 at the start, one more with each continuation."""
-        self.metadata = metadata
-        """What the caller attached to the run."""
-        self.input = input
+        self.input: Final = input
         """The validated input: the engine's input model, or a mapping if it has none."""
+        self.raw_input: Final = raw_input
+        """The input as the caller sent it."""
+        self.metadata: Final = metadata
+        """What the caller attached to the run."""
+        self.segment: Final = segment
+        """1 at the start, one more with each continuation."""
+        self.state: Final = state
+        """The last checkpoint of an earlier segment; None at the start."""
+        self.decisions: Final = decisions
+        """What a human decided while the run was paused, in the continuation; None otherwise."""
+        self.settings: Final = settings
+        """The configuration of this process."""
+        self._stopping = stopping
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the run is being stopped: aborted, over its time, or its worker shuts down.
+
+        `async def` engines are cancelled too; plain ones that compute for long should look here at times.
+        """
+        return self._stopping()
+
+    def idempotency_key(self, call: str) -> str:
+        """Return a key for a side effect that must happen once: the same in every segment of the run.
+
+        Side effects cannot be fenced: give this key to the service that performs them. `call` is the tool
+        call's id, or any name that a continuation will use again.
+        """
+        named = jsontext.dumps([self.run_id, call])
+        return f"ms_{hashlib.blake2b(named, digest_size=16).hexdigest()}"
+
+
+class RunContext(RunView[InputT]):
+    """One segment of a run, as its engine sees it. Safe to use from all tasks the engine starts.
+
+    Every emitting method may raise `Fenced` or `ChannelClosed` (the run is over for this segment: let it
+    pass), `EventTooLarge` (over 256 KB) and `ContentTooLarge` (over 8 MB in total).
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        *,
+        run_id: str,
+        thread_id: str,
+        user_id: str,
+        tenant: str,
+        input: InputT,  # noqa: A002 - the name engines use
+        raw_input: Mapping[str, Any],
+        metadata: Mapping[str, Any],
+        segment: int = 1,
+        state: bytes | None = None,
+        decisions: Mapping[str, Any] | None = None,
+        settings: Settings | None = None,
+        stopping: Callable[[], bool] = lambda: False,
+        save: SaveCheckpoint | None = None,
+        inbox: asyncio.Queue[str] | None = None,
+    ) -> None:
+        super().__init__(
+            run_id=run_id,
+            thread_id=thread_id,
+            user_id=user_id,
+            tenant=tenant,
+            input=input,
+            raw_input=raw_input,
+            metadata=metadata,
+            segment=segment,
+            state=state,
+            decisions=decisions,
+            settings=settings or Settings(),
+            stopping=stopping,
+        )
+        self.inbox: Final[asyncio.Queue[str]] = inbox or asyncio.Queue()
+        """Text that users send while the run is at work, in order of arrival."""
         self._channel = channel
-        self._usage = Usage()
+        self._save = save
+        self._turn = 0
+        self._steps = 0
+        # The channel's fold lags behind, so what was emitted here is remembered here.
+        fold = channel.fold
+        self._usage = Usage.model_validate(fold.usage or {})
+        open_calls = frozenset(fold.open_calls)
+        self._open = {s["step_id"]: s["started_at"] for s in fold.steps if s["step_id"] in open_calls}
+        self._answered = set(fold.calls) - open_calls
 
     @classmethod
-    def of(cls, claimed: Claimed, channel: Channel, engine: Engine) -> RunContext:
-        """Return the context of a claimed run.
+    def of(
+        cls,
+        claimed: Claimed,
+        channel: Channel,
+        engine: Engine,
+        *,
+        state: bytes | None = None,
+        settings: Settings | None = None,
+        stopping: Callable[[], bool] = lambda: False,
+        save: SaveCheckpoint | None = None,
+        inbox: asyncio.Queue[str] | None = None,
+    ) -> RunContext[Any]:
+        """Return the context of a claimed run. `stopping` is asked from any thread.
 
         Raises:
             InvalidInput: the engine's model refuses the run's input.
         """
         spec = claimed.spec
-        return cls(
+        return RunContext(
+            channel,
             run_id=spec.run_id,
             thread_id=spec.thread_id,
             user_id=spec.user_id,
             tenant=spec.tenant,
-            segment=claimed.segment,
-            metadata=spec.metadata,
             input=engine.parse(claimed.input),
-            channel=channel,
+            raw_input=claimed.input,
+            metadata=spec.metadata,
+            segment=claimed.segment,
+            state=state,
+            decisions=claimed.decisions,
+            settings=settings,
+            stopping=stopping,
+            save=save,
+            inbox=inbox,
         )
 
     # -- text
@@ -96,62 +192,88 @@ class RunContext:
     async def text(self, text: str) -> None:
         """Append to the answer."""
         self._channel.text(Type.MESSAGE_DELTA, text)
-        if self._channel.congested:
-            await self._channel.drained()
+        await self._emitted()
 
     async def reasoning(self, text: str) -> None:
         """Append to the model's visible reasoning."""
         self._channel.text(Type.REASONING_DELTA, text)
-        if self._channel.congested:
-            await self._channel.drained()
+        await self._emitted()
 
     # -- tools and steps
 
-    async def tool_call(self, call_id: str, name: str, arguments: dict[str, Any]) -> None:
-        """State that a tool is called, with its complete arguments; the log knows before the tool runs.
+    async def tool_call(self, call_id: str, name: str, arguments: Mapping[str, Any]) -> None:
+        """State that a tool is called, with its complete arguments; the log knows when this returns.
 
         After `tool_call_start` with the same id this replaces the streamed text by the parsed arguments.
+
+        Raises:
+            ValueError: the call has its result already; each call needs an id of its own.
         """
-        await self._emit(
-            Type.STEP_STARTED,
-            {"step_id": call_id, "kind": "tool_call", "name": name, "arguments": arguments, "at": _now_ms()},
-        )
+        await self._call_started(call_id, name, dict(arguments))
         await self._channel.flush()
 
     async def tool_call_start(self, call_id: str, name: str) -> None:
-        """State that a tool call begins whose arguments are still streaming."""
-        await self._emit(
-            Type.STEP_STARTED,
-            {"step_id": call_id, "kind": "tool_call", "name": name, "arguments": "", "at": _now_ms()},
-        )
+        """State that a tool call begins whose arguments are still streaming.
+
+        Raises:
+            ValueError: the call has its result already; each call needs an id of its own.
+        """
+        await self._call_started(call_id, name, "")
 
     async def tool_call_delta(self, call_id: str, arguments: str) -> None:
-        """Append to the streaming arguments of a tool call."""
-        await self._emit(Type.STEP_DELTA, {"step_id": call_id, "arguments": arguments})
+        """Append to the streaming arguments of a tool call.
+
+        Raises:
+            ValueError: no such call is open.
+        """
+        self._require_open(call_id)
+        if arguments:
+            await self._emit(Type.STEP_DELTA, {"step_id": call_id, "arguments": arguments})
 
     async def tool_result(self, call_id: str, result: Any, *, failed: bool = False) -> None:
-        """Answer a tool call; `result` is anything JSON can hold."""
-        await self._completed(call_id, "failed" if failed else "completed", result)
+        """Answer a tool call; `result` is anything JSON can hold.
+
+        Raises:
+            ValueError: no such call is open.
+        """
+        self._require_open(call_id)
+        state = "failed" if failed else "completed"
+        self._channel.emit(Type.STEP_COMPLETED, _completed(call_id, state, result))
+        del self._open[call_id]
+        self._answered.add(call_id)
+        await self._emitted()
+
+    async def _call_started(self, call_id: str, name: str, arguments: dict[str, Any] | str) -> None:
+        if call_id in self._answered:
+            raise ValueError(f"Tool call {call_id!r} has its result already; give each call its own id.")
+        at = self._open.get(call_id, _now_ms())
+        self._channel.emit(
+            Type.STEP_STARTED,
+            {"step_id": call_id, "kind": "tool_call", "name": name, "arguments": arguments, "at": at},
+        )
+        self._open[call_id] = at
+        await self._emitted()
+
+    def _require_open(self, call_id: str) -> None:
+        if call_id not in self._open:
+            raise ValueError(f"No tool call {call_id!r} is open; start it with tool_call or tool_call_start.")
 
     @contextlib.asynccontextmanager
-    async def step(self, name: str, *, step_id: str | None = None) -> AsyncGenerator[str]:
-        """Show a named step while the block runs; it fails with the block."""
-        step_id = step_id or f"step_{len(self._channel.fold.steps) + 1}_{name}"[:128]
+    async def step(self, name: str) -> AsyncGenerator[str]:
+        """Show a named step while the block runs; it ends as the block does. Yields its id."""
+        self._steps += 1
+        step_id = f"step_{self.segment}_{self._steps}"
         await self._emit(
             Type.STEP_STARTED, {"step_id": step_id, "kind": "step", "name": name, "at": _now_ms()}
         )
         try:
             yield step_id
-        except BaseException:
-            with contextlib.suppress(Exception):  # the block's own failure is the one to see
-                await self._completed(step_id, "failed", None)
+        except BaseException as error:
+            state = "aborted" if isinstance(error, asyncio.CancelledError) else "failed"
+            with contextlib.suppress(errors.MainstemError):  # the block's own failure is the one to see
+                self._channel.emit(Type.STEP_COMPLETED, _completed(step_id, state, None))
             raise
-        await self._completed(step_id, "completed", None)
-
-    async def _completed(self, step_id: str, state: str, result: Any) -> None:
-        await self._emit(
-            Type.STEP_COMPLETED, {"step_id": step_id, "state": state, "result": result, "at": _now_ms()}
-        )
+        await self._emit(Type.STEP_COMPLETED, _completed(step_id, "completed", None))
 
     # -- about the run
 
@@ -164,20 +286,20 @@ class RunContext:
         *,
         input_tokens: int = 0,
         output_tokens: int = 0,
+        total_tokens: int | None = None,
         cached_input_tokens: int = 0,
         reasoning_tokens: int = 0,
     ) -> None:
         """Add one provider call's tokens to the run's usage.
 
-        Cached tokens are part of the input tokens, reasoning tokens of the output tokens.
+        Cached and reasoning tokens are parts of the others. `total_tokens` None: input and output.
         """
-        before = (
-            Usage.model_validate(self._channel.fold.usage or {}) if self._usage == Usage() else self._usage
-        )
+        total = input_tokens + output_tokens if total_tokens is None else total_tokens
+        before = self._usage
         self._usage = Usage(
             input_tokens=before.input_tokens + input_tokens,
             output_tokens=before.output_tokens + output_tokens,
-            total_tokens=before.total_tokens + input_tokens + output_tokens,
+            total_tokens=before.total_tokens + total,
             cached_input_tokens=before.cached_input_tokens + cached_input_tokens,
             reasoning_tokens=before.reasoning_tokens + reasoning_tokens,
         )
@@ -189,28 +311,41 @@ class RunContext:
 
     async def agent(self, name: str, **details: Any) -> None:
         """State which agent is at work now."""
-        await self._emit(Type.AGENT_UPDATED, {"name": name, **details})
+        await self._emit(Type.AGENT_UPDATED, {**details, "name": name})
 
     async def custom(self, name: str, data: Any = None) -> None:
         """Emit an event of your own; readers that do not know it ignore it."""
         await self._emit(Type.CUSTOM, {"name": name, "data": data})
 
+    # -- durability
+
     async def flush(self) -> Cursor:
         """Wait until everything emitted so far is durable; returns the cursor of the last event."""
         return await self._channel.flush()
 
-    def idempotency_key(self, call: str) -> str:
-        """Return a key for a side effect that must happen once: the same in every segment of this run.
+    async def checkpoint(self, state: bytes) -> None:
+        """Save the engine's own state: a later segment, on any worker, finds it in `run.state`.
 
-        Side effects cannot be fenced: give this key to the service that performs them.
+        It covers everything emitted before. The bytes are the engine's business; put a version into them.
         """
-        named = jsontext.dumps([self.run_id, call])
-        return f"ms_{hashlib.blake2b(named, digest_size=16).hexdigest()}"
+        if self._save is None:
+            raise RuntimeError("This segment has nowhere to save checkpoints.")
+        await self._save(bytes(state), await self._channel.flush())
 
     async def _emit(self, kind: Type, payload: dict[str, Any]) -> None:
         self._channel.emit(kind, payload)
+        await self._emitted()
+
+    async def _emitted(self) -> None:
         if self._channel.congested:
             await self._channel.drained()
+        self._turn += 1
+        if self._turn % _YIELD_EVERY == 0:
+            await asyncio.sleep(0)
+
+
+def _completed(step_id: str, state: str, result: Any) -> dict[str, Any]:
+    return {"step_id": step_id, "state": state, "result": result, "at": _now_ms()}
 
 
 def _now_ms() -> int:
