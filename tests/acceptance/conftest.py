@@ -1,0 +1,66 @@
+"""A live system per test: store and broker on one server (or two), real worker processes, an API client."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mainstem_shared import keys
+from mainstem_shared.settings import Settings
+from processes import Child, worker
+from servers import ValkeyProcess
+from waiting import wait_until
+
+
+class Live:
+    """The addresses of a live system, and ways to start parts of it."""
+
+    def __init__(self, store: ValkeyProcess, broker: ValkeyProcess, directory: Path) -> None:
+        self.store, self.broker, self.directory = store, broker, directory
+        self.env = {"MAINSTEM_REDIS_URL": store.url(0), "MAINSTEM_BROKER_URL": broker.url(1)}
+        self.stack = contextlib.ExitStack()
+
+    def settings(self) -> Settings:
+        return Settings(redis_url=self.store.url(0), broker_url=self.broker.url(1))
+
+    def worker(self, name: str = "worker", *, ready: bool = True, **env: str) -> Child:
+        child = self.stack.enter_context(worker({**self.env, **env}, self.directory, name))
+        if ready:
+            wait_until(lambda: self.is_ready(child), description=f"{name} to be ready", timeout_s=30)
+        return child
+
+    @staticmethod
+    def is_ready(child: Child) -> bool:
+        assert child.running, f"the worker ended:\n{child.log[-3000:]}"
+        return "@test ready" in child.log
+
+    def engines_announced(self) -> bool:
+        with self.store.client() as client:
+            return bool(client.hlen(keys.ENGINES))
+
+
+@pytest.fixture
+def live(empty_server: ValkeyProcess, tmp_path: Path) -> Iterator[Live]:
+    """A live system on the shared server; no worker runs yet."""
+    system = Live(empty_server, empty_server, tmp_path)
+    with system.stack:
+        yield system
+
+
+@pytest.fixture
+def apart(private_valkey: ValkeyProcess, empty_server: ValkeyProcess, tmp_path: Path) -> Iterator[Live]:
+    """A live system whose broker is a server of its own, to be frozen and killed (`apart.broker`)."""
+    system = Live(empty_server, private_valkey, tmp_path)
+    with system.stack:
+        yield system
+
+
+@pytest.fixture
+def fragile(private_valkey: ValkeyProcess, empty_server: ValkeyProcess, tmp_path: Path) -> Iterator[Live]:
+    """A live system whose store is a server of its own, to be frozen and killed (`fragile.store`)."""
+    system = Live(private_valkey, empty_server, tmp_path)
+    with system.stack:
+        yield system
