@@ -1,0 +1,209 @@
+"""The provider's side of the `openai` engine: shared clients, and all its failures as `ProviderError`.
+
+The official SDK talks; it is imported at the first run, in a thread, because that takes most of a second.
+What a stream means for a run is in `openai_chat`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import json
+import random
+import re
+import time
+import weakref
+from collections.abc import AsyncGenerator, Mapping
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from mainstem_shared import errors
+from mainstem_shared.settings import Settings
+
+if TYPE_CHECKING:
+    import openai
+    from openai.types.chat import ChatCompletionChunk
+
+CONNECT_S: Final = 10.0
+WRITE_S: Final = 30.0
+PUBLIC_URL: Final = "https://api.openai.com/v1"
+FIRST_DELAY_S: Final = 0.5
+LONGEST_DELAY_S: Final = 8.0
+LONGEST_RETRY_AFTER_S: Final = 60.0
+"""A provider that wants to be left alone for longer has failed, as far as this run is concerned."""
+_SHOWN_CHARACTERS: Final = 500  # of a provider's message: some answer with a page of HTML
+_TRANSIENT: Final = frozenset({408, 409, 425, 429})
+_KEY_LIKE: Final = re.compile(r"\b(sk|pk|key)-[\w*.-]{4,}")  # OpenAI's 401 quotes the key, half masked
+
+Clients = dict[tuple[str, str], "openai.AsyncOpenAI"]
+# By loop: a client's connections belong to the loop that opened them.
+_clients: Final[weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Clients]] = weakref.WeakKeyDictionary()
+
+
+class Provider:
+    """One endpoint, as the settings describe it, with a client that all runs of this loop share."""
+
+    def __init__(self, client: openai.AsyncOpenAI, secret: str) -> None:
+        self._client = client
+        self._secret = secret
+
+    @classmethod
+    async def of(cls, settings: Settings) -> Provider:
+        """Return the provider of these settings.
+
+        Raises:
+            ProviderError: the settings name none.
+        """
+        secret = settings.openai_api_key.get_secret_value() if settings.openai_api_key else ""
+        if not secret and not settings.openai_base_url:
+            raise errors.ProviderError(
+                "No provider is configured: set MAINSTEM_OPENAI_API_KEY or MAINSTEM_OPENAI_BASE_URL."
+            )
+        sdk = await asyncio.to_thread(_import)
+        clients = _clients.setdefault(asyncio.get_running_loop(), {})
+        named = (settings.openai_base_url or PUBLIC_URL, secret)
+        if named not in clients:
+            # Explicit values, so that the SDK's own environment variables have no say. Local servers need no
+            # key, but the SDK does. Retries are ours: only we know whether something was emitted.
+            clients[named] = sdk.AsyncOpenAI(base_url=named[0], api_key=secret or "none", max_retries=0)
+        return cls(clients[named], secret)
+
+    async def stream(
+        self, body: Mapping[str, Any], *, silence_s: float
+    ) -> AsyncGenerator[ChatCompletionChunk]:
+        """Yield the chunks of one streamed chat completion. `silence_s`: the longest wait for any of them.
+
+        Raises:
+            ProviderError: it refused, failed, fell silent or sent nonsense; `retryable(error)` tells which.
+        """
+        import openai
+
+        timeout = openai.Timeout(connect=CONNECT_S, read=silence_s, write=WRITE_S, pool=None)
+        own = {"messages": body["messages"], "model": body["model"]}
+        rest = {name: value for name, value in body.items() if name not in own}
+        with self._failing_clearly(silence_s):
+            stream = await self._client.chat.completions.create(
+                **own, stream=True, stream_options={"include_usage": True}, extra_body=rest, timeout=timeout
+            )
+        async with stream:
+            chunks = aiter(stream)
+            while True:
+                # Only the SDK's errors are the provider's: what the consumer raises passes untouched.
+                with self._failing_clearly(silence_s):
+                    chunk = await anext(chunks, None)
+                if chunk is None:
+                    return
+                yield chunk
+
+    def _failing_clearly(self, silence_s: float) -> _FailingClearly:
+        return _FailingClearly(self._secret, silence_s)
+
+
+class _FailingClearly(contextlib.AbstractContextManager[None]):
+    """Turns what the SDK raises into `ProviderError`."""
+
+    def __init__(self, secret: str, silence_s: float) -> None:
+        self._secret = secret
+        self._silence_s = silence_s
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        import openai
+
+        match error:
+            case openai.APIStatusError():
+                said = self._presentable(_said(error.body) or error.response.reason_phrase)
+                status, headers = error.status_code, error.response.headers
+                wait_s = _retry_after_s(headers)
+                transient = status in _TRANSIENT or status >= 500
+                again = headers.get("x-should-retry", str(transient)).lower() == "true"
+                hopeless = error.code == "insufficient_quota" or (wait_s or 0) > LONGEST_RETRY_AFTER_S
+                raise errors.ProviderError(
+                    f"The provider answered {status}: {said}",
+                    status=status,
+                    retryable=again and not hopeless,
+                    retry_after_s=wait_s,
+                ) from error
+            case openai.APITimeoutError():
+                connecting = type(error.__cause__).__name__ == "ConnectTimeout"
+                waited_s = CONNECT_S if connecting else self._silence_s
+                what = "could not be reached" if connecting else "was silent"
+                raise errors.ProviderError(
+                    f"The provider {what} for {waited_s:g} s.", retryable=True
+                ) from error
+            case openai.APIConnectionError():
+                why = self._presentable(str(error.__cause__ or error))
+                raise errors.ProviderError(
+                    f"The connection to the provider failed: {why}", retryable=True
+                ) from error
+            case openai.APIError():  # an error event within the stream
+                said = self._presentable(_said(error.body) or error.message)
+                raise errors.ProviderError(
+                    f"The provider failed: {said}", retryable=error.type != "invalid_request_error"
+                ) from error
+            case openai.OpenAIError() | json.JSONDecodeError() | UnicodeDecodeError():
+                why = self._presentable(str(error))
+                raise errors.ProviderError(
+                    f"The provider sent what is no chat completion: {why}", retryable=True
+                ) from error
+            case _:
+                pass
+
+    def _presentable(self, text: str) -> str:
+        """Return a provider's words without our key, and not too many of them."""
+        if self._secret:
+            text = text.replace(self._secret, "[key]")
+        text = _KEY_LIKE.sub("[key]", " ".join(text.split()))
+        return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
+
+
+def retryable(error: errors.ProviderError) -> bool:
+    """Tell whether the same request may succeed when it is sent again."""
+    return bool(error.fields.get("retryable"))
+
+
+def delay_s(attempt: int, error: errors.ProviderError) -> float:
+    """Return how long to wait after failed attempt number `attempt` (from 1): as told, else ever longer."""
+    told = error.fields.get("retry_after_s")
+    if isinstance(told, float):
+        return told
+    return min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+
+
+async def aclose() -> None:
+    """Close the clients of this loop."""
+    for client in _clients.pop(asyncio.get_running_loop(), {}).values():
+        await client.close()
+
+
+def _import() -> Any:
+    importlib.import_module(
+        "openai.resources.chat.completions"
+    )  # the SDK would import it at the first request
+    return importlib.import_module("openai")
+
+
+def _said(body: object) -> str:
+    """Find the message in an error body: OpenAI's, or one of the shapes that compatible servers use."""
+    if isinstance(body, str):
+        return body
+    if isinstance(body, Mapping):
+        for name in ("message", "detail", "error"):
+            if value := body.get(name):
+                return value if isinstance(value, str) else _said(value) or json.dumps(value)
+    return ""
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Read Retry-After (RFC 9110, 10.2.3: seconds or a date) or OpenAI's finer `retry-after-ms`."""
+    with contextlib.suppress(ValueError):
+        if milliseconds := headers.get("retry-after-ms"):
+            return max(0.0, float(milliseconds) / 1000)
+    value = headers.get("retry-after")
+    if not value:
+        return None
+    with contextlib.suppress(ValueError):
+        return max(0.0, float(value))
+    with contextlib.suppress(ValueError):
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    return None

@@ -1,0 +1,167 @@
+"""Running an engine in a test, without broker, store or worker: `result = await run_engine(engine, {...})`.
+
+Events are what the engine emitted, one entry each: a real log merges consecutive deltas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mainstem_shared import errors, events, folds, ids, jsontext
+from mainstem_shared.cursors import Cursor
+from mainstem_shared.events import Entry, Type
+from mainstem_shared.folds import Fold, TextPart
+from mainstem_shared.models import Usage
+from mainstem_shared.settings import Settings
+from mainstem_tasks import registry
+from mainstem_tasks.context import RunContext
+
+
+class MemoryChannel:
+    """A channel into a list. Never congested; the limits of a real log hold."""
+
+    def __init__(self, fold: Fold | None = None, *, epoch: int = 1) -> None:
+        self.fold = fold or Fold()
+        self.events: list[Entry] = []
+        self.closed = False
+        self._cursor = Cursor(epoch, 0)
+
+    def text(self, kind: Type, text: str) -> None:
+        """Append to the open part of this kind."""
+        if not text:
+            return
+        part = len(self.fold.parts)
+        last = self.fold.parts[-1] if self.fold.parts else None
+        if isinstance(last, TextPart) and last.kind == folds.type_of_delta[kind]:
+            part -= 1
+        self._append(kind, {"part": part, "text": text})
+
+    def emit(self, kind: str, payload: dict[str, Any]) -> None:
+        """Append any other event."""
+        data = events.check_size(jsontext.dumps(payload))
+        self._append(kind, folds.check(kind, jsontext.loads(data)))
+
+    def _append(self, kind: str, payload: dict[str, Any]) -> None:
+        if self.closed:
+            raise errors.ChannelClosed
+        data = jsontext.dumps(payload)
+        if self.fold.size + len(data) > events.CONTENT_LIMIT:
+            raise errors.ContentTooLarge(limit=events.CONTENT_LIMIT)
+        self._cursor = self._cursor.next()
+        self.events.append(Entry(cursor=self._cursor, type=str(kind), data=data))
+        self.fold.apply(kind, payload)
+
+    @property
+    def congested(self) -> bool:
+        """Whether the engine should wait."""
+        return False
+
+    async def drained(self) -> None:
+        """Wait until there is room."""
+
+    async def flush(self) -> Cursor:
+        """Return the cursor of the last event."""
+        return self._cursor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineRun:
+    """What came of an engine's run."""
+
+    events: list[Entry]
+    fold: Fold
+    checkpoint: bytes | None
+    """The last state the engine saved."""
+    error: Exception | None
+    """What the engine raised; only with `check=False`."""
+
+    @property
+    def text(self) -> str:
+        """All text parts, concatenated."""
+        return self.fold.text
+
+    @property
+    def content(self) -> list[dict[str, Any]]:
+        """The content's parts, as readers get them."""
+        return self.fold.dump()["content"]
+
+    @property
+    def usage(self) -> Usage | None:
+        """The run's tokens."""
+        return None if self.fold.usage is None else Usage.model_validate(self.fold.usage)
+
+    def payloads(self, kind: str) -> list[dict[str, Any]]:
+        """Return the payloads of all events of one type, in order."""
+        return [event.payload() for event in self.events if event.type == kind]
+
+
+async def run_engine(
+    engine: str | registry.Engine | Callable[..., Any],
+    input: Mapping[str, Any] | None = None,  # noqa: A002 - the name engines use
+    *,
+    check: bool = True,
+    channel: MemoryChannel | None = None,
+    run_id: str | None = None,
+    segment: int = 1,
+    state: bytes | None = None,
+    decisions: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    settings: Settings | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> EngineRun:
+    """Run an engine (decorated function, or a registered name) to its end, as a worker would.
+
+    `state`, `segment` and `decisions` play a continuation. `check=False` keeps what the engine raises as the
+    result's `error`, with everything it emitted before.
+
+    Raises:
+        InvalidInput: the engine's model refuses the input.
+    """
+    found = _found(engine)
+    channel = channel or MemoryChannel(epoch=segment + 1)
+    saved: list[bytes] = []
+
+    async def save(data: bytes, covers: Cursor) -> None:
+        del covers
+        saved.append(data)
+
+    raw = dict(input or {})
+    run = RunContext[Any](
+        channel,
+        run_id=run_id or ids.run_id("default", "test-thread", ids.uuid7()),
+        thread_id="test-thread",
+        user_id="local",
+        tenant="default",
+        input=found.parse(raw),
+        raw_input=raw,
+        metadata=metadata or {},
+        segment=segment,
+        state=state,
+        decisions=decisions,
+        settings=settings,
+        stopping=stopping,
+        save=save,
+    )
+    failure: Exception | None = None
+    try:
+        await found.function(run)
+    except Exception as error:
+        if check:
+            raise
+        failure = error
+    finally:
+        channel.closed = True  # whatever the engine left running must not emit: a real run is over now
+    return EngineRun(
+        events=channel.events,
+        fold=channel.fold,
+        checkpoint=saved[-1] if saved else None,
+        error=failure,
+    )
+
+
+def _found(engine: str | registry.Engine | Callable[..., Any]) -> registry.Engine:
+    if isinstance(engine, registry.Engine):
+        return engine
+    return registry.get(engine) if isinstance(engine, str) else registry.of(engine)
