@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import hiredis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -49,8 +49,7 @@ class Pipe(asyncio.Protocol):
         self._replies: list[Reply] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but its base class
 
     def send(self, packed: bytes, on_reply: OnReply, *, replies: int = 1) -> None:
         """Send one or more packed commands; `on_reply` gets their `replies` replies together."""
