@@ -73,8 +73,9 @@ class Settings(BaseSettings):
 
     @property
     def live_ttl_ms(self) -> int:
-        """Lifetime of an unfinished run's keys: the longest run, the longest wait for a worker and the
-        longest approval window, plus an hour for recovery.
+        """Lifetime of an unfinished run's keys.
+
+        The longest run, wait for a worker and approval window together, plus an hour for recovery.
         """
         return int((self.max_run_s + self.max_queue_s + self.approval_window_s + 3600) * 1000)
 
@@ -82,3 +83,14 @@ class Settings(BaseSettings):
     def retention_ms(self) -> int:
         """Lifetime of a finished run's keys, counted from the terminal event."""
         return int(self.retention_s * 1000)
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that give another process the same settings: those that were set at all."""
+        values = {name: getattr(self, name) for name in sorted(self.model_fields_set)}
+        return {
+            f"MAINSTEM_{name.upper()}": _plain(value) for name, value in values.items() if value is not None
+        }
+
+
+def _plain(value: object) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)

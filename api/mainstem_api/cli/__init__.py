@@ -1,0 +1,61 @@
+"""The `mainstem` command. Each subcommand is a function in a module of its own.
+
+Only the module of the called command is imported: a worker lives for months and needs no HTTP client.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterable
+from typing import Final
+
+import typer
+
+from mainstem_shared.errors import MainstemError
+
+COMMANDS: Final = {
+    "up": "mainstem_api.cli.stack",
+    "valkey": "mainstem_api.cli.stack",
+    "worker": "mainstem_api.cli.processes",
+    "gateway": "mainstem_api.cli.processes",
+    "flower": "mainstem_api.cli.processes",
+    "run": "mainstem_api.cli.run",
+    "watch": "mainstem_api.cli.watch",
+    "runs": "mainstem_api.cli.runs",
+    "doctor": "mainstem_api.cli.doctor",
+}
+"""Where each command is; in the order of the help."""
+PASSING: Final = {"worker", "flower"}
+"""Commands that pass options they do not know on to Celery."""
+
+
+def build_app(names: Iterable[str] = tuple(COMMANDS)) -> typer.Typer:
+    """Return the command line with these commands."""
+    app = typer.Typer(
+        name="mainstem",
+        help="LLM generations as durable runs on Celery.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,  # its tracebacks show local variables, secrets among them
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_nothing)  # with a single command typer would drop its name
+    for name in names:
+        passing = {"ignore_unknown_options": True, "allow_extra_args": True} if name in PASSING else {}
+        app.command(name, context_settings=passing)(getattr(importlib.import_module(COMMANDS[name]), name))
+    return app
+
+
+def main() -> None:
+    """Run the command line; an error of ours is a sentence, not a traceback."""
+    called = sys.argv[1] if len(sys.argv) > 1 else ""
+    app = build_app([called] if called in COMMANDS else COMMANDS)
+    try:
+        app()
+    except MainstemError as error:
+        print(f"mainstem: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _nothing() -> None:
+    pass

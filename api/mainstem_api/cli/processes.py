@@ -1,0 +1,143 @@
+"""`mainstem worker`, `mainstem gateway`, `mainstem flower`: one process each, as `mainstem up` starts them.
+
+They are also what a Procfile, a container or a service manager runs. Where store and broker are stands in the
+environment afterwards, so that what is started here has one place to look.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import socket
+import time
+from enum import StrEnum
+from types import FrameType
+from typing import Annotated, Final
+
+import typer
+
+from mainstem_api.supervisor import hold_tether
+from mainstem_shared import endpoints
+from mainstem_shared.embedded import ServerNotRunningError
+from mainstem_shared.settings import Settings
+
+SERVER_PATIENCE_S: Final = 30.0
+"""A process manager starts all processes at once: the embedded server may need a moment."""
+TETHER_MARGIN_S: Final = 5.0
+_POLL_S: Final = 0.1
+
+
+class Pool(StrEnum):
+    """How a worker executes tasks."""
+
+    ASYNCIO = "asyncio"
+    THREADS = "threads"
+    PREFORK = "prefork"
+
+
+def worker(
+    context: typer.Context,
+    *,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(
+            "--concurrency", "-c", min=1, help="Tasks at once.", show_default="MAINSTEM_CONCURRENCY, or cores"
+        ),
+    ] = None,
+    pool: Annotated[
+        Pool, typer.Option("--pool", "-P", help="asyncio holds thousands of runs.")
+    ] = Pool.ASYNCIO,
+    queues: Annotated[str | None, typer.Option("--queues", "-Q", help="Comma-separated.")] = None,
+    loglevel: Annotated[str, typer.Option("--loglevel", "-l")] = "INFO",
+    name: Annotated[
+        str | None, typer.Option("--name", "-n", help="Celery's node name, such as w1@%h.")
+    ] = None,
+) -> None:
+    """Run one worker process. Other options of `celery worker` may follow."""
+    settings = _prepare()
+    options = {
+        "--pool": "custom" if pool is Pool.ASYNCIO else pool.value,
+        "--concurrency": _concurrency(pool, concurrency, settings),
+        "--queues": queues,
+        "--loglevel": loglevel,
+        "--hostname": name,
+    }
+    arguments = [part for option, value in options.items() if value for part in (option, value)]
+    # By name: the web tier's package never imports the workers', which may not even be installed there.
+    importlib.import_module("mainstem_workers.__main__").main([*arguments, *context.args])
+
+
+def gateway(
+    *,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on.", show_default="MAINSTEM_HOST")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="0: any free one.", show_default="MAINSTEM_PORT")] = None,
+    fd: Annotated[int | None, typer.Option(help="Serve an inherited listening socket instead.")] = None,
+    access_log: Annotated[bool, typer.Option(help="Log every request.")] = False,
+) -> None:
+    """Run the HTTP gateway."""
+    settings = _prepare(host=host, port=port)
+    from mainstem_api.gateway import Server, create_app
+
+    server = Server(create_app(settings), settings, http="httptools", access_log=access_log)
+    server.run(sockets=None if fd is None else [socket.socket(fileno=fd)])
+
+
+def flower(
+    context: typer.Context,
+    *,
+    port: Annotated[int | None, typer.Option(help="Its port.", show_default="MAINSTEM_FLOWER_PORT")] = None,
+) -> None:
+    """Run Flower. Its own options may follow, and its FLOWER_ variables hold."""
+    settings = _prepare(flower_port=port)
+    import flower.command
+    from celery.bin.celery import celery
+
+    # Flower looks its handler up when it starts. Its own one ends in a traceback when the signal comes twice,
+    # as it does after Ctrl-C: once from the terminal, once from the supervisor.
+    flower.command.sigterm_handler = _end_once
+    signal.signal(signal.SIGINT, _end_once)
+    celery.main(
+        # The broker's address may hold a password: it is passed inside the process, no process list shows it.
+        args=[
+            f"--broker={endpoints.broker_url(settings)}",
+            "flower",
+            f"--address={settings.host}",
+            f"--port={settings.flower_port}",
+            *context.args,
+        ],
+        prog_name="mainstem",
+    )
+
+
+def _prepare(**options: str | int | None) -> Settings:
+    """Return the settings, with the addresses of a running server and the options that were given in them."""
+    settings = Settings(**{name: value for name, value in options.items() if value is not None})  # type: ignore[arg-type]
+    hold_tether(grace_s=settings.drain_s + TETHER_MARGIN_S)
+    deadline = time.monotonic() + SERVER_PATIENCE_S
+    while True:
+        try:
+            os.environ["MAINSTEM_REDIS_URL"] = endpoints.store_url(settings)
+            os.environ["MAINSTEM_BROKER_URL"] = endpoints.broker_url(settings)
+        except ServerNotRunningError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_POLL_S)
+        else:
+            return Settings(**settings.model_dump(include=settings.model_fields_set, exclude_none=True))
+
+
+def _end_once(number: int, frame: FrameType | None) -> None:
+    del number, frame
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, signal.SIG_IGN)
+    raise SystemExit(0)
+
+
+def _concurrency(pool: Pool, given: int | None, settings: Settings) -> str | None:
+    """A process each is too much for the runs an event loop holds: prefork's default stays Celery's."""
+    if given is None and pool is Pool.PREFORK:
+        return str(os.cpu_count() or 1)
+    return str(given or settings.concurrency)

@@ -1,0 +1,36 @@
+"""`mainstem up` and `mainstem valkey`: what starts the embedded server and stays in the foreground."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from typing import Final
+
+from mainstem_api.supervisor import Stack
+from mainstem_shared.embedded import BROKER_DB, EmbeddedServer, ServerStartError
+from mainstem_shared.settings import Settings
+
+_POLL_S: Final = 0.5
+
+
+def up() -> None:
+    """Start everything on this machine: embedded Valkey, workers, gateway, Flower."""
+    asyncio.run(Stack(Settings()).run())
+
+
+def valkey() -> None:
+    """Run the embedded Valkey server in the foreground."""
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda _number, _frame: stopping.set())
+    server = EmbeddedServer.start_or_adopt(Settings().data_dir)
+    print(f"store {server.url()}  broker {server.url(BROKER_DB)}  data in {server.data_dir}", flush=True)
+    try:
+        while not stopping.wait(_POLL_S):
+            if not server.is_alive():
+                raise ServerStartError(
+                    data_dir=server.data_dir, cause="it ended", log=server.data_dir / "valkey.log"
+                )
+    finally:
+        server.stop()
