@@ -54,6 +54,11 @@ class Lease:
         """Take the lease and keep it; a store that is away is tried again until it answers."""
         self._ticked = clocks.now()
         self._beat()
+        self.start_soon()
+
+    def start_soon(self) -> None:
+        """Take the lease from the beat thread, without waiting for the store here."""
+        self._ticked = clocks.now()
         self._thread = threading.Thread(target=self._run, name="mainstem-lease", daemon=True)
         self._thread.start()
 
@@ -76,7 +81,7 @@ class Lease:
         return clocks.now() - self._ticked <= self._settings.lease_s
 
     def _run(self) -> None:
-        delay = self._settings.lease_s / BEATS_PER_LEASE
+        delay = 0.0
         while not self._stopping:
             self._wakeup.wait(delay)
             if self._stopping:

@@ -193,7 +193,7 @@ async def main() -> int:
             with log_path.open("w") as log:
                 code = await _run(Stack(settings, output=Output(log)), directory)
         if code == 1:
-            print(log_path.read_text()[-4000:], file=sys.stderr)
+            sys.stderr.write(log_path.read_text()[-4000:])
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     return code

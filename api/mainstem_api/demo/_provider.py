@@ -6,10 +6,10 @@ The protocol: https://platform.openai.com/docs/api-reference/chat-streaming (`da
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Final
 
 import uvicorn
@@ -23,7 +23,7 @@ ANSWER: Final = "A stream is a promise: every drop arrives once, in order, howev
 PAUSE_S: Final = 0.02
 
 
-async def _chunks(words: list[str]) -> AsyncGenerator[str]:
+async def _chunks(words: Sequence[str]) -> AsyncGenerator[str]:
     def chunk(**fields: Any) -> str:
         common = {"id": "demo", "object": "chat.completion.chunk", "created": 0, "model": MODEL}
         return f"data: {json.dumps({**common, **fields})}\n\n"
@@ -42,23 +42,16 @@ async def _complete(_request: Request) -> StreamingResponse:
     return StreamingResponse(_chunks(ANSWER.split(" ")), media_type="text/event-stream")
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def provider() -> AsyncGenerator[str]:
     """Serve while the block runs; yields the base URL."""
     app = Starlette(routes=[Route("/v1/chat/completions", _complete, methods=["POST"])])
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
-        server.install_signal_handlers = lambda: None  # type: ignore[attr-defined] # signals are the stack's
-        server.capture_signals = _no_signals  # type: ignore[method-assign]
+        server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign] # signals are the stack's
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         try:
             yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
         finally:
             server.should_exit = True
             await serving
-
-
-def _no_signals() -> Any:
-    import contextlib
-
-    return contextlib.nullcontext()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import signal
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ from mainstem_api.gateway.metrics import Metrics
 from mainstem_api.runs import AsyncRuns
 from mainstem_shared import endpoints
 from mainstem_shared.finalisation import Finaliser
+from mainstem_shared.leases import Lease
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import Store
 from mainstem_shared.sweeps import Sweeper
@@ -39,13 +39,16 @@ class Gateway:
         self.metrics = Metrics()
         self.metrics.observe(self.tailer)
         self._tasks: list[asyncio.Task[None]] = []
+        self._lease: Lease | None = None
         _expect_resets()
 
     def start(self) -> None:
         """Begin what goes on beside requests."""
-        name = f"gateway-{secrets.token_hex(6)}"
+        # Who seals runs must be alive for everybody to see: a gateway that dies while it ends a run is swept too.
+        lease = self._lease = Lease(self.store.url, self.settings)
+        lease.start_soon()
         finaliser = Finaliser(store=self.store, settings=self.settings, publisher=self.dispatcher)
-        sweeper = Sweeper(finaliser=finaliser, owner=lambda: name)
+        sweeper = Sweeper(finaliser=finaliser, owner=lambda: lease.owner)
         self._tasks = [
             asyncio.create_task(sweeper.run(), name="gateway-sweeper"),
             asyncio.create_task(self._drain_with_server(), name="gateway-drain"),
@@ -64,6 +67,8 @@ class Gateway:
         await self.tailer.close()
         await self.runs.aclose()
         await self.dispatcher.aclose()
+        if self._lease is not None:
+            await asyncio.to_thread(self._lease.stop)
         await self.store.close()
 
     async def _drain_with_server(self) -> None:
