@@ -1,6 +1,7 @@
 """The Celery application of the pool's tests. Runs in real worker processes; configured by the environment.
 
-Tasks and signal handlers write what happens into Redis lists (`journal:<task id>`, `signals:<task id>`).
+Tasks and signal handlers write what happens into lists (`journal:<task id>`, `signals:<task id>`) on another
+server than the broker, so that a frozen broker does not stop them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 from typing import Any
 
 import redis
-from celery import Celery, bootsteps, current_task, signals
+from celery import Celery, bootsteps, current_task, group, signals
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
 from mainstem_tasks.asynctask import AsyncTask, cancel_cause
@@ -41,7 +42,7 @@ app.conf.update(
     ),
 )
 
-journal_client = redis.Redis.from_url(URL, decode_responses=True)
+journal_client = redis.Redis.from_url(os.environ["POOLAPP_JOURNAL_URL"], decode_responses=True)
 traced: contextvars.ContextVar[str | None] = contextvars.ContextVar("traced", default=None)
 
 
@@ -55,6 +56,9 @@ class Hooks(bootsteps.StartStopStep):
     requires = {"celery.worker.components:Pool"}  # noqa: RUF012
 
     def start(self, worker: Any) -> None:
+        if not hasattr(worker.pool, "add_shutdown_hook"):
+            return  # another pool
+
         async def hook(word: str) -> None:
             assert asyncio.get_running_loop() is worker.pool.loop
             note("worker", word)
@@ -68,15 +72,14 @@ class Hooks(bootsteps.StartStopStep):
         worker.pool.run(self.tick())
 
     async def tick(self) -> None:
-        """Measures the loop: the longest gap between two ticks since the key was deleted."""
+        """Measure the loop: the longest delay of a tick since it was last asked for."""
         self.ticker = asyncio.ensure_future(self._tick())
 
     async def _tick(self) -> None:
-        longest = 0.0
         while True:
             before = time.monotonic()
             await asyncio.sleep(0.01)
-            Hooks.longest = longest = max(longest, time.monotonic() - before - 0.01)
+            Hooks.longest = max(Hooks.longest, time.monotonic() - before - 0.01)
 
     longest = 0.0
 
@@ -121,7 +124,8 @@ async def who(self: Any, pause: float = 0.0) -> list[Any]:
     await asyncio.sleep(pause)
     child = await asyncio.ensure_future(_child(self))
     await asyncio.sleep(pause)
-    return [self.request.id, current_task.request.id, traced.get(), *child, threading.current_thread().name]
+    outer = current_task.request.id if current_task else None
+    return [self.request.id, outer, traced.get(), *child, threading.current_thread().name]
 
 
 async def _child(task: Any) -> list[Any]:
@@ -132,6 +136,12 @@ async def _child(task: Any) -> list[Any]:
 @app.task
 async def noop(value: Any = None) -> Any:
     return value
+
+
+@app.task
+async def noop_after(seconds: float) -> str:
+    await asyncio.sleep(seconds)
+    return "slept"
 
 
 @app.task(ignore_result=True)
@@ -271,6 +281,11 @@ async def publisher(self: Any) -> str:
 
 
 @app.task
+def start_chord() -> str:
+    return str((group(add.s(number, 1) for number in range(20)) | noop.s()).apply_async().id)
+
+
+@app.task
 def nested() -> Any:
     """A plain task that calls an async one directly: it runs on the background loop."""
     return add(1, 2)
@@ -293,10 +308,8 @@ def busy(seconds: float) -> str:
 
 
 @app.task
-async def longest_gap(reset: bool = False) -> float:
-    longest = Hooks.longest
-    if reset:
-        Hooks.longest = 0.0
+async def longest_gap() -> float:
+    longest, Hooks.longest = Hooks.longest, 0.0
     return longest
 
 
