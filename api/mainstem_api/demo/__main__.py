@@ -203,9 +203,8 @@ async def _run(stack: Stack, directory: Path) -> int:
     running = asyncio.create_task(stack.run())
     telling = asyncio.create_task(story(directory, running))
     await asyncio.wait({running, telling}, return_when=asyncio.FIRST_COMPLETED)
-    interrupted = not telling.done()  # a signal ended the stack first
-    if interrupted:
-        telling.cancel()
+    interrupted = stack.is_stopping  # a signal, which the story's own processes got as well
+    telling.cancel()
     await asyncio.gather(telling, return_exceptions=True)
     if not running.done():
         os.kill(os.getpid(), signal.SIGTERM)  # the stack's own way to stop
@@ -213,7 +212,7 @@ async def _run(stack: Stack, directory: Path) -> int:
     if interrupted:
         console.print("[yellow]Interrupted; everything is stopped.[/yellow]")
         return 130
-    failure = telling.exception()
+    failure = None if telling.cancelled() else telling.exception()
     if failure is not None:
         console.print(f"  [red]✗[/red] {type(failure).__name__}: {failure}")
         return 1

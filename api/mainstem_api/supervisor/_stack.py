@@ -67,6 +67,7 @@ class Stack:
         self._children: list[Child] = []
         self._server: EmbeddedServer | None = None
         self._flower_port = 0
+        self._after_kill = False
         self._data_dir = settings.data_dir.resolve()
 
     async def run(self) -> None:
@@ -81,12 +82,19 @@ class Stack:
         self._catch_signals()
         self._data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = await self._lock()
+        self._after_kill = self._state_file.exists()  # whoever stops in order removes it
         try:
+            self._state_file.unlink(missing_ok=True)
             await self._run_locked()
         finally:
             self._state_file.unlink(missing_ok=True)
             lock.close()
             self._output.close()
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether somebody asked it to end."""
+        return self._stopping.is_set()
 
     @property
     def _state_file(self) -> Path:
@@ -130,7 +138,7 @@ class Stack:
             self._settings.host,
             port,
             variable=variable,
-            patience_s=PORT_PATIENCE_S,
+            patience_s=PORT_PATIENCE_S if self._after_kill else 0,
             waiting=self._output.say,
         )
 
