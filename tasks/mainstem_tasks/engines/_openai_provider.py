@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import importlib
 import json
+import math
 import random
 import re
 import time
@@ -34,6 +35,7 @@ LONGEST_RETRY_AFTER_S: Final = 60.0
 """A provider that wants to be left alone for longer has failed, as far as this run is concerned."""
 _SHOWN_CHARACTERS: Final = 500  # of a provider's message: some answer with a page of HTML
 _TRANSIENT: Final = frozenset({408, 409, 425, 429})
+_HOPELESS: Final = frozenset({"insufficient_quota", "billing_hard_limit_reached"})  # 429s that stay
 _KEY_LIKE: Final = re.compile(r"\b(sk|pk|key)-[\w*.-]{4,}")  # OpenAI's 401 quotes the key, half masked
 
 Clients = dict[tuple[str, str], "openai.AsyncOpenAI"]
@@ -101,7 +103,10 @@ class Provider:
 
 
 class _FailingClearly(contextlib.AbstractContextManager[None]):
-    """Turns what the SDK raises into `ProviderError`."""
+    """Turns what the SDK raises into `ProviderError`.
+
+    `from None` throughout: the originals' texts may quote the key.
+    """
 
     def __init__(self, secret: str, silence_s: float) -> None:
         self._secret = secret
@@ -112,42 +117,40 @@ class _FailingClearly(contextlib.AbstractContextManager[None]):
 
         match error:
             case openai.APIStatusError():
-                said = self._presentable(_said(error.body) or error.response.reason_phrase)
-                status, headers = error.status_code, error.response.headers
-                wait_s = _retry_after_s(headers)
-                transient = status in _TRANSIENT or status >= 500
-                again = headers.get("x-should-retry", str(transient)).lower() == "true"
-                hopeless = error.code == "insufficient_quota" or (wait_s or 0) > LONGEST_RETRY_AFTER_S
-                raise errors.ProviderError(
-                    f"The provider answered {status}: {said}",
-                    status=status,
-                    retryable=again and not hopeless,
-                    retry_after_s=wait_s,
-                ) from error
+                raise self._refused(error) from None
             case openai.APITimeoutError():
-                connecting = type(error.__cause__).__name__ == "ConnectTimeout"
-                waited_s = CONNECT_S if connecting else self._silence_s
-                what = "could not be reached" if connecting else "was silent"
-                raise errors.ProviderError(
-                    f"The provider {what} for {waited_s:g} s.", retryable=True
-                ) from error
+                raise self._silent(error) from None
             case openai.APIConnectionError():
                 why = self._presentable(str(error.__cause__ or error))
-                raise errors.ProviderError(
-                    f"The connection to the provider failed: {why}", retryable=True
-                ) from error
+                raise _failure(f"The connection to the provider failed: {why}") from None
             case openai.APIError():  # an error event within the stream
                 said = self._presentable(_said(error.body) or error.message)
-                raise errors.ProviderError(
-                    f"The provider failed: {said}", retryable=error.type != "invalid_request_error"
-                ) from error
-            case openai.OpenAIError() | json.JSONDecodeError() | UnicodeDecodeError():
-                why = self._presentable(str(error))
-                raise errors.ProviderError(
-                    f"The provider sent what is no chat completion: {why}", retryable=True
-                ) from error
+                again = error.type != "invalid_request_error" and error.code not in _HOPELESS
+                raise _failure(f"The provider failed: {said}", retryable=again) from None
+            case openai.OpenAIError() | ValueError() | TypeError() | AttributeError():  # no JSON, or no chunk
+                why = self._presentable(f"{type(error).__name__}: {error}")
+                raise _failure(f"The provider sent what is no chat completion: {why}") from None
             case _:
                 pass
+
+    def _refused(self, error: openai.APIStatusError) -> errors.ProviderError:
+        status, headers = error.status_code, error.response.headers
+        said = self._presentable(_said(error.body) or error.response.reason_phrase)
+        wait_s = _retry_after_s(headers)
+        transient = status in _TRANSIENT or status >= 500
+        again = headers.get("x-should-retry", str(transient)).lower() == "true"
+        hopeless = error.code in _HOPELESS or (wait_s or 0) > LONGEST_RETRY_AFTER_S
+        return _failure(
+            f"The provider answered {status}: {said}",
+            status=status,
+            retryable=again and not hopeless,
+            retry_after_s=wait_s,
+        )
+
+    def _silent(self, error: openai.APITimeoutError) -> errors.ProviderError:
+        if type(error.__cause__).__name__ == "ConnectTimeout":
+            return _failure(f"The provider could not be reached within {CONNECT_S:g} s.")
+        return _failure(f"The provider was silent for {self._silence_s:g} s.")
 
     def _presentable(self, text: str) -> str:
         """Return a provider's words without our key, and not too many of them."""
@@ -155,6 +158,16 @@ class _FailingClearly(contextlib.AbstractContextManager[None]):
             text = text.replace(self._secret, "[key]")
         text = _KEY_LIKE.sub("[key]", " ".join(text.split()))
         return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
+
+
+def _failure(
+    message: str,
+    *,
+    retryable: bool = True,
+    status: int | None = None,
+    retry_after_s: float | None = None,
+) -> errors.ProviderError:
+    return errors.ProviderError(message, retryable=retryable, status=status, retry_after_s=retry_after_s)
 
 
 def retryable(error: errors.ProviderError) -> bool:
@@ -196,14 +209,11 @@ def _said(body: object) -> str:
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Read Retry-After (RFC 9110, 10.2.3: seconds or a date) or OpenAI's finer `retry-after-ms`."""
-    with contextlib.suppress(ValueError):
-        if milliseconds := headers.get("retry-after-ms"):
-            return max(0.0, float(milliseconds) / 1000)
-    value = headers.get("retry-after")
-    if not value:
-        return None
-    with contextlib.suppress(ValueError):
-        return max(0.0, float(value))
-    with contextlib.suppress(ValueError):
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        with contextlib.suppress(ValueError):
+            seconds = float(headers.get(name, "")) * unit_s
+            if math.isfinite(seconds):
+                return max(0.0, seconds)
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
+        return max(0.0, parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time())
     return None
