@@ -57,6 +57,8 @@ class Settings(BaseSettings):
     drain_s: Annotated[float, Field(ge=0)] = 10
     max_active_runs_per_user: Annotated[int, Field(ge=0)] = 0
     default_engine: str = ""
+    engines: str = ""
+    """Modules, comma-separated, that workers import for the engines in them, beside the entry points'."""
     write_profile: WriteProfile = WriteProfile.LATENCY
     compact_after_s: Annotated[float, Field(ge=0)] = 60
     """How long after its end a run's deltas stay readable one by one; then only the final event is kept."""

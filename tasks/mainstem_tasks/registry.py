@@ -218,6 +218,12 @@ def _load(point: EntryPoint) -> None:
         )
 
 
+def load_modules(names: str) -> None:
+    """Import the modules that MAINSTEM_ENGINES names (comma-separated) on top of the entry points."""
+    for name in filter(None, map(str.strip, names.split(","))):
+        _load(EntryPoint(name=name, value=name, group=GROUP))
+
+
 def get(name: str) -> Engine:
     """Return a registered engine.
 

@@ -64,6 +64,7 @@ class Housekeeping:
     async def start(self) -> None:
         """Take the lease, connect, and start the loops. A store that is away delays runs, not the start."""
         here = self.runtime
+        registry.load_modules(here.settings.engines)
         await asyncio.to_thread(here.lease.start)
         await here.writer.start()
         mailbox = Mailbox(here.store.url, lambda: here.lease.owner, here.deliver)
@@ -86,6 +87,7 @@ class Housekeeping:
         for task in self._loops:
             task.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
+        await registry.aclose()
         await here.writer.stop()
         await asyncio.to_thread(here.lease.stop)
         await here.dispatcher.aclose()
