@@ -1,4 +1,4 @@
-"""Real workers on the asyncio pool, with a broker of their own and a second server for what tasks note down."""
+"""Real workers on the asyncio pool: a broker of their own, a second server for what tasks note down."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 
 
 class Sent:
-    """A task sent to a worker. Polls its result: Celery's own subscribes, and minds a server that went away."""
+    """A task sent to a worker. Polls its result: Celery's own subscribes to a server that may go away."""
 
     def __init__(self, worker: PoolWorker, task_id: str) -> None:
         self.id = task_id
@@ -160,9 +160,7 @@ class PoolWorker:
     def fill_up(self, count: int) -> tuple[Sent, list[Sent]]:
         """Occupy a worker's only slot while `count` delayed tasks it has fetched already come to wait for it."""
         waiting = [self.send("nap", 0, countdown=1.5) for _ in range(count)]
-        wait_until(
-            lambda: len(self.inspect("scheduled")) == count, description="the delayed tasks to be fetched"
-        )
+        wait_until(lambda: len(self.inspect("scheduled")) == count, description="the tasks to be fetched")
         running = self.send("nap", 60)
         self.noted(running, "started")
         wait_until(

@@ -9,7 +9,7 @@ from waiting import wait_until
 
 
 def test_revoke_running(shared_worker, events):
-    """A terminated task is cancelled with the cause REVOKED and announced as revoked, once, and nothing else."""
+    """A terminated task is cancelled with the cause REVOKED, announced as revoked once, and nothing else."""
     result = shared_worker.send("nap", 30)
     shared_worker.noted(result, "started")
     result.revoke(terminate=True)

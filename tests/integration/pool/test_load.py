@@ -61,7 +61,7 @@ def test_revoked_while_waiting_for_a_slot(make_worker):
 
 
 def test_frozen_broker_does_not_delay_the_loop(make_worker, private_valkey):
-    """While broker and backend stand still for 6 s, with events on and tasks ending, the loop keeps its time."""
+    """While broker and backend stand still for 6 s, with events on and tasks ending, the loop goes on."""
     worker = make_worker("-c", "300", "-E", broker=private_valkey)
     naps = [worker.send("nap", 0.5 + number / 50) for number in range(200)]
     late = [worker.send("late_nap", 0.5 + number / 20) for number in range(50)]

@@ -27,7 +27,7 @@ def test_warm_shutdown_waits_for_running_tasks(make_worker):
 
 
 def test_grace_ends_with_a_cancellation(make_worker):
-    """After the grace time tasks are cancelled with the cause SHUTDOWN; their cleanup completes before the hooks."""
+    """After the grace time tasks are cancelled with the cause SHUTDOWN; they clean up before the hooks."""
     worker = make_worker("-c", "4", POOLAPP_GRACE="0.5")
     result = worker.send("nap", 60, 0.5)
     worker.noted(result, "started")
@@ -72,7 +72,7 @@ def test_waiting_tasks_go_back(make_worker):
 
 
 def test_cold_shutdown_is_bounded(make_worker):
-    """A cold shutdown cancels at once with the cause SHUTDOWN and does not wait for a body that goes on for ever."""
+    """A cold shutdown cancels at once with the cause SHUTDOWN; an endless body does not hold it up."""
     worker = make_worker("-c", "4", POOLAPP_CANCEL_GRACE="1")
     result, endless = worker.send("nap", 60, 0.3), worker.send("nap", 60, 300)
     worker.noted(result, "started")

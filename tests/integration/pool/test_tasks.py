@@ -1,4 +1,4 @@
-"""What Celery promises its tasks holds for async tasks on the pool. One worker, shared; real broker and backend."""
+"""What Celery promises its tasks holds for async tasks on the pool. One shared worker, real broker."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from waiting import NotInTimeError, wait_until
 
 
 def test_body_runs_on_the_loop_with_its_request_and_context(shared_worker):
-    """`self.request`, `current_task` and contextvars of `task_prerun` are the task's own, in child tasks too."""
+    """`self.request`, `current_task`, contextvars of `task_prerun` are the task's own, in child tasks too."""
     result = shared_worker.send("who")
     request_id, current_id, traced, child_id, child_traced, thread = result.get(timeout=20)
     assert request_id == current_id == child_id == result.id

@@ -154,7 +154,8 @@ def in_shutdown_signal() -> bool:
 
 
 def is_cold_shutdown() -> bool:
-    return worker_state.should_terminate not in (None, False)
+    flag: object = worker_state.should_terminate
+    return flag is not None and flag is not False  # an exit code, which may be 0
 
 
 def run_pending_callbacks() -> None:
