@@ -277,6 +277,7 @@ async def test_runs_of_one_millisecond_are_listed_each_once(runs: AsyncRuns, sto
             changed = {**jsontext.loads(spec), "run_id": run_id}
             record = {"status": "queued", "epoch": 1, "spec": jsontext.dumps(changed)}
             pipe.hset(keys.run(run_id).record, mapping=record)
+            pipe.expire(keys.run(run_id).record, 60)
             pipe.zadd(keys.RECENT, {run_id: created})
             expected.add(run_id)
         await pipe.execute()
