@@ -33,6 +33,8 @@ class Events:
 
     chunks: Sequence[dict[str, Any] | str]
     end: str = "clean"
+    left: threading.Event = field(default_factory=threading.Event)
+    """Set when the client went away from a silent stream."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,12 +106,15 @@ class OpenAIServer:
     def __init__(self) -> None:
         self.replies: deque[Events | Refusal] = deque()
         self.requests: list[Request] = []
-        self.disconnected = threading.Event()
-        """Set when a client went away from a silent stream."""
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         config = uvicorn.Config(
-            self._app, log_level="critical", lifespan="off", ws="none", timeout_graceful_shutdown=1
+            self._app,
+            interface="asgi3",
+            log_level="critical",
+            lifespan="off",
+            ws="none",
+            timeout_graceful_shutdown=1,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="openai-server")
@@ -122,6 +127,11 @@ class OpenAIServer:
     def reply(self, *replies: Events | Refusal) -> None:
         """Queue answers to the next requests."""
         self.replies.extend(replies)
+
+    def clear(self) -> None:
+        """Forget replies that were not fetched, and all requests."""
+        self.replies.clear()
+        self.requests.clear()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -157,7 +167,7 @@ class OpenAIServer:
         if reply.end == "silent":
             while (await receive())["type"] != "http.disconnect":
                 pass
-            self.disconnected.set()
+            reply.left.set()
         elif reply.end == "cut":
             await asyncio.sleep(0)  # returning without the last body chunk makes uvicorn drop the connection
         else:

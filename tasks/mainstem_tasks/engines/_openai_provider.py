@@ -15,7 +15,7 @@ import random
 import re
 import time
 import weakref
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -80,6 +80,7 @@ class Provider:
             ProviderError: it refused, failed, fell silent or sent nonsense; `retryable(error)` tells which.
         """
         import openai
+        from openai.types.chat import ChatCompletionChunk
 
         timeout = openai.Timeout(connect=CONNECT_S, read=silence_s, write=WRITE_S, pool=None)
         own = {"messages": body["messages"], "model": body["model"]}
@@ -89,11 +90,13 @@ class Provider:
                 **own, stream=True, stream_options={"include_usage": True}, extra_body=rest, timeout=timeout
             )
         async with stream:
-            chunks = aiter(stream)
+            chunks: AsyncIterator[object] = aiter(stream)
             while True:
                 # Only the SDK's errors are the provider's: what the consumer raises passes untouched.
                 with self._failing_clearly(silence_s):
                     chunk = await anext(chunks, None)
+                    if not isinstance(chunk, ChatCompletionChunk | None):  # the SDK lets any JSON through
+                        raise TypeError(f"{chunk!r:.100} is no chunk")
                 if chunk is None:
                     return
                 yield chunk
