@@ -117,7 +117,7 @@ def test_hanging_thread_does_not_hold_up_a_shutdown(make_worker):
 def test_acks_flow_while_draining(make_worker):
     """A late acknowledgement of a task that ends during the drain does not wait for the drain's end."""
     worker = make_worker("-c", "4")
-    short, long = worker.send("late_nap", 1.5), worker.send("nap", 5)
+    short, long = worker.send("late_nap", 1.5), worker.send("nap", 4)
     worker.noted(short, "started")
     worker.noted(long, "started")
     worker.signal(signal.SIGTERM)

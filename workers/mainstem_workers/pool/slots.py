@@ -25,6 +25,7 @@ class Slots:
         self.idle.set()
         self._is_backlogged = is_backlogged
         self._closed = False
+        self._filling = False
 
     def admit(self, job: Job) -> None:
         if self._closed:
@@ -38,18 +39,27 @@ class Slots:
 
     def fill(self) -> None:
         """Start what may start."""
-        while (
-            self.waiting and len(self.running) < self.limit and not self._closed and not self._is_backlogged()
-        ):
-            job = self.waiting.popleft()
-            if job.cancellation.cancelled:
-                continue  # its cancellation is on its way and ends it
-            if job.waited and _celery.is_revoked(job.call):
-                job.end(_celery.announce_revoked, job.call)
-                continue
-            self.running.add(job)
-            self.idle.clear()
-            job.start()
+        if self._filling:
+            return  # a job that ends at once must not recurse through all that wait behind it
+        self._filling = True
+        try:
+            while self.waiting and self._may_start():
+                self._take(self.waiting.popleft())
+        finally:
+            self._filling = False
+
+    def _may_start(self) -> bool:
+        return len(self.running) < self.limit and not self._closed and not self._is_backlogged()
+
+    def _take(self, job: Job) -> None:
+        if job.cancellation.cancelled:
+            return  # its cancellation is on its way and ends it
+        if job.waited and _celery.is_revoked(job.call):
+            job.end(_celery.announce_revoked, job.call)
+            return
+        self.running.add(job)
+        self.idle.clear()
+        job.start()
 
     def ended(self, job: Job) -> None:
         if job in self.running:
