@@ -74,7 +74,7 @@ def idempotency(run_id: str, digest: str) -> str:
 
 
 def lease(owner: str) -> str:
-    """STRING with TTL: the process incarnation `owner` is alive."""
+    """STRING with TTL: the role of the living process incarnation `owner`."""
     return f"{PREFIX}:{{w:{owner}}}:lease"
 
 

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 BEATS_PER_LEASE: Final = 3
 """Two beats may be lost before the lease lapses."""
+WORKER: Final = "worker"
+GATEWAY: Final = "gateway"
 RETRY_S: Final = 0.5
 """After a failed beat: a store that comes back sees the lease before any sweeper looks twice."""
 
@@ -39,9 +41,16 @@ class Lease:
     """Holds a process's lease. `owner` names it; a new name begins after every suspension."""
 
     def __init__(
-        self, url: str, settings: Settings, *, on_suspended: Callable[[], None] = lambda: None
+        self,
+        url: str,
+        settings: Settings,
+        *,
+        role: str = WORKER,
+        on_suspended: Callable[[], None] = lambda: None,
     ) -> None:
+        """`role` is what operators are shown: gateways hold leases too, for the runs they are ending."""
         self._settings = settings
+        self._role = role
         self._on_suspended = on_suspended
         self._client = connect_blocking(url, timeout_s=settings.lease_s / BEATS_PER_LEASE)
         self._wakeup = threading.Event()
@@ -103,7 +112,7 @@ class Lease:
     def _beat(self) -> bool:
         try:
             with self._client.pipeline(transaction=False) as pipe:
-                pipe.set(keys.lease(self.owner), "1", px=int(self._settings.lease_s * 1000))
+                pipe.set(keys.lease(self.owner), self._role, px=int(self._settings.lease_s * 1000))
                 pipe.zadd(keys.WORKERS, {self.owner: now_ms()})
                 pipe.execute()
         except (RedisError, OSError) as error:

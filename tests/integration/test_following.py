@@ -12,6 +12,7 @@ from mainstem_api.cli._display import Piped
 from mainstem_api.cli._following import Event, Follower, HoleError
 from mainstem_api.cli._gateway import Gateway, GatewayError, UnreachableError
 from mainstem_api.cli._progress import Progress
+from mainstem_shared.cursors import parse
 from scripted_gateway import Said, Script, ScriptedGateway
 from servers import free_port
 
@@ -141,10 +142,12 @@ def test_nobody_at_the_address_is_told_at_once():
 # -- what a pipe gets
 
 
-def piped(said: list[Said], capsysbinary: pytest.CaptureFixture[bytes]) -> tuple[str, str]:
-    progress = Progress(run_id="r")
+def piped(
+    said: list[Said], capsysbinary: pytest.CaptureFixture[bytes], after: str | None = None
+) -> tuple[str, str]:
+    progress = Progress(run_id="r", cursor=parse(after or "0-0"))
     with ScriptedGateway(Script(said)) as gateway, Gateway(gateway.url) as client, Piped(progress) as display:
-        for event in Follower(client, "r"):
+        for event in Follower(client, "r", after=after):
             display.show(event)
     display.outcome()
     captured = capsysbinary.readouterr()
@@ -168,6 +171,20 @@ def test_a_text_that_was_replaced_is_said_to_be(capsysbinary: pytest.CaptureFixt
     """A resync that lost text starts over on a line of its own, and stderr says so."""
     out, err = piped([*WHOLE[:4], state("4-0", "resync", "aX"), finished("aX")], capsysbinary)
     assert out == "ab\naX\n"
+    assert "replaced" in err
+
+
+def test_after_a_cursor_only_what_follows_is_shown(capsysbinary: pytest.CaptureFixture[bytes]):
+    """Begun late, a reader does not know the text before; the final state that follows brings nothing new."""
+    out, err = piped(WHOLE[3:], capsysbinary, after="2-1")
+    assert out == "b\n"
+    assert "replaced" not in err
+
+
+def test_after_a_cursor_a_snapshot_is_shown_whole(capsysbinary: pytest.CaptureFixture[bytes]):
+    """Begun late, nobody can tell where in a snapshot's text the reader stood: all of it, and a word about it."""
+    out, err = piped([state("2-2", "snapshot", "ab"), finished("abc")], capsysbinary, after="2-1")
+    assert out == "abc\n"
     assert "replaced" in err
 
 

@@ -66,6 +66,7 @@ class Piped:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._trouble: str | None = None
+        self._wrote = False
 
     def __enter__(self) -> Self:
         return self
@@ -73,7 +74,7 @@ class Piped:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None or (self._progress.text and not isinstance(error, BrokenPipeError)):
+        if error is None or (self._wrote and not isinstance(error, BrokenPipeError)):
             self._write("\n")
 
     def show(self, event: Event) -> None:
@@ -81,7 +82,7 @@ class Piped:
         text, over = self._progress.take(event)
         if over:
             self._say("the text so far was replaced; it follows from the beginning")
-            self._write("\n")
+            self._write("\n" if self._wrote else "")
         self._write(text)
         if self._progress.status != status and self._progress.reason is None:
             self._say(self._progress.status)
@@ -98,6 +99,7 @@ class Piped:
 
     def _write(self, text: str) -> None:
         if text:
+            self._wrote = True
             # Halves of surrogate pairs cannot be written; nothing else is touched.
             sys.stdout.buffer.write(text.encode("utf-8", "replace"))
             sys.stdout.buffer.flush()
@@ -192,9 +194,7 @@ class Terminal:
         progress = self._progress
         status = progress.status
         line = Text(status.replace("_", " "), STYLES.get(status, ""), no_wrap=True, overflow="ellipsis")
-        line.append(
-            f" · {progress.elapsed_s:.1f} s · {progress.amount} · {progress.cursor or 'no event yet'}", "dim"
-        )
+        line.append(f" · {progress.elapsed_s:.1f} s · {progress.amount} · {progress.cursor}", "dim")
         if progress.trouble:
             line.append(f" · reconnecting: {progress.trouble}", "yellow")
         return line

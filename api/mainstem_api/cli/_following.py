@@ -43,12 +43,14 @@ class Event:
         """The whole text that a replacing event holds."""
         return events.text_of(self.data["content"])
 
-    def follows(self, cursor: Cursor | None) -> bool:
-        """Tell whether nothing is missing between a reader's cursor and this event."""
-        if cursor is None or self.type in events.STATES:
-            return True
+    def follows(self, cursor: Cursor) -> bool:
+        """Tell whether it is the very next event after a reader's cursor."""
         named = self.data.get("prev") if self.cursor.is_control else None
         return cursors.follows(cursor, self.cursor, cursors.parse(named) if named else None)
+
+    def may_follow(self, cursor: Cursor | None) -> bool:
+        """Tell whether a reader at the cursor may go on with it: states stand in for what is missing."""
+        return cursor is None or self.type in events.STATES or self.follows(cursor)
 
 
 class HoleError(Exception):
@@ -105,7 +107,7 @@ class Follower:
                 event = _event(sent)
                 if event is None or event.cursor == self.cursor:
                     continue
-                if not event.follows(self.cursor):
+                if not event.may_follow(self.cursor):
                     self._holes += 1
                     if self._holes > HOLES:
                         raise HoleError(f"Events between {self.cursor} and {event.cursor} never came.")

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mainstem_api.cli._following import Event
+from mainstem_shared import cursors
+from mainstem_shared.cursors import Cursor
 from mainstem_shared.events import Type
 from mainstem_shared.models import Status
 
@@ -22,21 +24,25 @@ _STATUS: Final[dict[str, Status]] = {
 
 @dataclass(kw_only=True)
 class Progress:
-    """A run as its events tell it. `text` starts where the follower's cursor stood."""
+    """A run as its events tell it. `text` starts where the follower's first cursor stood."""
 
     run_id: str
     status: str = Status.QUEUED
     reason: str | None = None
     error: dict[str, Any] | None = None
     usage: dict[str, int] | None = None
-    cursor: str = ""
+    cursor: Cursor = cursors.START
     text: str = ""
     trouble: str | None = None
     begun: float = field(default_factory=time.monotonic)
+    _begun_late: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._begun_late = self.cursor != cursors.START
 
     def take(self, event: Event) -> tuple[str, bool]:
         """Note an event; return the text to show for it, and whether that starts over from the beginning."""
-        self.cursor = str(event.cursor)
+        before, self.cursor = self.cursor, event.cursor
         self.status = _STATUS.get(event.type) or self.status
         if event.type == Type.USAGE:
             self.usage = event.data
@@ -45,18 +51,21 @@ class Progress:
             self.reason, self.error = event.data["reason"], event.data["error"]
         if event.replaces:
             self.usage = event.data.get("usage") or self.usage
-            return self._replace(event.text)
+            return self._replace(event, before)
         if event.type == Type.MESSAGE_DELTA:
             self.status = Status.RUNNING  # whatever was missed
             self.text += event.data["text"]
             return event.data["text"], False
         return "", False
 
-    def _replace(self, text: str) -> tuple[str, bool]:
-        known, self.text = self.text, text
-        if text.startswith(known):
-            return text[len(known) :], False
-        return text, True
+    def _replace(self, event: Event, before: Cursor) -> tuple[str, bool]:
+        if self._begun_late and event.type == Type.FINISHED and event.follows(before):
+            return "", False  # nothing came between; what stood before our first cursor is not ours to show
+        known, self.text = self.text, event.text
+        late, self._begun_late = self._begun_late, False
+        if not late and self.text.startswith(known):
+            return self.text[len(known) :], False
+        return self.text, True
 
     @property
     def elapsed_s(self) -> float:

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from mainstem_api.cli._gateway import Gateway, UnreachableError
 from mainstem_api.cli._options import Exit, Url, gateway_url
-from mainstem_shared import endpoints, errors, keys
+from mainstem_shared import endpoints, errors, keys, leases
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import connect_blocking
 from mainstem_tasks.dispatch import QUEUE, Dispatcher
@@ -184,12 +184,12 @@ def _skew(client: redis.Redis) -> Finding:
 
 def _fleet(client: Any) -> Iterator[Finding]:
     owners = [name.decode() for name in client.zrange(keys.WORKERS, 0, -1)]
-    alive = [owner for owner in owners if client.exists(keys.lease(owner))]
-    words = f"{len(alive)} alive" + (f", {len(owners) - len(alive)} lost" if len(alive) < len(owners) else "")
+    roles = client.mget([keys.lease(owner) for owner in owners]) if owners else []
+    alive, lost = roles.count(leases.WORKER.encode()), roles.count(None)
     yield _judge(
         "workers",
-        words,
-        good=bool(alive),
+        f"{alive} alive" + (f", {lost} processes lost a moment ago" if lost else ""),
+        good=alive > 0,
         remedy="Start one with `mainstem worker`; until then runs stay queued.",
         otherwise=Verdict.WARNING,
     )

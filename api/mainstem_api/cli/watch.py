@@ -12,6 +12,7 @@ from mainstem_api.cli._following import Follower
 from mainstem_api.cli._gateway import Gateway
 from mainstem_api.cli._options import Exit, Json, Url, gateway_url, reported
 from mainstem_api.cli._progress import Progress
+from mainstem_shared import cursors
 
 _EXITS = {"succeeded": Exit.SUCCEEDED, "failed": Exit.FAILED, "aborted": Exit.ABORTED}
 
@@ -35,13 +36,14 @@ def follow(
     gateway: Gateway, run_id: str, *, after: str | None, as_json: bool, url_option: str | None
 ) -> Exit:
     """Show a run to its end, and return what the command exits with."""
-    progress = Progress(run_id=run_id)
+    begin = cursors.START if after is None else cursors.parse(after)
+    progress = Progress(run_id=run_id, cursor=begin)
     display = choose(progress, as_json=as_json)
     try:
         with display:
             _show(gateway, display, progress, after)
     except KeyboardInterrupt:
-        again = ["mainstem", "watch", run_id, *(["--after", progress.cursor] if progress.cursor else [])]
+        again = ["mainstem", "watch", run_id, "--after", str(progress.cursor)]
         again += ["--url", url_option] if url_option else []
         typer.echo(f"The run goes on. To watch it again:\n  {shlex.join(again)}", err=True)
         return Exit.INTERRUPTED

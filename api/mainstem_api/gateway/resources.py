@@ -16,7 +16,7 @@ from mainstem_api.gateway.metrics import Metrics
 from mainstem_api.runs import AsyncRuns
 from mainstem_shared import endpoints
 from mainstem_shared.finalisation import Finaliser
-from mainstem_shared.leases import Lease
+from mainstem_shared.leases import GATEWAY, Lease
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import Store
 from mainstem_shared.sweeps import Sweeper
@@ -44,8 +44,8 @@ class Gateway:
 
     def start(self) -> None:
         """Begin what goes on beside requests."""
-        # Who seals runs must be alive for everybody to see: a gateway that dies while it ends a run is swept too.
-        lease = self._lease = Lease(self.store.url, self.settings)
+        # Who seals runs must be seen alive: a gateway that dies while it ends a run is swept too.
+        lease = self._lease = Lease(self.store.url, self.settings, role=GATEWAY)
         lease.start_soon()
         finaliser = Finaliser(store=self.store, settings=self.settings, publisher=self.dispatcher)
         sweeper = Sweeper(finaliser=finaliser, owner=lambda: lease.owner)
