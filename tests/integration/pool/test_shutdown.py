@@ -5,8 +5,6 @@ from __future__ import annotations
 import signal
 import time
 
-import pytest
-
 from waiting import wait_until
 
 HOOKS = ["second hook", "first hook"]
@@ -27,37 +25,27 @@ def test_warm_shutdown_waits_for_running_tasks(make_worker):
 
 
 def test_grace_ends_with_a_cancellation(make_worker):
-    """After the grace time tasks are cancelled with the cause SHUTDOWN; they clean up before the hooks."""
+    """After the grace time tasks are cancelled with the cause SHUTDOWN; they clean up before the hooks.
+
+    A body that catches the cancellation and returns has succeeded, an unacknowledged message (`acks_late`)
+    is in the queue again, any other task has failed with ShutdownError.
+    """
     worker = make_worker("-c", "4", POOLAPP_GRACE="0.5")
-    result = worker.send("nap", 60, 0.5)
-    worker.noted(result, "started")
+    cut, catching, late = (
+        worker.send("nap", 60, 0.5),
+        worker.send("stubborn", 60),
+        worker.send("late_nap", 60),
+    )
+    for result in (cut, catching, late):
+        worker.noted(result, "started")
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
-    assert worker.journal(result) == ["started", "cancelled shutdown", "cleaned"]
+    assert worker.journal(cut) == ["started", "cancelled shutdown", "cleaned"]
     assert worker.journal("worker") == HOOKS
-    assert result.state == "FAILURE"
-    assert type(result.result).__name__ == "ShutdownError"
-
-
-def test_body_may_finish_when_shut_down(make_worker):
-    """A body that catches the cancellation of a shutdown and returns has succeeded."""
-    worker = make_worker("-c", "4", POOLAPP_GRACE="0.2")
-    result = worker.send("stubborn", 60)
-    worker.noted(result, "started")
-    worker.signal(signal.SIGTERM)
-    assert worker.wait() == 0
-    assert result.get(timeout=5) == "done anyway"
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
-def test_unacknowledged_task_is_delivered_again(make_worker, number):
-    """With `acks_late` a task that a shutdown cancelled is in the queue again."""
-    worker = make_worker("-c", "4", POOLAPP_GRACE="0.2")
-    result = worker.send("late_nap", 60)
-    worker.noted(result, "started")
-    worker.signal(number)
-    worker.wait()
-    assert worker.journal(result) == ["started", "cancelled shutdown"]
+    assert cut.state == "FAILURE"
+    assert type(cut.result).__name__ == "ShutdownError"
+    assert catching.get() == "done anyway"
+    assert worker.journal(late) == ["started", "cancelled shutdown"]
     assert worker.queue_length() == 1
 
 
@@ -74,15 +62,20 @@ def test_waiting_tasks_go_back(make_worker):
 def test_cold_shutdown_is_bounded(make_worker):
     """A cold shutdown cancels at once with the cause SHUTDOWN; an endless body does not hold it up."""
     worker = make_worker("-c", "4", POOLAPP_CANCEL_GRACE="1")
-    result, endless = worker.send("nap", 60, 0.3), worker.send("nap", 60, 300)
-    worker.noted(result, "started")
-    worker.noted(endless, "started")
+    result, endless, late = (
+        worker.send("nap", 60, 0.3),
+        worker.send("nap", 60, 300),
+        worker.send("late_nap", 60),
+    )
+    for sent in (result, endless, late):
+        worker.noted(sent, "started")
     began = time.monotonic()
     worker.signal(signal.SIGQUIT)
     worker.wait()
     assert time.monotonic() - began < 8
     assert worker.journal(result) == ["started", "cancelled shutdown", "cleaned"]
-    assert worker.journal(endless) == ["started", "cancelled shutdown"]
+    assert worker.journal(endless) == worker.journal(late) == ["started", "cancelled shutdown"]
+    assert worker.queue_length() == 1  # the unacknowledged one
     assert worker.journal("worker") == HOOKS
     assert "tasks did not end at shutdown and are abandoned" in worker.log
 
