@@ -193,10 +193,11 @@ class Terminal:
     def _status_line(self) -> Text:
         progress = self._progress
         status = progress.status
-        line = Text(status.replace("_", " "), STYLES.get(status, ""), no_wrap=True, overflow="ellipsis")
+        line = Text(status.replace("_", " "), STYLES.get(status, ""))
         line.append(f" · {progress.elapsed_s:.1f} s · {progress.amount} · {progress.cursor}", "dim")
         if progress.trouble:
             line.append(f" · reconnecting: {progress.trouble}", "yellow")
+        line.truncate(self._console.width - 2, overflow="ellipsis")  # beside the spinner
         return line
 
 
