@@ -29,7 +29,10 @@ class WriteProfile(StrEnum):
 class Settings(BaseSettings):
     """Mainstem's configuration. Frozen: a process runs with what it was started with."""
 
-    model_config = SettingsConfigDict(env_prefix="MAINSTEM_", frozen=True, extra="ignore")
+    # An empty variable is an unset one: compose files and service units pass optional ones on as "".
+    model_config = SettingsConfigDict(
+        env_prefix="MAINSTEM_", frozen=True, extra="ignore", env_ignore_empty=True
+    )
 
     # Processes
     host: str = "127.0.0.1"

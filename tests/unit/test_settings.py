@@ -68,3 +68,28 @@ def test_nonsense_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch, name:
     monkeypatch.setenv(f"MAINSTEM_{name}", value)
     with pytest.raises(ValidationError):
         Settings()
+
+
+def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch):
+    """What a compose file passes on as an empty string leaves the default."""
+    monkeypatch.setenv("MAINSTEM_PORT", "")
+    monkeypatch.setenv("MAINSTEM_OPENAI_API_KEY", "")
+    settings = Settings()
+    assert (settings.port, settings.openai_api_key) == (8000, None)
+
+
+def test_another_process_gets_the_same_settings(monkeypatch: pytest.MonkeyPatch):
+    """`environment()` names what was set, secrets in plain, and reads back as the same settings."""
+    settings = Settings(
+        port=0,
+        write_profile=WriteProfile.ECONOMY,
+        redis_url="redis://:secret@h/0",
+        data_dir="here",
+        drain_s=2.5,
+    )
+    environment = settings.environment()
+    assert environment["MAINSTEM_REDIS_URL"] == "redis://:secret@h/0"
+    assert "MAINSTEM_BROKER_URL" not in environment
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert Settings() == settings
