@@ -15,10 +15,12 @@ import uuid
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from celery import Celery
+from kombu.connection import Connection
 from kombu.exceptions import OperationalError
+from kombu.messaging import Producer
 
 from mainstem_shared import errors
 
@@ -32,6 +34,7 @@ TIMEOUT_S: Final = 2.0
 
 # For one socket operation: a frozen broker costs a thread this much, and once more to reconnect.
 _SOCKET_TIMEOUT_S: Final = 0.9
+_GOODBYE_S: Final = 0.1  # closing a connection must not wait for a broker that does not answer
 _THREADS: Final = 4  # a publish takes half a millisecond; more threads would only wait for the interpreter
 _ONE_RETRY: Final = {"max_retries": 1, "interval_start": 0, "interval_step": 0.05, "interval_max": 0.1}
 
@@ -101,12 +104,13 @@ class Dispatcher:
         """Do the same without blocking the loop."""
         await asyncio.to_thread(self.close)
 
-    def _send(self, app: Celery, run_id: str, user_id: str, engine: str) -> str:
+    def _send(self, sender: _Sender, run_id: str, user_id: str, engine: str) -> str:
         # A fresh id per message: workers drop, for hours, every message whose id was once revoked.
         task_id = str(uuid.uuid4())
         shown = {"run_id": run_id, "user": user_id, "engine": engine}
-        app.send_task(
+        sender.app.send_task(
             GENERATE,
+            producer=sender.producer,
             kwargs={"run_id": run_id},
             task_id=task_id,
             queue=self.queue,
@@ -151,20 +155,54 @@ class _Sender:
         self.app = Celery(set_as_current=False, broker=broker_url)
         self.app.conf.update(
             broker_connection_timeout=_SOCKET_TIMEOUT_S,
-            broker_pool_limit=_THREADS,
             broker_transport_options={**_ONE_RETRY, **_socket_options(broker_url), **transport_options},
             task_publish_retry_policy=_ONE_RETRY,
             task_send_sent_event=True,  # Flower shows queued runs
             task_ignore_result=True,
         )
+        self.app.control.mailbox.producer_pool = None
         self._threads = ThreadPoolExecutor(_THREADS, "mainstem-dispatch")
+        # A connection per thread, not Celery's pool: kombu has one for the whole process, and its size
+        # belongs to the application that we are a guest in.
+        self._local = threading.local()
+        self._connections: list[Connection] = []
+
+    @property
+    def producer(self) -> Producer:
+        """The calling thread's producer."""
+        if getattr(self._local, "producer", None) is None:
+            connection = self.app.connection_for_write()
+            self._connections.append(connection)
+            self._local.producer = self.app.amqp.Producer(connection, auto_declare=False)
+        return self._local.producer
+
+    @property
+    def connection(self) -> Connection:
+        """The calling thread's connection."""
+        return cast("Connection", self.producer.connection)
 
     def submit(self, operation: Callable[..., T], *args: Any) -> Future[T]:
         # The caller's context goes along: instrumentation puts its trace into the message's headers.
-        return self._threads.submit(contextvars.copy_context().run, operation, self.app, *args)
+        return self._threads.submit(contextvars.copy_context().run, self._do, operation, *args)
+
+    def _do(self, operation: Callable[..., T], *args: Any) -> T:
+        try:
+            return operation(self, *args)
+        except Exception:  # whatever it was: the next call of this thread connects anew
+            self._forget_connection()
+            raise
+
+    def _forget_connection(self) -> None:
+        producer, self._local.producer = getattr(self._local, "producer", None), None
+        if producer is not None:
+            connection = cast("Connection", producer.connection)
+            self._connections.remove(connection)
+            connection.collect(socket_timeout=_GOODBYE_S)
 
     def close(self) -> None:
         self._threads.shutdown(wait=True)  # calls nobody waits for any more are cancelled already
+        for connection in self._connections:
+            connection.collect(socket_timeout=_GOODBYE_S)
         self.app.close()
 
 
@@ -181,13 +219,13 @@ def _socket_options(broker_url: str) -> dict[str, Any]:
     return {"socket_timeout": _SOCKET_TIMEOUT_S, "socket_connect_timeout": _SOCKET_TIMEOUT_S}
 
 
-def _revoke(app: Celery, task_id: str, terminate: bool) -> None:  # noqa: FBT001 - passed through an executor
+def _revoke(sender: _Sender, task_id: str, terminate: bool) -> None:  # noqa: FBT001 - passed through an executor
     # No reply queue: mailboxes of dead askers would stay in the broker for ever.
-    app.control.revoke(task_id, terminate=terminate, reply=False)
+    sender.app.control.revoke(task_id, terminate=terminate, reply=False, connection=sender.connection)
 
 
-def _ping(app: Celery) -> None:
-    with app.connection_for_write() as connection:
+def _ping(sender: _Sender) -> None:
+    with sender.app.connection_for_write() as connection:
         connection.ensure_connection(max_retries=1, interval_start=0)
 
 

@@ -13,5 +13,13 @@ end
 if ACTIVE[status] then
   return { 'refused', status }
 end
-redis.call('XTRIM', log, 'MAXLEN', '=', 1)
+-- Trimming would leave the deltas' bytes in the node that the last entry shares with them: write it anew.
+local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+if not last or redis.call('XLEN', log) == 1 then
+  return { 'compacted' }
+end
+local ttl = redis.call('PTTL', log)
+redis.call('DEL', log)
+redis.call('XADD', log, last[1], unpack(last[2]))
+redis.call('PEXPIRE', log, math.max(ttl, 1))
 return { 'compacted' }
