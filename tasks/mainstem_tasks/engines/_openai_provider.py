@@ -15,16 +15,17 @@ import random
 import re
 import time
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from mainstem_shared import errors
 from mainstem_shared.settings import Settings
+from mainstem_tasks.engines import _openai_chunks
+from mainstem_tasks.engines._openai_chunks import Chunk
 
 if TYPE_CHECKING:
     import openai
-    from openai.types.chat import ChatCompletionChunk
 
 CONNECT_S: Final = 10.0
 WRITE_S: Final = 30.0
@@ -34,7 +35,7 @@ LONGEST_DELAY_S: Final = 8.0
 LONGEST_RETRY_AFTER_S: Final = 60.0
 """A provider that wants to be left alone for longer has failed, as far as this run is concerned."""
 _SHOWN_CHARACTERS: Final = 500  # of a provider's message: some answer with a page of HTML
-_TRANSIENT: Final = frozenset({408, 409, 425, 429})
+_TRANSIENT: Final = frozenset({408, 409, 429})
 _HOPELESS: Final = frozenset({"insufficient_quota", "billing_hard_limit_reached"})  # 429s that stay
 _KEY_LIKE: Final = re.compile(r"\b(sk|pk|key)-[\w*.-]{4,}")  # OpenAI's 401 quotes the key, half masked
 
@@ -71,34 +72,33 @@ class Provider:
             clients[named] = sdk.AsyncOpenAI(base_url=named[0], api_key=secret or "none", max_retries=0)
         return cls(clients[named], secret)
 
-    async def stream(
-        self, body: Mapping[str, Any], *, silence_s: float
-    ) -> AsyncGenerator[ChatCompletionChunk]:
+    async def stream(self, body: Mapping[str, Any], *, silence_s: float) -> AsyncGenerator[Chunk]:
         """Yield the chunks of one streamed chat completion. `silence_s`: the longest wait for any of them.
 
         Raises:
             ProviderError: it refused, failed, fell silent or sent nonsense; `retryable(error)` tells which.
         """
         import openai
-        from openai.types.chat import ChatCompletionChunk
 
         timeout = openai.Timeout(connect=CONNECT_S, read=silence_s, write=WRITE_S, pool=None)
-        own = {"messages": body["messages"], "model": body["model"]}
-        rest = {name: value for name, value in body.items() if name not in own}
         with self._failing_clearly(silence_s):
-            stream = await self._client.chat.completions.create(
-                **own, stream=True, stream_options={"include_usage": True}, extra_body=rest, timeout=timeout
+            stream = await self._client.post(
+                "/chat/completions",
+                body={"stream_options": {"include_usage": True}, **body, "stream": True},
+                options={"timeout": timeout},
+                cast_to=object,  # plain JSON: building the SDK's classes costs more than all else per token
+                stream=True,
+                stream_cls=openai.AsyncStream[object],
             )
         async with stream:
-            chunks: AsyncIterator[object] = aiter(stream)
+            chunks = aiter(stream)
             while True:
                 # Only the SDK's errors are the provider's: what the consumer raises passes untouched.
                 with self._failing_clearly(silence_s):
-                    chunk = await anext(chunks, None)
-                    if not isinstance(chunk, ChatCompletionChunk | None):  # the SDK lets any JSON through
-                        raise TypeError(f"{chunk!r:.100} is no chunk")
-                if chunk is None:
-                    return
+                    try:
+                        chunk = _openai_chunks.read(await anext(chunks))
+                    except StopAsyncIteration:
+                        return
                 yield chunk
 
     def _failing_clearly(self, silence_s: float) -> _FailingClearly:
@@ -141,12 +141,12 @@ class _FailingClearly(contextlib.AbstractContextManager[None]):
         said = self._presentable(_said(error.body) or error.response.reason_phrase)
         wait_s = _retry_after_s(headers)
         transient = status in _TRANSIENT or status >= 500
-        again = headers.get("x-should-retry", str(transient)).lower() == "true"
         hopeless = error.code in _HOPELESS or (wait_s or 0) > LONGEST_RETRY_AFTER_S
+        vetoed = headers.get("x-should-retry", "").lower() == "false"
         return _failure(
             f"The provider answered {status}: {said}",
             status=status,
-            retryable=again and not hopeless,
+            retryable=transient and not hopeless and not vetoed,
             retry_after_s=wait_s,
         )
 
@@ -182,7 +182,7 @@ def delay_s(attempt: int, error: errors.ProviderError) -> float:
     """Return how long to wait after failed attempt number `attempt` (from 1): as told, else ever longer."""
     told = error.fields.get("retry_after_s")
     if isinstance(told, float):
-        return told
+        return told * random.uniform(1.0, 1.1)  # never earlier; apart, because everybody was told the same
     return min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
 
 

@@ -12,6 +12,7 @@ import importlib.util
 import itertools
 import logging
 import secrets
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -24,9 +25,7 @@ from mainstem_tasks.engines._openai_provider import Provider, delay_s, retryable
 from mainstem_tasks.registry import MissingExtraError, engine
 
 if TYPE_CHECKING:
-    from openai.types import CompletionUsage
-    from openai.types.chat import ChatCompletionChunk
-    from openai.types.chat.chat_completion_chunk import ChoiceDelta, ChoiceDeltaToolCall
+    from mainstem_tasks.engines._openai_chunks import CallPiece, Chunk, Delta, Tokens
 
 if importlib.util.find_spec("openai") is None:
     raise MissingExtraError("the openai engine needs its client: pip install 'mainstem[openai]'")
@@ -104,8 +103,7 @@ async def openai_chat(run: RunContext[ChatInput]) -> None:
         answer = Answer(run)
         try:
             async with contextlib.aclosing(provider.stream(body, silence_s=silence_s)) as chunks:
-                async for chunk in chunks:
-                    await answer.take(chunk)
+                await answer.take_all(chunks)
             await answer.finish()
         except errors.ProviderError as error:
             if answer.begun or attempt >= ATTEMPTS or not retryable(error):
@@ -129,9 +127,10 @@ async def openai_chat(run: RunContext[ChatInput]) -> None:
 
 @dataclass(slots=True, kw_only=True)
 class Call:
-    """A tool call whose arguments are streaming."""
+    """A tool call whose arguments are streaming. `said_id` is the provider's, `call_id` ours: unique."""
 
-    call_id: str
+    call_id: str = ""
+    said_id: str = ""
     name: str = ""
     pieces: list[str] = field(default_factory=list[str])
 
@@ -144,17 +143,28 @@ class Answer:
         self._run = run
         self._calls: list[Call] = []
         self._by_index: dict[int, Call] = {}
-        self._usage: CompletionUsage | None = None
+        self._usage: Tokens | None = None
         self._finish: dict[str, Any] = {}
 
-    async def take(self, chunk: ChatCompletionChunk) -> None:
-        """Emit what one chunk brings.
+    async def take_all(self, chunks: AsyncIterator[Chunk]) -> None:
+        """Emit what the chunks bring.
 
         Raises:
-            ProviderError: the provider says that it failed.
+            ProviderError: the provider failed before it gave its reason to stop.
         """
-        if chunk.usage is not None:
-            self._usage = chunk.usage  # the totals of this completion so far; usually in the last chunk only
+        try:
+            async for chunk in chunks:
+                await self._take(chunk)
+        except errors.ProviderError as error:
+            if not self._finish:
+                raise
+            logger.warning(  # the answer is complete, at most its usage is missing
+                "the provider's stream broke after the answer's end",
+                extra={"action": "provider_untidy", "run_id": self._run.run_id, "error": str(error)},
+            )
+
+    async def _take(self, chunk: Chunk) -> None:
+        self._usage = chunk.usage or self._usage
         for choice in chunk.choices or ():
             if choice.index:
                 continue  # one answer was asked for
@@ -167,13 +177,10 @@ class Answer:
                     "response_id": chunk.id,
                 }
 
-    async def _take_delta(self, delta: ChoiceDelta) -> None:
-        # Not in OpenAI's own API: DeepSeek, vLLM and llama.cpp say `reasoning_content`, OpenRouter says
-        # `reasoning`, and some send both with the same text.
-        reasoning = getattr(delta, "reasoning_content", None) or getattr(delta, "reasoning", None)
-        if reasoning and isinstance(reasoning, str):
+    async def _take_delta(self, delta: Delta) -> None:
+        if thought := delta.thought:
             self.begun = True
-            await self._run.reasoning(reasoning)
+            await self._run.reasoning(thought)
         for text in (delta.content, delta.refusal):
             if text:
                 self.begun = True
@@ -181,22 +188,35 @@ class Answer:
         for piece in delta.tool_calls or ():
             await self._take_call(piece)
 
-    async def _take_call(self, piece: ChoiceDeltaToolCall) -> None:
-        index = piece.index or 0  # some servers leave it out
-        call = self._by_index.get(index)
-        if call is None or (piece.id and piece.id != call.call_id):  # others count every call as number 0
-            call = Call(call_id=piece.id or f"call_{secrets.token_hex(8)}")
-            self._calls.append(call)
-            self._by_index[index] = call
+    async def _take_call(self, piece: CallPiece) -> None:
+        call = self._call_of(piece)
         if piece.function is None:
             return
-        if piece.function.name and not call.name:
+        arguments = piece.function.arguments or ""
+        call.pieces.append(arguments)
+        if call.name:
+            await self._run.tool_call_delta(call.call_id, arguments)
+        elif piece.function.name:
             call.name = piece.function.name
-            self.begun = True
-            await self._run.tool_call_start(call.call_id, call.name)
-        if piece.function.arguments and call.name:
-            call.pieces.append(piece.function.arguments)
-            await self._run.tool_call_delta(call.call_id, piece.function.arguments)
+            await self._begin(call)
+
+    def _call_of(self, piece: CallPiece) -> Call:
+        index = piece.index or 0  # some servers leave it out
+        call = self._by_index.get(index)
+        # Others count every call as number 0: then the id tells.
+        if call is None or (piece.id and call.said_id and piece.id != call.said_id):
+            call = self._by_index[index] = Call()
+            self._calls.append(call)
+        call.said_id = call.said_id or piece.id or ""
+        return call
+
+    async def _begin(self, call: Call) -> None:
+        taken = {other.call_id for other in self._calls}
+        own = call.said_id if call.said_id not in taken else ""  # servers repeat ids, or have none
+        call.call_id = own or f"call_{secrets.token_hex(8)}"
+        self.begun = True
+        await self._run.tool_call_start(call.call_id, call.name)
+        await self._run.tool_call_delta(call.call_id, "".join(call.pieces))
 
     async def finish(self) -> None:
         """Complete the answer after the last chunk.
@@ -234,14 +254,10 @@ class Answer:
         if usage is None:
             return
         self._usage = None
-        prompt, completion = usage.prompt_tokens_details, usage.completion_tokens_details
-        cached = (
-            prompt.cached_tokens if prompt else getattr(usage, "prompt_cache_hit_tokens", None)
-        )  # DeepSeek
         await self._run.usage(
             input_tokens=usage.prompt_tokens or 0,
             output_tokens=usage.completion_tokens or 0,
             total_tokens=usage.total_tokens,
-            cached_input_tokens=cached or 0,
-            reasoning_tokens=(completion.reasoning_tokens if completion else 0) or 0,
+            cached_input_tokens=usage.cached,
+            reasoning_tokens=usage.reasoned,
         )
