@@ -154,7 +154,13 @@ class Segment:
 
     async def _run_engine(self, channel: Channel) -> None:
         engine = registry.get(self._claimed.spec.engine)
-        run = context.RunContext.of(self._claimed, channel, engine)
+        run = context.RunContext.of(
+            self._claimed,
+            channel,
+            engine,
+            settings=self._runtime.settings,
+            stopping=lambda: self.cause is not None,
+        )
         await engine.function(run)
         await channel.flush()
 
