@@ -208,8 +208,9 @@ def _load(point: EntryPoint) -> None:
         point.load()
     except MissingExtraError as error:
         logger.info(
-            "an optional engine is not installed",
-            extra={"action": "engine_not_installed", "entry_point": point.name, "why": str(error)},
+            "an optional engine is not installed: %s",  # the remedy shows in every log format
+            error,
+            extra={"action": "engine_not_installed", "entry_point": point.name},
         )
     except (Exception, SystemExit):  # a stranger's package: its engines are missing, everybody else's work
         logger.exception(

@@ -30,6 +30,8 @@ class MemoryChannel:
 
     def text(self, kind: Type, text: str) -> None:
         """Append to the open part of this kind."""
+        if self.closed:
+            raise errors.ChannelClosed
         if not text:
             return
         part = len(self.fold.parts)

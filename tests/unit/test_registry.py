@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -202,6 +204,16 @@ def test_broken_packages_are_reported_and_stop_nobody(
     assert all(r.levelno == logging.ERROR for r in caplog.records if getattr(r, "entry_point", "") in failed)
     (optional,) = [r for r in caplog.records if getattr(r, "action", "") == "engine_not_installed"]
     assert optional.levelno == logging.INFO
+    assert optional.getMessage().endswith("pip install it")
+
+
+def test_a_missing_extra_names_its_remedy(monkeypatch: pytest.MonkeyPatch):
+    """Without its client the openai engine says what to install."""
+    from mainstem_tasks.engines import openai_chat
+
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(registry.MissingExtraError, match=r"mainstem\[openai\]"):
+        importlib.reload(openai_chat)
 
 
 async def test_engines_are_closed_whatever_one_of_them_does(caplog: pytest.LogCaptureFixture):
