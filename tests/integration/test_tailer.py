@@ -13,6 +13,7 @@ from mainstem_shared import cursors, errors, feeds, ids, keys, shards
 from mainstem_shared.cursors import Cursor
 from mainstem_shared.events import Type
 from mainstem_shared.feeds import End, Feed
+from mainstem_shared.frames import Frame
 from mainstem_shared.store import Store
 from mainstem_shared.tailer import Tailer
 from readers import Reader
@@ -80,28 +81,19 @@ async def test_a_frame_is_one_sse_event_with_lf_only(store: Store, tailer: Taile
     assert frame.wire == expected.encode()
 
 
-async def test_events_arrive_soon_and_a_new_topic_need_not_wait_for_a_blocked_read(
-    store: Store, tailer: Tailer
-) -> None:
-    """While the shard blocks on one run, a second run's events come at once, not at the block's end."""
+async def test_a_new_topic_need_not_wait_for_a_blocked_read(store: Store, tailer: Tailer) -> None:
+    """While the shard blocks for one run, another run's events come at once, not at the block's end."""
     first, second = await RunLog.start(store), await RunLog.start(store)
-    one, two = Reader(first), Reader(second)
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(follow(tailer, one))]
-        await reached(one, first.top)
-        await wait_until_async(lambda: any(s.topics for s in tailer._shards), description="a blocked read")
-        await asyncio.sleep(0.05)
-        tasks.append(group.create_task(follow(tailer, two)))
-        await reached(two, second.top)
-        await second.claim()
+    async with tailer.subscribe(first.run_id) as one, tailer.subscribe(second.run_id) as two:
+        silent = await parked(one, first)
         loop = asyncio.get_running_loop()
         began = loop.time()
-        await second.say()
-        await reached(two, second.top)
+        waiting = await parked(two, second)
+        await second.claim()
+        [frame] = await waiting
+        assert frame.cursor == second.top
         assert loop.time() - began < shards.BLOCK_MS / 2000
-        for task in tasks:
-            task.cancel()
-    assert tailer.topics == 0
+        silent.cancel()
 
 
 @pytest.mark.parametrize("state", ["live", "snapshot", "trimmed", "finished", "compacted", "resync"])
@@ -222,11 +214,10 @@ async def test_live_readers_are_told_when_the_log_loses_its_tail(store: Store, t
     await log.claim()
     await log.say(5)
     async with tailer.subscribe(log.run_id) as feed, tailer.subscribe(log.run_id) as other:
-        await until(feed, log.top)
-        await until(other, log.top)
+        waiting = [await parked(following, log) for following in (feed, other)]
         await log.lose_tail(2)
-        for following in (feed, other):
-            [frame] = await asyncio.wait_for(anext(following), 6)
+        for following in waiting:
+            [frame] = await asyncio.wait_for(following, 6)
             assert (frame.type, frame.cursor) == (Type.SNAPSHOT, Cursor(2, 3))
             assert frame.payload()["text"] == "w0 w1 w2"
 
@@ -238,16 +229,75 @@ async def until(feed: Feed, cursor: Cursor) -> None:
             pass
 
 
+async def parked(feed: Feed, log: RunLog) -> asyncio.Future[list[Frame]]:
+    """Read a feed to the log's top and leave it waiting for live events; returns what it waits for."""
+    await until(feed, log.top)
+    waiting = asyncio.ensure_future(anext(feed))
+    await wait_until_async(lambda: is_read(feed), description="the feed to be live and read for")
+    return waiting
+
+
+def is_read(feed: Feed) -> bool:
+    """Whether the feed lives on a blocking read that is under way and knows its topic."""
+    shard = feed._topic.shard
+    return feed._live and shard is not None and shard._reading and not shard.blocked
+
+
+async def test_a_log_that_is_lost_before_the_end_is_noticed(store: Store, tailer: Tailer) -> None:
+    """Also by live readers: the outcome comes from the record."""
+    log = await RunLog.start(store)
+    await log.claim()
+    async with tailer.subscribe(log.run_id) as feed:
+        waiting = await parked(feed, log)
+        ended = {"status": "failed", "reason": "worker_lost", "finished": 1, "epoch": 3}
+        async with store.client.pipeline(transaction=True) as pipe:
+            pipe.delete(log.keys.log)
+            pipe.hset(log.keys.record, mapping=ended)
+            await pipe.execute()
+        [frame] = await asyncio.wait_for(waiting, 6)
+        assert (frame.type, frame.payload()["status"]) == (Type.FINISHED, "failed")
+        assert feed.end is End.FINISHED
+
+
+async def test_a_log_that_is_lost_while_the_run_goes_on_is_repaired(store: Store, tailer: Tailer) -> None:
+    """Readers wait for the owner's resync; it is the next thing they get."""
+    log = await RunLog.start(store)
+    await log.claim()
+    await log.say(3)
+    async with tailer.subscribe(log.run_id) as feed:
+        waiting = await parked(feed, log)
+        await store.client.delete(log.keys.log)
+        async with tailer.subscribe(log.run_id, after=log.top) as late:
+            also = asyncio.ensure_future(anext(late))
+            await wait_until_async(lambda: late._live, description="the late reader to be live")
+            await log.resync()
+            for following in (waiting, also):
+                [frame] = await asyncio.wait_for(following, 6)
+                assert (frame.type, frame.payload()["text"]) == (Type.RESYNC, "w0 w1 w2")
+
+
+async def test_a_malformed_entry_ends_only_its_own_feeds(store: Store, tailer: Tailer) -> None:
+    """The other runs of the shard go on."""
+    bad, good = await RunLog.start(store), await RunLog.start(store)
+    async with tailer.subscribe(bad.run_id) as one, tailer.subscribe(good.run_id) as other:
+        waiting, also = await parked(one, bad), await parked(other, good)
+        await store.client.xadd(bad.keys.log, {"resync": "no JSON"}, id="2-0")
+        with pytest.raises(ValueError, match="Expecting"):
+            await waiting
+        await good.claim()
+        assert (await also)[0].cursor == good.top
+
+
 async def test_a_resync_reaches_live_readers(store: Store, tailer: Tailer) -> None:
     """The owner's repair replaces what readers have, also for those beyond the log."""
     log = await RunLog.start(store)
     await log.claim()
     await log.say(5)
     async with tailer.subscribe(log.run_id) as feed:
-        await until(feed, log.top)
+        waiting = await parked(feed, log)
         await log.lose_tail(2)
         await log.resync()
-        batch = await asyncio.wait_for(anext(feed), 6)
+        batch = await asyncio.wait_for(waiting, 6)
     assert [frame.type for frame in batch][-1] == Type.RESYNC
     assert batch[-1].payload()["text"] == "w0 w1 w2 w3 w4"
 
@@ -256,10 +306,10 @@ async def test_a_deleted_run_ends_its_feeds(store: Store, tailer: Tailer) -> Non
     """Silence proves nothing: a run that is gone is noticed within seconds."""
     log = await RunLog.start(store)
     async with tailer.subscribe(log.run_id) as feed:
-        await until(feed, log.top)
+        waiting = await parked(feed, log)
         await store.client.delete(log.keys.record, log.keys.log)
         with pytest.raises(StopAsyncIteration):
-            await asyncio.wait_for(anext(feed), 6)
+            await asyncio.wait_for(waiting, 6)
         assert feed.end is End.GONE
 
 
@@ -434,9 +484,7 @@ async def test_a_store_that_stays_away_is_reported(
     async with Tailer(store) as tailer:
         log = await RunLog.start(store)
         async with tailer.subscribe(log.run_id) as feed:
-            await until(feed, log.top)
-            waiting = asyncio.ensure_future(anext(feed))
-            await wait_until_async(lambda: feed._live, description="the feed to be live")
+            waiting = await parked(feed, log)
             await asyncio.to_thread(private_valkey.stop)
             with pytest.raises(errors.StoreUnavailable):
                 await asyncio.wait_for(waiting, 10)
@@ -450,9 +498,7 @@ async def test_a_drained_tailer_ends_its_feeds_as_closed(store: Store, tailer: T
     """The runs go on; it is only this process that stops."""
     log = await RunLog.start(store)
     async with tailer.subscribe(log.run_id) as feed:
-        await until(feed, log.top)
-        waiting = asyncio.ensure_future(anext(feed))
-        await wait_until_async(lambda: feed._live, description="the feed to be live")
+        waiting = await parked(feed, log)
         tailer.drain()
         with pytest.raises(StopAsyncIteration):
             await waiting

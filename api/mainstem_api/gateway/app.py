@@ -42,6 +42,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,  # a redirect would answer for paths that do not exist
     )
     app.state.holder = holder
+    app.state.routes = [*routes.router.routes, *health.router.routes]
     problems.install(app)
     app.include_router(routes.router)
     app.include_router(health.router)

@@ -22,13 +22,15 @@ PATIENCE_S: Final = 2.0
 """Probes of orchestrators give up after a few seconds; a server this slow is not ready anyway."""
 
 
-@router.api_route("/healthz", methods=["GET", "HEAD"])
+@router.head("/healthz", include_in_schema=False)
+@router.get("/healthz")
 async def healthz() -> Response:
     """Answer while the process and its event loop are alive."""
     return JSONResponse({"status": "ok"})
 
 
-@router.api_route("/readyz", methods=["GET", "HEAD"])
+@router.head("/readyz", include_in_schema=False)
+@router.get("/readyz")
 async def readyz(gateway: Serving) -> Response:
     """Answer 200 if store and broker answer, else 503."""
     await asyncio.gather(_ping_store(gateway), gateway.dispatcher.aping())

@@ -32,9 +32,8 @@ class BodyLimit:
             return
         announced = Headers(scope=scope).get("content-length", "0")
         if announced.isdecimal() and int(announced[:20]) > BODY_LIMIT:
-            # Nobody reads the rest of the body: the connection cannot be used again.
-            refusal = problems.problem(413, "body_too_large", _TOO_LARGE, headers={"Connection": "close"})
-            await refusal(scope, receive, send)
+            # The server drops the rest of the body; closing could reset the client before it reads this.
+            await problems.problem(413, "body_too_large", _TOO_LARGE)(scope, receive, send)
             return
         await self._app(scope, _counting(receive), send)
 
@@ -47,7 +46,7 @@ def _counting(receive: Receive) -> Receive:
         message = await receive()
         received += len(message.get("body", b""))
         if received > BODY_LIMIT:
-            raise HTTPException(413, _TOO_LARGE, {"Connection": "close"})
+            raise HTTPException(413, _TOO_LARGE)
         return message
 
     return counted

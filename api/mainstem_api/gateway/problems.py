@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
 
 from mainstem_shared import errors, jsontext
 
@@ -116,10 +117,22 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
-    del request
     assert isinstance(error, HTTPException)
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        return _on_other_method(request, error)
     code = _CODES.get(error.status_code, "invalid_request" if error.status_code < 500 else "internal_error")
     return problem(error.status_code, code, error.detail, headers=error.headers)
+
+
+def _on_other_method(request: Request, error: HTTPException) -> Response:
+    """Name the methods of all routes of this path; the framework names those of the first."""
+    routes: list[BaseRoute] = request.app.state.routes
+    matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    methods = {method for route in matching for method in getattr(route, "methods", ())}
+    headers = {"Allow": ", ".join(sorted(methods | {"OPTIONS"}))}
+    if request.method == "OPTIONS":
+        return Response(status_code=HTTPStatus.NO_CONTENT, headers=headers)
+    return problem(error.status_code, _CODES[error.status_code], error.detail, headers=headers)
 
 
 async def _on_failure(request: Request, error: Exception) -> Response:
