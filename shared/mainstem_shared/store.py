@@ -36,7 +36,7 @@ from redis.exceptions import (
 from redis.retry import Retry as SyncRetry
 from redis.sentinel import Sentinel as SyncSentinel
 
-from mainstem_shared import errors
+from mainstem_shared import connections, errors
 
 T = TypeVar("T")
 
@@ -82,10 +82,13 @@ def connect(url: str, *, max_connections: int = MAX_CONNECTIONS) -> aioredis.Red
     if (address := _sentinel_address(url)) is not None:
         nodes, service, database = address
         sentinel = Sentinel(nodes, sentinel_kwargs={"socket_timeout": CONNECT_TIMEOUT_S})
-        return sentinel.master_for(service, db=database, **options)
+        client = sentinel.master_for(service, db=database, **options)
+        connections.make_cancellable(client.connection_pool)
+        return client
     pool = aioredis.BlockingConnectionPool.from_url(
         url, max_connections=max_connections, timeout=REPLY_TIMEOUT_S, **options
     )
+    connections.make_cancellable(pool)
     return aioredis.Redis.from_pool(pool)
 
 
