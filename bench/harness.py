@@ -1,0 +1,168 @@
+"""What rows stand on: a fresh server, real worker and gateway processes, figures, and percentiles."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from mainstem_shared.embedded import EmbeddedServer
+from mainstem_shared.settings import Settings
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass(kw_only=True)
+class Row:
+    """One line of the table. `met` is None where there is no goal to meet."""
+
+    name: str
+    figure: str
+    baseline: str = ""
+    ratio: str = ""
+    goal: str = ""
+    met: bool | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(kw_only=True)
+class Bench:
+    """A fresh server and everything started on it; `scale` shrinks loads for quick runs."""
+
+    server: EmbeddedServer
+    directory: Path
+    scale: float
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "MAINSTEM_REDIS_URL": self.server.url(0),
+            "MAINSTEM_BROKER_URL": self.server.url(1),
+            "MAINSTEM_ENGINES": "load",
+            "PYTHONPATH": str(HERE),
+        }
+
+    def settings(self, **changes: Any) -> Settings:
+        return Settings(redis_url=self.server.url(0), broker_url=self.server.url(1), **changes)
+
+    def scaled(self, count: int, least: int = 1) -> int:
+        return max(least, int(count * self.scale))
+
+    @contextlib.contextmanager
+    def process(self, name: str, *arguments: str, **env: str) -> Iterator[psutil.Process]:
+        with (self.directory / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, *arguments], env={**self.env, **env}, stdout=log, stderr=log
+            )
+        try:
+            yield psutil.Process(process.pid)
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    @contextlib.contextmanager
+    def worker(self, **env: str) -> Iterator[psutil.Process]:
+        name = f"worker{time.monotonic_ns()}"
+        arguments = ("-m", "mainstem_workers", "worker", "--loglevel", "INFO", "-n", f"{name}@bench")
+        with self.process(name, *arguments, **env) as process:
+            wait_for(lambda: "@bench ready" in (self.directory / f"{name}.log").read_text(), "a worker")
+            yield process
+
+    @contextlib.contextmanager
+    def gateway(self) -> Iterator[tuple[psutil.Process, int]]:
+        port = free_port()
+        program = (
+            "from mainstem_api.gateway.serving import serve; from mainstem_shared.settings import Settings; "
+            f"serve(Settings(port={port}), log_level='warning')"
+        )
+        with self.process("gateway", "-c", program) as process:
+            wait_for(lambda: answers(f"http://127.0.0.1:{port}/readyz"), "the gateway")
+            yield process, port
+
+    async def info(self, client: Any, section: str) -> dict[str, Any]:
+        return await client.info(section)
+
+
+@contextlib.contextmanager
+def bench(scale: float) -> Iterator[Bench]:
+    """A fresh server in a directory of its own, gone afterwards."""
+    directory = Path(tempfile.mkdtemp(prefix="mainstem-bench-"))
+    server = EmbeddedServer.start_or_adopt(directory / "data")
+    try:
+        yield Bench(server=server, directory=directory, scale=scale)
+    finally:
+        server.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def wait_for(condition: Any, what: str, timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {timeout_s:g} s for {what}")
+        time.sleep(0.05)
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return response.status == 200
+    except OSError:
+        return False
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+def cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+@contextlib.asynccontextmanager
+async def sse(port: int, run_id: str, query: str = "") -> AsyncIterator[asyncio.StreamReader]:
+    """An event stream as bytes, after its headers; nothing parsed, so that the client costs little."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**24)
+    try:
+        writer.write(
+            f"GET /v1/runs/{run_id}/events{query} HTTP/1.1\r\nHost: localhost\r\n"
+            "Accept: text/event-stream\r\n\r\n".encode()
+        )
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b" 200 " in head.split(b"\r\n", 1)[0], head
+        yield reader
+    finally:
+        writer.close()
+
+
+def data_of(line: bytes) -> Any:
+    return json.loads(line[6:])

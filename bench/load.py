@@ -1,0 +1,34 @@
+"""Engines and tasks of the benchmarks; workers import this module through MAINSTEM_ENGINES."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from celery import shared_task
+from pydantic import BaseModel
+
+from mainstem_tasks.asynctask import AsyncTask
+from mainstem_tasks.context import RunContext
+from mainstem_tasks.registry import engine
+
+
+class ClockInput(BaseModel):
+    tokens: int = 100
+    interval_ms: float = 25
+
+
+@engine("bench.clock", input_model=ClockInput)
+async def clock(run: RunContext[ClockInput]) -> None:
+    """Stream the time of emission, so that a reader on this machine knows how old each token is."""
+    wanted = run.input
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    for k in range(wanted.tokens):
+        await asyncio.sleep(begun + k * wanted.interval_ms / 1000 - loop.time())
+        await run.text(f"{time.time_ns()} ")
+
+
+@shared_task(name="bench.noop", base=AsyncTask, ignore_result=True)
+async def noop() -> None:
+    """Celery's floor: a task that does nothing."""
