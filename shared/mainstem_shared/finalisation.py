@@ -56,7 +56,8 @@ class Finaliser:
         patience_s: float | None = None,
     ) -> verbs.Finished | verbs.Already | verbs.Refused | verbs.Moved | verbs.Gone:
         """End a run under the caller's control, whose fold covers the log up to `top`."""
-        close_open_calls(fold)
+        if reason is not Reason.COMPLETED:  # an engine that completes may leave calls for its caller to answer
+            close_open_calls(fold)
         outcome = await verbs.finish(
             self.store,
             control,
@@ -165,9 +166,7 @@ class Finaliser:
         )
 
 
-async def own(
-    store: Store, owner: str, run_id: str, *, ttl_ms: int, patience_s: float | None = None
-) -> None:
+async def own(store: Store, owner: str, run_id: str, *, ttl_ms: int, patience_s: float | None = None) -> None:
     """List a run among those of `owner`, before it takes control: a crash in between is harmless."""
     key = keys.owned(owner)
 

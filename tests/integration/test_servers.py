@@ -73,7 +73,7 @@ def test_the_shared_server_is_empty_for_each_test(store_url: str, broker_url: st
     for url in (store_url, broker_url):
         with redis.Redis.from_url(url) as client:
             assert client.dbsize() == 0
-            client.set("left", "behind")
+            client.set("left", "behind", ex=60)
 
 
 test_the_shared_server_is_empty_again = test_the_shared_server_is_empty_for_each_test
