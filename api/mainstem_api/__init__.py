@@ -5,8 +5,8 @@ of their own.
 """
 
 from mainstem_api.blocking import Runs
-from mainstem_api.runs import AsyncRuns, RunEvent, StartResult
+from mainstem_api.runs import AbortResult, AsyncRuns, RunEvent, StartResult
 from mainstem_shared.listings import Page
 from mainstem_shared.models import Run
 
-__all__ = ["AsyncRuns", "Page", "Run", "RunEvent", "Runs", "StartResult"]
+__all__ = ["AbortResult", "AsyncRuns", "Page", "Run", "RunEvent", "Runs", "StartResult"]

@@ -63,6 +63,7 @@ class Runs:
     start = _blocking(AsyncRuns.start)
     get = _blocking(AsyncRuns.get)
     wait = _blocking(AsyncRuns.wait)
+    abort = _blocking(AsyncRuns.abort)
     list = _blocking(AsyncRuns.list)
 
     def events(

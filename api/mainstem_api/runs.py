@@ -7,18 +7,19 @@ are taken at their word. Browsers and other outsiders use the gateway.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from mainstem_shared import cursors, endpoints, errors, listings, starting, views
+from mainstem_shared import aborting, cursors, endpoints, errors, listings, starting, views
+from mainstem_shared.aborting import Aborter, Outcome
 from mainstem_shared.feeds import End
+from mainstem_shared.finalisation import Finaliser
 from mainstem_shared.frames import Frame
 from mainstem_shared.listings import Page, Query
 from mainstem_shared.models import IfActive, OnWorkerLost, Run, Status
-from mainstem_shared.outbox import Publisher
 from mainstem_shared.principals import DEFAULT_TENANT, LOCAL_USER, Owned, Principal
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import Store
@@ -47,6 +48,23 @@ class StartResult:
         return self.run.run_id
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AbortResult:
+    """What an abort reached.
+
+    Attributes:
+        run: the run as of now, with what it has produced.
+        outcome: `aborted`, `already_finished` (in another way, or before), or `pending`.
+        won_from: the status in which it was stopped; None unless it was aborted.
+        signal_delivered: whether the run's worker is known to have heard of it; true if there was none.
+    """
+
+    run: Run
+    outcome: Outcome
+    won_from: Status | None
+    signal_delivered: bool
+
+
 class AsyncRuns:
     """Runs, for asyncio. Use one per event loop, as an async context manager or with `aclose()`.
 
@@ -59,9 +77,13 @@ class AsyncRuns:
         settings: Settings | None = None,
         *,
         store: Store | None = None,
-        publisher: Publisher | None = None,
+        publisher: Dispatcher | None = None,
+        sealer: Callable[[], str] = aborting.nobody,
     ) -> None:
-        """Connect to what the settings (by default: the environment) name; on first use, not yet here."""
+        """Connect to what the settings (by default: the environment) name; on first use, not yet here.
+
+        A process that holds a lease names it with `sealer`, and ends runs of dead workers by itself.
+        """
         self.settings = settings or Settings()
         self._store = store or Store(endpoints.store_url(self.settings))
         self._own_store = store is None
@@ -70,6 +92,12 @@ class AsyncRuns:
         if publisher is None:
             publisher = self._dispatcher = Dispatcher(endpoints.broker_url(self.settings))
         self._publisher = publisher
+        self._aborter = Aborter(
+            finaliser=Finaliser(store=self._store, settings=self.settings, publisher=publisher),
+            revoker=publisher,
+            tailer=self._tailer,
+            sealer=sealer,
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -204,6 +232,37 @@ class AsyncRuns:
                 async for _ in rest:
                     pass
             return await self.get(run_id, user_id=user_id, tenant=tenant)
+
+    async def abort(
+        self,
+        run_id: str,
+        *,
+        wait: float = 0.0,
+        user_id: str | None = None,
+        tenant: str = DEFAULT_TENANT,
+    ) -> AbortResult:
+        """Stop a run, wherever it is, and say what was reached. What it has produced is kept.
+
+        Once this returns, the run will end, whatever dies meanwhile. Repeating it changes nothing; it never
+        touches another run of the thread.
+
+        Args:
+            run_id: the run to stop.
+            wait: how many seconds to wait for its end; without, running runs are answered as `pending`.
+            user_id: whose run it is; None means any user of the tenant.
+            tenant: whose user that is.
+
+        Raises:
+            NotFound: it does not exist, or not for this user.
+        """
+        await views.check_owner(self._store, run_id, tenant=tenant, user_id=user_id)
+        reached = await self._aborter.abort(run_id, wait_s=wait)
+        return AbortResult(
+            run=await views.get_run(self._store, run_id),
+            outcome=reached.outcome,
+            won_from=reached.won_from,
+            signal_delivered=reached.signal_delivered,
+        )
 
     async def list(
         self,

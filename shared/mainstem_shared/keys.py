@@ -88,6 +88,11 @@ def mailbox(owner: str) -> str:
     return f"{PREFIX}:{{w:{owner}}}:mail"
 
 
+def mail_read(owner: str) -> str:
+    """STRING: id of the last message of its mailbox that a process incarnation acted on."""
+    return f"{PREFIX}:{{w:{owner}}}:read"
+
+
 def wake(tailer: str) -> str:
     """STREAM that interrupts a tailer's blocking read when it must follow another key."""
     return f"{PREFIX}:{{t:{tailer}}}:wake"

@@ -1,6 +1,7 @@
 """Mail between processes: what anybody asks of the owner of a run. One durable stream per owner.
 
-Lossless while the owner lives, and not needed once it is dead: then a sweeper acts on the record.
+Lossless while the owner lives, and not needed once it is dead: then a sweeper acts on the record. The owner
+notes how far it has read, so that a sender can tell what arrived from what only lies there.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from mainstem_shared import keys
+from mainstem_shared import cursors, keys
+from mainstem_shared.cursors import Cursor
 from mainstem_shared.models import Reason
 from mainstem_shared.store import Store
 
@@ -32,18 +34,24 @@ Message = Stop
 MESSAGE: Final = TypeAdapter[Message](Message)
 
 
-async def post(store: Store, owner: str, message: Message) -> None:
-    """Put a message into the mailbox of `owner`.
+async def post(store: Store, owner: str, message: Message) -> Cursor:
+    """Put a message into the mailbox of `owner`; returns its id, for `is_read`.
 
     Raises:
         StoreUnavailable: it may or may not be there; posting it again is harmless.
     """
     box = keys.mailbox(owner)
 
-    async def send() -> None:
+    async def send() -> bytes:
         async with store.client.pipeline(transaction=False) as pipe:
             pipe.xadd(box, {"m": message.model_dump_json()}, maxlen=KEPT, approximate=True)
             pipe.expire(box, TTL_S)
-            await pipe.execute()
+            return (await pipe.execute())[0]
 
-    await store.patiently(send)
+    return cursors.parse(await store.patiently(send))
+
+
+async def is_read(store: Store, owner: str, message_id: Cursor) -> bool:
+    """Tell whether `owner` has acted on a message. A dead, frozen or busy owner has not."""
+    seen = await store.patiently(lambda: store.client.get(keys.mail_read(owner)))
+    return seen is not None and cursors.parse(seen) >= message_id

@@ -60,6 +60,17 @@ async def page(store: Store, run_id: str, *, after: Cursor, count: int = COUNT) 
     )
 
 
+async def look(store: Store, run_id: str) -> Glance | Gone:
+    """Return where a run is, without its content.
+
+    Raises:
+        NotFound: it cannot be a run id.
+        StoreUnavailable: the store does not answer.
+    """
+    k = keys.run(run_id)
+    return glance(await store.verb(PAGE, [k.record, k.log], ["0-0", 0, 0]))
+
+
 def glance_command(run_id: str) -> bytes:
     """Return the packed command whose reply `glance` reads."""
     k = keys.run(run_id)

@@ -7,6 +7,7 @@ to agree; a lock only spares them doing the same work at the same time.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 
 from mainstem_shared import errors, keys, models, verbs
+from mainstem_shared.aborting import Abort, Aborter
 from mainstem_shared.finalisation import Finaliser
 from mainstem_shared.models import Reason, Spec, Status, WaitingFor
 from mainstem_shared.store import Store, now_ms
@@ -97,7 +99,7 @@ class Sweeper:
             if isinstance(state, verbs.State) and state.status is Status.RUNNING and state.owner == owner:
                 await self.settle_lost_run(run_id, state)
             await client.srem(keys.owned(owner), run_id)
-        await client.delete(keys.owned(owner), keys.mailbox(owner))
+        await client.delete(keys.owned(owner), keys.mailbox(owner), keys.mail_read(owner))
         await client.zrem(keys.WORKERS, owner)
 
     async def settle_lost_run(self, run_id: str, state: verbs.State) -> None:
@@ -142,19 +144,25 @@ class Sweeper:
         status = Status(record["status"])
         if status.is_terminal:
             await self.finaliser.tidy(run_id)
+        elif "stop_reason" in record:
+            await self._pursue(run_id, Reason(record["stop_reason"]))
         elif status is Status.QUEUED and record["waiting"] == WaitingFor.WORKER:
             return await self._look_at_queued(run_id, record, now=now, publish=publish)
         else:
             await self._look_again(run_id, now + RUNNING_LOOK_MS)
         return publish
 
+    async def _pursue(self, run_id: str, reason: Reason) -> None:
+        """Carry on an abort that was not carried out: end the run, or tell its owner once more."""
+        aborter = Aborter(finaliser=self.finaliser, sealer=self.owner)
+        with contextlib.suppress(errors.NotFound):
+            if not isinstance(await aborter.pursue(run_id, reason=reason), Abort):
+                await self._look_again(run_id, now_ms() + int(self.finaliser.settings.sweep_s * 1000))
+
     async def _look_at_queued(
         self, run_id: str, record: Mapping[str, str], *, now: int, publish: bool
     ) -> bool:
         queued_ms = int(record.get("queued") or Spec.model_validate_json(record["spec"]).created_ms)
-        if "stop_reason" in record:
-            await self.finaliser.settle(run_id, sealer=self.owner(), reason=Reason(record["stop_reason"]))
-            return publish
         if now - queued_ms > self.finaliser.settings.max_queue_s * 1000:
             error = models.ErrorInfo(code=Reason.NO_WORKER.value, message="No worker took the run in time.")
             await self.finaliser.settle(run_id, sealer=self.owner(), reason=Reason.NO_WORKER, error=error)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-from mainstem_shared import cursors, errors, folds, jsontext, models, verbs
+from mainstem_shared import cursors, errors, folds, jsontext, keys, models, verbs
 from mainstem_shared.cursors import Cursor
 from mainstem_shared.events import Entry, Type
 from mainstem_shared.folds import Fold
@@ -41,6 +41,21 @@ async def get_run(store: Store, run_id: str, *, principal: Principal | None = No
     if size(state) > LARGE:
         return await asyncio.to_thread(run, state)
     return run(state)
+
+
+async def check_owner(store: Store, run_id: str, *, tenant: str, user_id: str | None) -> None:
+    """Make sure that a run is of this tenant, and of this user if one is named, without reading its content.
+
+    Raises:
+        NotFound: it is not, or there is no such run.
+    """
+    record = keys.run(run_id).record
+    spec = await store.patiently(lambda: store.client.hget(record, "spec"))
+    if spec is None:
+        raise errors.NotFound
+    found = models.Spec.model_validate_json(spec)
+    if found.tenant != tenant or (user_id is not None and found.user_id != user_id):
+        raise errors.NotFound
 
 
 def size(state: State) -> int:

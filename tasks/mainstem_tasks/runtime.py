@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mainstem_shared import mail
+from mainstem_shared import mail, verbs
 from mainstem_shared.finalisation import Finaliser
 from mainstem_shared.leases import Lease
+from mainstem_shared.models import Reason, Status
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import Store
 from mainstem_shared.writer import Writer
@@ -34,16 +36,47 @@ class Runtime:
     finaliser: Finaliser
     segments: dict[str, Segment] = field(default_factory=dict[str, "Segment"])
     """The runs this process executes now, by run id."""
+    claiming: dict[str, Reason | None] = field(default_factory=dict[str, Reason | None])
+    """Runs whose claim is under way, and the stop that overtook its reply, if any."""
+    tasks: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
+    """What `spawn` started and has not ended."""
 
     def deliver(self, message: mail.Message) -> None:
         """Act on a message from the mailbox."""
-        segment = self.segments.get(message.run_id)
-        if segment is None:
-            logger.info(
-                "mail for a run that is not here", extra={"action": "mail_missed", "run_id": message.run_id}
-            )
+        if not self._stop(message):
+            self.spawn(self._settle_stranded(message))
+
+    def _stop(self, message: mail.Message) -> bool:
+        """Stop the run if it is here, or about to be."""
+        if (segment := self.segments.get(message.run_id)) is not None:
+            segment.stop_for(message.reason)
+        elif message.run_id in self.claiming:
+            self.claiming[message.run_id] = message.reason
+        else:
+            return False
+        return True
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something beside the segments; it ends with the process."""
+        task = self.loop.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a side task failed", extra={"action": "side_task_failed"}, exc_info=error)
+
+    async def _settle_stranded(self, message: mail.Message) -> None:
+        """End a run that is ours by its record but that no segment here knows: its task died on the way."""
+        run_id, owner = message.run_id, self.lease.owner
+        state = await verbs.read(self.store, run_id)
+        if self._stop(message):
             return
-        segment.stop_for(message.reason)
+        if isinstance(state, verbs.Gone) or state.status is not Status.RUNNING or state.owner != owner:
+            logger.info("mail for a run that is not here", extra={"action": "mail_missed", "run_id": run_id})
+            return
+        await self.finaliser.settle(run_id, sealer=owner, reason=message.reason, expected_epoch=state.epoch)
 
     def suspended(self) -> None:
         """Let go of everything: this process did not run for longer than its lease."""

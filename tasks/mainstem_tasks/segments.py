@@ -66,7 +66,7 @@ async def execute(runtime: Runtime, run_id: str, *, task_id: str) -> str:
     owner = runtime.lease.owner
     ttl_ms = runtime.settings.live_ttl_ms
     await finalisation.own(runtime.store, owner, run_id, ttl_ms=ttl_ms, patience_s=CLAIM_PATIENCE_S)
-    claimed = await verbs.claim(
+    claim = verbs.claim(
         runtime.store,
         run_id,
         nonce=ids.nonce(),
@@ -75,9 +75,18 @@ async def execute(runtime: Runtime, run_id: str, *, task_id: str) -> str:
         live_ttl_ms=ttl_ms,
         patience_s=CLAIM_PATIENCE_S,
     )
+    runtime.claiming[run_id] = None
+    try:
+        # Not to be cancelled: a claim that landed and was forgotten would strand the run.
+        claimed = await unreachable(claim)
+    finally:
+        overtaken_by = runtime.claiming.pop(run_id, None)
     match claimed:
         case verbs.Claimed():
-            return await Segment(runtime, run_id, owner, claimed).execute()
+            segment = Segment(runtime, run_id, owner, claimed)
+            if overtaken_by is not None:
+                segment.stop_for(overtaken_by)
+            return await segment.execute()
         case verbs.Stopping(reason=reason):
             await runtime.finaliser.settle(run_id, sealer=owner, reason=reason)
             return reason.value
@@ -92,7 +101,7 @@ class Segment:
     def __init__(self, runtime: Runtime, run_id: str, owner: str, claimed: verbs.Claimed) -> None:
         self.run_id = run_id
         self.cause: Stop | None = None
-        self._reason = Reason.USER_ABORT
+        self._reason: Reason | None = None
         self._runtime = runtime
         self._claimed = claimed
         self._control = verbs.Control(run_id=run_id, epoch=claimed.epoch, owner=owner)
@@ -128,12 +137,15 @@ class Segment:
 
     async def execute(self) -> str:
         """Run the engine under its limits and end the run."""
-        fold = await self._fold()
-        channel = self._channel = self._runtime.writer.open(self._control, fold)
-        channel.on_lost = lambda: self.stop(Stop.LOST)
+        # From here on stops find it. Nothing was awaited since the claim's reply, so that none falls between.
         self._runtime.segments[self.run_id] = self
         interrupted: asyncio.CancelledError | None = None
         try:
+            fold = await unreachable(self._fold())
+            channel = self._channel = self._runtime.writer.open(self._control, fold)
+            channel.on_lost = lambda: self.stop(Stop.LOST)
+            if cancel_cause() is not None:
+                self._stop_for_pool()  # cancelled while it could not be reached
             self._engine = asyncio.create_task(self._run_engine(channel), name=f"engine {self.run_id}")
             if self.cause is not None:
                 self._engine.cancel()
@@ -206,7 +218,7 @@ class Segment:
             return None
         match self.cause:
             case Stop.REQUESTED:
-                return Verdict(reason=self._reason)
+                return Verdict(reason=self._reason or Reason.USER_ABORT)
             case Stop.SHUTDOWN:
                 return Verdict(reason=Reason.SHUTDOWN)
             case Stop.TIMED_OUT:
@@ -219,6 +231,8 @@ class Segment:
             channel.discard()
             logger.warning("run lost to another owner", extra={"action": "run_fenced", "run_id": self.run_id})
             return "lost"
+        if self.cause is Stop.REQUESTED and self._reason is None:
+            verdict = Verdict(reason=await self._recorded_reason())
         try:
             top = await asyncio.wait_for(channel.close(), FINISH_PATIENCE_S)
             outcome = await self._runtime.finaliser.finish(
@@ -236,6 +250,14 @@ class Segment:
             logger.exception("RUN NOT FINISHED", extra={"action": "finish_failed", "run_id": self.run_id})
             return "unfinished"
         return verdict.reason.value if isinstance(outcome, verbs.Finished) else "lost"
+
+    async def _recorded_reason(self) -> Reason:
+        """Return why the pool was told to cancel: as recorded by an abort, else an operator wanted it."""
+        try:
+            wish = await verbs.stop(self._runtime.store, self.run_id, reason=Reason.USER_ABORT)
+        except errors.StoreUnavailable:
+            return Reason.USER_ABORT
+        return wish.reason if isinstance(wish, verbs.Intended) else Reason.USER_ABORT
 
 
 def _failed(reason: Reason, message: str) -> Verdict:

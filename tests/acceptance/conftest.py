@@ -22,12 +22,14 @@ class Live:
         self.store, self.broker, self.directory = store, broker, directory
         self.env = {"MAINSTEM_REDIS_URL": store.url(0), "MAINSTEM_BROKER_URL": broker.url(1)}
         self.stack = contextlib.ExitStack()
+        self.children: list[Child] = []
 
     def settings(self) -> Settings:
         return Settings(redis_url=self.store.url(0), broker_url=self.broker.url(1))
 
     def worker(self, name: str = "worker", *, ready: bool = True, **env: str) -> Child:
         child = self.stack.enter_context(worker({**self.env, **env}, self.directory, name))
+        self.children.append(child)
         if ready:
             wait_until(lambda: self.is_ready(child), description=f"{name} to be ready", timeout_s=30)
         return child

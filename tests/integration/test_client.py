@@ -104,7 +104,15 @@ def text_of(events: list[RunEvent]) -> str:
 
 def test_the_public_names_are_these():
     """What is exported is what users may import; adding is deliberate, removing breaks them."""
-    assert mainstem_api.__all__ == ["AsyncRuns", "Page", "Run", "RunEvent", "Runs", "StartResult"]
+    assert mainstem_api.__all__ == [
+        "AbortResult",
+        "AsyncRuns",
+        "Page",
+        "Run",
+        "RunEvent",
+        "Runs",
+        "StartResult",
+    ]
     for name in mainstem_api.__all__:
         assert getattr(mainstem_api, name).__doc__
 

@@ -25,6 +25,7 @@ from mainstem_tasks import registry, runtime
 from mainstem_tasks.dispatch import Dispatcher
 from mainstem_tasks.runtime import Runtime
 from mainstem_workers.mailbox import Mailbox
+from mainstem_workers.revocations import Revocations
 from mainstem_workers.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class Housekeeping:
             finaliser=Finaliser(store=store, settings=settings, publisher=dispatcher),
         )
         self._watchdog = Watchdog(loop)
+        self._revocations = Revocations(self.runtime)
         self._loops: list[asyncio.Task[None]] = []
 
     def _suspended_elsewhere(self) -> None:
@@ -77,6 +79,7 @@ class Housekeeping:
         ):
             self._loops.append(asyncio.create_task(work, name=f"mainstem-{name}"))
         runtime.install(here)
+        self._revocations.start()
         self._watchdog.start()
         logger.info("ready for runs", extra={"action": "worker_ready", "owner": here.lease.owner})
 
@@ -84,9 +87,11 @@ class Housekeeping:
         """Stop everything; the pool's last job has ended."""
         here = self.runtime
         self._watchdog.stop()
-        for task in self._loops:
+        self._revocations.stop()
+        going = [*self._loops, *here.tasks]
+        for task in going:
             task.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
+        await asyncio.gather(*going, return_exceptions=True)
         await registry.aclose()
         await here.writer.stop()
         await asyncio.to_thread(here.lease.stop)

@@ -62,6 +62,14 @@ class Mailbox:
                 for entry_id, fields in entries:
                     self._after = (owner, entry_id)
                     self._take(fields[1])
+            if reply:
+                await self._note_read(pipe, owner)
+
+    async def _note_read(self, pipe: pipes.Pipe, owner: str) -> None:
+        """Tell senders how far we are; a store that refuses it leaves them in doubt, no more."""
+        key = keys.mail_read(owner).encode()
+        note = pipe.call(b"SET", key, self._after[1], b"EX", b"%d" % mail.TTL_S)
+        await asyncio.wait_for(note, STALL_S)
 
     def _take(self, data: bytes) -> None:
         try:

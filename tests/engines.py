@@ -1,0 +1,32 @@
+"""Engines for tests that need more than the demo engine; a worker loads them with MAINSTEM_ENGINES=engines."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from mainstem_tasks import engine
+from mainstem_tasks.context import RunContext
+
+
+@engine("careful")
+async def careful(run: RunContext[dict[str, Any]]) -> None:
+    """Stream until stopped, then take `cleanup_s` to clean up, and say that it did."""
+    await run.usage(input_tokens=7)
+    try:
+        for k in range(100_000):
+            await run.text(f"w{k}" if k == 0 else f" w{k}")
+            await asyncio.sleep(0.005)
+    finally:
+        await run.custom("cleaning")
+        await asyncio.sleep(run.input.get("cleanup_s", 0.0))
+        await run.custom("cleaned")
+
+
+@engine("calling")
+async def calling(run: RunContext[dict[str, Any]]) -> None:
+    """Answer one tool call, leave a second one open, and wait for ever."""
+    await run.tool_call("c1", "search", {"q": "one"})
+    await run.tool_result("c1", {"found": 1})
+    await run.tool_call("c2", "search", {"q": "two"})
+    await asyncio.Event().wait()

@@ -1,0 +1,72 @@
+"""Operators' revocations: what Celery's `revoke` does to a task, from Flower or a shell, becomes an abort.
+
+Terminate ends a running run; a plain revoke drops what has not started, and leaves a running run alone, as
+in Celery. Our own aborts revoke too, and find here that there is nothing left to do.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery.signals import task_revoked
+
+from mainstem_shared import errors, verbs
+from mainstem_shared.aborting import Aborter
+from mainstem_shared.models import Reason, Status
+from mainstem_tasks.dispatch import GENERATE
+from mainstem_tasks.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+
+class Revocations:
+    """Listens to Celery from `start` to `stop`."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._aborter = Aborter(finaliser=runtime.finaliser, sealer=lambda: runtime.lease.owner)
+
+    def start(self) -> None:
+        task_revoked.connect(self._on_revoked, weak=False)
+
+    def stop(self) -> None:
+        task_revoked.disconnect(self._on_revoked)
+
+    def _on_revoked(self, sender: Any = None, request: Any = None, **about: Any) -> None:
+        """Take note, on whatever thread Celery calls from."""
+        run_id = (getattr(request, "kwargs", None) or {}).get("run_id")
+        if getattr(sender, "name", None) != GENERATE or not isinstance(run_id, str) or about.get("expired"):
+            return
+        work = self._abort(run_id, str(request.id), terminated=bool(about.get("terminated")))
+        self._runtime.loop.call_soon_threadsafe(self._runtime.spawn, work)
+
+    async def _abort(self, run_id: str, task_id: str, *, terminated: bool) -> None:
+        if run_id in self._runtime.segments and terminated:
+            return  # the pool has cancelled its segment, which ends the run
+        try:
+            state = await verbs.read(self._runtime.store, run_id)
+            if isinstance(state, verbs.Gone) or not _is_meant(state, task_id, terminated=terminated):
+                return
+            await self._aborter.pursue(run_id, reason=Reason.USER_ABORT)
+        except errors.NotFound:
+            return
+        except errors.StoreUnavailable:
+            logger.warning(
+                "a revocation came to nothing: the store is away; abort the run by its id",
+                extra={"action": "revocation_lost", "run_id": run_id, "task_id": task_id},
+            )
+            return
+        logger.info("revoked by an operator", extra={"action": "run_revoked", "run_id": run_id})
+
+
+def _is_meant(state: verbs.State, task_id: str, *, terminated: bool) -> bool:
+    """Tell whether revoking this task means this state of the run, not a segment that came later.
+
+    Before its first segment every message of a run means the same, also if the outbox sent several.
+    """
+    if state.status is Status.RUNNING and not terminated:
+        return False
+    if state.status is not Status.RUNNING and state.status is not Status.QUEUED:
+        return False
+    return state.fields.get("task", "") in ("", task_id) or "segment" not in state.fields
