@@ -103,8 +103,11 @@ class RunLog:
         """Append words of text, one event each."""
         said = range(self.words, self.words + count)
         self.words += count
+        last = self.fold.parts[-1] if self.fold.parts else None
+        goes_on = isinstance(last, folds.TextPart) and last.kind == "text"
+        part = len(self.fold.parts) - goes_on
         await self.append(
-            *[(Type.MESSAGE_DELTA, {"part": 0, "text": f"w{k}" if k == 0 else f" w{k}"}) for k in said]
+            *[(Type.MESSAGE_DELTA, {"part": part, "text": f"w{k}" if k == 0 else f" w{k}"}) for k in said]
         )
 
     async def snapshot(self) -> None:

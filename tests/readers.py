@@ -43,14 +43,14 @@ class Reader:
         self._data.append(data)
 
     def check(self) -> None:
-        """What was taken is the log, byte by byte, without a hole; only snapshots stand in for a range."""
+        """What was taken is the log, byte by byte, without a hole; only snapshots and resyncs bridge a range."""
         at = 0
         for cursor, kind, data in zip(self.ids, self.types, self._data, strict=True):
             if kind == Type.SNAPSHOT:
-                at = next(
-                    (i for i, e in enumerate(self.log.entries) if e.cursor > cursor), len(self.log.entries)
-                )
+                at = sum(entry.cursor <= cursor for entry in self.log.entries)
                 continue
+            if kind == Type.RESYNC:
+                at = sum(entry.cursor < cursor for entry in self.log.entries)
             expected = self.log.entries[at]
             assert (cursor, kind) == (expected.cursor, expected.type)
             assert data == events.presented(kind, expected.data)

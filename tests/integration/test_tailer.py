@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 from redis.exceptions import RedisError
 
 from logs import RunLog
-from mainstem_shared import cursors, errors, feeds, ids, keys, shards
+from mainstem_shared import cursors, errors, feeds, ids, keys, pages, shards
 from mainstem_shared.cursors import Cursor
 from mainstem_shared.events import Type
 from mainstem_shared.feeds import End, Feed
 from mainstem_shared.frames import Frame
-from mainstem_shared.store import Store
+from mainstem_shared.store import Script, Store
 from mainstem_shared.tailer import Tailer
 from readers import Reader
 from servers import ValkeyProcess
@@ -387,6 +388,71 @@ async def drink_until(feed: Feed, reader: Reader, cursor: Cursor) -> None:
     while reader.cursor != cursor:
         for frame in await anext(feed):
             reader.take(frame.cursor, frame.type, frame.data)
+
+
+class GatedStore(Store):
+    """A real store whose answers to pages can be held back: what a busy loop does to a reader."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.held = 0
+
+    async def verb(self, script: Script, *args: Any, **options: Any) -> Any:
+        reply = await super().verb(script, *args, **options)
+        if script is pages.PAGE:
+            self.held += 1
+            await self.gate.wait()
+        return reply
+
+
+@pytest.mark.parametrize("missed", [5, 7])
+async def test_what_overflows_while_a_reader_catches_up_is_read_again(
+    store_url: str, monkeypatch: pytest.MonkeyPatch, missed: int
+) -> None:
+    """Live events fill its queue before the page it asked for is here: whether the queue is empty again
+    then (5), or holds later events (7), nothing is missing.
+    """
+    monkeypatch.setattr(feeds, "QUEUE_FRAMES", 4)
+    store = GatedStore(store_url)
+    async with Tailer(store) as tailer:
+        log = await RunLog.start(store)
+        await log.claim()
+        quick, late = Reader(log), Reader(log)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(follow(tailer, quick))
+            await reached(quick, log.top)
+            await wait_until_async(
+                lambda: any(is_read(feed) for topic in tailer._topics.values() for feed in topic.feeds),
+                description="the first reader to be live",
+            )
+            store.gate.clear()
+            held = store.held
+            group.create_task(follow(tailer, late))
+            await wait_until_async(lambda: store.held > held, description="the page to be held back")
+            for _ in range(missed):
+                await log.say()
+                await reached(quick, log.top)
+            store.gate.set()
+            await reached(late, log.top)
+            await log.finish()
+        quick.check_end()
+        late.check_end()
+    await store.close()
+
+
+async def test_a_hole_behind_the_snapshot_is_bridged_to_the_top(store: Store, tailer: Tailer) -> None:
+    """A stored snapshot before the reader's cursor would throw it back: it gets one of the whole log."""
+    log = await RunLog.start(store)
+    await log.claim()
+    await log.say(3)
+    await log.snapshot()
+    await log.say(5)
+    await store.client.xdel(log.keys.log, "2-6")
+    async with tailer.subscribe(log.run_id, after=Cursor(2, 4)) as feed:
+        seen = [(frame.cursor, frame.type) for frame in await anext(feed) + await anext(feed)]
+    assert seen == [(Cursor(2, 5), Type.MESSAGE_DELTA), (log.top, Type.SNAPSHOT)]
 
 
 async def test_more_readers_of_a_run_cost_the_store_nothing(
