@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from mainstem_api.gateway.app import create_app
+from mainstem_shared import logs
 from mainstem_shared.settings import Settings
 
 SHUTDOWN_S: Final = 10
@@ -26,6 +27,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: FastAPI, settings: Settings, **options: Any) -> None:
         self._app = app
+        logs.set_up()
         super().__init__(
             uvicorn.Config(
                 app,
