@@ -6,6 +6,9 @@ A gateway runs under uvicorn in a thread of its own. Whoever starts one stops it
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +20,7 @@ import httpx
 from mainstem_api.gateway import Server, create_app
 from mainstem_shared.cursors import Cursor, parse
 from mainstem_shared.settings import Settings
+from servers import Guard, free_port
 from waiting import wait_until
 
 
@@ -133,3 +137,60 @@ async def open_stream(
     headers = {"Last-Event-ID": str(last)} if last is not None else {}
     async with client.stream("GET", f"/v1/runs/{run_id}/events", headers=headers, params=params) as response:
         yield Stream(response)
+
+
+class GatewayProcess:
+    """A gateway in a process of its own, as a deployment has it. Use it as a context manager."""
+
+    def __init__(self, store_url: str, broker_url: str, **settings: Any) -> None:
+        self.port = free_port()
+        given = {"redis_url": store_url, "broker_url": broker_url, "port": self.port, **settings}
+        self._environment = {f"MAINSTEM_{name.upper()}": str(value) for name, value in given.items()}
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", "from mainstem_api.gateway import serve; serve(log_level='warning')"],
+            env={**os.environ, **self._environment},
+            start_new_session=True,
+        )
+        self._guard = Guard(self._process.pid)
+        try:
+            wait_until(self._is_ready, description="the gateway process to be ready", timeout_s=30)
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def _is_ready(self) -> bool:
+        assert self._process.poll() is None, "the gateway process ended"
+        try:
+            return httpx.get(f"{self.url}/readyz", trust_env=False, timeout=5).is_success
+        except httpx.TransportError:
+            return False
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    def terminate(self) -> int:
+        """Send SIGTERM and wait; returns the exit status."""
+        self._process.terminate()
+        return self._process.wait(20)
+
+    def kill(self) -> None:
+        """End it at once, whatever state it is in. Safe to call twice."""
+        self._process.kill()
+        self._process.wait()
+        self._guard.dismiss()
+
+    def client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=self.url, trust_env=False, timeout=20)
