@@ -116,3 +116,10 @@ def worker(env: dict[str, str], directory: Path, name: str = "worker", *options:
     """A worker process with Mainstem's own Celery app; not started yet."""
     arguments = ("-m", "mainstem_workers", "worker", "--loglevel", "INFO", "-n", f"{name}@test")
     return Child(name, *arguments, *options, env=env, directory=directory)
+
+
+def gateway(env: dict[str, str], directory: Path, port: int, name: str = "gateway") -> Child:
+    """A gateway process, as `mainstem gateway` runs it; not started yet."""
+    program = "from mainstem_api.cli import main; main()"
+    arguments = ("-c", program, "gateway", "--port", str(port))
+    return Child(name, *arguments, env=env, directory=directory)
