@@ -1,0 +1,54 @@
+"""Which error is which status, and that the documents name what the code has."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+from mainstem_api.gateway import problems
+from mainstem_shared import errors
+from mainstem_shared.events import Type
+
+EVENTS = Path(__file__).parents[2] / "docs" / "events.md"
+# Raised in workers, towards engines; HTTP never meets them.
+INSIDE = (errors.EngineLimit, errors.ProviderError, errors.Fenced, errors.ChannelClosed)
+KINDS = [
+    kind
+    for _, kind in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(kind, errors.MainstemError) and kind is not errors.MainstemError
+]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if not issubclass(kind, INSIDE)])
+def test_every_error_that_http_can_meet_has_a_status_of_its_own(kind: type[errors.MainstemError]):
+    """None falls through to 500."""
+    assert problems.status_of(kind("said")) != 500
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (errors.NotFound(), 404),
+        (errors.InvalidCursor(cursor="x"), 400),
+        (errors.ThreadBusy(run_id="r"), 409),
+        (errors.UnknownEngine(engine="e", known="d"), 422),
+        (errors.InvalidInput(), 422),
+        (errors.InvalidRequest(), 422),
+        (errors.IdempotencyKeyReused(run_id="r"), 422),
+        (errors.TooManyRuns(), 429),
+        (errors.StoreUnavailable(), 503),
+        (errors.BrokerUnavailable(), 503),
+    ],
+)
+def test_the_contract_s_statuses(error: errors.MainstemError, status: int):
+    """As the external contract has them; what is unavailable says when to come back."""
+    response = problems.of_error(error)
+    assert response.status_code == status
+    assert ("retry-after" in response.headers) == (status == 503)
+
+
+@pytest.mark.parametrize("kind", list(Type))
+def test_every_event_type_is_documented(kind: Type):
+    assert f"`{kind}`" in EVENTS.read_text("utf-8")
