@@ -122,12 +122,16 @@ class Proxy:
             await sink.drain()
 
 
-def cutting(*, up: tuple[int, int], down: tuple[int, int]) -> Callable[[random.Random], Plan]:
-    """Cut each connection after a number of bytes within these bounds, in the direction that comes first."""
+def cutting(*, typical: int) -> Callable[[random.Random], Plan]:
+    """Cut each connection, in one direction or the other, about every `typical` bytes.
+
+    Some are cut at their first bytes; the others' lengths have a long tail, so that whatever is sent again
+    until it is through does get through.
+    """
 
     def plan(dice: random.Random) -> Plan:
-        if dice.random() < 0.5:
-            return Plan(up=dice.randint(*up))
-        return Plan(down=dice.randint(*down))
+        is_early = dice.random() < 0.2
+        limit = dice.randint(1, 300) if is_early else int(typical / 2 * dice.paretovariate(0.8))
+        return Plan(up=limit) if dice.random() < 0.5 else Plan(down=limit // 4 + 1)
 
     return plan
