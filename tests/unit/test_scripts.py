@@ -60,7 +60,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
 SCRIPTS = {value.name: value for value in vars(verbs).values() if isinstance(value, Script)}
 
 
-class Called(Exception):  # noqa: N818 - a signal of this test
+class Called(Exception):
     """What a function passed to its script."""
 
 
