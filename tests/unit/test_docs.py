@@ -1,0 +1,64 @@
+"""What the documentation names exists."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+from mainstem_shared import ids, keys
+
+ROOT = Path(__file__).resolve().parents[2]
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+
+
+def test_the_main_path_exists():
+    """The five lines of the main path name functions and classes that are there."""
+    lines = re.findall(r"^(\S+\.py):(\S+) ", ARCHITECTURE, re.MULTILINE)
+    assert len(lines) == 5
+    for path, name in lines:
+        outer, _, inner = name.partition(".")
+        tree = ast.parse((ROOT / path).read_text())
+        found = next(node for node in tree.body if getattr(node, "name", None) == outer)
+        if inner:
+            assert inner in {getattr(node, "name", None) for node in ast.walk(found)}, (path, name)
+
+
+def test_every_key_is_in_the_table():
+    """The table of keys has a row for each key that the code can spell."""
+    run_id = ids.run_id("t", "thread", ids.uuid7())
+    tag, unique = ids.split(run_id)
+    user = ids.user_tag("t", "u")
+    spelled = [
+        *keys.run(run_id),
+        keys.thread("t", "thread"),
+        keys.thread_runs("t", "thread"),
+        keys.idempotency(run_id, "x" * 32),
+        keys.lease("owner"),
+        keys.owned("owner"),
+        keys.mailbox("owner"),
+        keys.wake("tailer"),
+        keys.user_runs("t", "u"),
+        keys.user_slots("t", "u"),
+        *(value for name, value in vars(keys).items() if name.isupper() and str(value).startswith("ms:")),
+    ]
+    table = {row.split("`")[1] for row in ARCHITECTURE.splitlines() if row.startswith("| `ms:")}
+    names = (
+        (tag, "tag"),
+        (unique, "<unique>"),
+        (user, "<user>"),
+        ("owner", "<owner>"),
+        ("tailer", "<tailer>"),
+    )
+    for key in spelled:
+        pattern = key.replace("x" * 32, "<digest>")
+        for value, name in names:
+            pattern = pattern.replace(value, name)
+        assert pattern in table, pattern
+
+
+def test_links_lead_somewhere():
+    """Relative links in the README and the documentation lead to files."""
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
