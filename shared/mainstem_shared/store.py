@@ -129,7 +129,7 @@ class Store:
     def client(self) -> Any:
         """The redis-py client; made on first use, inside the loop that uses it.
 
-        Untyped: redis-py's annotations admit every reply form of every protocol, ours is fixed (RESP2, bytes).
+        Untyped: redis-py annotates every reply form of every protocol; ours is fixed (RESP2, bytes).
         """
         return connect(self.url)
 
