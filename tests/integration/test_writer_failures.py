@@ -125,7 +125,7 @@ async def test_killed_clients_come_back(store: Store, store_url: str):
 
 
 async def test_a_full_store_delays_and_never_tears_a_group(store: Store, store_url: str):
-    """maxmemory comes and goes while single events and transactions are written: no hole, nothing twice."""
+    """Memory runs out before and in the middle of what is written, and comes back: no hole, nothing twice."""
     refusals = 0
     async with writing(store_url) as writer:
         engines = [Engine(writer, await v.running(store), n) for n in range(6)]
@@ -134,7 +134,11 @@ async def test_a_full_store_delays_and_never_tears_a_group(store: Store, store_u
         async def starve() -> None:
             nonlocal refusals
             await asyncio.sleep(dice.uniform(0.001, 0.05))
-            await store.client.config_set("maxmemory", 1)
+            used = (await store.client.info("memory"))["used_memory"]
+            await store.client.config_set("maxmemory", used + dice.randint(0, 30_000))
+            for engine in engines:
+                for _ in range(20):
+                    engine.say(("custom", "x" * 1000))
             await asyncio.sleep(dice.uniform(0.001, 0.1))
             refusals += sum(engine.channel.phase.name == "WAITING" for engine in engines)
             await store.client.config_set("maxmemory", 0)
