@@ -254,7 +254,9 @@ async def test_stopping_while_the_store_is_away_leaves_nobody_waiting(private_va
             channel.text(MESSAGE, "x")
             await channel.flush()
             private_valkey.sigkill()
-            await wait_until_async(lambda: not writer.connected.is_set(), description="the loss to be noticed")
+            await wait_until_async(
+                lambda: not writer.connected.is_set(), description="the loss to be noticed"
+            )
             while not channel.congested:
                 channel.text(MESSAGE, "x" * 1000)
             waits = [asyncio.ensure_future(w) for w in (channel.flush(), channel.drained(), channel.close())]
