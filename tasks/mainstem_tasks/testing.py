@@ -146,21 +146,23 @@ async def run_engine(
         stopping=stopping,
         save=save,
     )
-    failure: Exception | None = None
+    failure = await _failure_of(found, run, channel)
+    if failure is not None and check:
+        raise failure
+    checkpoint = saved[-1] if saved else None
+    return EngineRun(events=channel.events, fold=channel.fold, checkpoint=checkpoint, error=failure)
+
+
+async def _failure_of(
+    engine: registry.Engine, run: RunContext[Any], channel: MemoryChannel
+) -> Exception | None:
     try:
-        await found.function(run)
-    except Exception as error:
-        if check:
-            raise
-        failure = error
+        await engine.function(run)
+    except Exception as error:  # noqa: BLE001 - the caller decides
+        return error
     finally:
         channel.closed = True  # whatever the engine left running must not emit: a real run is over now
-    return EngineRun(
-        events=channel.events,
-        fold=channel.fold,
-        checkpoint=saved[-1] if saved else None,
-        error=failure,
-    )
+    return None
 
 
 def _found(engine: str | registry.Engine | Callable[..., Any]) -> registry.Engine:
