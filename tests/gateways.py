@@ -194,3 +194,15 @@ class GatewayProcess:
 
     def client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(base_url=self.url, trust_env=False, timeout=20)
+
+
+def check_problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """A response is this problem document; returns its body."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body = response.json()
+    assert (body["status"], body["code"]) == (status, code)
+    assert body["type"]
+    assert body["title"]
+    assert body["detail"]
+    return body

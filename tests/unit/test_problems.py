@@ -43,10 +43,10 @@ def test_every_error_that_http_can_meet_has_a_status_of_its_own(kind: type[error
     ],
 )
 def test_the_contract_s_statuses(error: errors.MainstemError, status: int):
-    """As the external contract has them; what is unavailable says when to come back."""
+    """As the external contract has them; what will pass says when to come back."""
     response = problems.of_error(error)
     assert response.status_code == status
-    assert ("retry-after" in response.headers) == (status == 503)
+    assert ("retry-after" in response.headers) == (status in (429, 503))
 
 
 @pytest.mark.parametrize("kind", list(Type))
