@@ -64,6 +64,10 @@ class Runs:
     get = _blocking(AsyncRuns.get)
     wait = _blocking(AsyncRuns.wait)
     abort = _blocking(AsyncRuns.abort)
+    delete_thread = _blocking(AsyncRuns.delete_thread)
+    delete_user = _blocking(AsyncRuns.delete_user)
+    kill = _blocking(AsyncRuns.kill)
+    requeue = _blocking(AsyncRuns.requeue)
     list = _blocking(AsyncRuns.list)
 
     def events(

@@ -7,19 +7,22 @@ are taken at their word. Browsers and other outsiders use the gateway.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from mainstem_shared import aborting, cursors, endpoints, errors, listings, starting, views
+from mainstem_shared import aborting, cursors, deleting, endpoints, errors, listings, starting, views
 from mainstem_shared.aborting import Aborter, Outcome
+from mainstem_shared.deleting import Deleter
 from mainstem_shared.feeds import End
 from mainstem_shared.finalisation import Finaliser
 from mainstem_shared.frames import Frame
+from mainstem_shared.leases import CLIENT, Lease
 from mainstem_shared.listings import Page, Query
-from mainstem_shared.models import IfActive, OnWorkerLost, Run, Status
+from mainstem_shared.models import IfActive, OnWorkerLost, Run, Status, WaitingFor
 from mainstem_shared.principals import DEFAULT_TENANT, LOCAL_USER, Owned, Principal
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import Store
@@ -78,6 +81,7 @@ class AsyncRuns:
         *,
         store: Store | None = None,
         publisher: Dispatcher | None = None,
+        tailer: Tailer | None = None,
         sealer: Callable[[], str] = aborting.nobody,
     ) -> None:
         """Connect to what the settings (by default: the environment) name; on first use, not yet here.
@@ -87,7 +91,7 @@ class AsyncRuns:
         self.settings = settings or Settings()
         self._store = store or Store(endpoints.store_url(self.settings))
         self._own_store = store is None
-        self._tailer = Tailer(self._store)
+        self._tailer = tailer or Tailer(self._store)
         self._dispatcher: Dispatcher | None = None
         if publisher is None:
             publisher = self._dispatcher = Dispatcher(endpoints.broker_url(self.settings))
@@ -263,6 +267,64 @@ class AsyncRuns:
             won_from=reached.won_from,
             signal_delivered=reached.signal_delivered,
         )
+
+    async def delete_thread(
+        self, thread_id: str, *, user_id: str | None = None, tenant: str = DEFAULT_TENANT
+    ) -> int:
+        """Abort what is active on a thread, and remove its runs for good; returns how many.
+
+        Runs that do not end within five seconds are taken from their worker. With `user_id`, other users'
+        runs stay; so do runs that are started meanwhile.
+
+        Raises:
+            NotFound: the thread has no runs, or none of this user.
+        """
+        async with self._leased() as aborter:
+            return await Deleter(aborter=aborter).delete_thread(thread_id, tenant=tenant, user_id=user_id)
+
+    async def delete_user(self, user_id: str, *, tenant: str = DEFAULT_TENANT) -> int:
+        """Abort what is active of a user, and remove all their runs for good; returns how many."""
+        async with self._leased() as aborter:
+            return await Deleter(aborter=aborter).delete_user(tenant=tenant, user_id=user_id)
+
+    async def kill(self, run_id: str) -> Run:
+        """End a run at once, also if its worker does not react; for operators. Its engine cannot clean up.
+
+        Raises:
+            NotFound: it does not exist.
+        """
+        async with self._leased() as aborter:
+            await deleting.kill(aborter, run_id)
+        return await views.get_run(self._store, run_id)
+
+    async def requeue(self, run_id: str) -> bool:
+        """Publish a queued run's message once more; for operators. False if the broker is away.
+
+        Needless in normal operation: sweepers do it. Workers refuse a message that is one too many.
+
+        Raises:
+            NotFound: it does not exist.
+            Conflict: it is not queued for a worker.
+        """
+        run = await views.get_run(self._store, run_id)
+        if run.status is not Status.QUEUED or run.waiting_for is not WaitingFor.WORKER:
+            raise errors.Conflict(
+                f"The run is {run.status}: only runs that wait for a worker have a message."
+            )
+        return await self._aborter.finaliser.deliver(run_id)
+
+    @asynccontextmanager
+    async def _leased(self) -> AsyncGenerator[Aborter]:
+        """Hold a lease: who takes runs from others must be seen alive, to be swept if it dies on the way."""
+        if self._aborter.sealer():
+            yield self._aborter
+            return
+        lease = Lease(self._store.url, self.settings, role=CLIENT)
+        await asyncio.to_thread(lease.start)
+        try:
+            yield dataclasses.replace(self._aborter, sealer=lambda: lease.owner)
+        finally:
+            await asyncio.to_thread(lease.stop)
 
     async def list(
         self,

@@ -13,7 +13,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mainstem_shared import errors, folds, ids, jsontext, keys, models, outbox, verbs
+from mainstem_shared import errors, folds, ids, jsontext, keys, models, outbox, slots, verbs
 from mainstem_shared.cursors import Cursor
 from mainstem_shared.folds import Fold
 from mainstem_shared.models import Reason, Status
@@ -56,7 +56,9 @@ class Finaliser:
         patience_s: float | None = None,
     ) -> verbs.Finished | verbs.Already | verbs.Refused | verbs.Moved | verbs.Gone:
         """End a run under the caller's control, whose fold covers the log up to `top`."""
-        if reason is not Reason.COMPLETED:  # an engine that completes may leave calls for its caller to answer
+        if (
+            reason is not Reason.COMPLETED
+        ):  # an engine that completes may leave calls for its caller to answer
             close_open_calls(fold)
         outcome = await verbs.finish(
             self.store,
@@ -148,12 +150,20 @@ class Finaliser:
                 if owner:
                     pipe.srem(keys.owned(owner), run_id)
                 await pipe.execute()
+            await self._release_slot(run_id)
             if next_run:
                 await self.deliver(next_run)
         except Exception:
             logger.warning(
                 "indexes lag behind", extra={"action": "tidy_failed", "run_id": run_id}, exc_info=True
             )
+
+    async def _release_slot(self, run_id: str) -> None:
+        if not self.settings.max_active_runs_per_user:
+            return
+        if (spec := await self.store.client.hget(keys.run(run_id).record, "spec")) is not None:
+            owner = models.Spec.model_validate_json(spec)
+            await slots.release(self.store, tenant=owner.tenant, user_id=owner.user_id, run_id=run_id)
 
     async def deliver(self, run_id: str) -> bool:
         """Publish the message of a queued run."""

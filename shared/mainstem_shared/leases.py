@@ -27,6 +27,7 @@ BEATS_PER_LEASE: Final = 3
 """Two beats may be lost before the lease lapses."""
 WORKER: Final = "worker"
 GATEWAY: Final = "gateway"
+CLIENT: Final = "client"
 RETRY_S: Final = 0.5
 """After a failed beat: a store that comes back sees the lease before any sweeper looks twice."""
 

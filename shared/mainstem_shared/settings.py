@@ -85,6 +85,11 @@ class Settings(BaseSettings):
         return int((self.max_run_s + self.max_queue_s + self.approval_window_s + 3600) * 1000)
 
     @property
+    def thread_ttl_ms(self) -> int:
+        """Lifetime of a thread's own keys: as long as any of its runs may be kept."""
+        return self.live_ttl_ms + self.retention_ms
+
+    @property
     def retention_ms(self) -> int:
         """Lifetime of a finished run's keys, counted from the terminal event."""
         return int(self.retention_s * 1000)

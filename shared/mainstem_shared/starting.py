@@ -16,7 +16,9 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from mainstem_shared import catalogue, errors, ids, jsontext, keys, mail, models, outbox, verbs
+from mainstem_shared import catalogue, errors, ids, jsontext, keys, models, outbox, pages, slots, verbs
+from mainstem_shared.aborting import Aborter
+from mainstem_shared.finalisation import Finaliser
 from mainstem_shared.models import Reason, Spec, StartRequest, WaitingFor
 from mainstem_shared.outbox import Publisher
 from mainstem_shared.principals import Principal
@@ -77,6 +79,7 @@ async def start_run(
 
     Raises:
         InvalidRequest: also as InputTooLarge, UnknownEngine, InvalidInput.
+        TooManyRuns: the user has as many runs at work as may be.
         ThreadBusy: `run_id` holds the thread, and the request does not want to wait.
         ThreadQueueFull: too many wait already.
         IdempotencyKeyReused: the key stands for another request.
@@ -90,7 +93,8 @@ async def start_run(
     idempotency = _idempotency(principal, thread_id, request, idempotency_key)
     if not await _is_replay(store, spec, idempotency):
         await catalogue.check(store, request.engine, request.input, size=len(run_input))
-    thread_ttl_ms = settings.live_ttl_ms + settings.retention_ms
+        await _take_slot(store, settings, spec, request, idempotency)
+    thread_ttl_ms = settings.thread_ttl_ms
     await _index(store, spec, ttl_ms=thread_ttl_ms)
     answer = await verbs.start(
         store,
@@ -108,8 +112,9 @@ async def start_run(
         await outbox.deliver(store, publisher, run_id=spec.run_id, user_id=spec.user_id, engine=spec.engine)
     log.info("Run started", extra={"action": "start_run", "run_id": spec.run_id, "engine": spec.engine})
     replaces = answer.active if request.if_active == "replace" and answer.active != spec.run_id else None
-    if replaces:
-        await _tell_replaced(store, replaces)
+    finaliser = Finaliser(store=store, settings=settings, publisher=publisher)
+    for replaced in filter(None, (answer.superseded, replaces)):
+        await _stop_replaced(finaliser, replaced)
     return Outcome(run_id=spec.run_id, waiting=answer.waiting, replaces=replaces)
 
 
@@ -195,6 +200,33 @@ async def _is_replay(store: Store, spec: Spec, idempotency: tuple[str, str] | No
     return bool(await store.patiently(lambda: store.client.exists(key)))
 
 
+async def _take_slot(
+    store: Store,
+    settings: Settings,
+    spec: Spec,
+    request: StartRequest,
+    idempotency: tuple[str, str] | None,
+) -> None:
+    """Take one of the user's slots, unless another answer than "too many" is the better one."""
+    try:
+        await slots.take(store, settings, spec, replacing=request.if_active == "replace")
+    except errors.TooManyRuns:
+        if await _is_replay(store, spec, idempotency):
+            return  # the same request, at the same time, has the slot
+        if request.if_active == "reject" and (active := await _holder(store, spec)):
+            raise errors.ThreadBusy(run_id=active) from None
+        raise
+
+
+async def _holder(store: Store, spec: Spec) -> str | None:
+    """Return the run that holds the thread."""
+    active = await store.patiently(lambda: store.client.hget(keys.run(spec.run_id).thread, "active"))
+    if active is None:
+        return None
+    seen = await pages.look(store, active.decode())
+    return None if isinstance(seen, verbs.Gone) or seen.status.is_terminal else active.decode()
+
+
 async def _index(store: Store, spec: Spec, *, ttl_ms: int) -> None:
     mine = keys.user_runs(spec.tenant, spec.user_id)
     async with store.client.pipeline(transaction=False) as pipe:
@@ -214,7 +246,8 @@ async def _unindex(store: Store, spec: Spec) -> None:
     async with store.client.pipeline(transaction=False) as pipe:
 
         async def remove() -> None:
-            for index in (keys.ACTIVE, keys.RECENT, keys.user_runs(spec.tenant, spec.user_id)):
+            mine = (spec.tenant, spec.user_id)
+            for index in (keys.ACTIVE, keys.RECENT, keys.user_runs(*mine), keys.user_slots(*mine)):
                 pipe.zrem(index, spec.run_id)
             await pipe.execute()
 
@@ -224,12 +257,12 @@ async def _unindex(store: Store, spec: Spec) -> None:
             log.warning("Index entries stay until swept", extra={"action": "unindex", "run_id": spec.run_id})
 
 
-async def _tell_replaced(store: Store, run_id: str) -> None:
-    """Tell the owner of a run that its record asks it to stop; a sweeper does what fails here."""
+async def _stop_replaced(finaliser: Finaliser, run_id: str) -> None:
+    """Carry out what a replaced run's record asks of it; a sweeper does what fails here."""
     try:
-        wish = await verbs.stop(store, run_id, reason=Reason.REPLACED)
-        if isinstance(wish, verbs.Intended) and wish.owner:
-            await mail.post(store, wish.owner, mail.Stop(run_id=run_id, reason=wish.reason))
+        await Aborter(finaliser=finaliser).pursue(run_id, reason=Reason.REPLACED)
+    except errors.NotFound:
+        return
     except errors.StoreUnavailable:
         log.warning("A replaced run was not told", extra={"action": "tell_replaced", "run_id": run_id})
 

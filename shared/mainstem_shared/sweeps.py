@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from redis.exceptions import RedisError
 
-from mainstem_shared import errors, keys, models, verbs
+from mainstem_shared import errors, keys, models, threads, verbs
 from mainstem_shared.aborting import Abort, Aborter
 from mainstem_shared.finalisation import Finaliser
 from mainstem_shared.models import Reason, Spec, Status, WaitingFor
@@ -148,6 +148,8 @@ class Sweeper:
             await self._pursue(run_id, Reason(record["stop_reason"]))
         elif status is Status.QUEUED and record["waiting"] == WaitingFor.WORKER:
             return await self._look_at_queued(run_id, record, now=now, publish=publish)
+        elif status is Status.QUEUED:
+            await self._look_at_waiting(run_id, now=now)
         else:
             await self._look_again(run_id, now + RUNNING_LOOK_MS)
         return publish
@@ -158,6 +160,17 @@ class Sweeper:
         with contextlib.suppress(errors.NotFound):
             if not isinstance(await aborter.pursue(run_id, reason=reason), Abort):
                 await self._look_again(run_id, now_ms() + int(self.finaliser.settings.sweep_s * 1000))
+
+    async def _look_at_waiting(self, run_id: str, *, now: int) -> None:
+        """Hand a thread on whose holder is gone, and keep a run alive that waits for its turn."""
+        settings = self.finaliser.settings
+        promoted = await threads.promote(
+            self._store, run_id, live_ttl_ms=settings.live_ttl_ms, thread_ttl_ms=settings.thread_ttl_ms
+        )
+        if isinstance(promoted, str):
+            logger.warning("a thread was free", extra={"action": "thread_promoted", "run_id": promoted})
+            await self.finaliser.deliver(promoted)
+        await self._look_again(run_id, now + RUNNING_LOOK_MS)
 
     async def _look_at_queued(
         self, run_id: str, record: Mapping[str, str], *, now: int, publish: bool

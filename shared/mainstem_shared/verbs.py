@@ -58,6 +58,8 @@ class Started:
 
     waiting: models.WaitingFor
     active: str
+    superseded: str | None = None
+    """A replacement that waited on the thread too, and is replaced in its turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +215,11 @@ async def start(
     match reply[0]:
         case b"started":
             active = reply[2].decode() or spec.run_id
-            return Started(waiting=models.WaitingFor(reply[1].decode() or "worker"), active=active)
+            return Started(
+                waiting=models.WaitingFor(reply[1].decode() or "worker"),
+                active=active,
+                superseded=reply[3].decode() or None,
+            )
         case b"exists":
             return Exists()
         case b"replayed" | b"reused":

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from mainstem_shared import ids, models, verbs
+from mainstem_shared import ids, models, slots, threads, verbs
 from mainstem_shared.cursors import Cursor
+from mainstem_shared.settings import Settings
 from mainstem_shared.store import Script, Store
 
 RUN = ids.run_id("t", "t", uuid.UUID(int=1))
@@ -54,10 +55,18 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "published": lambda s: verbs.published(s, RUN, task_id="t"),
     "compact": lambda s: verbs.compact(s, RUN),
     "read": lambda s: verbs.read(s, RUN),
+    "promote": lambda s: threads.promote(s, RUN, live_ttl_ms=1, thread_ttl_ms=1),
+    "forget": lambda s: threads.forget(s, RUN),
+    "take_slot": lambda s: slots.take(s, Settings(max_active_runs_per_user=1), SPEC),
 }
 """One call of each verb's function; a verb that is new must be added here."""
 
-SCRIPTS = {value.name: value for value in vars(verbs).values() if isinstance(value, Script)}
+SCRIPTS = {
+    value.name: value
+    for module in (verbs, threads, slots)
+    for value in vars(module).values()
+    if isinstance(value, Script)
+}
 
 
 class Called(Exception):
@@ -138,7 +147,17 @@ def test_the_header_lists_every_answer(name: str):
 def test_flags_say_what_a_verb_may_do(name: str):
     """Ending, sealing and trimming run when memory is full; what makes more of it does not."""
     first = source(name).partition("\n")[0]
-    ends_or_frees = {"finish", "seal", "snapshot", "handover", "resync", "stop", "compact"}
+    ends_or_frees = {
+        "finish",
+        "seal",
+        "snapshot",
+        "handover",
+        "resync",
+        "stop",
+        "compact",
+        "promote",
+        "forget",
+    }
     assert ("allow-oom" in first) == (name in ends_or_frees)
     assert ("no-writes" in first) == (name == "read")
 

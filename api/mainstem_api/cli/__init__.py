@@ -23,6 +23,9 @@ COMMANDS: Final = {
     "run": "mainstem_api.cli.run",
     "watch": "mainstem_api.cli.watch",
     "runs": "mainstem_api.cli.runs",
+    "abort": "mainstem_api.cli.abort",
+    "kill": "mainstem_api.cli.operations",
+    "requeue": "mainstem_api.cli.operations",
     "doctor": "mainstem_api.cli.doctor",
 }
 """Where each command is; in the order of the help."""

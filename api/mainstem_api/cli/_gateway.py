@@ -62,6 +62,12 @@ class Gateway:
         """Return a run as of now."""
         return self._json("GET", f"/v1/runs/{_segment(run_id)}")
 
+    def abort(self, run_id: str, *, wait_s: float) -> dict[str, Any]:
+        """Stop a run; returns the run, the outcome and what was reached."""
+        path = f"/v1/runs/{_segment(run_id)}/abort"
+        timeout = httpx.Timeout(REPLY_TIMEOUT_S + wait_s, connect=CONNECT_TIMEOUT_S)
+        return self._json("POST", path, params={"wait": wait_s}, timeout=timeout)
+
     def runs(self, *, thread_id: str | None, **query: str | int | None) -> dict[str, Any]:
         """Return one page of runs, newest first."""
         path = "/v1/runs" if thread_id is None else f"/v1/threads/{_segment(thread_id)}/runs"

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from mainstem_api.gateway import health, problems, routes
+from mainstem_api.gateway import endings, health, problems, routes
 from mainstem_api.gateway.middleware import BodyLimit, RequestCount
 from mainstem_api.gateway.resources import Holder
 from mainstem_shared.settings import Settings
@@ -42,9 +42,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,  # a redirect would answer for paths that do not exist
     )
     app.state.holder = holder
-    app.state.routes = [*routes.router.routes, *health.router.routes]
+    app.state.routes = [*routes.router.routes, *endings.router.routes, *health.router.routes]
     problems.install(app)
     app.include_router(routes.router)
+    app.include_router(endings.router)
     app.include_router(health.router)
     app.add_middleware(BodyLimit)
     app.add_middleware(RequestCount, metrics=lambda: holder.gateway.metrics)

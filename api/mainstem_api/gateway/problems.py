@@ -36,6 +36,7 @@ _STATUS: Final[Sequence[tuple[type[errors.MainstemError], HTTPStatus]]] = (
     (errors.TooManyRuns, HTTPStatus.TOO_MANY_REQUESTS),
     (errors.Unavailable, HTTPStatus.SERVICE_UNAVAILABLE),
 )
+_TEMPORARY: Final = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 # What the framework refuses by itself.
 _CODES: Final[Mapping[int, str]] = {
     400: "invalid_request",
@@ -84,7 +85,7 @@ def status_of(error: errors.MainstemError) -> HTTPStatus:
 def of_error(error: errors.MainstemError) -> Response:
     """Return the problem document of an error raised on purpose."""
     status = status_of(error)
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if status is HTTPStatus.SERVICE_UNAVAILABLE else {}
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if status in _TEMPORARY else {}
     members = {name: error.fields[name] for name in _SHOWN if name in error.fields}
     return problem(status, error.code, error.detail, headers=headers, **members)
 

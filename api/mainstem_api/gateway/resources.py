@@ -35,7 +35,9 @@ class Gateway:
         self.store = Store(endpoints.store_url(settings))
         self.tailer = Tailer(self.store)
         self.dispatcher = Dispatcher(endpoints.broker_url(settings))
-        self.runs = AsyncRuns(settings, store=self.store, publisher=self.dispatcher)
+        self.runs = AsyncRuns(
+            settings, store=self.store, publisher=self.dispatcher, tailer=self.tailer, sealer=self._sealer
+        )
         self.metrics = Metrics()
         self.metrics.observe(self.tailer)
         self._tasks: list[asyncio.Task[None]] = []
@@ -53,6 +55,9 @@ class Gateway:
             asyncio.create_task(sweeper.run(), name="gateway-sweeper"),
             asyncio.create_task(self._drain_with_server(), name="gateway-drain"),
         ]
+
+    def _sealer(self) -> str:
+        return "" if self._lease is None else self._lease.owner
 
     def drain(self) -> None:
         """Reset all event streams, so that their readers reconnect elsewhere; accept no new ones."""

@@ -34,12 +34,14 @@ class RunList(BaseModel):
     next: str | None
 
 
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def problem_documents(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe refusals with these statuses, for OpenAPI."""
     content = {"application/problem+json": {"schema": Problem.model_json_schema()}}
     return {status: {"description": "Problem document", "content": content} for status in statuses}
 
 
-def _json(value: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def as_json(value: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Answer with a model."""
     # Not the framework's encoder: content may hold halves of surrogate pairs, which it refuses.
     return Response(
         jsontext.dumps(value.model_dump(mode="json")), status, headers, media_type="application/json"
@@ -50,7 +52,7 @@ def _json(value: BaseModel, status: int = 200, headers: dict[str, str] | None = 
     "/v1/threads/{thread_id}/runs",
     status_code=202,
     response_model=Run,
-    responses=_problems(409, 413, 422, 429, 503),
+    responses=problem_documents(409, 413, 422, 429, 503),
 )
 async def start_run(
     *,
@@ -77,10 +79,12 @@ async def start_run(
     headers = {"Location": f"{request.scope.get('root_path', '')}/v1/runs/{result.run_id}"}
     if result.replayed:
         headers["Idempotency-Replayed"] = "true"
-    return _json(result.run, 202, headers)
+    return as_json(result.run, 202, headers)
 
 
-@router.get("/v1/threads/{thread_id}/runs", response_model=RunList, responses=_problems(400, 422, 503))
+@router.get(
+    "/v1/threads/{thread_id}/runs", response_model=RunList, responses=problem_documents(400, 422, 503)
+)
 async def list_thread_runs(
     *,
     thread_id: models.ThreadId,
@@ -101,10 +105,10 @@ async def list_thread_runs(
         limit=limit,
         cursor=cursor,
     )
-    return _json(RunList.model_construct(runs=page.runs, next=page.next))
+    return as_json(RunList.model_construct(runs=page.runs, next=page.next))
 
 
-@router.get("/v1/runs", response_model=RunList, responses=_problems(400, 422, 503))
+@router.get("/v1/runs", response_model=RunList, responses=problem_documents(400, 422, 503))
 async def list_runs(
     *,
     gateway: Serving,
@@ -117,7 +121,7 @@ async def list_runs(
 ) -> Response:
     """List the caller's runs, newest first. Those of another `user` are not the caller's to see: none."""
     if user is not None and user != caller.user_id:
-        return _json(RunList(runs=[], next=None))
+        return as_json(RunList(runs=[], next=None))
     page = await gateway.runs.list(
         user_id=caller.user_id,
         tenant=caller.tenant,
@@ -126,13 +130,13 @@ async def list_runs(
         limit=limit,
         cursor=cursor,
     )
-    return _json(RunList.model_construct(runs=page.runs, next=page.next))
+    return as_json(RunList.model_construct(runs=page.runs, next=page.next))
 
 
-@router.get("/v1/runs/{run_id}", response_model=Run, responses=_problems(404, 503))
+@router.get("/v1/runs/{run_id}", response_model=Run, responses=problem_documents(404, 503))
 async def get_run(run_id: str, gateway: Serving, caller: Caller) -> Response:
     """Return a run as of now: its record, and its content folded to the log's top."""
-    return _json(await gateway.runs.get(run_id, user_id=caller.user_id, tenant=caller.tenant))
+    return as_json(await gateway.runs.get(run_id, user_id=caller.user_id, tenant=caller.tenant))
 
 
 @router.get(
@@ -141,7 +145,7 @@ async def get_run(run_id: str, gateway: Serving, caller: Caller) -> Response:
     responses={
         200: {"description": "The run's events, until `run.finished`", "content": {"text/event-stream": {}}},
         204: {"description": "Nothing comes after this cursor: the run is over"},
-        **_problems(400, 404, 422, 503),
+        **problem_documents(400, 404, 422, 503),
     },
 )
 async def follow_run(

@@ -6,7 +6,9 @@ KEYS  1 record  2 log  3 thread  4 thread runs  5 thread queue  6 idempotency
 ARGV  1 now_ms  2 nonce  3 run_id  4 spec  5 input  6 created body  7 live_ttl_ms  8 thread_ttl_ms
       9 if_active  10 body digest, or '' for no idempotency key  11 idempotency_ttl_ms  12 queue_limit
 Returns
-  {'started', waiting, active}   the run is queued; waiting: worker | thread; active: who holds the thread
+  {'started', waiting, active, superseded}
+                                 the run is queued; waiting: worker | thread; active: who holds the thread;
+                                 superseded: a waiting replacement that was asked to stop in its turn, or ''
   {'exists'}                     another call created this run id
   {'replayed', run_id}           the idempotency key belongs to this run, same body
   {'reused', run_id}             ... another body
@@ -26,7 +28,7 @@ end
 local mine = redis.call('HMGET', record, 'n0', 'behind')
 if mine[1] then
   if mine[1] == nonce then
-    return { 'started', mine[2] == '' and 'worker' or 'thread', mine[2] }
+    return { 'started', mine[2] == '' and 'worker' or 'thread', mine[2], '' }
   end
   return { 'exists' }
 end
@@ -49,6 +51,7 @@ if active and redis.call('LLEN', queue) >= tonumber(limit) then
 end
 
 append_control(log, 1, '0-0', 'run.created', body)
+local superseded = ''
 local waiting = active and 'thread' or 'worker'
 redis.call('HSET', record, 'n0', nonce, 'status', 'queued', 'waiting', waiting, 'epoch', 1,
   'spec', spec, 'input', input, 'behind', active or '', 'if_active', if_active)
@@ -60,7 +63,8 @@ elseif if_active == 'replace' then
   want_replaced(record_of(thread, active))
   local first = redis.call('LINDEX', queue, 0)
   if first and redis.call('HGET', record_of(thread, first), 'if_active') == 'replace' then
-    want_replaced(record_of(thread, first)) -- a replacement that waits is replaced in its turn
+    want_replaced(record_of(thread, first))
+    superseded = first -- a replacement that waits is replaced in its turn
   end
   redis.call('LPUSH', queue, run_id)
 else
@@ -74,5 +78,6 @@ if active then
 end
 if digest ~= '' then
   redis.call('SET', idem, run_id .. ' ' .. digest, 'PX', idem_ttl)
+  redis.call('HSET', record, 'idem', idem)
 end
-return { 'started', waiting, active or '' }
+return { 'started', waiting, active or '', superseded }

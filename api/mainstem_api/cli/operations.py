@@ -1,0 +1,28 @@
+"""`mainstem kill`, `mainstem requeue`: what an operator does about one run, without a gateway."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mainstem_api.blocking import Runs
+from mainstem_api.cli._options import Exit
+
+RunId = Annotated[str, typer.Argument(metavar="RUN_ID", help="The run.")]
+
+
+def kill(run_id: RunId) -> None:
+    """End a run at once, also if its worker does not react. With `mainstem abort` its engine can clean up."""
+    with Runs() as runs:
+        run = runs.kill(run_id)
+    print(f"{run.run_id} is {run.status}: {run.reason}.")
+
+
+def requeue(run_id: RunId) -> None:
+    """Send a queued run's message to the broker once more. Sweepers do it too, by and by."""
+    with Runs() as runs:
+        if not runs.requeue(run_id):
+            typer.secho("The broker does not answer; a sweeper will try again.", fg="red", err=True)
+            raise typer.Exit(Exit.UNREACHABLE)
+    print(f"{run_id} is published.")
