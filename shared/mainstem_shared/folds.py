@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Final
 
 from mainstem_shared import jsontext
 from mainstem_shared.events import STATES, Entry, Type
+from mainstem_shared.models import rfc3339
 
 
 class TextPart:
@@ -133,7 +134,7 @@ class Fold:
             "kind": data["kind"],
             "name": data["name"],
             "state": "running",
-            "started_at": data["at"],
+            "started_at": rfc3339(data["at"]),
             "completed_at": None,
         }
         if step_id in self._steps:
@@ -170,7 +171,7 @@ class Fold:
 
     def _step_completed(self, data: dict[str, Any]) -> None:
         if step := self._steps.get(data["step_id"]):
-            step["state"], step["completed_at"] = data["state"], data["at"]
+            step["state"], step["completed_at"] = data["state"], rfc3339(data["at"])
         if part := self._calls.get(data["step_id"]):
             part["state"], part["result"] = data["state"], data.get("result")
             self.size += len(jsontext.dumps(part["result"]))

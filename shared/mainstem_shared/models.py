@@ -15,18 +15,24 @@ RECORD_VERSION: Final = 1
 """Schema version of a run's record and log."""
 
 
-def _timestamp(value: datetime) -> str:
+def timestamp(value: datetime) -> str:
+    """Spell a time as RFC 3339 in UTC with milliseconds."""
     utc = value.astimezone(UTC)
     return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"
 
 
-Timestamp = Annotated[datetime, PlainSerializer(_timestamp, when_used="json")]
+Timestamp = Annotated[datetime, PlainSerializer(timestamp, when_used="json")]
 """RFC 3339 in UTC with milliseconds."""
 
 
 def at_ms(value: int) -> datetime:
     """Return the time that is `value` milliseconds after the epoch."""
     return datetime.fromtimestamp(value / 1000, tz=UTC)
+
+
+def rfc3339(value: int) -> str:
+    """Return the time that is `value` milliseconds after the epoch, as JSON spells it."""
+    return _timestamp(at_ms(value))
 
 
 class Status(StrEnum):

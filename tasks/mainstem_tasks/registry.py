@@ -262,7 +262,8 @@ async def aclose() -> None:
         if found.aclose is None:
             continue
         try:
-            await asyncio.wait_for(found.aclose(), _CLOSE_S)
+            async with asyncio.timeout(_CLOSE_S):
+                await found.aclose()
         except Exception:  # the process ends; a client that does not close must not keep the others open
             logger.exception(
                 "an engine does not close", extra={"action": "engine_close_failed", "engine": found.name}

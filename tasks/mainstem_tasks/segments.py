@@ -234,7 +234,8 @@ class Segment:
         if self.cause is Stop.REQUESTED and self._reason is None:
             verdict = Verdict(reason=await self._recorded_reason())
         try:
-            top = await asyncio.wait_for(channel.close(), FINISH_PATIENCE_S)
+            async with asyncio.timeout(FINISH_PATIENCE_S):
+                top = await channel.close()
             outcome = await self._runtime.finaliser.finish(
                 channel.control,
                 fold=channel.fold,

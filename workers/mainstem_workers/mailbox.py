@@ -50,12 +50,11 @@ class Mailbox:
             if self._after[0] != owner:
                 self._after = (owner, b"0-0")
             key = keys.mailbox(owner).encode()
-            reply = await asyncio.wait_for(
-                pipe.call(
-                    b"XREAD", b"COUNT", b"100", b"BLOCK", b"%d" % BLOCK_MS, b"STREAMS", key, self._after[1]
-                ),
-                STALL_S,
-            )
+            block = b"%d" % BLOCK_MS
+            async with asyncio.timeout(STALL_S):
+                reply = await pipe.call(
+                    b"XREAD", b"COUNT", b"100", b"BLOCK", block, b"STREAMS", key, self._after[1]
+                )
             if isinstance(reply, Exception):
                 raise RedisError(str(reply))
             for _, entries in reply or ():
@@ -68,8 +67,8 @@ class Mailbox:
     async def _note_read(self, pipe: pipes.Pipe, owner: str) -> None:
         """Tell senders how far we are; a store that refuses it leaves them in doubt, no more."""
         key = keys.mail_read(owner).encode()
-        note = pipe.call(b"SET", key, self._after[1], b"EX", b"%d" % mail.TTL_S)
-        await asyncio.wait_for(note, STALL_S)
+        async with asyncio.timeout(STALL_S):
+            await pipe.call(b"SET", key, self._after[1], b"EX", b"%d" % mail.TTL_S)
 
     def _take(self, data: bytes) -> None:
         try:
