@@ -125,13 +125,13 @@ class Proxy:
 def cutting(*, typical: int) -> Callable[[random.Random], Plan]:
     """Cut each connection, in one direction or the other, about every `typical` bytes.
 
-    Some are cut at their first bytes; the others' lengths have a long tail, so that whatever is sent again
-    until it is through does get through.
+    Some are cut at their first bytes; the others' lengths have a long (not endless) tail, so that whatever is
+    sent again until it is through does get through.
     """
 
     def plan(dice: random.Random) -> Plan:
         is_early = dice.random() < 0.2
-        limit = dice.randint(1, 300) if is_early else int(typical / 2 * dice.paretovariate(0.8))
+        limit = dice.randint(1, 300) if is_early else int(typical / 2 * min(dice.paretovariate(0.8), 100))
         return Plan(up=limit) if dice.random() < 0.5 else Plan(down=limit // 4 + 1)
 
     return plan

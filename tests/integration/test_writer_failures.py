@@ -211,6 +211,35 @@ async def test_a_lost_tail_is_repaired_visibly(store: Store, store_url: str, sta
     assert [entry.type for entry in entries].count(Type.RESYNC) >= (3 if state == "idle" else 1)
 
 
+async def test_a_repair_over_a_bad_connection_is_made_once(store: Store, port: int):
+    """Tails are lost while connections are cut, also those of the repair: each log is whole and right."""
+    async with Proxy(port, seed=12, plan=cutting(typical=3000)) as proxy, writing(proxy.url) as writer:
+        engines = [Engine(writer, await v.running(store), n) for n in range(4)]
+        for number in range(8):
+            work = asyncio.gather(*(engine.write(60, flushes=0.1) for engine in engines))
+            await asyncio.sleep(0)
+            await lose_tail(store, engines[number % 4], 4)
+            await work
+        for engine in engines:
+            await engine.finish(store)
+        resyncs = 0
+        for engine in engines:
+            entries = await verify(store, engine, was_lossless=False)
+            resyncs += sum(entry.type == Type.RESYNC for entry in entries)
+        assert 4 <= resyncs <= 8
+        assert proxy.cuts > 0
+
+
+async def test_stopping_in_the_middle_of_connecting_leaves_nothing(port: int):
+    """A server that accepts and says nothing: the stop is quick, and no connection is left open."""
+    async with Proxy(port) as proxy:
+        proxy.stall()
+        async with writing(proxy.url) as writer:
+            await wait_until_async(lambda: proxy.connections, description="the writer to connect")
+            async with asyncio.timeout(1):
+                await writer.stop()
+
+
 async def test_a_lost_tail_is_repaired_before_the_run_is_closed(store: Store, store_url: str):
     """Closing while it is not yet known what the log has waits; then control and cursor are the new ones."""
     async with writing(store_url) as writer:
