@@ -15,13 +15,12 @@ RECORD_VERSION: Final = 1
 """Schema version of a run's record and log."""
 
 
-def timestamp(value: datetime) -> str:
-    """Spell a time as RFC 3339 in UTC with milliseconds."""
+def _timestamp(value: datetime) -> str:
     utc = value.astimezone(UTC)
     return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"
 
 
-Timestamp = Annotated[datetime, PlainSerializer(timestamp, when_used="json")]
+Timestamp = Annotated[datetime, PlainSerializer(_timestamp, when_used="json")]
 """RFC 3339 in UTC with milliseconds."""
 
 
