@@ -229,8 +229,7 @@ class Segment:
     async def _end(self, channel: Channel, verdict: Verdict | None) -> str:
         if verdict is None:
             channel.discard()
-            logger.warning("run lost to another owner", extra={"action": "run_fenced", "run_id": self.run_id})
-            return "lost"
+            return self._lost()
         if self.cause is Stop.REQUESTED and self._reason is None:
             verdict = Verdict(reason=await self._recorded_reason())
         try:
@@ -245,12 +244,16 @@ class Segment:
                 patience_s=FINISH_PATIENCE_S,
             )
         except errors.Fenced:
-            return "lost"
+            return self._lost()
         except (errors.StoreUnavailable, TimeoutError):
             # Greppable: the run stays recoverable, any sweeper ends it once this process's lease is gone.
             logger.exception("RUN NOT FINISHED", extra={"action": "finish_failed", "run_id": self.run_id})
             return "unfinished"
         return verdict.reason.value if isinstance(outcome, verbs.Finished) else "lost"
+
+    def _lost(self) -> str:
+        logger.warning("run lost to another owner", extra={"action": "run_fenced", "run_id": self.run_id})
+        return "lost"
 
     async def _recorded_reason(self) -> Reason:
         """Return why the pool was told to cancel: as recorded by an abort, else an operator wanted it."""

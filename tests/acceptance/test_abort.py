@@ -12,6 +12,7 @@ from celery import Celery
 
 from clients import client, finished
 from demowords import demo_text
+from logs import RunLog
 from mainstem_api import AsyncRuns
 from mainstem_shared import errors, keys
 from mainstem_shared.models import Status
@@ -320,3 +321,19 @@ async def test_revoking_a_queued_message_aborts_its_run(live, flower, terminate)
         await runs.abort(busy, wait=10)
         run = await runs.wait(waiting.run_id, timeout=10)
         assert (run.status, run.reason, run.started_at) == ("aborted", "user_abort", None)
+
+
+async def test_a_run_that_its_owner_forgot(live):
+    """Its task died after the claim: the run is the worker's by its record alone. The abort's mail ends it."""
+    live.worker(MAINSTEM_DRAIN_S="0.2")
+    async with client(live) as runs:
+        busy = await streaming(runs, "busy")
+        owner = (await runs.get(busy)).worker
+        with live.store.client() as store:
+            store.zadd(keys.ACTIVE, {busy: 0})
+        forgotten = await RunLog.start(runs._store)
+        await forgotten.claim(owner)
+        await forgotten.say(3)
+        answer = await runs.abort(forgotten.run_id, wait=10)
+        assert (answer.outcome, answer.run.text) == ("aborted", "w0 w1 w2")
+        assert (await runs.get(busy)).status is Status.RUNNING

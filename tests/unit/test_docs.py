@@ -37,6 +37,7 @@ def test_every_key_is_in_the_table():
         keys.lease("owner"),
         keys.owned("owner"),
         keys.mailbox("owner"),
+        keys.mail_read("owner"),
         keys.wake("tailer"),
         keys.user_runs("t", "u"),
         keys.user_slots("t", "u"),
