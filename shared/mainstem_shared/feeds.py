@@ -61,7 +61,8 @@ class Feed:
         self._queued = 0
         self._base: Cursor | None = None  # what the first queued frame continues; None: nothing known
         self._tail: Cursor | None = None  # where the queue ends; None: while catching up with an empty queue
-        self._news = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None
+        self._nudged = False
         self._failure: Exception | None = None
         self._trouble_since: float | None = None
 
@@ -80,6 +81,17 @@ class Feed:
         Raises:
             StoreUnavailable: the store was away for longer than PATIENCE_S.
         """
+        while not (frames := await self.batch()):
+            pass
+        return frames
+
+    async def batch(self) -> list[Frame]:
+        """Return the next frames, as the iteration does; an empty list as soon as the reader was nudged.
+
+        Raises:
+            StopAsyncIteration: the feed is over; `end` says why.
+            StoreUnavailable: the store was away for longer than PATIENCE_S.
+        """
         while True:
             if frames := self._take():
                 return frames
@@ -87,11 +99,25 @@ class Feed:
                 raise self._failure
             if self.end is not None:
                 raise StopAsyncIteration
+            if self._nudged:
+                self._nudged = False
+                return []
             if self._live:
-                self._news.clear()
-                await self._news.wait()
+                self._waiter = asyncio.get_running_loop().create_future()
+                await self._waiter
             else:
                 await self._catch_up_patiently()
+
+    def nudge(self) -> None:
+        """Have `batch` return though nothing is there: it is time for a sign of life."""
+        self._nudged = True
+        self._wake()
+
+    def _wake(self) -> None:
+        # A future of our own, not an Event: every delivery to every reader comes through here.
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def _take(self) -> list[Frame]:
         if self.end is End.CLOSED:
@@ -110,31 +136,33 @@ class Feed:
         """End the feed; the first end stands."""
         if self.end is None:
             self.end = end
-        self._news.set()
+        self._wake()
 
     def fail(self, error: Exception) -> None:
         """End the feed with an error, after what is queued."""
         self._failure = self._failure or error
-        self._news.set()
+        self._wake()
 
     # -- what the topic delivers
 
     def offer(self, batch: Batch) -> None:
         """Queue a batch. Called by the topic for every batch, also while this feed catches up."""
         frames: list[Frame] | None = batch.frames
-        if not self._live and self._tail != batch.after:
-            self._drop_queue()
-            self._base = batch.after
-        elif self._tail != batch.after:
-            assert self._tail is not None
-            frames = batch.newer(self._tail)
+        size = batch.size
+        if self._tail != batch.after:
+            if self._live:
+                assert self._tail is not None
+                frames = batch.newer(self._tail)
+                size = sum(len(frame.wire) for frame in frames or ())
+            else:
+                self._drop_queue()
+                self._base = batch.after
         if frames is None:
             self.lag()
         elif frames:
-            self._enqueue(frames)
+            self._enqueue(frames, size)
 
-    def _enqueue(self, frames: list[Frame]) -> None:
-        size = sum(len(frame.wire) for frame in frames)
+    def _enqueue(self, frames: list[Frame], size: int) -> None:
         full = self._queued + size > QUEUE_BYTES or len(self._queue) + len(frames) > QUEUE_FRAMES
         if self._queue and full:  # a lone frame may be larger than the limit: a final event of 8 MB
             self.lag()
@@ -142,13 +170,13 @@ class Feed:
         self._queue.extend(frames)
         self._queued += size
         self._tail = frames[-1].cursor
-        self._news.set()
+        self._wake()
 
     def lag(self) -> None:
         """Drop the queue and go back to reading the log from the reader's own cursor."""
         self._drop_queue()
         self._live = False
-        self._news.set()
+        self._wake()
 
     def _drop_queue(self) -> None:
         self._queue, self._queued = [], 0

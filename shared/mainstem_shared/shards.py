@@ -24,7 +24,8 @@ logger = logging.getLogger(__name__)
 
 KEYS: Final = 256
 """Logs per connection: a wake-up of a blocked client costs the server time for every key it waits for."""
-GAP_S: Final = 0.002
+GAP_S: Final = 0.001
+GAP_PER_KEY_S: Final = 20e-6
 """Least time between two reads of a busy shard: events gather, and a read costs by keys, not by events."""
 BLOCK_MS: Final = 2000
 IDLE_S: Final = 2.0
@@ -131,7 +132,7 @@ class Shard:
         self._away_since, self._delay = None, FIRST_DELAY_S
         while await self._is_needed():
             if await self._read_once(pipe):
-                await asyncio.sleep(GAP_S)
+                await asyncio.sleep(GAP_S + GAP_PER_KEY_S * len(self.topics))
             now = time.monotonic()
             if now - self._looked >= IDLE_S / 2:
                 silent = [topic for topic in self.topics.values() if now - topic.heard >= IDLE_S * 0.9]

@@ -17,6 +17,9 @@ from mainstem_api.gateway.metrics import Metrics
 
 BODY_LIMIT: Final = 2 * 1024 * 1024
 """A run's input may have 1 MB of JSON; escapes and white space may double it."""
+UNLAYERED_SEND: Final = "mainstem.send"
+"""Scope entry: the `send` below all layers of this app, for the thousands of body parts of an event stream:
+nothing but a response's start matters to those layers."""
 _TOO_LARGE: Final = f"The request's body is over {BODY_LIMIT} bytes."
 
 
@@ -69,6 +72,7 @@ class RequestCount:
                 self._count(scope, message["status"])
             await send(message)
 
+        scope[UNLAYERED_SEND] = send
         await self._app(scope, receive, noted)
 
     def _count(self, scope: Scope, status: int) -> None:

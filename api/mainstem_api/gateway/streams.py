@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from mainstem_api.gateway.metrics import Metrics
+from mainstem_api.gateway.middleware import UNLAYERED_SEND
 from mainstem_shared import errors
 from mainstem_shared.feeds import End, Feed
 from mainstem_shared.frames import Frame
@@ -60,45 +61,71 @@ class EventStream(Response):
             listener.add_done_callback(lambda _: feed.close(End.CLOSED))
             self._metrics.streams.inc()
             try:
-                await self._stream(feed, send)
+                await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+                await self._stream(feed, scope.get(UNLAYERED_SEND, send))
             finally:
                 self._metrics.streams.dec()
                 listener.cancel()
                 await asyncio.gather(listener, return_exceptions=True)
 
     async def _stream(self, feed: Feed, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
         end = "error"
+        pulse = _Pulse(feed, self._heartbeat_s)
         try:
-            await self._send_all(feed, send)
+            await self._send_all(feed, pulse, send)
             end = str(feed.end)
         except errors.StoreUnavailable:
             end = errors.StoreUnavailable.code
         except Exception:  # the stream's boundary: raised further it could not become a response any more
             logger.exception("a stream failed", extra={"action": "stream_failed"})
         finally:
+            pulse.stop()
             self._metrics.ends.labels(end).inc()
         if feed.end is End.FINISHED:
             await send({"type": "http.response.body", "body": b""})
         # Everything else is a reset: no last chunk.
 
-    async def _send_all(self, feed: Feed, send: Send) -> None:
+    async def _send_all(self, feed: Feed, pulse: _Pulse, send: Send) -> None:
         while True:
             try:
-                async with asyncio.timeout(self._heartbeat_s):
-                    frames = await anext(feed)
-            except TimeoutError:
-                await send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
-                continue
+                frames = await feed.batch()
             except StopAsyncIteration:
                 return
-            await self._send_frames(frames, send)
+            if frames:
+                await self._send_frames(frames, send)
+            else:
+                await send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
+            pulse.sent()
 
     async def _send_frames(self, frames: list[Frame], send: Send) -> None:
         body = frames[0].wire if len(frames) == 1 else b"".join([frame.wire for frame in frames])
         await send({"type": "http.response.body", "body": body, "more_body": True})
-        self._metrics.streamed.inc(len(frames))
-        self._metrics.streamed_bytes.inc(len(body))
+        self._metrics.sent(len(frames), len(body))
+
+
+class _Pulse:
+    """Nudges a feed that was silent for too long. One timer per heartbeat, not one per event."""
+
+    def __init__(self, feed: Feed, interval_s: float) -> None:
+        self._feed = feed
+        self._interval_s = interval_s
+        self._loop = asyncio.get_running_loop()
+        self._sent_at = self._loop.time()
+        self._timer = self._loop.call_later(interval_s, self._beat)
+
+    def sent(self) -> None:
+        self._sent_at = self._loop.time()
+
+    def _beat(self) -> None:
+        now = self._loop.time()
+        left = self._sent_at + self._interval_s - now
+        if left <= 0:
+            self._feed.nudge()
+            left = self._interval_s
+        self._timer = self._loop.call_later(left, self._beat)
+
+    def stop(self) -> None:
+        self._timer.cancel()
 
 
 async def _until_disconnected(receive: Receive) -> None:
