@@ -219,6 +219,9 @@ def fold(entries: Iterable[Entry], state: dict[str, Any] | None = None) -> Fold:
     return result
 
 
+LAST_MS: Final = 253_402_300_799_999
+"""The end of the year 9999, the last time that RFC 3339 can spell."""
+
 _REQUIRED: Final[dict[str, tuple[tuple[str, type], ...]]] = {
     Type.STEP_STARTED: (("step_id", str), ("kind", str), ("name", str), ("at", int)),
     Type.STEP_DELTA: (("step_id", str), ("arguments", str)),
@@ -242,6 +245,8 @@ def check(kind: str, data: Any) -> dict[str, Any]:
     for name, expected in _REQUIRED.get(kind, ()):
         if not isinstance(payload.get(name), expected):
             raise ValueError(f"the payload of {kind} needs {name!r} as {expected.__name__}")  # noqa: TRY004
+    if ("at", int) in _REQUIRED.get(kind, ()) and not 0 <= payload["at"] <= LAST_MS:
+        raise ValueError(f"the payload of {kind} needs 'at' in milliseconds since 1970")
     if kind == Type.STEP_STARTED and payload["kind"] == "tool_call" and "arguments" not in payload:
         raise ValueError(f"the payload of {kind} needs 'arguments' for a tool call")
     return payload

@@ -118,6 +118,7 @@ def test_open_calls_are_those_without_a_result():
         (Type.STEP_STARTED, {"kind": "tool_call", "name": "n", "at": 1, "arguments": {}}),
         (Type.STEP_STARTED, {"step_id": "s", "kind": "tool_call", "name": "n", "at": 1}),
         (Type.STEP_STARTED, {"step_id": "s", "kind": "step", "name": "n", "at": "now"}),
+        (Type.STEP_STARTED, {"step_id": "s", "kind": "step", "name": "n", "at": 10**18}),
         (Type.STEP_DELTA, {"step_id": "s", "arguments": {}}),
         (Type.STEP_COMPLETED, {"step_id": "s", "at": 1}),
         (Type.TITLE, {"title": None}),
