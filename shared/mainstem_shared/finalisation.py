@@ -9,6 +9,7 @@ leaves an entry in `ACTIVE` whose record is over: a sweeper calls `tidy` again.
 
 from __future__ import annotations
 
+import functools
 import logging
 from dataclasses import dataclass
 from typing import Any, Final
@@ -60,17 +61,21 @@ class Finaliser:
             reason is not Reason.COMPLETED
         ):  # an engine that completes may leave calls for its caller to answer
             close_open_calls(fold)
-        outcome = await verbs.finish(
+        attempt = functools.partial(
+            verbs.finish,
             self.store,
             control,
             nonce=ids.nonce(),
-            top=top,
             reason=reason,
             state=fold.dump(),
             error=error,
             retention_ms=self.settings.retention_ms,
             patience_s=patience_s,
         )
+        outcome = await attempt(top=top)
+        if isinstance(outcome, verbs.Moved) and outcome.top < top:
+            # The store lost acknowledged entries after the last one was written. The fold has them all.
+            outcome = await attempt(top=outcome.top)
         if isinstance(outcome, verbs.Finished):
             logger.info(
                 "run ended",

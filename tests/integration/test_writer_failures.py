@@ -12,12 +12,14 @@ import pytest
 import verbcalls as v
 from mainstem_shared import errors, events, folds, jsontext, keys, verbs
 from mainstem_shared.events import Type
+from mainstem_shared.finalisation import Finaliser
+from mainstem_shared.models import Reason
 from mainstem_shared.store import Store
 from mainstem_shared.writer import Writer
 from proxy import Plan, Proxy, cutting
 from servers import ValkeyProcess
 from waiting import wait_until_async
-from writing import Engine, log_of, stored, verify, writing
+from writing import SETTINGS, Engine, log_of, stored, verify, writing
 
 
 @pytest.fixture
@@ -253,6 +255,28 @@ async def test_a_lost_tail_is_repaired_before_the_run_is_closed(store: Store, st
         await engine.finish(store)
         entries = await verify(store, engine, was_lossless=False)
     assert [entry.type for entry in entries[-2:]] == [Type.RESYNC, Type.FINISHED]
+
+
+class NoBroker:
+    """Publishes nothing: no run waits here."""
+
+    async def apublish(self, run_id: str, *, user_id: str, engine: str) -> str:
+        raise AssertionError(run_id)
+
+
+async def test_a_tail_lost_after_the_last_event_does_not_keep_a_run_from_ending(store: Store, store_url: str):
+    """No probe sees it any more: the end itself does, and the final event has everything."""
+    async with writing(store_url) as writer:
+        engine = Engine(writer, await v.running(store), 13)
+        await engine.write(100)
+        top = await engine.channel.close()
+        await lose_tail(store, engine, 3)
+        finaliser = Finaliser(store=store, settings=SETTINGS, publisher=NoBroker())
+        outcome = await finaliser.finish(
+            engine.channel.control, fold=engine.channel.fold, top=top, reason=Reason.COMPLETED
+        )
+        assert isinstance(outcome, verbs.Finished)
+        await verify(store, engine, was_lossless=False)
 
 
 async def test_a_log_that_vanished_is_written_again_and_ends_by_itself(store: Store, store_url: str):
