@@ -94,7 +94,9 @@ class AsyncRuns:
         self._tailer = tailer or Tailer(self._store)
         self._dispatcher: Dispatcher | None = None
         if publisher is None:
-            publisher = self._dispatcher = Dispatcher(endpoints.broker_url(self.settings))
+            publisher = self._dispatcher = Dispatcher(
+                endpoints.broker_url(self.settings), queue=self.settings.queue
+            )
         self._publisher = publisher
         self._aborter = Aborter(
             finaliser=Finaliser(store=self._store, settings=self.settings, publisher=publisher),

@@ -43,6 +43,8 @@ class Settings(BaseSettings):
     """The store. None: the embedded server of `data_dir`, database 0."""
     broker_url: SecretStr | None = None
     """Celery's broker. None: the embedded server of `data_dir`, database 1."""
+    queue: Annotated[str, Field(min_length=1)] = "celery"
+    """The broker's queue for runs. Name one of its own if other workers must not take them."""
     workers: Annotated[int, Field(ge=1)] = 2
     concurrency: Annotated[int, Field(ge=1)] = 1000
     """Runs one worker process executes at once."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +89,7 @@ class Runtime:
 
 
 _current: Runtime | None = None
+_provider: Callable[[], Awaitable[Runtime]] | None = None
 
 
 def install(runtime: Runtime | None) -> None:
@@ -106,3 +107,20 @@ def current() -> Runtime:
     if _current is None:
         raise RuntimeError("No Mainstem runtime here: start the worker with `mainstem worker`.")
     return _current
+
+
+def provide(start: Callable[[], Awaitable[Runtime]] | None) -> None:
+    """Let `start` make the runtime when a task first needs it, on the loop that runs tasks; None: no more."""
+    global _provider  # noqa: PLW0603 - one worker per process
+    _provider = start
+
+
+async def ready() -> Runtime:
+    """Return the process's runtime, as soon as it is there.
+
+    Raises:
+        RuntimeError: this process is no Mainstem worker.
+    """
+    if _current is None and _provider is not None:
+        return await _provider()
+    return current()

@@ -1,8 +1,8 @@
 """What a worker process does beside executing tasks: lease, writer, mailbox, sweeps, watchdog.
 
-`RunsStep` is the Celery bootstep that starts it with the pool and stops it, in this order, after the pool's
-last job has ended: mailbox and sweeps, then the writer, then the lease. Until then everything runs on: a
-draining worker still hears aborts and renews its lease.
+A host (`hosts`) starts it with the pool and stops it, in this order, after the pool's last job has ended:
+mailbox and sweeps, then the writer, then the lease. Until then everything runs on: a draining worker still
+hears aborts and renews its lease.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, Final
-
-from celery import bootsteps
+from typing import Final
 
 from mainstem_shared import endpoints, errors, jsontext, keys
 from mainstem_shared.finalisation import Finaliser
@@ -37,12 +35,12 @@ ANNOUNCE_S: Final = 60.0
 
 
 class Housekeeping:
-    """A worker process's runtime and the loops that keep it. Made and used on the pool's loop."""
+    """A worker process's runtime and the loops that keep it. Made and used on one loop."""
 
     def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
         url = endpoints.store_url(settings)
         store = Store(url)
-        dispatcher = Dispatcher(endpoints.broker_url(settings))
+        dispatcher = Dispatcher(endpoints.broker_url(settings), queue=settings.queue)
         lease = Lease(url, settings, on_suspended=self._suspended_elsewhere)
         self.runtime = Runtime(
             settings=settings,
@@ -118,33 +116,3 @@ async def _every(seconds: float, call: Callable[[], None]) -> None:
     while True:
         await asyncio.sleep(seconds)
         call()
-
-
-class RunsStep(bootsteps.StartStopStep):
-    """Celery starts this after the pool; the pool stops it, because it must outlive the last job."""
-
-    requires = ("celery.worker.components:Pool",)
-    label = "Mainstem"
-
-    def __init__(self, parent: Any, **kwargs: Any) -> None:
-        super().__init__(parent, **kwargs)
-        self._housekeeping: Housekeeping | None = None
-
-    def start(self, parent: Any) -> None:
-        pool = parent.pool
-        settings: Settings = parent.app.conf.mainstem_settings
-        housekeeping = self._housekeeping = pool.run(_make(settings, pool.loop))
-        pool.run(housekeeping.start())
-        pool.add_shutdown_hook(housekeeping.stop)
-
-    def stop(self, parent: Any) -> None:
-        """Nothing: the pool's shutdown hook does it, after the last job."""
-
-    def info(self, obj: Any) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        del obj
-        here = None if self._housekeeping is None else self._housekeeping.runtime
-        return {} if here is None else {"owner": here.lease.owner, "runs": len(here.segments)}
-
-
-async def _make(settings: Settings, loop: asyncio.AbstractEventLoop) -> Housekeeping:
-    return Housekeeping(settings, loop)

@@ -20,7 +20,7 @@ from mainstem_api.cli._options import Exit, Url, gateway_url
 from mainstem_shared import endpoints, errors, keys, leases
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import connect_blocking
-from mainstem_tasks.dispatch import QUEUE, Dispatcher
+from mainstem_tasks.dispatch import Dispatcher
 
 TIMEOUT_S: Final = 3.0
 SKEW_WARNING_S: Final = 1.0
@@ -219,7 +219,7 @@ def _broker(settings: Settings) -> Iterator[Finding]:
     try:
         dispatcher.ping()
         yield Finding(Verdict.GOOD, "connection", f"{_redacted(url)} answers")
-        yield from _queue(url)
+        yield from _queue(url, settings.queue)
     except errors.BrokerUnavailable as error:
         why = str(error.__cause__ or error)
         yield Finding(
@@ -229,11 +229,11 @@ def _broker(settings: Settings) -> Iterator[Finding]:
         dispatcher.close()
 
 
-def _queue(url: str) -> Iterator[Finding]:
+def _queue(url: str, name: str) -> Iterator[Finding]:
     if not url.startswith(("redis://", "rediss://")):
         return
     with connect_blocking(url, timeout_s=TIMEOUT_S) as client:
-        waiting: Any = client.llen(QUEUE)
+        waiting: Any = client.llen(name)
     yield Finding(Verdict.GOOD, "queue", f"{waiting:,} messages wait")
 
 

@@ -34,7 +34,7 @@ class Gateway:
         self.settings = settings
         self.store = Store(endpoints.store_url(settings))
         self.tailer = Tailer(self.store)
-        self.dispatcher = Dispatcher(endpoints.broker_url(settings))
+        self.dispatcher = Dispatcher(endpoints.broker_url(settings), queue=settings.queue)
         self.runs = AsyncRuns(
             settings, store=self.store, publisher=self.dispatcher, tailer=self.tailer, sealer=self._sealer
         )

@@ -1,0 +1,42 @@
+"""`RunsStep`: the Celery bootstep by which a worker executes runs; the pool decides who keeps them (`hosts`).
+
+It starts after the pool, and is told to stop before it. Housekeeping must outlive the pool's last job: each
+host sees to that in the way its pool allows.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery import bootsteps
+
+from mainstem_workers import hosts, promises
+
+logger = logging.getLogger(__name__)
+
+
+class RunsStep(bootsteps.StartStopStep):
+    """Makes a worker keep runs. Refuses, before anything starts, pools that cannot."""
+
+    requires = ("celery.worker.components:Pool",)
+    label = "Mainstem"
+
+    def __init__(self, parent: Any, **kwargs: Any) -> None:
+        super().__init__(parent, **kwargs)
+        self._host = hosts.host_for(parent)
+
+    def start(self, parent: Any) -> None:
+        promises.warn(parent)
+        self._host.start(parent)
+
+    def stop(self, parent: Any) -> None:
+        self._host.stop(parent)
+
+    def terminate(self, parent: Any) -> None:
+        self._host.terminate(parent)
+
+    def info(self, obj: Any) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """For `celery inspect stats`."""
+        del obj
+        return self._host.info()
