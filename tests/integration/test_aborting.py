@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner, Result
 
 from gateways import GatewayThread
 from logs import RunLog
-from mainstem_api import AsyncRuns
+from mainstem_api import AsyncRuns, Runs
 from mainstem_api import runs as client
+from mainstem_api.cli import build_app
 from mainstem_shared import errors, ids, keys, mail, slots, threads, verbs
 from mainstem_shared.aborting import Aborter
 from mainstem_shared.finalisation import own
@@ -449,3 +452,31 @@ async def test_operators_end_and_publish_runs(store: Store, runs: AsyncRuns):
     assert await store.client.hget(keys.run(queued).record, "publishes") == b"2"
     leftovers = [owner async for owner in store.client.scan_iter("*:lease")]
     assert leftovers == [keys.lease("w1").encode()], "the lease of the kill is given back"
+
+
+def test_ending_runs_from_the_command_line(settings: Settings, gateway: GatewayThread, runs_sync: Runs):
+    """`abort` asks the gateway, `kill` and `requeue` the store; each says in one line what became of the run."""
+    env = {**settings.environment(), "MAINSTEM_URL": gateway.url}
+
+    def call(*arguments: str) -> Result:
+        return CliRunner().invoke(build_app([arguments[0]]), arguments, env=env)
+
+    first = runs_sync.start("t1", "demo", {}).run_id
+    published = call("requeue", first)
+    assert (published.exit_code, published.stdout) == (0, f"{first} is published.\n")
+    aborted = call("abort", first)
+    assert (aborted.exit_code, aborted.stdout) == (0, "Aborted while queued.\n")
+    again = call("abort", first, "--json")
+    assert (again.exit_code, json.loads(again.stdout)["outcome"]) == (0, "already_finished")
+    assert "It had ended before: aborted, user_abort." in call("abort", first).stdout
+    second = runs_sync.start("t2", "demo", {}).run_id
+    killed = call("kill", second)
+    assert (killed.exit_code, killed.stdout) == (0, f"{second} is aborted: user_abort.\n")
+    assert isinstance(call("requeue", second).exception, errors.Conflict)
+    assert call("abort", "nonsense").exit_code == 2
+
+
+@pytest.fixture
+def runs_sync(settings: Settings) -> Iterator[Runs]:
+    with Runs(settings) as client:
+        yield client

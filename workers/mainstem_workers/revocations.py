@@ -28,6 +28,7 @@ class Revocations:
         self._aborter = Aborter(finaliser=runtime.finaliser, sealer=lambda: runtime.lease.owner)
 
     def start(self) -> None:
+        logging.getLogger("celery.worker.control").addFilter(_is_worth_a_line)
         task_revoked.connect(self._on_revoked, weak=False)
 
     def stop(self) -> None:
@@ -58,6 +59,13 @@ class Revocations:
             )
             return
         logger.info("revoked by an operator", extra={"action": "run_revoked", "run_id": run_id})
+
+
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Drop the warning of each worker about each revocation: we have no result backend, on purpose."""
+    if not str(record.msg).startswith("Failed to mark task") or not isinstance(record.args, tuple):
+        return True
+    return not any(isinstance(argument, NotImplementedError) for argument in record.args)
 
 
 def _is_meant(state: verbs.State, task_id: str, *, terminated: bool) -> bool:
