@@ -135,7 +135,7 @@ def _spec(
         raise _invalid(error) from error
     metadata = _encode("metadata", request.metadata, models.METADATA_LIMIT)
     if not _is_strict(metadata):
-        raise errors.InvalidRequest("metadata: half of a surrogate pair is no text.")
+        raise errors.InvalidRequest("metadata: nested too deeply, or text with half of a surrogate pair.")
     return Spec(
         run_id=run_id or ids.run_id(principal.tenant, thread_id, ids.uuid7()),
         thread_id=thread_id,
@@ -151,7 +151,10 @@ def _spec(
 
 
 def _encode(what: str, value: dict[str, Any], limit: int) -> bytes:
-    data = jsontext.dumps(value)
+    try:
+        data = jsontext.dumps(value)
+    except ValueError as error:  # the encoder's own limit, far beyond what anybody means
+        raise errors.InvalidRequest(f"{what}: nested too deeply.") from error
     if len(data) > limit:
         raise errors.InputTooLarge(what=what, size=len(data), limit=limit)
     return data

@@ -10,10 +10,12 @@ import asyncio
 import functools
 import inspect
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, Final, Generic, TypeVar, overload
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -220,7 +222,12 @@ def _load(point: EntryPoint) -> None:
 
 
 def load_modules(names: str) -> None:
-    """Import the modules that MAINSTEM_ENGINES names (comma-separated) on top of the entry points."""
+    """Import the modules that MAINSTEM_ENGINES names (comma-separated) on top of the entry points.
+
+    They may lie in the working directory, as with `celery -A`; installed ones come first.
+    """
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
     for name in filter(None, map(str.strip, names.split(","))):
         _load(EntryPoint(name=name, value=name, group=GROUP))
 

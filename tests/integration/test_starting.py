@@ -27,6 +27,13 @@ SCHEMA = {
 }
 
 
+def nested(depth: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(depth):
+        value = {"x": value}
+    return value
+
+
 class Messages:
     """A broker's front: notes what would be published, or is away."""
 
@@ -254,6 +261,9 @@ async def test_an_unusable_schema_refuses_nothing(store: Store, messages: Messag
         ({"input": {"text": "x" * INPUT_LIMIT}}, errors.InputTooLarge),
         ({"metadata": {"text": "x" * METADATA_LIMIT}}, errors.InputTooLarge),
         ({"metadata": {"half": "\ud83d"}}, errors.InvalidRequest),
+        ({"metadata": nested(220)}, errors.InvalidRequest),
+        ({"metadata": nested(400)}, errors.InvalidRequest),
+        ({"input": nested(400)}, errors.InvalidRequest),
         ({"idempotency_key": ""}, errors.InvalidRequest),
         ({"idempotency_key": "k" * 256}, errors.InvalidRequest),
         ({"principal": Principal(user_id="a\nb")}, errors.InvalidRequest),
