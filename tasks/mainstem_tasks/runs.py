@@ -47,7 +47,7 @@ class Generate(AsyncTask):
         return outcome
 
     async def _show_paused(self) -> None:
-        """Have monitors show the task as PAUSED: the event's name becomes the state, and sticks after Ignore."""
+        """Have monitors show PAUSED: an event's name becomes the state and sticks after Ignore."""
         request = self.request
         try:
             async with asyncio.timeout(EVENT_S):
@@ -132,4 +132,5 @@ class Resume(AsyncTask):
 def register(app: Celery) -> None:
     """Add the tasks to a Celery app."""
     for task in (Generate, Submit, Resume):
-        app.register_task(task())
+        # A class per app: Celery writes an app's task_annotations into the class.
+        app.register_task(type(task.__name__, (task,), {"__module__": task.__module__})())

@@ -23,6 +23,7 @@ from mainstem_tasks.runtime import Runtime
 from mainstem_tasks.segments import Stop
 from mainstem_workers import pools
 from mainstem_workers.lifecycle import Housekeeping
+from mainstem_workers.pool import _celery
 
 T = TypeVar("T")
 
@@ -136,7 +137,14 @@ class Background:
     def drain(self, grace_s: float) -> None:
         """Give segments `grace_s` seconds, then stop whatever runs or still comes. From any thread."""
         loop = loopthread.background().loop
-        loop.call_soon_threadsafe(loop.call_later, grace_s, self._stop_segments)
+        loop.call_soon_threadsafe(loop.call_later, grace_s, self.stop_segments)
+
+    def stop_segments(self) -> None:
+        """Stop what runs, and from now on whatever still comes. On the loop."""
+        here = self.runtime
+        for segment in [] if here is None else list(here.segments.values()):
+            segment.stop(Stop.SHUTDOWN)
+        asyncio.get_running_loop().call_later(_AGAIN_S, self.stop_segments)
 
     def wait_idle(self, timeout_s: float) -> None:
         """Wait until no segment runs here."""
@@ -167,12 +175,6 @@ class Background:
         await housekeeping.start()
         return housekeeping
 
-    def _stop_segments(self) -> None:
-        here = self.runtime
-        for segment in [] if here is None else list(here.segments.values()):
-            segment.stop(Stop.SHUTDOWN)
-        asyncio.get_running_loop().call_later(_AGAIN_S, self._stop_segments)
-
     def _call(self, work: Coroutine[Any, Any, T], timeout_s: float = START_TIMEOUT_S) -> T:
         future: concurrent.futures.Future[T] = asyncio.run_coroutine_threadsafe(
             work, loopthread.background().loop
@@ -189,8 +191,8 @@ class ThreadsHost:
         self._background = Background(settings)
 
     def start(self, parent: Any) -> None:
-        del parent
         runtime.provide(self._background.ready)
+        _celery.before_cold_cancel(parent, lambda: self._background.drain(0))
         signals.worker_shutting_down.connect(self._on_shutting_down, weak=False)
         if self._eager:
             self._background.start()
@@ -235,7 +237,8 @@ class PreforkHost:
         signals.worker_shutting_down.connect(self._on_shutting_down, weak=False)
 
     def start(self, parent: Any) -> None:
-        """Nothing: the children are there already."""
+        """Hear of a cold shutdown before it cancels the children's tasks. They are running already."""
+        _celery.before_cold_cancel(parent, lambda: self._say(_NOW))
 
     def stop(self, parent: Any) -> None:
         del parent
@@ -277,7 +280,10 @@ class PreforkHost:
     def _on_parent(self) -> None:
         asyncio.get_running_loop().remove_reader(self._hears)
         assert self._background is not None
-        self._background.drain(0 if os.read(self._hears, 1) == _NOW else self._settings.drain_s)
+        if os.read(self._hears, 1) == _NOW:
+            self._background.stop_segments()  # at once: SIGTERM comes, and would look like a revoke
+        else:
+            self._background.drain(self._settings.drain_s)
 
     def _on_child_stopping(self, **_: Any) -> None:
         if self._background is not None:

@@ -1,6 +1,6 @@
 """`install`: Mainstem on a Celery app, ours or a user's own, without taking over its configuration.
 
-It adds two tasks, a bootstep and the defaults that our promises rest on. What the application has set itself
+It adds our tasks, a bootstep and the defaults that our promises rest on. What the application has set itself
 stays as it is; what that breaks is said when a worker starts (`promises`).
 """
 
@@ -106,5 +106,6 @@ def _register(sender: Celery, **_: Any) -> None:
     task = sender.tasks[GENERATE]
     # The application's limits are meant for its own tasks; annotations for ours are meant for ours.
     for name in ("time_limit", "soft_time_limit"):
-        if getattr(task, name) is None and getattr(sender.conf, f"task_{name}"):
+        limit = getattr(sender.conf, f"task_{name}")
+        if limit and getattr(task, name) == limit:
             setattr(task, name, _installed[sender].max_run_s + TIME_LIMIT_MARGIN_S)

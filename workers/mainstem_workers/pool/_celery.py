@@ -8,6 +8,7 @@ a new Celery breaks one. Everything else in this package knows only what is expo
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import weakref
 from collections.abc import Callable, Iterator
@@ -201,6 +202,22 @@ def send_process_init() -> None:
 
 def send_process_shutdown(pid: int) -> None:
     signals.worker_process_shutdown.send(sender=None, pid=pid, exitcode=0)
+
+
+def before_cold_cancel(worker: Any, hook: Callable[[], None]) -> None:
+    """Have `hook()` called when a cold shutdown is about to cancel what runs.
+
+    Celery terminates the processes of running tasks first and sends `worker_shutting_down` afterwards.
+    """
+    consumer = worker.consumer
+    cancel = consumer.cancel_active_requests
+
+    def cancel_active_requests() -> None:
+        hook()
+        with contextlib.suppress(NotImplementedError):  # threads: that is no reason to crash
+            cancel()
+
+    consumer.cancel_active_requests = cancel_active_requests
 
 
 # --- the tracer's own blocking calls

@@ -1,0 +1,158 @@
+"""`install` on a user's app: what it adds, what it leaves alone, and what it says about settings that break promises."""
+
+from __future__ import annotations
+
+import pytest
+from celery import Celery
+from celery.exceptions import ImproperlyConfigured
+
+import mainstem_workers
+from mainstem_shared.settings import Settings
+from mainstem_tasks.dispatch import GENERATE
+from mainstem_tasks.runs import SUBMIT
+from mainstem_workers import installation, promises
+from mainstem_workers.pool import PoolOptions
+from mainstem_workers.pools import Pool
+
+URL = "redis://127.0.0.1:1/1"
+STORE = "redis://127.0.0.1:1/0"
+
+
+@pytest.fixture
+def make_app():
+    made = []
+
+    def make(settings=None, **conf):
+        app = Celery("proj", broker=URL, set_as_current=False)
+        made.append(app)
+        app.conf.update(conf)
+        mainstem_workers.install(app, settings or Settings(redis_url=STORE))
+        return app
+
+    yield make
+    for app in made:
+        app.close()
+
+
+def broken(app, pool=Pool.ASYNCIO):
+    return {found.setting for found in promises.check(app, pool)}
+
+
+def test_tasks_and_defaults_are_added(make_app):
+    """An app gets our tasks, early acks, no prefetching, and the broker's address goes into our settings."""
+    app = make_app()
+    assert {GENERATE, SUBMIT} <= set(app.tasks)
+    assert not app.tasks[GENERATE].acks_late
+    assert app.conf.worker_disable_prefetch
+    assert app.conf.worker_prefetch_multiplier == 1
+    assert app.conf.mainstem_settings.broker_url.get_secret_value() == URL
+    assert promises.check(app) == []
+
+
+def test_configuration_of_the_app_is_respected(make_app):
+    """What the application sets, before or after `install`, stays; what it does not, keeps Celery's default."""
+    app = make_app(worker_prefetch_multiplier=7, task_acks_late=True)
+    app.conf.worker_disable_prefetch = False
+    assert app.conf.worker_prefetch_multiplier == 7
+    assert app.conf.task_acks_late
+    assert not app.conf.worker_disable_prefetch
+    assert not app.tasks[GENERATE].acks_late
+    plain = Celery(set_as_current=False)
+    for name in ("task_ignore_result", "worker_send_task_events", "worker_hijack_root_logger", "worker_pool"):
+        assert app.conf[name] == plain.conf[name]
+    plain.close()
+
+
+def test_configuration_loaded_later_gets_the_defaults_too():
+    """`install` before `config_from_object`, as in projects that configure late, works as after it."""
+    app = Celery("proj", set_as_current=False)
+    installation.install(app, Settings(redis_url=STORE))
+    assert not app.configured
+    app.config_from_object({"broker_url": URL, "worker_prefetch_multiplier": 3})
+    assert app.conf.worker_prefetch_multiplier == 3
+    assert app.conf.worker_disable_prefetch
+    app.config_from_object({"broker_url": URL, "task_default_queue": "ours"}, force=True)
+    assert app.conf.worker_disable_prefetch
+    assert app.conf.mainstem_settings.redis_url.get_secret_value() == STORE
+    app.close()
+
+
+def test_installing_twice_changes_nothing(make_app):
+    """A second `install` returns the first one's settings."""
+    app = make_app()
+    before = dict(app.conf)
+    again = mainstem_workers.install(app, Settings(redis_url=STORE, drain_s=99))
+    assert again == app.conf.mainstem_settings
+    assert dict(app.conf) == before
+    assert isinstance(app.conf.mainstem_pool, PoolOptions)
+    assert len(app.steps["worker"]) == 1
+
+
+@pytest.mark.parametrize("version", ["5.6.2", "5.8.0", "6.0.0rc1", "5.70.1"])
+def test_unproven_celery_is_refused(version):
+    """A Celery release that the pool was not proven on is refused by name."""
+    with pytest.raises(ImproperlyConfigured, match=rf"Celery 5\.7, and this is Celery {version}.*<5\.8"):
+        installation.require_proven(version)
+
+
+def test_proven_celery_is_taken():
+    """All of 5.7 will do."""
+    installation.require_proven("5.7.0")
+    installation.require_proven("5.7.12")
+
+
+def test_limits_of_the_app_are_for_its_own_tasks(make_app):
+    """Global time limits, meant for short tasks, do not end runs; annotations naming our task do, with a warning."""
+    app = make_app(task_time_limit=60, task_soft_time_limit=50)
+    task = app.tasks[GENERATE]
+    assert task.time_limit > 3600
+    assert task.soft_time_limit > 3600
+    assert broken(app) == set()
+    annotated = make_app(task_annotations={GENERATE: {"time_limit": 60}})
+    assert annotated.tasks[GENERATE].time_limit == 60
+    assert broken(annotated) == {"time_limit"}
+
+
+@pytest.mark.parametrize(
+    ("conf", "setting"),
+    [
+        ({"task_annotations": {"*": {"acks_late": True}}}, "acks_late"),
+        ({"task_annotations": {"*": {"reject_on_worker_lost": True}}}, "reject_on_worker_lost"),
+        ({"task_annotations": {"*": {"rate_limit": "10/m"}}}, "rate_limit"),
+        ({"worker_disable_prefetch": False}, "worker_disable_prefetch"),
+        ({"accept_content": ["pickle"]}, "accept_content"),
+        ({"broker_transport_options": {"global_keyprefix": "x"}}, "broker_transport_options"),
+    ],
+)
+def test_settings_that_break_a_promise_are_named(make_app, conf, setting):
+    """Each such setting is reported once, with what follows from it and what to do."""
+    app = make_app(**conf)
+    [found] = promises.check(app)
+    assert found.setting == setting
+    assert found.consequence.endswith(".")
+    assert found.remedy.endswith(".")
+
+
+def test_another_broker_is_reported(make_app):
+    """Clients that publish where no worker listens are reported."""
+    app = make_app(Settings(redis_url=STORE, broker_url="redis://127.0.0.1:1/9"))
+    assert broken(app) == {"broker_url"}
+
+
+def test_prefetching_matters_on_other_brokers_too(make_app):
+    """On RabbitMQ, where prefetching cannot be turned off, the multiplier must be one."""
+    app = make_app(broker_url="amqp://guest@127.0.0.1:1//", worker_prefetch_multiplier=4)
+    assert broken(app) == {"worker_prefetch_multiplier"}
+
+
+def test_a_worker_without_the_queue_for_runs(make_app):
+    """The asyncio pool on a worker that gets no runs is a mistake; another pool there is not."""
+    app = make_app(task_default_queue="ours")
+    assert broken(app) == {"queues ours"}
+    assert broken(app, Pool.PREFORK) == set()
+
+
+@pytest.mark.parametrize("pool", [Pool.THREADS, Pool.PREFORK, Pool.SOLO])
+def test_limits_of_pools_are_told(make_app, pool):
+    """A pool that cannot give everything says so."""
+    assert broken(make_app(), pool) == {f"--pool {pool}"}
