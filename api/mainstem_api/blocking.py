@@ -64,6 +64,7 @@ class Runs:
     get = _blocking(AsyncRuns.get)
     wait = _blocking(AsyncRuns.wait)
     abort = _blocking(AsyncRuns.abort)
+    resume = _blocking(AsyncRuns.resume)
     delete_thread = _blocking(AsyncRuns.delete_thread)
     delete_user = _blocking(AsyncRuns.delete_user)
     kill = _blocking(AsyncRuns.kill)

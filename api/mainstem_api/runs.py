@@ -8,13 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from mainstem_shared import aborting, cursors, deleting, endpoints, errors, listings, starting, views
+from mainstem_shared import (
+    aborting,
+    actions,
+    approvals,
+    cursors,
+    deleting,
+    endpoints,
+    errors,
+    listings,
+    starting,
+    views,
+)
 from mainstem_shared.aborting import Aborter, Outcome
 from mainstem_shared.deleting import Deleter
 from mainstem_shared.feeds import End
@@ -327,6 +338,43 @@ class AsyncRuns:
             yield dataclasses.replace(self._aborter, sealer=lambda: lease.owner)
         finally:
             await asyncio.to_thread(lease.stop)
+
+    async def resume(
+        self,
+        run_id: str,
+        action_id: str,
+        *,
+        decisions: Sequence[Mapping[str, Any]] | None = None,
+        answers: Sequence[Mapping[str, Any]] | None = None,
+        user_id: str | None = None,
+        tenant: str = DEFAULT_TENANT,
+    ) -> Run:
+        """Decide about what a paused run waits for; some worker goes on with it. Returns the run as of now.
+
+        The same call again is answered the same, as long as the run exists.
+
+        Args:
+            run_id: the run.
+            action_id: what is decided: the `action_id` of the run's `action`.
+            decisions: for tool calls, one each: `call_id`, `type` (approve, reject, edit, respond), and
+                `reason`, `arguments` or `text`.
+            answers: for questions, one each: `question_id`, `text`.
+            user_id: whose run it is; None means any user of the tenant.
+            tenant: whose user that is.
+
+        Raises:
+            NotFound: it does not exist, or not for this user.
+            NotPaused, StaleAction, DecisionConflict: it does not wait for this (any more).
+            ActionExpired: the time to decide is over.
+            UndecidedCall, InvalidDecision, DecisionNotAllowed: the decisions do not fit the action.
+            TooManyRuns: the user has as many runs at work as may be; it stays paused.
+        """
+        request = actions.parse_request({"action_id": action_id, "decisions": decisions, "answers": answers})
+        await views.check_owner(self._store, run_id, tenant=tenant, user_id=user_id)
+        await approvals.resume(
+            self._aborter.finaliser, run_id, request, by=user_id, sealer=self._aborter.sealer()
+        )
+        return await views.get_run(self._store, run_id)
 
     async def list(
         self,

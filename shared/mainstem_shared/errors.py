@@ -5,15 +5,23 @@ MainstemError
 │   ├── InvalidCursor         invalid_cursor
 │   ├── InvalidInput          invalid_input
 │   ├── InputTooLarge         input_too_large
-│   └── UnknownEngine         unknown_engine
+│   ├── UnknownEngine         unknown_engine
+│   ├── UndecidedCall         undecided_call
+│   └── InvalidDecision       invalid_decision
+├── DecisionNotAllowed        decision_not_allowed
 ├── NotFound                  not_found
 ├── Conflict
 │   ├── ThreadBusy            thread_busy
 │   ├── ThreadQueueFull       thread_queue_full
-│   └── IdempotencyKeyReused  idempotency_key_reused
+│   ├── IdempotencyKeyReused  idempotency_key_reused
+│   ├── NotPaused             not_paused
+│   ├── StaleAction           stale_action
+│   └── DecisionConflict      decision_conflict
+├── ActionExpired             action_expired
 ├── TooManyRuns               too_many_runs
 ├── EngineLimit
 │   ├── EventTooLarge         event_too_large
+│   ├── CheckpointTooLarge    checkpoint_too_large
 │   └── ContentTooLarge       content_too_large
 ├── ProviderError             provider_error
 ├── Fenced                    fenced
@@ -90,6 +98,27 @@ class UnknownEngine(InvalidRequest):
     message = "No worker offers the engine {engine!r}; offered are: {known}."
 
 
+class UndecidedCall(InvalidRequest):
+    """A resume leaves one of the action's calls undecided."""
+
+    code = "undecided_call"
+    message = "Tool call {call_id!r} is not decided; a resume decides every call of its action."
+
+
+class InvalidDecision(InvalidRequest):
+    """A decision that means nothing: of an unknown type, an edit without an object, an empty answer."""
+
+    code = "invalid_decision"
+    message = "The decision means nothing."
+
+
+class DecisionNotAllowed(MainstemError):
+    """The tool's policy does not allow this decision."""
+
+    code = "decision_not_allowed"
+    message = "{decision!r} is not allowed for tool call {call_id!r}; allowed are: {allowed}."
+
+
 class NotFound(MainstemError):
     """The run or thread does not exist, or it is not yours."""
 
@@ -124,6 +153,34 @@ class IdempotencyKeyReused(Conflict):
     message = "This Idempotency-Key was used for run {run_id} with another body; use a fresh key."
 
 
+class NotPaused(Conflict):
+    """The run waits for nobody's decision."""
+
+    code = "not_paused"
+    message = "The run is {status}; it waits for no decision."
+
+
+class StaleAction(Conflict):
+    """The run waits for decisions about another action."""
+
+    code = "stale_action"
+    message = "The run waits for decisions about another action by now; read it again."
+
+
+class DecisionConflict(Conflict):
+    """The action was decided before, and differently."""
+
+    code = "decision_conflict"
+    message = "Somebody decided this action before, and differently; the first decision stands."
+
+
+class ActionExpired(MainstemError):
+    """The action's window is over."""
+
+    code = "action_expired"
+    message = "The time to decide this action is over."
+
+
 class TooManyRuns(MainstemError):
     """The user has as many active runs as the deployment allows."""
 
@@ -140,6 +197,13 @@ class EventTooLarge(EngineLimit):
 
     code = "event_too_large"
     message = "An event of {size} bytes is over the limit of {limit}; split it or store the data elsewhere."
+
+
+class CheckpointTooLarge(EngineLimit):
+    """An engine's state is larger than a checkpoint may be."""
+
+    code = "checkpoint_too_large"
+    message = "A checkpoint of {size} bytes is over the limit of {limit}; store the data elsewhere."
 
 
 class ContentTooLarge(EngineLimit):

@@ -34,6 +34,11 @@ def rfc3339(value: int) -> str:
     return _timestamp(at_ms(value))
 
 
+def ms_of(spelled: str) -> int:
+    """Return what `rfc3339` spelled."""
+    return round(datetime.fromisoformat(spelled).timestamp() * 1000)
+
+
 class Status(StrEnum):
     """Where a run is. One status never means two things."""
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from redis.exceptions import RedisError
 
-from mainstem_shared import errors, keys, models, threads, verbs
+from mainstem_shared import approvals, errors, keys, models, threads, verbs
 from mainstem_shared.aborting import Abort, Aborter
 from mainstem_shared.finalisation import Finaliser
 from mainstem_shared.models import Reason, Spec, Status, WaitingFor
@@ -32,6 +32,8 @@ REPUBLISH_LAST_MS: Final = 15 * 60_000
 """A published message that nobody claimed is published again after a minute, then ever less often."""
 UNBORN_MS: Final = 60_000
 """An index entry without a record belongs to a start that never happened once it is this old."""
+PAUSED_LOOK_MS: Final = 15 * 60_000
+"""A paused run is looked at when its action expires; this look is for what that misses."""
 RUNNING_LOOK_MS: Final = 60_000
 """Running runs are watched through their owner's lease; this look is for what that misses."""
 
@@ -124,7 +126,7 @@ class Sweeper:
         )
         if not due:
             return
-        wanted = ("status", "waiting", "published", "publishes", "stop_reason", "spec", "queued")
+        wanted = ("status", "waiting", "published", "publishes", "stop_reason", "spec", "queued", "expires")
         async with self._store.client.pipeline(transaction=False) as pipe:
             for raw, _ in due:
                 pipe.hmget(keys.run(raw.decode()).record, *wanted)
@@ -150,6 +152,8 @@ class Sweeper:
             return await self._look_at_queued(run_id, record, now=now, publish=publish)
         elif status is Status.QUEUED:
             await self._look_at_waiting(run_id, now=now)
+        elif status is Status.REQUIRES_ACTION:
+            await self._look_at_paused(run_id, int(record["expires"]), now=now)
         else:
             await self._look_again(run_id, now + RUNNING_LOOK_MS)
         return publish
@@ -171,6 +175,13 @@ class Sweeper:
             logger.warning("a thread was free", extra={"action": "thread_promoted", "run_id": promoted})
             await self.finaliser.deliver(promoted)
         await self._look_again(run_id, now + RUNNING_LOOK_MS)
+
+    async def _look_at_paused(self, run_id: str, expires_ms: int, *, now: int) -> None:
+        """Expire what nobody decided in time. Other looks are for a resume that crashed on its way."""
+        if now >= expires_ms:
+            await approvals.expire(self.finaliser, run_id, sealer=self.owner())
+        else:
+            await self._look_again(run_id, min(expires_ms, now + PAUSED_LOOK_MS))
 
     async def _look_at_queued(
         self, run_id: str, record: Mapping[str, str], *, now: int, publish: bool

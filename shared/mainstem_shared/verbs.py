@@ -93,7 +93,10 @@ class Claimed:
     input: dict[str, Any]
     started_ms: int
     resume_as: str
-    decisions: dict[str, Any] | None
+    decisions: list[dict[str, Any]]
+    """What was decided about each action of the run so far, in order (`actions.decisions_of`)."""
+    idle_ms: int = 0
+    """How long it waited for humans, and then for a worker: that is no part of its duration."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +179,8 @@ class State:
         return self.snapshot_cursor or cursors.START
 
 
-def _refused(reply: list[Any]) -> Refused:
+def refused(reply: list[Any]) -> Refused:
+    """Return what a verb's `refused` says."""
     return Refused(status=Status(reply[1].decode()), epoch=int(reply[2]))
 
 
@@ -256,10 +260,11 @@ async def claim(
                 input=jsontext.loads(reply[4]),
                 started_ms=int(reply[5]),
                 resume_as=reply[6].decode(),
-                decisions=jsontext.loads(reply[7]) if reply[7] else None,
+                decisions=jsontext.loads(reply[7]) if reply[7] else [],
+                idle_ms=int(reply[8]),
             )
         case b"refused":
-            return _refused(reply)
+            return refused(reply)
         case b"stopping":
             return Stopping(reason=Reason(reply[1].decode()), epoch=int(reply[2]))
         case _:
@@ -277,7 +282,7 @@ async def seal(
         case b"sealed":
             return Control(run_id=run_id, epoch=int(reply[1]), owner=sealer)
         case b"refused":
-            return _refused(reply)
+            return refused(reply)
         case _:
             return Gone()
 
@@ -313,7 +318,7 @@ async def finish(
         case b"already":
             return Already(status=Status(reply[1].decode()), reason=Reason(reply[2].decode()))
         case b"refused":
-            return _refused(reply)
+            return refused(reply)
         case b"moved":
             return Moved(top=cursors.parse(reply[1]))
         case _:
@@ -358,7 +363,7 @@ async def handover(
         case b"queued":
             return int(reply[1])
         case b"refused":
-            return _refused(reply)
+            return refused(reply)
         case b"moved":
             return Moved(top=cursors.parse(reply[1]))
         case _:
@@ -386,7 +391,7 @@ async def resync(
         case b"resynced":
             return int(reply[1])
         case b"refused":
-            return _refused(reply)
+            return refused(reply)
         case _:
             return Gone()
 

@@ -11,11 +11,13 @@ import concurrent.futures
 import contextlib
 import contextvars
 import threading
-from collections.abc import Callable, Coroutine, Generator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
+from typing import Any, NoReturn, TypeVar
 
+from mainstem_shared.actions import Call, Question
 from mainstem_shared.cursors import Cursor
 from mainstem_tasks.context import InputT, RunContext, RunView
+from mainstem_tasks.pauses import Paused
 
 T = TypeVar("T")
 
@@ -129,6 +131,16 @@ class SyncRunContext(RunView[InputT]):
         """Save the engine's own state. See `RunContext.checkpoint`."""
         self._call(self._run.checkpoint(state))
 
+    def request_approval(self, calls: Iterable[Call | Mapping[str, Any]], **options: Any) -> NoReturn:
+        """Pause the run until a human has decided about tool calls. See `RunContext.request_approval`."""
+        self._call(self._run.request_approval(calls, **options))
+        raise Paused  # not reached: the call has raised it
+
+    def ask(self, questions: Iterable[Question | Mapping[str, Any] | str], **options: Any) -> NoReturn:
+        """Pause the run until a human has answered questions. See `RunContext.ask`."""
+        self._call(self._run.ask(questions, **options))
+        raise Paused  # not reached: the call has raised it
+
     def close(self) -> None:
         """Let every call from now on, and those that wait, raise `CancelledError`."""
         with self._lock:
@@ -180,6 +192,8 @@ async def run_in_thread(function: Callable[[SyncRunContext[Any]], object], run: 
             if isinstance(error, StopIteration):  # a future cannot carry it
                 failure = RuntimeError(f"engine raised {error!r}")
                 failure.__cause__ = error
+        except Paused as error:
+            failure = error
         except BaseException as error:  # noqa: BLE001 - it would end this thread silently, or the whole loop
             failure = RuntimeError(f"engine raised {error!r}")
             failure.__cause__ = error

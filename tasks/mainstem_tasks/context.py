@@ -10,17 +10,20 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Generic
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn
 
 from typing_extensions import TypeVar
 
-from mainstem_shared import errors, jsontext
+from mainstem_shared import actions, errors, jsontext
+from mainstem_shared.actions import Call, Decision, OnExpiry, Question
 from mainstem_shared.cursors import Cursor
 from mainstem_shared.events import Type
-from mainstem_shared.models import Usage
+from mainstem_shared.models import Usage, ms_of
 from mainstem_shared.settings import Settings
+from mainstem_tasks import pauses
 from mainstem_tasks.channel import Channel
+from mainstem_tasks.pauses import Pause, Paused
 
 if TYPE_CHECKING:
     from mainstem_shared.verbs import Claimed
@@ -32,6 +35,7 @@ InputT = TypeVar("InputT", default=Any)
 SaveCheckpoint = Callable[[bytes, Cursor], Awaitable[None]]
 """Stores an engine's state together with the cursor of the last event it covers."""
 
+_MESSAGE: Final = Type.MESSAGE_DELTA  # looking a member up costs as much as a step of a token's way
 _YIELD_EVERY: Final = 32
 """Events after which other runs have their turn: half a millisecond of an engine that never waits."""
 
@@ -51,7 +55,7 @@ class RunView(Generic[InputT]):
         metadata: Mapping[str, Any],
         segment: int,
         state: bytes | None,
-        decisions: Mapping[str, Any] | None,
+        decisions: Mapping[str, Decision] | None,
         settings: Settings,
         stopping: Callable[[], bool],
     ) -> None:
@@ -73,8 +77,8 @@ class RunView(Generic[InputT]):
         """1 at the start, one more with each continuation."""
         self.state: Final = state
         """The last checkpoint of an earlier segment; None at the start."""
-        self.decisions: Final = decisions
-        """What a human decided while the run was paused, in the continuation; None otherwise."""
+        self.decisions: Final[Mapping[str, Decision]] = decisions or {}
+        """What humans decided in all pauses so far, by the id of the call or question; empty at the start."""
         self.settings: Final = settings
         """The configuration of this process."""
         self._stopping = stopping
@@ -117,7 +121,7 @@ class RunContext(RunView[InputT]):
         metadata: Mapping[str, Any],
         segment: int = 1,
         state: bytes | None = None,
-        decisions: Mapping[str, Any] | None = None,
+        decisions: Mapping[str, Decision] | None = None,
         settings: Settings | None = None,
         stopping: Callable[[], bool] = lambda: False,
         save: SaveCheckpoint | None = None,
@@ -139,6 +143,8 @@ class RunContext(RunView[InputT]):
         )
         self.inbox: Final[asyncio.Queue[str]] = inbox or asyncio.Queue()
         """Text that users send while the run is at work, in order of arrival."""
+        self.pause: Pause | None = None
+        """What the engine asked a human for, once it has."""
         self._channel = channel
         self._save = save
         self._turn = 0
@@ -147,7 +153,7 @@ class RunContext(RunView[InputT]):
         fold = channel.fold
         self._usage = Usage.model_validate(fold.usage or {})
         open_calls = frozenset(fold.open_calls)
-        self._open = {s["step_id"]: s["started_at"] for s in fold.steps if s["step_id"] in open_calls}
+        self._open = {s["step_id"]: ms_of(s["started_at"]) for s in fold.steps if s["step_id"] in open_calls}
         self._answered = set(fold.calls) - open_calls
 
     @classmethod
@@ -180,7 +186,7 @@ class RunContext(RunView[InputT]):
             metadata=spec.metadata,
             segment=claimed.segment,
             state=state,
-            decisions=claimed.decisions,
+            decisions=actions.decisions_of(claimed.decisions),
             settings=settings,
             stopping=stopping,
             save=save,
@@ -191,8 +197,11 @@ class RunContext(RunView[InputT]):
 
     async def text(self, text: str) -> None:
         """Append to the answer."""
-        self._channel.text(Type.MESSAGE_DELTA, text)
-        await self._emitted()
+        channel = self._channel
+        channel.text(_MESSAGE, text)
+        self._turn += 1  # `_emitted`, without a coroutine per token
+        if channel.congested or self._turn % _YIELD_EVERY == 0:
+            await self._give_way()
 
     async def reasoning(self, text: str) -> None:
         """Append to the model's visible reasoning."""
@@ -269,7 +278,8 @@ class RunContext(RunView[InputT]):
         try:
             yield step_id
         except BaseException as error:
-            state = "aborted" if isinstance(error, asyncio.CancelledError) else "failed"
+            stopped = isinstance(error, asyncio.CancelledError | Paused)
+            state = "aborted" if stopped else "failed"
             with contextlib.suppress(errors.MainstemError):  # the block's own failure is the one to see
                 self._channel.emit(Type.STEP_COMPLETED, _completed(step_id, state, None))
             raise
@@ -330,16 +340,77 @@ class RunContext(RunView[InputT]):
         """
         if self._save is None:
             raise RuntimeError("This segment has nowhere to save checkpoints.")
-        await self._save(bytes(state), await self._channel.flush())
+        checked = pauses.checked_state(state)
+        assert checked is not None
+        await self._save(checked, await self._channel.flush())
+
+    # -- asking humans
+
+    async def request_approval(
+        self,
+        calls: Iterable[Call | Mapping[str, Any]],
+        *,
+        state: bytes | None = None,
+        window_s: float | None = None,
+        on_expiry: OnExpiry = "fail",
+    ) -> NoReturn:
+        """Pause the run until a human has decided about tool calls: never returns, ends this segment.
+
+        The engine's function is entered again afterwards, in another task, with the decisions in
+        `run.decisions` by call id, those of earlier pauses too.
+
+        Args:
+            calls: `call_id`, `name`, `arguments`; also `allowed_decisions` (approve, reject, edit), `reason`
+                and `arguments_schema`, which edits must fit.
+            state: what the continuation finds in `run.state`; by default the last checkpoint.
+            window_s: how long there is to decide; by default MAINSTEM_APPROVAL_WINDOW_S.
+            on_expiry: what becomes of an undecided run: it may `fail`, or go on with everything rejected.
+
+        Raises:
+            ValueError: a call does not fit, or two have the same id.
+            EventTooLarge, CheckpointTooLarge: the calls or the state are.
+        """
+        window_s = self.settings.approval_window_s if window_s is None else window_s
+        await self._wait_for_human(
+            pauses.pause_for_approval(calls, state=state, window_s=window_s, on_expiry=on_expiry)
+        )
+
+    async def ask(
+        self,
+        questions: Iterable[Question | Mapping[str, Any] | str],
+        *,
+        state: bytes | None = None,
+        window_s: float | None = None,
+        on_expiry: OnExpiry = "fail",
+    ) -> NoReturn:
+        """Pause the run until a human has answered one to four questions. See `request_approval`.
+
+        A question is a text, or `question_id`, `text` and maybe `options`. Give ids of your own if the run
+        asks more than once: `run.decisions` has the latest answer for each.
+        """
+        window_s = self.settings.approval_window_s if window_s is None else window_s
+        await self._wait_for_human(
+            pauses.pause_for_answers(questions, state=state, window_s=window_s, on_expiry=on_expiry)
+        )
+
+    async def _wait_for_human(self, pause: Pause) -> NoReturn:
+        if self.pause is None:  # of several tasks the first one asks; the others ask in the continuation
+            self.pause = pause
+        await self._channel.flush()
+        raise Paused
 
     async def _emit(self, kind: Type, payload: dict[str, Any]) -> None:
         self._channel.emit(kind, payload)
         await self._emitted()
 
     async def _emitted(self) -> None:
+        self._turn += 1
+        if self._channel.congested or self._turn % _YIELD_EVERY == 0:
+            await self._give_way()
+
+    async def _give_way(self) -> None:
         if self._channel.congested:
             await self._channel.drained()
-        self._turn += 1
         if self._turn % _YIELD_EVERY == 0:
             await asyncio.sleep(0)
 

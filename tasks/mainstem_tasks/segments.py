@@ -1,4 +1,4 @@
-"""A segment: one Celery task's work on a run, from the claim to the terminal event.
+"""A segment: one Celery task's work on a run, from the claim to the terminal event, or to a pause.
 
 The engine runs in a task of its own. Whoever wants it to stop (a reader's abort, a time limit, a shutdown,
 the loss of the run) names the cause first and cancels once; what the run ends as follows from the cause,
@@ -17,13 +17,15 @@ from typing import Any, Final, TypeVar
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from mainstem_shared import errors, finalisation, ids, verbs
+from mainstem_shared import approvals, errors, finalisation, ids, pausing, verbs
 from mainstem_shared.channels import Channel
+from mainstem_shared.cursors import Cursor
 from mainstem_shared.folds import Fold
 from mainstem_shared.models import ErrorInfo, Reason
 from mainstem_shared.store import now_ms
 from mainstem_tasks import context, registry
 from mainstem_tasks.cancellation import CancelCause, cancel_cause
+from mainstem_tasks.pauses import Pause, is_only_a_pause
 from mainstem_tasks.runtime import Runtime
 
 T = TypeVar("T")
@@ -34,6 +36,8 @@ CLAIM_PATIENCE_S: Final = 60.0
 """The message is acknowledged already: a claim that gives up leaves the run to the outbox."""
 CLEANUP_S: Final = 30.0
 """An engine's `finally` may take this long after a stop; then the run ends without it."""
+PAUSED: Final = "paused"
+"""What `execute` returns for a run that waits for a human now."""
 FINISH_PATIENCE_S: Final = 300.0
 """Bounded retries of the terminal write; afterwards the run is swept like that of a dead owner."""
 
@@ -107,6 +111,7 @@ class Segment:
         self._control = verbs.Control(run_id=run_id, epoch=claimed.epoch, owner=owner)
         self._engine: asyncio.Task[None] | None = None
         self._channel: Channel | None = None
+        self._run: context.RunContext[Any] | None = None
 
     # -- stopping: one cause, one cancel
 
@@ -128,7 +133,8 @@ class Segment:
         channel, settings = self._channel, self._runtime.settings
         if channel is None or self.cause is not None:
             return
-        over = now_ms() - self._claimed.started_ms > self._claimed.spec.max_duration_s * 1000
+        spent_ms = now_ms() - self._claimed.started_ms - self._claimed.idle_ms
+        over = spent_ms > self._claimed.spec.max_duration_s * 1000
         silent = time.monotonic() - channel.last_emit > settings.idle_timeout_s and channel.idle
         if over or silent:
             self.stop(Stop.TIMED_OUT)
@@ -141,40 +147,56 @@ class Segment:
         self._runtime.segments[self.run_id] = self
         interrupted: asyncio.CancelledError | None = None
         try:
-            fold = await unreachable(self._fold())
+            fold, state = await unreachable(self._past())
             channel = self._channel = self._runtime.writer.open(self._control, fold)
             channel.on_lost = lambda: self.stop(Stop.LOST)
             if cancel_cause() is not None:
                 self._stop_for_pool()  # cancelled while it could not be reached
-            self._engine = asyncio.create_task(self._run_engine(channel), name=f"engine {self.run_id}")
+            self._engine = asyncio.create_task(self._run_engine(channel, state), name=f"engine {self.run_id}")
             if self.cause is not None:
                 self._engine.cancel()
             interrupted = await self._watch(self._engine)
-            verdict = self._verdict(self._engine)
-            outcome = await unreachable(self._end(channel, verdict))
+            outcome = await unreachable(self._conclude(channel, self._engine))
         finally:
             self._runtime.segments.pop(self.run_id, None)
         if interrupted is not None:
             raise interrupted  # the pool cancelled this task: Celery records that, not a success
         return outcome
 
-    async def _fold(self) -> Fold:
+    async def _past(self) -> tuple[Fold, bytes | None]:
+        """Return what earlier segments left: the content, and the engine's state."""
         if self._claimed.segment == 1:
-            return Fold()
-        state = await verbs.read(self._runtime.store, self.run_id)
-        return Fold() if isinstance(state, verbs.Gone) else finalisation.fold_of(state)
+            return Fold(), None
+        store = self._runtime.store
+        state = await verbs.read(store, self.run_id)
+        fold = Fold() if isinstance(state, verbs.Gone) else finalisation.fold_of(state)
+        return fold, await pausing.load_checkpoint(store, self.run_id)
 
-    async def _run_engine(self, channel: Channel) -> None:
+    async def _run_engine(self, channel: Channel, state: bytes | None) -> None:
         engine = registry.get(self._claimed.spec.engine)
-        run = context.RunContext.of(
+
+        async def save(data: bytes, covers: Cursor) -> None:
+            await self._save(channel.control, data, covers)
+
+        run = self._run = context.RunContext.of(
             self._claimed,
             channel,
             engine,
+            state=state,
             settings=self._runtime.settings,
             stopping=lambda: self.cause is not None,
+            save=save,
         )
         await engine.function(run)
         await channel.flush()
+
+    async def _save(self, control: verbs.Control, data: bytes, covers: Cursor) -> None:
+        live_ttl_ms = self._runtime.settings.live_ttl_ms
+        saved = await pausing.checkpoint(
+            self._runtime.store, control, cursor=covers, state=data, live_ttl_ms=live_ttl_ms
+        )
+        if not isinstance(saved, bool):
+            raise errors.Fenced(run_id=self.run_id)
 
     async def _watch(self, engine: asyncio.Task[None]) -> asyncio.CancelledError | None:
         """Wait for the engine's end; returns the cancel that the pool delivered meanwhile, if any."""
@@ -208,6 +230,51 @@ class Segment:
                 self.stop(Stop.REQUESTED)
 
     # -- the end
+
+    async def _conclude(self, channel: Channel, engine: asyncio.Task[None]) -> str:
+        if self.cause is None and (pause := self._pause_of(engine)) is not None:
+            return await self._pause(channel, pause)
+        return await self._end(channel, self._verdict(engine))
+
+    def _pause_of(self, engine: asyncio.Task[None]) -> Pause | None:
+        """Return what the engine asked a human for, if it ended with that."""
+        if self._run is None or self._run.pause is None or engine.cancelled():
+            return None
+        failure = engine.exception()
+        return self._run.pause if failure is None or is_only_a_pause(failure) else None
+
+    async def _pause(self, channel: Channel, pause: Pause) -> str:
+        """Let the run wait for a human; whoever wanted to stop it meanwhile wins."""
+        here = self._runtime
+        try:
+            async with asyncio.timeout(FINISH_PATIENCE_S):
+                top = await channel.close()
+            answer = await pausing.pause(
+                here.store,
+                channel.control,
+                nonce=ids.nonce(),
+                top=top,
+                spec=self._claimed.spec,
+                action=pause.action,
+                fold=channel.fold,
+                checkpoint=pause.state,
+                settings=here.settings,
+                patience_s=FINISH_PATIENCE_S,
+            )
+        except errors.Fenced:
+            return self._lost()
+        except (errors.StoreUnavailable, TimeoutError) as error:
+            return self._unfinished(error)
+        match answer:
+            case pausing.Paused():
+                await approvals.let_go(
+                    here.finaliser, self._claimed.spec, pause.action, owner=self._control.owner
+                )
+                return PAUSED
+            case verbs.Stopping(reason=reason):
+                return await self._end(channel, Verdict(reason=reason))
+            case _:
+                return self._lost()
 
     def _verdict(self, engine: asyncio.Task[None]) -> Verdict | None:
         """Decide what the run ends as; None if it is not ours to end."""
@@ -245,11 +312,15 @@ class Segment:
             )
         except errors.Fenced:
             return self._lost()
-        except (errors.StoreUnavailable, TimeoutError):
-            # Greppable: the run stays recoverable, any sweeper ends it once this process's lease is gone.
-            logger.exception("RUN NOT FINISHED", extra={"action": "finish_failed", "run_id": self.run_id})
-            return "unfinished"
+        except (errors.StoreUnavailable, TimeoutError) as error:
+            return self._unfinished(error)
         return verdict.reason.value if isinstance(outcome, verbs.Finished) else "lost"
+
+    def _unfinished(self, error: Exception) -> str:
+        # Greppable: the run stays recoverable, any sweeper ends it once this process's lease is gone.
+        noted = {"action": "finish_failed", "run_id": self.run_id}
+        logger.error("RUN NOT FINISHED", extra=noted, exc_info=error)
+        return "unfinished"
 
     def _lost(self) -> str:
         logger.warning("run lost to another owner", extra={"action": "run_fenced", "run_id": self.run_id})

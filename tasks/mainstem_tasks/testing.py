@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mainstem_shared import errors, events, folds, ids, jsontext
+from mainstem_shared.actions import Action, Decision
 from mainstem_shared.cursors import Cursor
 from mainstem_shared.events import Entry, Type
 from mainstem_shared.folds import Fold, TextPart
@@ -17,6 +18,7 @@ from mainstem_shared.models import Usage
 from mainstem_shared.settings import Settings
 from mainstem_tasks import registry
 from mainstem_tasks.context import RunContext
+from mainstem_tasks.pauses import is_only_a_pause
 
 
 class MemoryChannel:
@@ -76,6 +78,8 @@ class EngineRun:
     fold: Fold
     checkpoint: bytes | None
     """The last state the engine saved."""
+    action: Action | None
+    """What the engine paused for; its state is the `checkpoint` then."""
     error: Exception | None
     """What the engine raised; only with `check=False`."""
 
@@ -108,7 +112,7 @@ async def run_engine(
     run_id: str | None = None,
     segment: int = 1,
     state: bytes | None = None,
-    decisions: Mapping[str, Any] | None = None,
+    decisions: Mapping[str, Decision] | None = None,
     metadata: Mapping[str, Any] | None = None,
     settings: Settings | None = None,
     stopping: Callable[[], bool] = lambda: False,
@@ -149,8 +153,16 @@ async def run_engine(
     failure = await _failure_of(found, run, channel)
     if failure is not None and check:
         raise failure
-    checkpoint = saved[-1] if saved else None
-    return EngineRun(events=channel.events, fold=channel.fold, checkpoint=checkpoint, error=failure)
+    pause = run.pause
+    if pause is not None and pause.state is not None:
+        saved.append(pause.state)
+    return EngineRun(
+        events=channel.events,
+        fold=channel.fold,
+        checkpoint=saved[-1] if saved else None,
+        action=None if pause is None else pause.action,
+        error=failure,
+    )
 
 
 async def _failure_of(
@@ -160,6 +172,9 @@ async def _failure_of(
         await engine.function(run)
     except Exception as error:  # noqa: BLE001 - the caller decides
         return error
+    except BaseException as error:
+        if not is_only_a_pause(error):
+            raise
     finally:
         channel.closed = True  # whatever the engine left running must not emit: a real run is over now
     return None

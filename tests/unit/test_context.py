@@ -10,6 +10,7 @@ import pytest
 
 from mainstem_shared import errors, folds
 from mainstem_shared.channels import Channel as WriterChannel
+from mainstem_shared.actions import Decision
 from mainstem_shared.cursors import Cursor
 from mainstem_shared.events import CONTENT_LIMIT, EVENT_LIMIT
 from mainstem_shared.folds import Fold
@@ -275,12 +276,13 @@ async def test_a_checkpoint_covers_what_was_emitted_before_it():
 
 async def test_a_continuation_sees_state_and_decisions():
     """`run.state` is the last checkpoint, `run.decisions` what a human decided."""
+    decided = {"c1": Decision(id="c1", type="approve")}
 
     async def body(run: RunContext[Any]) -> None:
-        assert (run.state, run.decisions, run.segment) == (b"s", {"c1": "approve"}, 2)
+        assert (run.state, run.decisions, run.segment) == (b"s", decided, 2)
         await run.checkpoint(b"newer")
 
-    result = await ran(body, state=b"s", decisions={"c1": "approve"}, segment=2)
+    result = await ran(body, state=b"s", decisions=decided, segment=2)
     assert result.checkpoint == b"newer"
 
 

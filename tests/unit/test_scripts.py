@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 
-from mainstem_shared import ids, models, slots, threads, verbs
+from mainstem_shared import ids, models, pausing, slots, threads, verbs
+from mainstem_shared.actions import Action, Question
 from mainstem_shared.cursors import Cursor
+from mainstem_shared.events import Type
+from mainstem_shared.folds import Fold
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import Script, Store
 
@@ -29,6 +32,9 @@ SPEC = models.Spec(
     max_duration_s=1,
 )
 TOP = Cursor(2, 1)
+ACTION = Action(
+    action_id="a", kind="question", questions=(Question(question_id="q", text="?"),), expires_ms=1
+)
 
 CALLS: dict[str, Callable[[Any], Any]] = {
     "start": lambda s: verbs.start(
@@ -55,6 +61,30 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "published": lambda s: verbs.published(s, RUN, task_id="t"),
     "compact": lambda s: verbs.compact(s, RUN),
     "read": lambda s: verbs.read(s, RUN),
+    "pause": lambda s: pausing.pause(
+        s,
+        CONTROL,
+        nonce="n",
+        top=TOP,
+        spec=SPEC,
+        action=ACTION,
+        fold=Fold(),
+        checkpoint=b"c",
+        settings=Settings(),
+    ),
+    "resolve": lambda s: pausing.resolve(
+        s,
+        RUN,
+        nonce="n",
+        action_id="a",
+        fingerprint="f",
+        digest="d",
+        decisions={},
+        kind=Type.APPROVAL_RESOLVED,
+        body={},
+        live_ttl_ms=1,
+    ),
+    "checkpoint": lambda s: pausing.checkpoint(s, CONTROL, cursor=TOP, state=b"c", live_ttl_ms=1),
     "promote": lambda s: threads.promote(s, RUN, live_ttl_ms=1, thread_ttl_ms=1),
     "forget": lambda s: threads.forget(s, RUN),
     "take_slot": lambda s: slots.take(s, Settings(max_active_runs_per_user=1), SPEC),
@@ -63,7 +93,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
 
 SCRIPTS = {
     value.name: value
-    for module in (verbs, threads, slots)
+    for module in (verbs, pausing, threads, slots)
     for value in vars(module).values()
     if isinstance(value, Script)
 }
@@ -157,6 +187,7 @@ def test_flags_say_what_a_verb_may_do(name: str):
         "compact",
         "promote",
         "forget",
+        "pause",
     }
     assert ("allow-oom" in first) == (name in ends_or_frees)
     assert ("no-writes" in first) == (name == "read")

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from mainstem_api.gateway import endings, health, problems, routes
+from mainstem_api.gateway import approvals, endings, health, problems, routes
 from mainstem_api.gateway.middleware import BodyLimit, RequestCount
 from mainstem_api.gateway.resources import Holder
 from mainstem_shared.settings import Settings
@@ -42,11 +42,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,  # a redirect would answer for paths that do not exist
     )
     app.state.holder = holder
-    app.state.routes = [*routes.router.routes, *endings.router.routes, *health.router.routes]
+    routers = (routes.router, endings.router, approvals.router, health.router)
+    app.state.routes = [route for router in routers for route in router.routes]
     problems.install(app)
-    app.include_router(routes.router)
-    app.include_router(endings.router)
-    app.include_router(health.router)
+    for router in routers:
+        app.include_router(router)
     app.add_middleware(BodyLimit)
     app.add_middleware(RequestCount, metrics=lambda: holder.gateway.metrics)
     return app

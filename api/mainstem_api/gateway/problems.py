@@ -29,10 +29,14 @@ RETRY_AFTER_S: Final = 2
 _STATUS: Final[Sequence[tuple[type[errors.MainstemError], HTTPStatus]]] = (
     (errors.InvalidCursor, HTTPStatus.BAD_REQUEST),
     (errors.InputTooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    (errors.UndecidedCall, HTTPStatus.BAD_REQUEST),
+    (errors.InvalidDecision, HTTPStatus.BAD_REQUEST),
     (errors.InvalidRequest, HTTPStatus.UNPROCESSABLE_ENTITY),
     (errors.NotFound, HTTPStatus.NOT_FOUND),
     (errors.IdempotencyKeyReused, HTTPStatus.UNPROCESSABLE_ENTITY),
     (errors.Conflict, HTTPStatus.CONFLICT),
+    (errors.DecisionNotAllowed, HTTPStatus.FORBIDDEN),
+    (errors.ActionExpired, HTTPStatus.GONE),
     (errors.TooManyRuns, HTTPStatus.TOO_MANY_REQUESTS),
     (errors.Unavailable, HTTPStatus.SERVICE_UNAVAILABLE),
 )
@@ -44,7 +48,7 @@ _CODES: Final[Mapping[int, str]] = {
     405: "method_not_allowed",
     413: "body_too_large",
 }
-_SHOWN: Final = ("run_id", "path")  # fields of errors that callers act on
+_SHOWN: Final = ("run_id", "path", "call_id")  # fields of errors that callers act on
 
 
 class Problem(BaseModel):

@@ -41,7 +41,8 @@ redis.call('HSET', record, 'status', status, 'reason', reason, 'epoch', last, 'f
 if err ~= '' then
   redis.call('HSET', record, 'error', err)
 end
-redis.call('HDEL', record, 'waiting', 'published', 'sealed', 'action', 'decisions', 'resume_as')
+redis.call('HDEL', record, 'waiting', 'published', 'sealed', 'action', 'fingerprint', 'expires', 'decisions',
+  'resume_as')
 redis.call('DEL', snapshot, checkpoint)
 redis.call('PEXPIRE', record, retention)
 redis.call('PEXPIRE', log, retention)

@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mainstem_shared.actions import DECISIONS, Call, Decision
 from mainstem_tasks.context import RunContext
 from mainstem_tasks.registry import engine
 
@@ -25,26 +26,128 @@ class DemoInput(BaseModel):
     interval_ms: Annotated[float, Field(ge=0, le=3_600_000)] = 50
     text: str | None = None
     fail_at: Annotated[int, Field(ge=0)] | None = None
+    approve_at: Annotated[frozenset[int], Field(max_length=1000)] = frozenset()
+    """Words before which `demo_tool` asks for approval."""
+    ask_at: Annotated[frozenset[int], Field(max_length=1000)] = frozenset()
+    """Words before which the user is asked a question, whose answer is inserted."""
 
 
 class DemoError(RuntimeError):
     """The failure that `fail_at` asks for."""
 
 
-@engine("demo", input_model=DemoInput)
+class _State(BaseModel):
+    """Where a continuation goes on: word `k`, whether its answer is out, whether any text is."""
+
+    v: int = 1
+    k: int
+    answered: bool
+    begun: bool
+
+
+@engine("demo", input_model=DemoInput, checkpoints=True)
 async def demo(run: RunContext) -> None:
     """Stream the words."""
-    wanted: DemoInput = run.input
-    interval_s = wanted.interval_ms / 1000
-    loop = asyncio.get_running_loop()
-    begun = loop.time()
-    for k, word in enumerate(words(wanted)):
-        if k == wanted.fail_at:
-            raise DemoError(f"asked to fail before word {k}")
-        if interval_s and k:
-            # Against the schedule, not after the last word: delays do not add up.
-            await asyncio.sleep(begun + k * interval_s - loop.time())
-        await run.text(word)
+    await _Demo(run).stream()
+
+
+class _Demo:
+    def __init__(self, run: RunContext) -> None:
+        self.run = run
+        self.wanted: DemoInput = run.input
+        self.from_ = _State(k=0, answered=False, begun=False)
+        if run.state is not None:
+            self.from_ = _State.model_validate_json(run.state)
+        self.begun = self.from_.begun
+
+    async def stream(self) -> None:
+        wanted, loop = self.wanted, asyncio.get_running_loop()
+        interval_s = wanted.interval_ms / 1000
+        start = loop.time()
+        for k, word in enumerate(words(wanted)):
+            if k < self.from_.k:
+                continue
+            if k == wanted.fail_at:
+                raise DemoError(f"asked to fail before word {k}")
+            if interval_s and k > self.from_.k:
+                # Against the schedule, not after the last word: delays do not add up.
+                await asyncio.sleep(start + (k - self.from_.k) * interval_s - loop.time())
+            if k in wanted.ask_at and not self._is_answered(k):
+                await self._insert(await self._answer(k))
+            if k in wanted.approve_at:
+                await self._approved(k, word)
+            else:
+                await self._emit(word)
+
+    async def _emit(self, word: str) -> None:
+        if self.begun and not word[:1].isspace():
+            word = f" {word}"  # the first word, after an answer
+        self.begun = True
+        await self.run.text(word)
+
+    async def _insert(self, piece: str) -> None:
+        await self._emit(f" {piece}" if self.begun else piece)
+
+    def _is_answered(self, k: int) -> bool:
+        return k == self.from_.k and self.from_.answered
+
+    async def _answer(self, k: int) -> str:
+        """Return the user's answer; ask for it first if this segment does not know it."""
+        question_id = f"ask_{k}"
+        decision = self.run.decisions.get(question_id)
+        if decision is None:
+            question = {"question_id": question_id, "text": f"What shall stand before word {k}?"}
+            await self.run.ask([question], state=self._state(k, answered=False))
+        return decision.text or f"[{decision.type}ed:{k}]"
+
+    async def _approved(self, k: int, word: str) -> None:
+        """Call `demo_tool`, as a human decides; what comes of it stands in the word's place."""
+        call_id = f"demo_tool_{k}"
+        decision = self.run.decisions.get(call_id)
+        if decision is None:
+            await self.run.tool_call(call_id, TOOL, {"at": k})
+            await self.run.request_approval([_call(call_id, k)], state=self._state(k, answered=True))
+        if decision.type == "edit":
+            await self.run.tool_call(call_id, TOOL, decision.arguments or {})
+        result, piece = _outcome(decision, k, word)
+        await self.run.tool_result(call_id, result, failed=decision.type == "reject")
+        await (self._emit(piece) if piece is word else self._insert(piece))
+
+    def _state(self, k: int, *, answered: bool) -> bytes:
+        return _State(k=k, answered=answered, begun=self.begun).model_dump_json().encode()
+
+
+TOOL: Final = "demo_tool"
+_TOOL_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {"at": {"type": "integer", "minimum": 0}},
+    "required": ["at"],
+    "additionalProperties": False,
+}
+
+
+def _call(call_id: str, k: int) -> Call:
+    return Call(
+        call_id=call_id,
+        name=TOOL,
+        arguments={"at": k},
+        allowed_decisions=DECISIONS,
+        arguments_schema=_TOOL_SCHEMA,
+    )
+
+
+def _outcome(decision: Decision, k: int, word: str) -> tuple[Any, str]:
+    """Return the tool's result, and the piece of text that a decision puts in the place of word `k`."""
+    match decision.type:
+        case "approve":
+            return {"word": word.strip()}, word
+        case "edit":
+            piece = f"w{(decision.arguments or {})['at']}"
+            return {"word": piece}, piece
+        case "respond":
+            return {"response": decision.text}, decision.text or ""
+        case _:
+            return {"rejected": decision.reason}, f"[rejected:{k}]"
 
 
 def words(wanted: DemoInput) -> Iterator[str]:

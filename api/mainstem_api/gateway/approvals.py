@@ -1,0 +1,34 @@
+"""The routes of humans in the loop: decide what a paused run waits for. Thin, like `routes`."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from mainstem_api.gateway.principals import Caller
+from mainstem_api.gateway.routes import Serving, as_json, problem_documents
+from mainstem_shared.actions import ResumeRequest
+from mainstem_shared.models import Run
+
+router = APIRouter(tags=["runs"])
+
+
+@router.post(
+    "/v1/runs/{run_id}/resume",
+    status_code=202,
+    response_model=Run,
+    responses=problem_documents(400, 403, 404, 409, 410, 413, 422, 429, 503),
+)
+async def resume_run(run_id: str, body: ResumeRequest, gateway: Serving, caller: Caller) -> Response:
+    """Decide about what a paused run waits for: every call or question. The first decision stands."""
+    decisions = None if body.decisions is None else [decision.model_dump() for decision in body.decisions]
+    answers = None if body.answers is None else [answer.model_dump() for answer in body.answers]
+    run = await gateway.runs.resume(
+        run_id,
+        body.action_id,
+        decisions=decisions,
+        answers=answers,
+        user_id=caller.user_id,
+        tenant=caller.tenant,
+    )
+    return as_json(run, 202)

@@ -1,0 +1,55 @@
+#!lua flags=allow-oom
+--[[
+Let a running run wait for a human: append `approval.required`, keep what its continuation needs, let go of it.
+
+Runs under memory pressure: a run that could neither pause nor go on would hold its worker.
+
+KEYS  1 record  2 log  3 snapshot  4 checkpoint  5 thread  6 thread runs  7 thread queue
+ARGV  1 now_ms  2 nonce  3 epoch  4 owner  5 expected top id  6 action_id  7 action  8 fingerprint  9 body
+      10 state of the fold  11 expires_ms  12 live_ttl_ms  13 thread_ttl_ms
+      14 has_checkpoint: 0 keeps the last one  15 checkpoint
+Returns
+  {'paused', epoch}
+  {'stopping', reason, epoch}    somebody asked to stop it: that wins
+  {'refused', status, epoch}
+  {'moved', top}
+  {'gone'}
+--]]
+local record, log, snapshot, checkpoint, thread, runs, queue = unpack(KEYS)
+local now, nonce, epoch, owner, expected_top, action_id, action, fingerprint, body, state, expires, live_ttl,
+  thread_ttl, has_checkpoint, bytes = unpack(ARGV)
+
+local r = redis.call('HMGET', record, 'status', 'epoch', 'owner', 'nonce', 'stop_reason')
+if not r[1] then
+  return { 'gone' }
+end
+if r[4] == nonce then
+  return { 'paused', r[2] }
+end
+if r[1] ~= 'running' or r[2] ~= epoch or r[3] ~= owner then
+  return { 'refused', r[1], r[2] }
+end
+if r[5] then
+  return { 'stopping', r[5], r[2] }
+end
+local top = top_of(log)
+if top ~= expected_top then
+  return { 'moved', top }
+end
+
+local last = next_epoch(epoch, top)
+append_control(log, last, top, 'approval.required', body)
+redis.call('HSET', record, 'status', 'requires_action', 'epoch', last, 'nonce', nonce, 'action_id', action_id,
+  'action', action, 'fingerprint', fingerprint, 'expires', expires, 'paused', now)
+redis.call('HDEL', record, 'owner', 'task', 'published', 'sealed', 'waiting')
+redis.call('HSET', snapshot, 'cursor', string.format('%d-0', last), 'state', state)
+if has_checkpoint == '1' then
+  redis.call('HSET', checkpoint, 'v', 1, 'cursor', top, 'state', bytes)
+end
+for _, key in ipairs({ record, log, snapshot, checkpoint }) do
+  extend(key, live_ttl)
+end
+for _, key in ipairs({ thread, runs, queue }) do
+  extend(key, thread_ttl)
+end
+return { 'paused', last }

@@ -1,0 +1,215 @@
+"""Runs that wait for a human: on real workers, through restarts, raced, expired."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from clients import client
+from demowords import demo_text
+from mainstem_api import AsyncRuns, Run
+from mainstem_shared import errors, keys
+from waiting import wait_until_async
+
+
+async def paused(runs: AsyncRuns, run_id: str, *, after: str = "") -> Run:
+    """Wait until the run waits for a human, about another action than `after`."""
+
+    async def waits() -> Run | None:
+        run = await runs.get(run_id)
+        assert not run.status.is_terminal, (run.reason, run.error)
+        if run.status != "requires_action" or run.action is None:
+            return None
+        return run if run.action["action_id"] != after else None
+
+    return await wait_until_async(waits, description="the run to pause", timeout_s=30)
+
+
+def decision(run: Run, kind: str, **fields: Any) -> dict[str, Any]:
+    """The arguments of a resume that decides all calls of the run's action alike."""
+    assert run.action is not None
+    calls = run.action["calls"]
+    decided = [{"call_id": call["call_id"], "type": kind, **fields} for call in calls]
+    return {"action_id": run.action["action_id"], "decisions": decided}
+
+
+async def test_a_paused_run_survives_everything_and_goes_on_elsewhere(fragile):
+    """Worker killed, store restarted: resumed on another worker, the text is exact and the log has no gap."""
+    first = fragile.worker("first", MAINSTEM_LEASE_S="2", MAINSTEM_SWEEP_S="0.5")
+    wanted = {"tokens": 30, "interval_ms": 5, "approve_at": [10, 20], "ask_at": [15]}
+    async with client(fragile) as runs:
+        started = await runs.start("thread", "demo", wanted)
+        run = await paused(runs, started.run_id)
+        assert run.text == demo_text(10)
+        assert run.worker is None
+        first.sigkill()
+    fragile.store.restart()
+    fragile.worker("second", MAINSTEM_LEASE_S="2", MAINSTEM_SWEEP_S="0.5")
+    async with client(fragile) as runs:
+        again = await runs.get(started.run_id)
+        assert (again.status, again.action, again.text) == ("requires_action", run.action, run.text)
+        await runs.resume(started.run_id, **decision(run, "approve"))
+        asked = await paused(runs, started.run_id, after=run.action["action_id"])
+        assert asked.text == demo_text(15)
+        (question,) = asked.action["questions"]
+        answers = [{"question_id": question["question_id"], "text": "yes"}]
+        await runs.resume(started.run_id, asked.action["action_id"], answers=answers)
+        last = await paused(runs, started.run_id, after=asked.action["action_id"])
+        await runs.resume(started.run_id, **decision(last, "edit", arguments={"at": 99}))
+        done = await runs.wait(started.run_id, timeout=20)
+        words = [f"w{k}" for k in range(30)]
+        words[20] = "w99"
+        assert done.text == " ".join([*words[:15], "yes", *words[15:]])
+        assert done.status == "succeeded"
+        assert done.action is None
+        seen = [event async for event in runs.events(started.run_id)]
+        kinds = Counter(event.type for event in seen)
+        assert (kinds["approval.required"], kinds["approval.resolved"], kinds["run.resumed"]) == (3, 3, 3)
+        assert len({event.cursor for event in seen}) == len(seen)
+        streamed = "".join(e.data["text"] for e in seen if e.type == "message.delta")
+        assert streamed == done.text
+        # What was decided stays answered, and cannot be decided otherwise, after the end too.
+        assert (await runs.resume(started.run_id, **decision(run, "approve"))).status == "succeeded"
+        with pytest.raises(errors.DecisionConflict):
+            await runs.resume(started.run_id, **decision(run, "reject"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "piece"),
+    [
+        ("approve", {}, "w2"),
+        ("reject", {"reason": "no"}, "[rejected:2]"),
+        ("edit", {"arguments": {"at": 7}}, "w7"),
+        ("respond", {"text": "my own"}, "my own"),
+    ],
+)
+async def test_each_decision_shows_in_the_text(live, kind: str, fields: dict[str, Any], piece: str):
+    """The demo engine puts into the word's place what was decided."""
+    live.worker()
+    async with client(live) as runs:
+        started = await runs.start("t", "demo", {"tokens": 4, "interval_ms": 0, "approve_at": [2]})
+        run = await paused(runs, started.run_id)
+        await runs.resume(started.run_id, **decision(run, kind, **fields))
+        done = await runs.wait(started.run_id, timeout=20)
+        assert done.text == f"w0 w1 {piece} w3"
+        (call,) = [part for part in done.content if part["type"] == "tool_call"]
+        assert call["state"] == ("failed" if kind == "reject" else "completed")
+
+
+async def test_identical_resumes_all_succeed_with_one_continuation(live):
+    """Fifty at once: fifty successes, one `approval.resolved`, one `run.resumed`."""
+    live.worker()
+    async with client(live) as runs:
+        started = await runs.start("t", "demo", {"tokens": 4, "interval_ms": 0, "approve_at": [2]})
+        run = await paused(runs, started.run_id)
+        answers = await asyncio.gather(
+            *(runs.resume(started.run_id, **decision(run, "approve")) for _ in range(50))
+        )
+        assert len(answers) == 50
+        await runs.wait(started.run_id, timeout=20)
+        kinds = Counter([event.type async for event in runs.events(started.run_id)])
+        assert (kinds["approval.resolved"], kinds["run.resumed"]) == (1, 1)
+
+
+async def test_of_differing_resumes_one_wins(live):
+    """Fifty that differ: one success, 49 conflicts, and the text is the winner's."""
+    live.worker()
+    async with client(live) as runs:
+        started = await runs.start("t", "demo", {"tokens": 3, "interval_ms": 0, "approve_at": [2]})
+        run = await paused(runs, started.run_id)
+        answers = await asyncio.gather(
+            *(runs.resume(started.run_id, **decision(run, "respond", text=f"r{n}")) for n in range(50)),
+            return_exceptions=True,
+        )
+        won = [n for n, answer in enumerate(answers) if isinstance(answer, Run)]
+        assert len(won) == 1
+        assert sum(isinstance(answer, errors.DecisionConflict) for answer in answers) == 49
+        done = await runs.wait(started.run_id, timeout=20)
+        assert done.text == f"w0 w1 r{won[0]}"
+
+
+async def test_an_action_expires_with_a_terminal_event(live):
+    """Followers get `run.finished` within the sweep interval, late readers the stored outcome."""
+    live.worker(MAINSTEM_APPROVAL_WINDOW_S="1.5", MAINSTEM_SWEEP_S="0.5")
+    async with client(live) as runs:
+        started = await runs.start("t", "demo", {"tokens": 4, "interval_ms": 0, "approve_at": [2]})
+        run = await paused(runs, started.run_id)
+        done = await runs.wait(started.run_id, timeout=10)
+        assert (done.status, done.reason, done.text) == ("failed", "approval_expired", "w0 w1")
+        last = [event async for event in runs.events(started.run_id)][-1]
+        assert (last.type, last.data["reason"]) == ("run.finished", "approval_expired")
+        with pytest.raises(errors.ActionExpired):
+            await runs.resume(started.run_id, **decision(run, "approve"))
+        again = await runs.start("t", "demo", {"tokens": 1})
+        assert (await runs.wait(again.run_id, timeout=20)).status == "succeeded"
+
+
+async def test_a_resume_that_comes_too_late_expires_the_action_itself(live):
+    """Without any sweep the late resume is told so, and ends the run."""
+    live.worker(MAINSTEM_APPROVAL_WINDOW_S="0.2", MAINSTEM_SWEEP_S="3600")
+    async with client(live) as runs:
+        started = await runs.start("t", "demo", {"tokens": 4, "interval_ms": 0, "approve_at": [2]})
+        run = await paused(runs, started.run_id)
+        assert run.action is not None
+
+        async def refused() -> bool:
+            try:
+                await runs.resume(started.run_id, **decision(run, "edit", arguments={"at": "nonsense"}))
+            except errors.InvalidDecision:
+                return False
+            except errors.ActionExpired:
+                return True
+            raise AssertionError
+
+        await wait_until_async(refused, description="the action to expire", timeout_s=10)
+        assert (await runs.get(started.run_id)).reason == "approval_expired"
+
+
+async def test_a_paused_run_can_be_aborted(live):
+    """Nobody runs it: the abort ends it at once, and a later resume is refused."""
+    live.worker()
+    async with client(live) as runs:
+        started = await runs.start("t", "demo", {"tokens": 4, "interval_ms": 0, "approve_at": [2]})
+        run = await paused(runs, started.run_id)
+        aborted = await runs.abort(started.run_id)
+        assert (aborted.outcome, aborted.won_from) == ("aborted", "requires_action")
+        assert aborted.run.content[-1]["state"] == "aborted"
+        with pytest.raises(errors.NotPaused):
+            await runs.resume(started.run_id, **decision(run, "approve"))
+        with live.store.client() as store:
+            assert not store.exists(keys.run(started.run_id).checkpoint)
+
+
+async def test_celery_alone_can_resume(live):
+    """`send_task("mainstem.resume")` decides; for another user the run is not there."""
+    live.worker()
+    app = Celery(broker=live.broker.url(1), set_as_current=False)
+    async with client(live) as runs:
+        started = await runs.start(
+            "t", "demo", {"tokens": 4, "interval_ms": 0, "approve_at": [2]}, user_id="ann"
+        )
+        run = await paused(runs, started.run_id)
+        mine = {"run_id": started.run_id, **decision(run, "approve")}
+        app.send_task(
+            "mainstem.resume", kwargs={**decision(run, "reject"), "run_id": started.run_id, "user_id": "eve"}
+        )
+        app.send_task("mainstem.resume", kwargs={**mine, "user_id": "ann"})
+        done = await runs.wait(started.run_id, timeout=20)
+        assert done.text == demo_text(4)
+    app.close()
+
+
+async def test_no_broker_delays_a_continuation_only(apart):
+    """A resume while the broker is down is accepted; the outbox delivers it afterwards."""
+    apart.worker(MAINSTEM_SWEEP_S="0.5")
+    async with client(apart) as runs:
+        started = await runs.start("t", "demo", {"tokens": 4, "interval_ms": 0, "approve_at": [2]})
+        run = await paused(runs, started.run_id)
+        apart.broker.sigkill()
+        assert (await runs.resume(started.run_id, **decision(run, "approve"))).status == "queued"
+        apart.broker.start()
+        assert (await runs.wait(started.run_id, timeout=40)).text == demo_text(4)
