@@ -36,6 +36,8 @@ PAUSED_LOOK_MS: Final = 15 * 60_000
 """A paused run is looked at when its action expires; this look is for what that misses."""
 RUNNING_LOOK_MS: Final = 60_000
 """Running runs are watched through their owner's lease; this look is for what that misses."""
+UNREADABLE: Final = (ValueError, KeyError)
+"""What a record raises that is damaged, or of a later version: one of them must not end a sweep."""
 
 
 @dataclass(kw_only=True)
@@ -95,14 +97,28 @@ class Sweeper:
 
     async def _settle_runs_of(self, owner: str) -> None:
         client = self._store.client
+        left = False
         for raw in await client.smembers(keys.owned(owner)):
-            run_id = raw.decode()
-            state = await verbs.read(self._store, run_id)
-            if isinstance(state, verbs.State) and state.status is Status.RUNNING and state.owner == owner:
-                await self.settle_lost_run(run_id, state)
-            await client.srem(keys.owned(owner), run_id)
+            try:
+                await self._settle_run_of(owner, raw.decode())
+            except UNREADABLE as error:
+                self._cannot_read(raw.decode(), error)
+                left = True  # for a sweeper that can
+        if left:
+            return
         await client.delete(keys.owned(owner), keys.mailbox(owner), keys.mail_read(owner))
         await client.zrem(keys.WORKERS, owner)
+
+    async def _settle_run_of(self, owner: str, run_id: str) -> None:
+        state = await verbs.read(self._store, run_id)
+        if isinstance(state, verbs.State) and state.status is Status.RUNNING and state.owner == owner:
+            await self.settle_lost_run(run_id, state)
+        await self._store.client.srem(keys.owned(owner), run_id)
+
+    @staticmethod
+    def _cannot_read(run_id: str, error: Exception) -> None:
+        noted = {"action": "run_unreadable", "run_id": run_id}
+        logger.error("a record is damaged, or of a later version", extra=noted, exc_info=error)
 
     async def settle_lost_run(self, run_id: str, state: verbs.State) -> None:
         """End a run whose owner is gone: as what was asked of it, else as lost."""
@@ -139,7 +155,11 @@ class Sweeper:
                 if now - score > UNBORN_MS:
                     await self._store.client.zrem(keys.ACTIVE, run_id)
                 continue
-            broker_away = not await self._look_at(run_id, record, now=now, publish=not broker_away)
+            try:
+                broker_away = not await self._look_at(run_id, record, now=now, publish=not broker_away)
+            except UNREADABLE as error:
+                self._cannot_read(run_id, error)
+                await self._look_again(run_id, now + RUNNING_LOOK_MS)
 
     async def _look_at(self, run_id: str, record: Mapping[str, str], *, now: int, publish: bool) -> bool:
         """Do what one run needs; False once the broker turned out to be away."""
