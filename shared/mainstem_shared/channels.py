@@ -26,7 +26,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import hiredis
 
@@ -41,7 +41,7 @@ GROUP_LIMIT: Final = 256 * 1024
 """Bytes of payload after which a group is full."""
 SNAPSHOT_MIN: Final = 4 * 1024
 """Smallest amount of log, in bytes, that is worth a snapshot."""
-SNAPSHOT_FACTOR: Final = 2
+SNAPSHOT_FACTOR: Final = 1
 """A snapshot is due when the log since the last one is this many times its size: amortised O(1) a token."""
 ENTRY_OVERHEAD: Final = 16
 """Bytes a stream entry takes beside its payload; an estimate for pacing snapshots."""
@@ -64,6 +64,13 @@ class Phase(Enum):
 
 # What the log holds is not known: flushing waits.
 _UNCERTAIN: Final = frozenset({Phase.PROBING, Phase.RESYNC})
+
+# Looking up an enum's member, or making a frozen dataclass, costs what a step of a token's way may cost: the
+# states that every token passes through have names of their own, and groups are tuples.
+_OPEN: Final = Phase.OPEN
+_IN_FLIGHT: Final = Phase.IN_FLIGHT
+_LOST: Final = Phase.LOST
+_FIELDS: Final = {kind: pipes.bulk(events.field(kind).encode()) for kind in type_of_delta}
 
 
 class Host(Protocol):
@@ -104,7 +111,8 @@ class _Delta:
     __slots__ = ("kind", "length", "part", "pieces")
 
     def __init__(self, kind: Type, part: int) -> None:
-        self.kind, self.part, self.pieces, self.length = kind, part, list[str](), 0
+        self.kind, self.part, self.length = kind, part, 0
+        self.pieces: list[str] = []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,8 +128,7 @@ class _Event:
     payload: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
+class Group(NamedTuple):
     """Encoded events whose ids and bytes never change again."""
 
     packed: bytes
@@ -154,7 +161,7 @@ class Channel:
         self._flushes: list[tuple[int, asyncio.Future[None]]] = []
         self._drains: list[asyncio.Future[None]] = []
         self._unsnapped = 0
-        self._snapshot_size = fold.size
+        self._snapshot_due = _due(fold.size)
         key = keys.run(control.run_id).log.encode()
         self._xadd = b"*6\r\n" + pipes.bulk(b"XADD") + pipes.bulk(key) + _NOMKSTREAM
         self.log_key = key
@@ -177,7 +184,7 @@ class Channel:
             self._part_kind = kind
             self._parts += 1
         last = self._pending[-1] if self._pending else None
-        for piece in _pieces(text):
+        for piece in (text,) if len(text) <= events.MERGE_LIMIT else _pieces(text):
             if (
                 not isinstance(last, _Delta)
                 or last.part != self._parts - 1
@@ -214,7 +221,7 @@ class Channel:
             self._part_kind = None
 
     def _admit(self, size: int) -> None:
-        if self.phase is Phase.LOST:
+        if self.phase is _LOST:
             raise errors.Fenced(run_id=self.control.run_id)
         if self._closed:
             raise errors.ChannelClosed
@@ -224,7 +231,7 @@ class Channel:
     def _emitted(self, size: int) -> None:
         self._buffered += size
         self._last_emit = time.monotonic()
-        if self.phase is Phase.OPEN:
+        if self.phase is _OPEN:
             self._host.mark(self)
 
     @property
@@ -303,47 +310,51 @@ class Channel:
     @property
     def ready(self) -> bool:
         """Whether a group may be sent now."""
-        return self.phase is Phase.OPEN and (self.group is not None or bool(self._pending))
+        return self.phase is _OPEN and (self.group is not None or bool(self._pending))
 
     def next_group(self) -> Group:
         """Return the group to send: the one that must go again, or a new one, encoded and folded now."""
-        if self.group is None:
-            self.group = self._encode()
-        self.phase = Phase.IN_FLIGHT
-        return self.group
+        group = self.group
+        if group is None:
+            group = self.group = self._encode()
+        self.phase = _IN_FLIGHT
+        return group
 
     def _encode(self) -> Group:
-        cursor, commands, size, items = self.acknowledged, list[bytes](), 0, 0
-        while self._pending and size < GROUP_LIMIT:
-            item = self._pending.popleft()
-            cursor = cursor.next()
+        cursor, commands, size = self.acknowledged, list[bytes](), 0
+        pending = self._pending
+        while pending and size < GROUP_LIMIT:
+            item = pending.popleft()
+            cursor = Cursor(cursor.epoch, cursor.seq + 1)
             field, data = self._folded(item)
             size += len(data)
-            items += 1
-            commands.append(self._xadd + pipes.bulk(b"%d-%d" % cursor) + pipes.bulk(field) + pipes.bulk(data))
-        packed = commands[0] if items == 1 else b"".join((_MULTI, *commands, _EXEC))
-        replies = 1 if items == 1 else items + 2
-        return Group(
-            packed=packed, replies=replies, items=items, last=cursor, size=size + items * ENTRY_OVERHEAD
-        )
+            cid = b"%d-%d" % cursor
+            commands.append(
+                b"%b$%d\r\n%b\r\n%b$%d\r\n%b\r\n" % (self._xadd, len(cid), cid, field, len(data), data)
+            )
+        items = len(commands)
+        if items == 1:
+            return Group(commands[0], 1, 1, cursor, size + ENTRY_OVERHEAD)
+        packed = b"".join((_MULTI, *commands, _EXEC))
+        return Group(packed, items + 2, items, cursor, size + items * ENTRY_OVERHEAD)
 
     def _folded(self, item: _Delta | _Event) -> tuple[bytes, bytes]:
+        """Fold an item now that it is sent; returns its packed field and its payload."""
         if isinstance(item, _Delta):
-            text = "".join(item.pieces)
+            text = item.pieces[0] if len(item.pieces) == 1 else "".join(item.pieces)
             size = _utf8_size(text)
             self.fold.append_text(type_of_delta[item.kind], item.part, text, size=size)
             self._buffered -= size
-            data = b'{"part":%d,"text":%s}' % (item.part, jsontext.dumps(text))
-            return events.field(item.kind).encode(), data
+            return _FIELDS[item.kind], b'{"part":%d,"text":%b}' % (item.part, jsontext.dumps(text))
         self.fold.apply(item.kind, item.payload)
         self._buffered -= len(item.data)
-        return events.field(item.kind).encode(), item.data
+        return pipes.bulk(events.field(item.kind).encode()), item.data
 
     # -- outcomes (called by the writer)
 
     def replied(self, replies: list[pipes.Reply]) -> None:
         """Take the server's answer to the group in flight; no replies at all: the outcome is unknown."""
-        if self.phase is not Phase.IN_FLIGHT:
+        if self.phase is not _IN_FLIGHT:
             return
         if not replies:
             self.phase = Phase.PROBING  # the writer probes every channel when it is connected again
@@ -362,30 +373,32 @@ class Channel:
 
     def landed(self) -> None:
         """The group is in the log."""
-        if self.group is not None:
-            self.acknowledged = self.group.last
-            self._settled += self.group.items
-            self._unsnapped += self.group.size
+        group = self.group
+        if group is not None:
+            self.acknowledged = group.last
+            self._settled += group.items
+            self._unsnapped += group.size
             self.group = None
         self._open()
 
     def _open(self) -> None:
-        self.phase = Phase.OPEN
-        for target, waiter in self._flushes:
-            if target <= self._settled and not waiter.done():
-                waiter.set_result(None)
-        self._flushes = [(target, waiter) for target, waiter in self._flushes if target > self._settled]
-        if not self.congested:
+        self.phase = _OPEN
+        if self._flushes:
+            self._release([waiter for target, waiter in self._flushes if target <= self._settled])
+            self._flushes = [waiting for waiting in self._flushes if waiting[0] > self._settled]
+        if self._drains and not self.congested:
             self._release(self._drains)
-        due = max(SNAPSHOT_MIN, SNAPSHOT_FACTOR * self._snapshot_size)
-        if self._unsnapped > due and self.group is None and not self.snapshot_pending and not self._closed:
+        if self._unsnapped > self._snapshot_due and self._may_snapshot():
             self._take_snapshot()
-        if self.ready:
+        if self._pending or self.group is not None:
             self._host.mark(self)
+
+    def _may_snapshot(self) -> bool:
+        return self.group is None and not self.snapshot_pending and not self._closed
 
     def _take_snapshot(self) -> None:
         state = jsontext.dumps(self.fold.dump())
-        self._unsnapped, self._snapshot_size = 0, len(state)
+        self._unsnapped, self._snapshot_due = 0, _due(len(state))
         self.snapshot_pending = True
         self._host.snapshot(self, self.acknowledged, state)
 
@@ -414,7 +427,7 @@ class Channel:
             self._settled += self.group.items
             self.group = None
         self.acknowledged = Cursor(epoch, 0)
-        self._unsnapped, self._snapshot_size = 0, self.fold.size
+        self._unsnapped, self._snapshot_due = 0, _due(self.fold.size)
         self._open()
 
     def lose(self) -> None:
@@ -437,6 +450,11 @@ class Channel:
             if not waiter.done():
                 waiter.set_result(None)
         waiters.clear()
+
+
+def _due(snapshot_size: int) -> int:
+    """Return how much log makes the next snapshot due."""
+    return max(SNAPSHOT_MIN, SNAPSHOT_FACTOR * snapshot_size)
 
 
 def _utf8_size(text: str) -> int:
