@@ -19,7 +19,7 @@ from mainstem_shared.settings import Settings
 from mainstem_shared.store import Store
 from mainstem_shared.sweeps import Sweeper
 from mainstem_shared.writer import Writer
-from mainstem_tasks import registry, runtime
+from mainstem_tasks import registry, runtime, stranded
 from mainstem_tasks.dispatch import Dispatcher
 from mainstem_tasks.runtime import Runtime
 from mainstem_workers.mailbox import Mailbox
@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 CLOCK_S: Final = 1.0
 """How often running segments are checked against their limits."""
+STRANDED_SWEEPS: Final = 4
+"""Sweep intervals between two looks for runs that are ours and that nobody executes: it is rare."""
 ANNOUNCE_S: Final = 60.0
 """How often the engines are announced again: a store that was emptied learns them soon."""
 
@@ -74,6 +76,7 @@ class Housekeeping:
             ("sweeps", sweeper.run()),
             ("clock", _every(min(CLOCK_S, here.settings.idle_timeout_s / 4), here.check_clocks)),
             ("announce", self._announce()),
+            ("stranded", self._settle_stranded()),
         ):
             self._loops.append(asyncio.create_task(work, name=f"mainstem-{name}"))
         runtime.install(here)
@@ -96,6 +99,14 @@ class Housekeeping:
         await here.dispatcher.aclose()
         await here.store.close()
         runtime.install(None)
+
+    async def _settle_stranded(self) -> None:
+        while True:
+            await asyncio.sleep(STRANDED_SWEEPS * self.runtime.settings.sweep_s)
+            try:
+                await stranded.settle(self.runtime)
+            except errors.StoreUnavailable:
+                logger.warning("stranded runs wait for the store", extra={"action": "stranded_later"})
 
     async def _announce(self) -> None:
         while True:

@@ -1,0 +1,58 @@
+"""Runs that are this process's by their record, but that nothing here executes.
+
+A claim whose caller gave up waiting can still land, when a store that stood still goes on; somebody who ended
+a run may have given up between sealing and finishing it. Nobody else settles such a run: its owner is alive.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from mainstem_shared import keys, models, verbs
+from mainstem_shared.models import Reason, Status
+from mainstem_shared.store import now_ms
+from mainstem_tasks.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+
+async def settle(runtime: Runtime) -> None:
+    """End this process's stranded runs, and forget those that are over.
+
+    Raises:
+        StoreUnavailable: try again later.
+    """
+    owner, store = runtime.lease.owner, runtime.store
+    members = await store.patiently(lambda: store.client.smembers(keys.owned(owner)))
+    for run_id in sorted(raw.decode() for raw in members):
+        if _is_held(runtime, run_id):
+            continue
+        state = await verbs.read(store, run_id)
+        if _is_held(runtime, run_id):
+            continue  # claimed while we looked
+        if isinstance(state, verbs.Gone) or state.status.is_terminal:
+            await store.patiently(lambda over=run_id: store.client.srem(keys.owned(owner), over))
+        elif state.status is Status.RUNNING and state.owner == owner and not _is_being_ended(runtime, state):
+            await _end(runtime, run_id, state)
+
+
+def _is_held(runtime: Runtime, run_id: str) -> bool:
+    return run_id in runtime.segments or run_id in runtime.claiming
+
+
+def _is_being_ended(runtime: Runtime, state: verbs.State) -> bool:
+    """Whether somebody here sealed it so recently that they may still be at it."""
+    sealed_ms = int(state.fields.get("sealed", 0))
+    return now_ms() - sealed_ms < 2 * runtime.settings.lease_s * 1000
+
+
+async def _end(runtime: Runtime, run_id: str, state: verbs.State) -> None:
+    logger.error("a run was stranded here", extra={"action": "run_stranded", "run_id": run_id})
+    asked = state.fields.get("stop_reason")
+    reason = Reason(asked) if asked else Reason.WORKER_LOST
+    error = None
+    if reason is Reason.WORKER_LOST:
+        error = models.ErrorInfo(code=reason.value, message="The run was claimed, but never executed.")
+    await runtime.finaliser.settle(
+        run_id, sealer=runtime.lease.owner, reason=reason, error=error, expected_epoch=state.epoch
+    )
