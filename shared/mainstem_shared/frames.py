@@ -7,11 +7,17 @@ that are not SSE.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from mainstem_shared import events, jsontext
 from mainstem_shared.cursors import Cursor
 from mainstem_shared.events import Entry, Type
+
+# Line breaks to Unicode, but not to SSE or JSON. Clients that split text with `str.splitlines` (httpx's
+# `iter_lines` does) would see one line of JSON as two: they are sent as escapes.
+_LINE_BREAKS: Final = {
+    char.encode(): f"\\u{ord(char):04x}".encode() for char in ("\u0085", "\u2028", "\u2029")
+}
 
 
 class Frame:
@@ -23,7 +29,11 @@ class Frame:
         head = b"id: %d-%d\nevent: %s\ndata: " % (*entry.cursor, entry.type.encode())
         self.cursor = entry.cursor
         self.type = entry.type
-        self.wire = b"".join((head, events.presented(entry.type, entry.data), b"\n\n"))
+        payload = events.presented(entry.type, entry.data)
+        if not payload.isascii():
+            for char, escape in _LINE_BREAKS.items():
+                payload = payload.replace(char, escape)
+        self.wire = b"".join((head, payload, b"\n\n"))
         self._start = len(head)
 
     def __repr__(self) -> str:

@@ -57,7 +57,7 @@ async def test_a_frame_is_one_sse_event_with_lf_only(store: Store, tailer: Taile
     await log.append((Type.MESSAGE_DELTA, {"part": 0, "text": "a\r\nb\u2028"}))
     async with tailer.subscribe(log.run_id, after=Cursor(2, 0)) as feed:
         [frame] = await anext(feed)
-    expected = 'id: 2-1\nevent: message.delta\ndata: {"part":0,"text":"a\\r\\nb\u2028"}\n\n'
+    expected = 'id: 2-1\nevent: message.delta\ndata: {"part":0,"text":"a\\r\\nb\\u2028"}\n\n'
     assert frame.wire == expected.encode()
 
 

@@ -84,3 +84,14 @@ def test_states_gain_their_text_and_everything_else_passes_untouched():
     assert frame.wire == b"id: 2-1\nevent: snapshot\ndata: " + frame.data + b"\n\n"
     odd = Frame(Entry(cursor=Cursor(2, 1), type="future.type", data=b'{"x" : 1}'))
     assert odd.data == b'{"x" : 1}'
+
+
+@given(
+    text=st.text(st.characters(exclude_categories=("Cs",)) | st.sampled_from("\x85\u2028\u2029\r\n\v\f\x1c"))
+)
+def test_a_payload_is_one_line_to_whoever_splits_lines(text: str):
+    """Three lines and two empty ones, by Unicode's notion of a line too; the text is what it was."""
+    frame = Frame(Entry(cursor=Cursor(2, 1), type=Type.TITLE, data=jsontext.dumps({"title": text})))
+    lines = frame.wire.decode().splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["id", "event", "data", ""]
+    assert frame.payload() == {"title": text}
