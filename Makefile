@@ -32,8 +32,8 @@ check: $(VENV)/.check ## lint, format, types, import layers, size ceilings
 bench: $(VENV)/.test ## measure; results in bench/results
 	@exec $(BIN)/python bench/run.py $(ARGS)
 
-chaos: $(VENV)/.test ## kill, freeze and cut things, many times over
-	@exec $(BIN)/pytest tests/chaos $(ARGS)
+chaos: $(VENV)/.test ## kill, freeze and cut everything under load, over and over; SEED=n repeats the choices
+	@exec env MAINSTEM_CHAOS_ROUNDS=12 MAINSTEM_CHAOS_SEED=$(SEED) $(BIN)/pytest tests/chaos $(ARGS)
 
 soak: $(VENV)/.test ## run for hours and watch memory, keys and connections
 	@exec $(BIN)/python bench/soak.py $(ARGS)

@@ -30,3 +30,14 @@ async def calling(run: RunContext[dict[str, Any]]) -> None:
     await run.tool_result("c1", {"found": 1})
     await run.tool_call("c2", "search", {"q": "two"})
     await asyncio.Event().wait()
+
+
+@engine("counting", checkpoints=True)
+async def counting(run: RunContext[dict[str, Any]]) -> None:
+    """Stream the demo engine's words, with a checkpoint every tenth; a later segment goes on from there."""
+    begin = int(run.state or b"0")
+    for k in range(begin, run.input["tokens"]):
+        await run.text(f" w{k}" if k else "w0")
+        await asyncio.sleep(run.input["interval_ms"] / 1000)
+        if k % 10 == 9:
+            await run.checkpoint(b"%d" % (k + 1))
