@@ -1,0 +1,7 @@
+import os
+
+SECRET_KEY = "an example has no secrets"
+DEBUG = True
+ALLOWED_HOSTS = ["*"]
+ROOT_URLCONF = "chat.urls"
+CELERY_BROKER_URL = os.environ["MAINSTEM_BROKER_URL"]
