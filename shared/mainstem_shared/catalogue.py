@@ -43,7 +43,7 @@ async def check(store: Store, engine: str, run_input: dict[str, Any], *, size: i
     schema: Any = await store.patiently(lambda: store.client.hget(keys.ENGINES, engine))
     if schema is None:
         known: Any = await store.patiently(lambda: store.client.hkeys(keys.ENGINES))
-        if known:
+        if known and engine.encode() not in known:  # announced this very moment: the worker decides
             names = ", ".join(sorted(name.decode() for name in known))
             raise errors.UnknownEngine(engine=engine, known=names)
     elif size <= _QUICK_BYTES:
