@@ -9,7 +9,9 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
+
+from mainstem_shared import shapes
 
 RECORD_VERSION: Final = 1
 """Schema version of a run's record and log."""
@@ -20,7 +22,9 @@ def _timestamp(value: datetime) -> str:
     return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"
 
 
-Timestamp = Annotated[datetime, PlainSerializer(_timestamp, when_used="json")]
+Timestamp = Annotated[
+    datetime, PlainSerializer(_timestamp, when_used="json"), WithJsonSchema(shapes.TIMESTAMP)
+]
 """RFC 3339 in UTC with milliseconds."""
 
 
@@ -96,7 +100,7 @@ class WaitingFor(StrEnum):
 class Usage(BaseModel):
     """Tokens that a run used, over all its calls of a provider."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -160,7 +164,8 @@ class Spec(BaseModel):
 class Run(BaseModel):
     """A run as its readers see it: the record, and the content folded up to `cursor`."""
 
-    model_config = ConfigDict(frozen=True)
+    # Every member is always there, null where it says nothing.
+    model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
 
     run_id: str
     thread_id: str
@@ -174,8 +179,8 @@ class Run(BaseModel):
     started_at: Timestamp | None = None
     finished_at: Timestamp | None = None
     text: str = ""
-    content: list[dict[str, Any]] = Field(default_factory=list)
-    steps: list[dict[str, Any]] = Field(default_factory=list)
+    content: Annotated[list[dict[str, Any]], WithJsonSchema(shapes.CONTENT)] = Field(default_factory=list)
+    steps: Annotated[list[dict[str, Any]], WithJsonSchema(shapes.STEPS)] = Field(default_factory=list)
     usage: Usage | None = None
     title: str | None = None
     action: dict[str, Any] | None = None

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from mainstem_api.gateway import metrics
 from mainstem_api.gateway.resources import Gateway, gateway_of
+from mainstem_api.gateway.routes import problem_documents
 from mainstem_shared import errors
 
 router = APIRouter(tags=["operations"])
@@ -30,7 +31,7 @@ async def healthz() -> Response:
 
 
 @router.head("/readyz", include_in_schema=False)
-@router.get("/readyz")
+@router.get("/readyz", responses=problem_documents(503))
 async def readyz(gateway: Serving) -> Response:
     """Answer 200 if store and broker answer, else 503."""
     await asyncio.gather(_ping_store(gateway), gateway.dispatcher.aping())

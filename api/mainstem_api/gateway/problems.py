@@ -43,7 +43,6 @@ _STATUS: Final[Sequence[tuple[type[errors.MainstemError], HTTPStatus]]] = (
 _TEMPORARY: Final = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 # What the framework refuses by itself.
 _CODES: Final[Mapping[int, str]] = {
-    400: "invalid_request",
     404: "not_found",
     405: "method_not_allowed",
     413: "body_too_large",
@@ -125,6 +124,9 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         return _on_other_method(request, error)
+    if error.status_code == HTTPStatus.BAD_REQUEST:
+        # The framework's only 400 is about a body that it cannot even decode: one that doesn't fit.
+        return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", error.detail)
     code = _CODES.get(error.status_code, "invalid_request" if error.status_code < 500 else "internal_error")
     return problem(error.status_code, code, error.detail, headers=error.headers)
 

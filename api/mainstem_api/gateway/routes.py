@@ -52,7 +52,12 @@ def as_json(value: BaseModel, status: int = 200, headers: dict[str, str] | None 
     "/v1/threads/{thread_id}/runs",
     status_code=202,
     response_model=Run,
-    responses=problem_documents(409, 413, 422, 429, 503),
+    responses={
+        202: {
+            "headers": {name: {"schema": {"type": "string"}} for name in ("Location", "Idempotency-Replayed")}
+        },
+        **problem_documents(409, 413, 422, 429, 503),
+    },
 )
 async def start_run(
     *,
@@ -133,7 +138,7 @@ async def list_runs(
     return as_json(RunList.model_construct(runs=page.runs, next=page.next))
 
 
-@router.get("/v1/runs/{run_id}", response_model=Run, responses=problem_documents(404, 503))
+@router.get("/v1/runs/{run_id}", response_model=Run, responses=problem_documents(404, 422, 503))
 async def get_run(run_id: str, gateway: Serving, caller: Caller) -> Response:
     """Return a run as of now: its record, and its content folded to the log's top."""
     return as_json(await gateway.runs.get(run_id, user_id=caller.user_id, tenant=caller.tenant))
