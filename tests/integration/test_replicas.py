@@ -12,13 +12,16 @@ import pytest
 from gateways import GatewayThread, open_stream
 from logs import RunLog
 from mainstem_api import AsyncRuns
-from mainstem_shared import errors, ids, keys, starting, verbs
+from mainstem_shared import approvals, errors, ids, keys, pausing, starting, verbs
+from mainstem_shared.actions import Action, Call
 from mainstem_shared.events import Type
+from mainstem_shared.finalisation import Finaliser
 from mainstem_shared.models import ErrorInfo, Reason
 from mainstem_shared.principals import Principal
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import Store, now_ms
 from readers import Reader
+from waiting import wait_until_async
 
 
 @pytest.fixture
@@ -36,7 +39,9 @@ def settings(store_url: str, broker_url: str) -> Settings:
 @pytest.fixture
 async def two(store_url: str, broker_url: str) -> AsyncIterator[tuple[httpx.AsyncClient, httpx.AsyncClient]]:
     """Clients of two gateways."""
-    with GatewayThread(store_url, broker_url) as one, GatewayThread(store_url, broker_url) as other:
+    # Both are made before either serves: FastAPI silences warnings while it builds routes, for all threads at once.
+    one, other = (GatewayThread(store_url, broker_url) for _ in range(2))
+    with one, other:
         async with one.client() as first, other.client() as second:
             yield first, second
 
@@ -155,6 +160,39 @@ async def test_a_user_of_one_tenant_is_nobody_in_another(settings: Settings):
             assert [run.run_id for run in listed.runs] == [run_id]
             with pytest.raises(errors.TooManyRuns):
                 await runs.start("t2", "demo", user_id="ann", tenant=tenant)
+
+
+async def test_a_paused_run_is_active_until_its_window_is_over(settings: Settings, store: Store):
+    """It holds its thread and stands among its user's active runs; expired, neither."""
+    log = await RunLog.start(store, user_id="ann", thread_id="t")
+    await store.client.zadd(keys.user_runs("default", "ann"), {log.run_id: now_ms()})
+    await store.client.expire(keys.user_runs("default", "ann"), 60)
+    await log.claim()
+    state = await verbs.read(store, log.run_id)
+    assert isinstance(state, verbs.State)
+    call = Call(call_id="c", name="tool", arguments={}, arguments_schema={"type": "object"})
+    expires_ms = now_ms() + 300
+    await pausing.pause(
+        store,
+        log.control,
+        nonce=ids.nonce(),
+        top=log.top,
+        spec=state.spec,
+        action=Action(action_id="a", kind="tool_approval", calls=(call,), expires_ms=expires_ms),
+        fold=log.fold,
+        checkpoint=None,
+        settings=settings,
+    )
+    async with AsyncRuns(settings) as runs:
+        assert [run.run_id for run in (await runs.list(user_id="ann", active=True)).runs] == [log.run_id]
+        with pytest.raises(errors.ThreadBusy):
+            await runs.start("t", "demo", user_id="ann")
+        await wait_until_async(lambda: now_ms() > expires_ms, description="the window to be over")
+        ending = Finaliser(store=store, settings=settings, publisher=Nobody())
+        await approvals.expire(ending, log.run_id, sealer="the sweeper")
+        assert (await runs.list(user_id="ann", active=True)).runs == []
+        assert (await runs.get(log.run_id)).reason is Reason.APPROVAL_EXPIRED
+        await runs.start("t", "demo", user_id="ann")
 
 
 class Nobody:

@@ -9,12 +9,14 @@ import pytest
 
 from following import follow, reached
 from logs import TTL_MS, RunLog
-from mainstem_shared import errors, ids, jsontext, keys, pages, verbs, views
+from mainstem_shared import errors, ids, jsontext, keys, pages, pausing, verbs, views
+from mainstem_shared.actions import Action, Call
 from mainstem_shared.cursors import Cursor
 from mainstem_shared.events import Type
 from mainstem_shared.feeds import End
 from mainstem_shared.models import Reason
-from mainstem_shared.store import Script, Store
+from mainstem_shared.settings import Settings
+from mainstem_shared.store import Script, Store, now_ms
 from mainstem_shared.tailer import Tailer
 from readers import Reader
 from servers import ValkeyProcess
@@ -326,3 +328,50 @@ async def test_what_the_engine_was_given_is_in_no_event(store: Store):
     assert await store.client.hget(keys.run(spec.run_id).record, "input") == run_input
     assert len(log.entries) == 7
     assert [entry.type for entry in log.entries if secret.encode() in entry.data] == []
+
+
+# -- a pause, whenever it comes
+
+
+async def pause(log: RunLog) -> None:
+    """Let the run wait for an approval."""
+    call = Call(call_id="c", name="tool", arguments={"n": 1}, arguments_schema={"type": "object"})
+    state = await verbs.read(log.store, log.run_id)
+    assert isinstance(state, verbs.State)
+    paused = await pausing.pause(
+        log.store,
+        log.control,
+        nonce=ids.nonce(),
+        top=log.top,
+        spec=state.spec,
+        action=Action(action_id="a", kind="tool_approval", calls=(call,), expires_ms=now_ms() + 60_000),
+        fold=log.fold,
+        checkpoint=None,
+        settings=Settings(),
+    )
+    assert isinstance(paused, pausing.Paused)
+    await log.learn()
+
+
+@pytest.mark.parametrize("comes", ["before", "after", "after, from the start"])
+async def test_a_pause_is_shown_once_to_whoever_comes(store: Store, tailer: Tailer, comes: str):
+    """As an event to a reader that took its snapshot before, in the snapshot of one that comes later; not in both."""
+    log = await RunLog.start(store)
+    await log.claim()
+    await log.say(3)
+    if comes != "before":
+        await pause(log)
+    reader = Reader(log)
+    async with asyncio.TaskGroup() as group:
+        following = follow(tailer, reader, from_snapshot=comes != "after, from the start")
+        task = group.create_task(following)
+        await reached(reader, log.top)
+        if comes == "before":
+            assert reader.fold.action is None
+            await pause(log)
+            await reached(reader, log.top)
+        assert reader.fold.action is not None
+        assert reader.fold.action["action_id"] == "a"
+        assert reader.types.count(Type.APPROVAL_REQUIRED) == (comes != "after")
+        assert not reader.finished
+        task.cancel()
