@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from redis.exceptions import RedisError
 
-from mainstem_shared import actions, errors, ids, keys, models, pausing, slots, verbs
+from mainstem_shared import actions, errors, guards, ids, keys, models, pausing, slots, verbs
 from mainstem_shared.actions import Action, ResumeRequest
 from mainstem_shared.events import Type
 from mainstem_shared.finalisation import Finaliser
@@ -63,6 +63,7 @@ async def resume(
         NotPaused, StaleAction, DecisionConflict: the run waits for nothing, or not for this any more.
         ActionExpired: the action's window is over.
         UndecidedCall, InvalidDecision, DecisionNotAllowed: the decisions do not fit the action.
+        InvalidRequest: a guard refuses what is said in them.
         TooManyRuns: the user has as many runs at work as may be; the run stays paused.
         StoreUnavailable: resumed or not; ask again with the same request.
     """
@@ -75,6 +76,7 @@ async def resume(
         return
     action = await _open_action(finaliser, seen, request.action_id, sealer=sealer)
     decided = actions.judge(action, request)
+    guards.check_resume(finaliser.settings.input_guards, request, seen.spec)
     await slots.take(finaliser.store, finaliser.settings, seen.spec)
     answer = await _resolve(finaliser, seen, action, digest=digest, decided=decided, by=by)
     if not isinstance(answer, pausing.Resolved | pausing.Decided):

@@ -5,9 +5,10 @@ Names and defaults are part of the external contract: `MAINSTEM_<FIELD>`.
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -64,6 +65,10 @@ class Settings(BaseSettings):
     default_engine: str = ""
     engines: str = ""
     """Modules, comma-separated, that workers import for the engines in them, beside the entry points'."""
+    input_guards: str = "mainstem_shared.guards.plain"
+    """Functions, comma-separated, that judge what users say; see `guards`."""
+    tool_policy: dict[str, Any] | None = None
+    """The deployment's tool policy, as JSON; see `mainstem_tasks.policies`. Engines, runs may tighten it."""
     write_profile: WriteProfile = WriteProfile.LATENCY
     compact_after_s: Annotated[float, Field(ge=0)] = 60
     """How long after its end a run's deltas stay readable one by one; then only the final event is kept."""
@@ -105,4 +110,6 @@ class Settings(BaseSettings):
 
 
 def _plain(value: object) -> str:
+    if isinstance(value, dict):
+        return json.dumps(value)
     return value.get_secret_value() if isinstance(value, SecretStr) else str(value)

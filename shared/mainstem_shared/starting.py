@@ -16,9 +16,22 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from mainstem_shared import catalogue, errors, ids, jsontext, keys, models, outbox, pages, slots, verbs
+from mainstem_shared import (
+    catalogue,
+    errors,
+    guards,
+    ids,
+    jsontext,
+    keys,
+    models,
+    outbox,
+    pages,
+    slots,
+    verbs,
+)
 from mainstem_shared.aborting import Aborter
 from mainstem_shared.finalisation import Finaliser
+from mainstem_shared.guards import Kind, Said
 from mainstem_shared.models import Reason, Spec, StartRequest, WaitingFor
 from mainstem_shared.outbox import Publisher
 from mainstem_shared.principals import Principal
@@ -93,6 +106,7 @@ async def start_run(
     idempotency = _idempotency(principal, thread_id, request, idempotency_key)
     if not await _is_replay(store, spec, idempotency):
         await catalogue.check(store, request.engine, request.input, size=len(run_input))
+        guards.check(settings.input_guards, Said(kind=Kind.INPUT, value=request.input, spec=spec))
         await _take_slot(store, settings, spec, request, idempotency)
     thread_ttl_ms = settings.thread_ttl_ms
     await _index(store, spec, ttl_ms=thread_ttl_ms)
