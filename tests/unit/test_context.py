@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from mainstem_shared import errors, folds
-from mainstem_shared.channels import Channel as WriterChannel
 from mainstem_shared.actions import Decision
+from mainstem_shared.channels import Channel as WriterChannel
 from mainstem_shared.cursors import Cursor
 from mainstem_shared.events import CONTENT_LIMIT, EVENT_LIMIT
 from mainstem_shared.folds import Fold
