@@ -1,0 +1,69 @@
+"""docs/contract.md keeps its word: every item once, every row with its evidence, every named test there."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LAST_ITEM = 218
+ONE_BY_ONE = [*range(1, 85), *range(163, 169), *range(182, 204), *range(209, 219)]
+"""The items that have a row of their own; sections that are later work may be one row."""
+STANDS = ("met by ", "impossible because ", "not applicable because ", "open: ")
+TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
+FILE = re.compile(r"`(tests/[\w/]+\.py)(?:::\w+)?`")
+
+
+class Row(NamedTuple):
+    first: int
+    last: int
+    promise: str
+    stand: str
+
+
+def rows() -> list[Row]:
+    found: list[Row] = []
+    for line in (ROOT / "docs" / "contract.md").read_text().splitlines():
+        if not line.startswith("| ") or line.startswith("| # "):
+            continue
+        items, promise, stand = (cell.strip() for cell in line.strip("|").split(" | "))
+        first, _, last = items.partition(" to ")
+        found.append(Row(int(first), int(last or first), promise, stand))
+    return found
+
+
+@functools.cache
+def names_in(path: str) -> frozenset[str]:
+    """Names of a file's test functions."""
+    tree = ast.parse((ROOT / path).read_text())
+    functions = (node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    return frozenset(node.name for node in functions if node.name.startswith("test_"))
+
+
+def test_every_item_is_there_exactly_once():
+    """Alone, or in a row for its whole section; those that are to be listed one by one are."""
+    listed = Counter(item for row in rows() for item in range(row.first, row.last + 1))
+    assert listed == Counter(range(1, LAST_ITEM + 1))
+    assert {row.first for row in rows() if row.first == row.last} >= set(ONE_BY_ONE)
+
+
+@pytest.mark.parametrize("row", rows(), ids=lambda row: str(row.first))
+def test_a_row_says_where_its_promise_stands(row: Row):
+    """One of four words; what is met names tests, and every test and file that is named exists."""
+    assert row.promise
+    assert row.stand.startswith(STANDS), row.stand
+    named = TEST.findall(row.stand)
+    assert named or not row.stand.startswith("met by ")
+    for path, name in named:
+        assert name in names_in(path), f"{path}::{name}"
+    for path in FILE.findall(row.stand):
+        assert (ROOT / path).is_file(), path
+    assert row.stand.count("`tests/") == len(FILE.findall(row.stand)), (
+        "a test whose spelling is not understood"
+    )
