@@ -34,15 +34,12 @@ from mainstem_shared import errors, events, folds, jsontext, keys, pipes, verbs
 from mainstem_shared.cursors import Cursor
 from mainstem_shared.events import Type
 from mainstem_shared.folds import Fold, type_of_delta
+from mainstem_shared.snapshots import Patch, Snapshots
 
 BUFFER_LIMIT: Final = 128 * 1024
 """Bytes a run may have waiting before its engine is slowed down."""
 GROUP_LIMIT: Final = 256 * 1024
 """Bytes of payload after which a group is full."""
-SNAPSHOT_MIN: Final = 4 * 1024
-"""Smallest amount of log, in bytes, that is worth a snapshot."""
-SNAPSHOT_FACTOR: Final = 1
-"""A snapshot is due when the log since the last one is this many times its size: amortised O(1) a token."""
 ENTRY_OVERHEAD: Final = 16
 """Bytes a stream entry takes beside its payload; an estimate for pacing snapshots."""
 
@@ -97,7 +94,11 @@ class Host(Protocol):
         ...
 
     def snapshot(self, channel: Channel, cursor: Cursor, state: bytes) -> None:
-        """Store a snapshot, off the channel's path."""
+        """Store a snapshot, off the channel's path; `channel.snapshotted` with what became of it."""
+        ...
+
+    def patch(self, channel: Channel, cursor: Cursor, text: bytes, patch: Patch) -> None:
+        """Do the same by extending the stored one."""
         ...
 
     def forget(self, channel: Channel) -> None:
@@ -160,8 +161,7 @@ class Channel:
         self._enqueued = self._settled = 0
         self._flushes: list[tuple[int, asyncio.Future[None]]] = []
         self._drains: list[asyncio.Future[None]] = []
-        self._unsnapped = 0
-        self._snapshot_due = _due(fold.size)
+        self._snapshots = Snapshots(fold.size)
         key = keys.run(control.run_id).log.encode()
         self._xadd = b"*6\r\n" + pipes.bulk(b"XADD") + pipes.bulk(key) + _NOMKSTREAM
         self.log_key = key
@@ -345,8 +345,11 @@ class Channel:
             size = _utf8_size(text)
             self.fold.append_text(type_of_delta[item.kind], item.part, text, size=size)
             self._buffered -= size
-            return _FIELDS[item.kind], b'{"part":%d,"text":%b}' % (item.part, jsontext.dumps(text))
+            spelled = jsontext.dumps(text)
+            self._snapshots.text(item.part, spelled)
+            return _FIELDS[item.kind], b'{"part":%d,"text":%b}' % (item.part, spelled)
         self.fold.apply(item.kind, item.payload)
+        self._snapshots.other()
         self._buffered -= len(item.data)
         return pipes.bulk(events.field(item.kind).encode()), item.data
 
@@ -377,7 +380,7 @@ class Channel:
         if group is not None:
             self.acknowledged = group.last
             self._settled += group.items
-            self._unsnapped += group.size
+            self._snapshots.log += group.size
             self.group = None
         self._open()
 
@@ -388,7 +391,7 @@ class Channel:
             self._flushes = [waiting for waiting in self._flushes if waiting[0] > self._settled]
         if self._drains and not self.congested:
             self._release(self._drains)
-        if self._unsnapped > self._snapshot_due and self._may_snapshot():
+        if self._snapshots.log > self._snapshots.due and self._may_snapshot():
             self._take_snapshot()
         if self._pending or self.group is not None:
             self._host.mark(self)
@@ -397,10 +400,19 @@ class Channel:
         return self.group is None and not self.snapshot_pending and not self._closed
 
     def _take_snapshot(self) -> None:
-        state = jsontext.dumps(self.fold.dump())
-        self._unsnapped, self._snapshot_due = 0, _due(len(state))
+        due = self._snapshots.take(self.acknowledged, self.fold)
+        if due is None:
+            return
         self.snapshot_pending = True
-        self._host.snapshot(self, self.acknowledged, state)
+        if due.patch is None:
+            self._host.snapshot(self, self.acknowledged, due.state)
+        else:
+            self._host.patch(self, self.acknowledged, due.state, due.patch)
+
+    def snapshotted(self, *, stored: bool) -> None:
+        """Take what became of the snapshot under way."""
+        self.snapshot_pending = False
+        self._snapshots.stored(stored)
 
     def again(self) -> None:
         """Send the same bytes again: they are known not to have landed."""
@@ -427,7 +439,7 @@ class Channel:
             self._settled += self.group.items
             self.group = None
         self.acknowledged = Cursor(epoch, 0)
-        self._unsnapped, self._snapshot_due = 0, _due(self.fold.size)
+        self._snapshots.reset(self.fold.size)
         self._open()
 
     def lose(self) -> None:
@@ -450,11 +462,6 @@ class Channel:
             if not waiter.done():
                 waiter.set_result(None)
         waiters.clear()
-
-
-def _due(snapshot_size: int) -> int:
-    """Return how much log makes the next snapshot due."""
-    return max(SNAPSHOT_MIN, SNAPSHOT_FACTOR * snapshot_size)
 
 
 def _utf8_size(text: str) -> int:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mainstem_shared import cursors, events, jsontext, keys, models
+from mainstem_shared import cursors, events, jsontext, keys, models, pipes
 from mainstem_shared.cursors import Cursor
 from mainstem_shared.events import Entry
 from mainstem_shared.models import Reason, Spec, Status
+from mainstem_shared.snapshots import Patch
 from mainstem_shared.store import Script, Store, now_ms
 
 QUEUE_LIMIT: Final = 100
@@ -331,9 +332,20 @@ async def snapshot(store: Store, control: Control, *, cursor: Cursor, state: byt
     reply = await store.verb(
         SNAPSHOT,
         [k.record, k.log, k.snapshot],
-        [control.epoch, control.owner, str(cursor), state, live_ttl_ms],
+        [control.epoch, control.owner, str(cursor), state, live_ttl_ms, "", 0, 0],
     )
     return reply[0] == b"stored"
+
+
+def snapshot_command(
+    control: Control, cursor: Cursor, text: bytes, patch: Patch, *, live_ttl_ms: int
+) -> bytes:
+    """Return the packed command of the same verb that extends the stored snapshot by `text`."""
+    k = keys.run(control.run_id)
+    args = (control.epoch, control.owner, cursor), (live_ttl_ms, patch.base, patch.length, patch.at)
+    before, after = ([str(arg).encode() for arg in some] for some in args)
+    names = [key.encode() for key in (k.record, k.log, k.snapshot)]
+    return pipes.pack(b"EVALSHA", SNAPSHOT.digest.encode(), b"3", *names, *before, text, *after)
 
 
 async def handover(

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from emitting import SCRIPTS, Model, perform
 from mainstem_shared import errors, events, folds, ids, jsontext, verbs
-from mainstem_shared.channels import BUFFER_LIMIT, GROUP_LIMIT, SNAPSHOT_FACTOR, Channel, Group, Phase
+from mainstem_shared.channels import BUFFER_LIMIT, GROUP_LIMIT, Channel, Group, Phase
 from mainstem_shared.cursors import Cursor
 from mainstem_shared.events import CONTENT_LIMIT, MERGE_LIMIT, Entry, Type
 from mainstem_shared.folds import Fold
+from mainstem_shared.snapshots import WHOLE_FACTOR
 
 CONTROL = verbs.Control(run_id=ids.run_id("t", "t", uuid.UUID(int=1)), epoch=2, owner="me")
 MESSAGE = Type.MESSAGE_DELTA
@@ -386,7 +387,7 @@ async def test_snapshots_are_amortised():
         carrier.deliver()
     sizes = [len(state) for _, state in carrier.snapshots]
     assert len(sizes) >= 4
-    assert sum(sizes) < 1.2 * written * (1 + SNAPSHOT_FACTOR) / SNAPSHOT_FACTOR
+    assert sum(sizes) < 1.2 * written * (1 + WHOLE_FACTOR) / WHOLE_FACTOR
     for cursor, state in carrier.snapshots:
         upto = [entry for entry in carrier.log if entry.cursor <= cursor]
         assert jsontext.loads(state) == folds.fold(upto).dump()

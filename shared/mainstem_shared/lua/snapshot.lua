@@ -5,15 +5,17 @@ Store the owner's fold up to `cursor`, and drop the entries that the previous sn
 Runs under memory pressure, because it frees memory.
 
 KEYS  1 record  2 log  3 snapshot
-ARGV  1 epoch  2 owner  3 cursor  4 state  5 live_ttl_ms
+ARGV  1 epoch  2 owner  3 cursor  4 state, or the text of a patch  5 live_ttl_ms
+      6 the patch's base: the stored snapshot's cursor; '' for a whole state  7 its length  8 insert after this byte
 Returns
   {'stored'}
   {'refused', status, epoch}     the caller is not the owner (any more)
-  {'stale', cursor}              a snapshot at or after this cursor exists, or the log does not reach it
+  {'stale', cursor}              a snapshot at or after this cursor exists, the log does not reach it, or the
+                                 patch has another base
   {'gone'}
 --]]
 local record, log, snapshot = unpack(KEYS)
-local epoch, owner, cursor, state, live_ttl = unpack(ARGV)
+local epoch, owner, cursor, state, live_ttl, base, length, at = unpack(ARGV)
 
 local r = redis.call('HMGET', record, 'status', 'epoch', 'owner')
 if not r[1] then
@@ -28,6 +30,13 @@ if previous == cursor then
 end
 if (previous and is_after(previous, cursor)) or is_after(cursor, top_of(log)) then
   return { 'stale', previous or '' }
+end
+if base ~= '' then
+  local stored = previous == base and redis.call('HGET', snapshot, 'state')
+  if not stored or #stored ~= tonumber(length) then
+    return { 'stale', previous or '' }
+  end
+  state = string.sub(stored, 1, at) .. state .. string.sub(stored, at + 1)
 end
 
 redis.call('HSET', snapshot, 'cursor', cursor, 'state', state)
