@@ -110,7 +110,7 @@ class Finaliser:
                 return Outcome(status=state.status, reason=Reason(state.fields["reason"]), mine=False)
             if expected_epoch is not None and state.epoch != expected_epoch:
                 return Outcome(status=state.status, reason=reason, mine=False)
-            control = await self._control(run_id, state, sealer=sealer, reason=reason)
+            control = await self.take_control(run_id, state, sealer=sealer, reason=reason)
             if control is None:
                 continue  # somebody else made progress
             if control.epoch != state.epoch:
@@ -123,10 +123,10 @@ class Finaliser:
                 return Outcome(status=reason.status, reason=reason, mine=True)
         raise errors.StoreUnavailable("The run's control kept changing hands; try again.")
 
-    async def _control(
+    async def take_control(
         self, run_id: str, state: verbs.State, *, sealer: str, reason: Reason
     ) -> verbs.Control | None:
-        """Return control of the run: as read if nobody (or we) have it, else by sealing it."""
+        """Return control of the run: as read if nobody (or we) have it, else by sealing it; else None."""
         if state.status is not Status.RUNNING:
             return verbs.Control(run_id=run_id, epoch=state.epoch, owner="")
         if state.owner == sealer and state.fields.get("sealed"):

@@ -172,14 +172,17 @@ def _resolution(reply: list[Any]) -> Resolved | Decided | Expired | Stale | Stop
 
 
 async def checkpoint(
-    store: Store, control: Control, *, cursor: Cursor, state: bytes, live_ttl_ms: int
+    store: Store, control: Control, *, cursor: Cursor, state: bytes, fold: bytes, live_ttl_ms: int
 ) -> bool | Refused | Gone:
-    """Save an engine's state, which covers the log up to `cursor`; False if a later one is there."""
+    """Save an engine's state, which covers the log up to `cursor`; False if a later one is there.
+
+    `fold` is the content as of then: a continuation that goes on from there goes back to it.
+    """
     k = keys.run(control.run_id)
     reply = await store.verb(
         CHECKPOINT,
         [k.record, k.log, k.checkpoint],
-        [control.epoch, control.owner, str(cursor), state, live_ttl_ms],
+        [control.epoch, control.owner, str(cursor), state, live_ttl_ms, fold],
     )
     match reply[0]:
         case b"stored":
@@ -196,6 +199,21 @@ async def load_checkpoint(store: Store, run_id: str) -> bytes | None:
     """Return the state that an engine saved last, if any."""
     key = keys.run(run_id).checkpoint
     return await store.patiently(lambda: store.client.hget(key, "state"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """Up to where the last checkpoint covers the log, and the content as of then."""
+
+    cursor: Cursor
+    fold: bytes
+
+
+async def last_checkpoint(store: Store, run_id: str) -> Checkpoint | None:
+    """Return what the last checkpoint covers; None if there is none."""
+    key = keys.run(run_id).checkpoint
+    cursor, fold = await store.patiently(lambda: store.client.hmget(key, "cursor", "fold"))
+    return None if fold is None else Checkpoint(cursor=cursors.parse(cursor), fold=fold)
 
 
 async def look(store: Store, run_id: str, action_id: str) -> Waiting | Gone:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from redis.exceptions import RedisError
 
-from mainstem_shared import approvals, errors, keys, models, threads, verbs
+from mainstem_shared import approvals, errors, keys, models, recovery, threads, verbs
 from mainstem_shared.aborting import Abort, Aborter
 from mainstem_shared.finalisation import Finaliser
 from mainstem_shared.models import Reason, Spec, Status, WaitingFor
@@ -27,15 +27,14 @@ logger = logging.getLogger(__name__)
 JITTER: Final = 0.1
 BATCH: Final = 500
 """Due runs looked at in one sweep; more wait for the next."""
-REPUBLISH_FIRST_MS: Final = 60_000
+LOOK_LEASES: Final = 4
+"""Leases (a minute, by default) after which a published message that nobody claimed is published again, then
+ever less often; and after which a running run is looked at, for what watching its owner's lease misses."""
 REPUBLISH_LAST_MS: Final = 15 * 60_000
-"""A published message that nobody claimed is published again after a minute, then ever less often."""
 UNBORN_MS: Final = 60_000
 """An index entry without a record belongs to a start that never happened once it is this old."""
 PAUSED_LOOK_MS: Final = 15 * 60_000
 """A paused run is looked at when its action expires; this look is for what that misses."""
-RUNNING_LOOK_MS: Final = 60_000
-"""Running runs are watched through their owner's lease; this look is for what that misses."""
 UNREADABLE: Final = (ValueError, KeyError)
 """What a record raises that is damaged, or of a later version: one of them must not end a sweep."""
 
@@ -52,6 +51,10 @@ class Sweeper:
     @property
     def _store(self) -> Store:
         return self.finaliser.store
+
+    @property
+    def _look_ms(self) -> int:
+        return int(LOOK_LEASES * self.finaliser.settings.lease_s * 1000)
 
     async def run(self) -> None:
         """Sweep until cancelled. A failing sweep is logged and the next one tried."""
@@ -112,26 +115,13 @@ class Sweeper:
     async def _settle_run_of(self, owner: str, run_id: str) -> None:
         state = await verbs.read(self._store, run_id)
         if isinstance(state, verbs.State) and state.status is Status.RUNNING and state.owner == owner:
-            await self.settle_lost_run(run_id, state)
+            await recovery.settle_lost(self.finaliser, run_id, state, sealer=self.owner())
         await self._store.client.srem(keys.owned(owner), run_id)
 
     @staticmethod
     def _cannot_read(run_id: str, error: Exception) -> None:
         noted = {"action": "run_unreadable", "run_id": run_id}
         logger.error("a record is damaged, or of a later version", extra=noted, exc_info=error)
-
-    async def settle_lost_run(self, run_id: str, state: verbs.State) -> None:
-        """End a run whose owner is gone: as what was asked of it, else as lost."""
-        reason = Reason(state.fields.get("stop_reason") or Reason.WORKER_LOST)
-        error = None
-        if reason is Reason.WORKER_LOST:
-            error = models.ErrorInfo(code=reason.value, message="The worker that ran this run was lost.")
-        logger.error(
-            "a run lost its worker", extra={"action": "run_lost", "run_id": run_id, "owner": state.owner}
-        )
-        await self.finaliser.settle(
-            run_id, sealer=self.owner(), reason=reason, error=error, expected_epoch=state.epoch
-        )
 
     # -- runs that are due for a look
 
@@ -142,7 +132,10 @@ class Sweeper:
         )
         if not due:
             return
-        wanted = ("status", "waiting", "published", "publishes", "stop_reason", "spec", "queued", "expires")
+        wanted = (
+            *("status", "waiting", "published", "publishes", "stop_reason", "spec", "queued", "expires"),
+            *("owner", "sealed"),
+        )
         async with self._store.client.pipeline(transaction=False) as pipe:
             for raw, _ in due:
                 pipe.hmget(keys.run(raw.decode()).record, *wanted)
@@ -159,7 +152,7 @@ class Sweeper:
                 broker_away = not await self._look_at(run_id, record, now=now, publish=not broker_away)
             except UNREADABLE as error:
                 self._cannot_read(run_id, error)
-                await self._look_again(run_id, now + RUNNING_LOOK_MS)
+                await self._look_again(run_id, now + self._look_ms)
 
     async def _look_at(self, run_id: str, record: Mapping[str, str], *, now: int, publish: bool) -> bool:
         """Do what one run needs; False once the broker turned out to be away."""
@@ -175,8 +168,21 @@ class Sweeper:
         elif status is Status.REQUIRES_ACTION:
             await self._look_at_paused(run_id, int(record["expires"]), now=now)
         else:
-            await self._look_again(run_id, now + RUNNING_LOOK_MS)
+            await self._look_at_running(run_id, record, now=now)
         return publish
+
+    async def _look_at_running(self, run_id: str, record: Mapping[str, str], *, now: int) -> None:
+        """Settle a run whose owner is listed nowhere, or that somebody took and then left alone."""
+        await self._look_again(run_id, now + self._look_ms)
+        client, owner = self._store.client, record["owner"]
+        is_listed = await client.zscore(keys.WORKERS, owner) is not None
+        if (is_listed or await client.exists(keys.lease(owner))) and now - int(
+            record.get("sealed", now)
+        ) < self._look_ms:
+            return
+        state = await verbs.read(self._store, run_id)
+        if isinstance(state, verbs.State) and (state.status, state.owner) == (Status.RUNNING, owner):
+            await recovery.settle_lost(self.finaliser, run_id, state, sealer=self.owner())
 
     async def _pursue(self, run_id: str, reason: Reason) -> None:
         """Carry on an abort that was not carried out: end the run, or tell its owner once more."""
@@ -194,7 +200,7 @@ class Sweeper:
         if isinstance(promoted, str):
             logger.warning("a thread was free", extra={"action": "thread_promoted", "run_id": promoted})
             await self.finaliser.deliver(promoted)
-        await self._look_again(run_id, now + RUNNING_LOOK_MS)
+        await self._look_again(run_id, now + self._look_ms)
 
     async def _look_at_paused(self, run_id: str, expires_ms: int, *, now: int) -> None:
         """Expire what nobody decided in time. Other looks are for a resume that crashed on its way."""
@@ -213,7 +219,7 @@ class Sweeper:
             return publish
         wait_ms = self._until_republished(record, now)
         if wait_ms > 0:
-            await self._look_again(run_id, now + min(wait_ms, RUNNING_LOOK_MS))
+            await self._look_again(run_id, now + min(wait_ms, self._look_ms))
             return publish
         sweep_ms = int(self.finaliser.settings.sweep_s * 1000)
         if publish:
@@ -221,13 +227,12 @@ class Sweeper:
         await self._look_again(run_id, now + sweep_ms)
         return publish
 
-    @staticmethod
-    def _until_republished(record: Mapping[str, str], now: int) -> int:
+    def _until_republished(self, record: Mapping[str, str], now: int) -> int:
         """Milliseconds until the run's message is to be published again; 0 or less: now."""
         if "published" not in record:
             return 0
         times = int(record.get("publishes", "1"))
-        pause = min(REPUBLISH_FIRST_MS * 2 ** min(times - 1, 10), REPUBLISH_LAST_MS)
+        pause = min(self._look_ms * 2 ** min(times - 1, 10), REPUBLISH_LAST_MS)
         return int(record["published"]) + pause - now
 
     async def _look_again(self, run_id: str, at_ms: int) -> None:

@@ -359,8 +359,13 @@ async def handover(
     state: bytes,
     live_ttl_ms: int,
     lost: bool = False,
+    restart: bytes = b"",
+    patience_s: float | None = None,
 ) -> int | Refused | Moved | Gone:
-    """Give a running run back to the queue; returns the epoch of `run.queued`."""
+    """Give a running run back to the queue; returns the epoch of `run.queued`.
+
+    `state` is its fold up to `top`; `restart` the state that its next claim's entry carries, if any.
+    """
     k = keys.run(control.run_id)
     body = jsontext.dumps({"cause": cause, "at": now_ms()})
     reply = await store.verb(
@@ -368,8 +373,9 @@ async def handover(
         [k.record, k.log, k.snapshot],
         [
             now_ms(), nonce, control.epoch, control.owner, str(top), resume_as, body, state, live_ttl_ms,
-            int(lost),
+            int(lost), restart,
         ],
+        patience_s=patience_s,
     )  # fmt: skip
     match reply[0]:
         case b"queued":

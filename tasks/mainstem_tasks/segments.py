@@ -17,9 +17,10 @@ from typing import Any, Final, TypeVar
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from mainstem_shared import approvals, errors, finalisation, ids, pausing, verbs
+from mainstem_shared import approvals, errors, finalisation, ids, jsontext, pausing, recovery, verbs
 from mainstem_shared.channels import Channel
 from mainstem_shared.cursors import Cursor
+from mainstem_shared.events import Type
 from mainstem_shared.folds import Fold
 from mainstem_shared.models import ErrorInfo, Reason
 from mainstem_shared.store import now_ms
@@ -38,6 +39,8 @@ CLEANUP_S: Final = 30.0
 """An engine's `finally` may take this long after a stop; then the run ends without it."""
 PAUSED: Final = "paused"
 """What `execute` returns for a run that waits for a human now."""
+HANDED_OVER: Final = "handed over"
+"""What it returns for a run that goes on elsewhere."""
 FINISH_PATIENCE_S: Final = 300.0
 """Bounded retries of the terminal write; afterwards the run is swept like that of a dead owner."""
 
@@ -49,6 +52,7 @@ class Stop(StrEnum):
     TIMED_OUT = "timed_out"
     SHUTDOWN = "shutdown"
     LOST = "lost"
+    SUSPENDED = "suspended"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +116,7 @@ class Segment:
         self._engine: asyncio.Task[None] | None = None
         self._channel: Channel | None = None
         self._run: context.RunContext[Any] | None = None
+        self._checkpointed = False
 
     # -- stopping: one cause, one cancel
 
@@ -148,6 +153,9 @@ class Segment:
         interrupted: asyncio.CancelledError | None = None
         try:
             fold, state = await unreachable(self._past())
+            self._checkpointed = state is not None
+            if self._runtime.lease.owner != self._control.owner:
+                self.stop(Stop.SUSPENDED)  # sweepers have looked through that name's runs already
             channel = self._channel = self._runtime.writer.open(self._control, fold)
             channel.on_lost = lambda: self.stop(Stop.LOST)
             if cancel_cause() is not None:
@@ -176,7 +184,7 @@ class Segment:
         engine = registry.get(self._claimed.spec.engine)
 
         async def save(data: bytes, covers: Cursor) -> None:
-            await self._save(channel.control, data, covers)
+            await self._save(channel, data, covers)
 
         run = self._run = context.RunContext.of(
             self._claimed,
@@ -190,13 +198,18 @@ class Segment:
         await engine.function(run)
         await channel.flush()
 
-    async def _save(self, control: verbs.Control, data: bytes, covers: Cursor) -> None:
-        live_ttl_ms = self._runtime.settings.live_ttl_ms
+    async def _save(self, channel: Channel, data: bytes, covers: Cursor) -> None:
         saved = await pausing.checkpoint(
-            self._runtime.store, control, cursor=covers, state=data, live_ttl_ms=live_ttl_ms
+            self._runtime.store,
+            channel.control,
+            cursor=covers,
+            state=data,
+            fold=jsontext.dumps(channel.fold.dump()),
+            live_ttl_ms=self._runtime.settings.live_ttl_ms,
         )
         if not isinstance(saved, bool):
             raise errors.Fenced(run_id=self.run_id)
+        self._checkpointed = True
 
     async def _watch(self, engine: asyncio.Task[None]) -> asyncio.CancelledError | None:
         """Wait for the engine's end; returns the cancel that the pool delivered meanwhile, if any."""
@@ -234,6 +247,8 @@ class Segment:
     async def _conclude(self, channel: Channel, engine: asyncio.Task[None]) -> str:
         if self.cause is None and (pause := self._pause_of(engine)) is not None:
             return await self._pause(channel, pause)
+        if self._can_go_on():
+            return await self._hand_over(channel)
         return await self._end(channel, self._verdict(engine))
 
     def _pause_of(self, engine: asyncio.Task[None]) -> Pause | None:
@@ -276,6 +291,34 @@ class Segment:
             case _:
                 return self._lost()
 
+    def _can_go_on(self) -> bool:
+        """Whether another worker can go on where this one stops, or begin what did not begin here."""
+        if self.cause not in {Stop.SHUTDOWN, Stop.SUSPENDED}:
+            return False
+        if self._run is None:
+            return True
+        return self._checkpointed and registry.get(self._claimed.spec.engine).checkpoints
+
+    async def _hand_over(self, channel: Channel) -> str:
+        as_claimed = self._claimed.resume_as or Type.STARTED
+        try:
+            async with asyncio.timeout(FINISH_PATIENCE_S):
+                top = await channel.close()
+            handed_over = await recovery.hand_over(
+                self._runtime.finaliser,
+                channel.control,
+                fold=channel.fold,
+                top=top,
+                cause=str(self.cause),
+                resume_as=as_claimed if self._run is None else None,
+                patience_s=FINISH_PATIENCE_S,
+            )
+        except errors.Fenced:
+            return self._lost()
+        except (errors.StoreUnavailable, TimeoutError) as error:
+            return self._unfinished(error)
+        return HANDED_OVER if handed_over else self._lost()
+
     def _verdict(self, engine: asyncio.Task[None]) -> Verdict | None:
         """Decide what the run ends as; None if it is not ours to end."""
         failure = None
@@ -286,7 +329,7 @@ class Segment:
         match self.cause:
             case Stop.REQUESTED:
                 return Verdict(reason=self._reason or Reason.USER_ABORT)
-            case Stop.SHUTDOWN:
+            case Stop.SHUTDOWN | Stop.SUSPENDED:
                 return Verdict(reason=Reason.SHUTDOWN)
             case Stop.TIMED_OUT:
                 return _failed(Reason.TIMED_OUT, "The engine was over its time, or silent for too long.")

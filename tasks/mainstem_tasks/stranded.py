@@ -7,13 +7,16 @@ a run may have given up between sealing and finishing it. Nobody else settles su
 from __future__ import annotations
 
 import logging
+from typing import Final
 
-from mainstem_shared import keys, models, verbs
-from mainstem_shared.models import Reason, Status
+from mainstem_shared import keys, recovery, verbs
+from mainstem_shared.models import Status
 from mainstem_shared.store import now_ms
 from mainstem_tasks.runtime import Runtime
 
 logger = logging.getLogger(__name__)
+
+NEVER_EXECUTED: Final = "The run was claimed, but never executed."
 
 
 async def settle(runtime: Runtime) -> None:
@@ -48,11 +51,6 @@ def _is_being_ended(runtime: Runtime, state: verbs.State) -> bool:
 
 async def _end(runtime: Runtime, run_id: str, state: verbs.State) -> None:
     logger.error("a run was stranded here", extra={"action": "run_stranded", "run_id": run_id})
-    asked = state.fields.get("stop_reason")
-    reason = Reason(asked) if asked else Reason.WORKER_LOST
-    error = None
-    if reason is Reason.WORKER_LOST:
-        error = models.ErrorInfo(code=reason.value, message="The run was claimed, but never executed.")
-    await runtime.finaliser.settle(
-        run_id, sealer=runtime.lease.owner, reason=reason, error=error, expected_epoch=state.epoch
+    await recovery.settle_lost(
+        runtime.finaliser, run_id, state, sealer=runtime.lease.owner, message=NEVER_EXECUTED
     )

@@ -181,7 +181,9 @@ async def test_only_the_owner_pauses_and_checkpoints(store: Store):
     sealed = await v.seal(store, control)
     before = await v.everything(store)
     assert isinstance(await pause(store, control), verbs.Refused)
-    saved = await pausing.checkpoint(store, control, cursor=Cursor(2, 1), state=b"x", live_ttl_ms=1)
+    saved = await pausing.checkpoint(
+        store, control, cursor=Cursor(2, 1), state=b"x", fold=b"{}", live_ttl_ms=1
+    )
     assert isinstance(saved, verbs.Refused)
     assert await v.everything(store) == before
     assert isinstance(sealed, verbs.Control)
@@ -193,7 +195,9 @@ async def test_checkpoints_only_go_forward(store: Store):
     await v.append(store, control, "a", "b")
 
     async def save(cursor: Cursor, state: bytes) -> Any:
-        return await pausing.checkpoint(store, control, cursor=cursor, state=state, live_ttl_ms=v.LIVE_MS)
+        return await pausing.checkpoint(
+            store, control, cursor=cursor, state=state, fold=b"{}", live_ttl_ms=v.LIVE_MS
+        )
 
     assert await save(Cursor(2, 2), b"later") is True
     assert await save(Cursor(2, 1), b"earlier") is False

@@ -84,7 +84,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
         body={},
         live_ttl_ms=1,
     ),
-    "checkpoint": lambda s: pausing.checkpoint(s, CONTROL, cursor=TOP, state=b"c", live_ttl_ms=1),
+    "checkpoint": lambda s: pausing.checkpoint(s, CONTROL, cursor=TOP, state=b"c", fold=b"{}", live_ttl_ms=1),
     "promote": lambda s: threads.promote(s, RUN, live_ttl_ms=1, thread_ttl_ms=1),
     "forget": lambda s: threads.forget(s, RUN),
     "take_slot": lambda s: slots.take(s, Settings(max_active_runs_per_user=1), SPEC),

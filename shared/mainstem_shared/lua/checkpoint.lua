@@ -3,7 +3,7 @@
 Save the engine's own state, and the last event it covers; a continuation goes on from there.
 
 KEYS  1 record  2 log  3 checkpoint
-ARGV  1 epoch  2 owner  3 cursor  4 state  5 live_ttl_ms
+ARGV  1 epoch  2 owner  3 cursor  4 state  5 live_ttl_ms  6 the fold at the cursor
 Returns
   {'stored'}
   {'refused', status, epoch}     the caller is not the owner (any more)
@@ -11,7 +11,7 @@ Returns
   {'gone'}
 --]]
 local record, log, checkpoint = unpack(KEYS)
-local epoch, owner, cursor, state, live_ttl = unpack(ARGV)
+local epoch, owner, cursor, state, live_ttl, fold = unpack(ARGV)
 
 local r = redis.call('HMGET', record, 'status', 'epoch', 'owner')
 if not r[1] then
@@ -25,6 +25,6 @@ if (previous and is_after(previous, cursor)) or is_after(cursor, top_of(log)) th
   return { 'stale', previous or '' }
 end
 
-redis.call('HSET', checkpoint, 'v', 1, 'cursor', cursor, 'state', state)
+redis.call('HSET', checkpoint, 'v', 1, 'cursor', cursor, 'state', state, 'fold', fold)
 extend(checkpoint, live_ttl)
 return { 'stored' }

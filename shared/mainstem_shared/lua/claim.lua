@@ -20,7 +20,7 @@ local function claimed(epoch)
 end
 
 local r = redis.call('HMGET', record, 'status', 'waiting', 'epoch', 'nonce', 'stop_reason', 'segment', 'resume_as',
-  'paused')
+  'paused', 'restart')
 local status, waiting, epoch = r[1], r[2], r[3]
 if not status then
   return { 'gone' }
@@ -38,11 +38,15 @@ end
 local top = top_of(log)
 local segment = tonumber(r[6] or '0') + 1
 epoch = next_epoch(epoch, top)
-append_control(log, epoch, top, r[7] or 'run.started', '{"segment":' .. segment .. ',' .. string.sub(body, 2))
+local opening = '{"segment":' .. segment .. ','
+if r[9] then
+  opening = opening .. string.sub(r[9], 2, -2) .. ',' -- the content that readers replace theirs by
+end
+append_control(log, epoch, top, r[7] or 'run.started', opening .. string.sub(body, 2))
 redis.call('HSET', record, 'status', 'running', 'epoch', epoch, 'owner', owner, 'task', task_id,
   'nonce', nonce, 'segment', segment)
 redis.call('HSETNX', record, 'started', now)
-redis.call('HDEL', record, 'waiting', 'published', 'paused')
+redis.call('HDEL', record, 'waiting', 'published', 'paused', 'restart')
 if r[8] then
   redis.call('HINCRBY', record, 'idle', math.max(tonumber(now) - tonumber(r[8]), 0))
 end

@@ -42,7 +42,7 @@ if err ~= '' then
   redis.call('HSET', record, 'error', err)
 end
 redis.call('HDEL', record, 'waiting', 'published', 'sealed', 'action', 'fingerprint', 'expires', 'decisions',
-  'resume_as')
+  'resume_as', 'restart')
 redis.call('DEL', snapshot, checkpoint)
 redis.call('PEXPIRE', record, retention)
 redis.call('PEXPIRE', log, retention)

@@ -5,6 +5,7 @@ Give a running run back to the queue: at shutdown, or after its owner was lost; 
 KEYS  1 record  2 log  3 snapshot
 ARGV  1 now_ms  2 nonce  3 epoch  4 owner  5 expected top id  6 resume_as  7 body  8 state
       9 live_ttl_ms  10 lost: 1 counts an attempt after a loss
+      11 restart: the state that the next claim's entry carries, or ''
 Returns
   {'queued', epoch}
   {'refused', status, epoch}
@@ -12,7 +13,8 @@ Returns
   {'gone'}
 --]]
 local record, log, snapshot = unpack(KEYS)
-local now, nonce, epoch, owner, expected_top, resume_as, body, state, live_ttl, lost = unpack(ARGV)
+local now, nonce, epoch, owner, expected_top, resume_as, body, state, live_ttl, lost, restart =
+  unpack(ARGV)
 
 local r = redis.call('HMGET', record, 'status', 'epoch', 'owner', 'nonce')
 if not r[1] then
@@ -35,6 +37,9 @@ redis.call('HSET', record, 'status', 'queued', 'waiting', 'worker', 'epoch', las
   'resume_as', resume_as, 'queued', now)
 redis.call('HDEL', record, 'owner', 'published', 'sealed', 'task')
 redis.call('HINCRBY', record, 'attempts', lost)
+if restart ~= '' then
+  redis.call('HSET', record, 'restart', restart)
+end
 redis.call('HSET', snapshot, 'cursor', string.format('%d-0', last), 'state', state)
 extend(snapshot, live_ttl)
 extend(record, live_ttl)

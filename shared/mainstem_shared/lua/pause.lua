@@ -7,7 +7,7 @@ Runs under memory pressure: a run that could neither pause nor go on would hold 
 KEYS  1 record  2 log  3 snapshot  4 checkpoint  5 thread  6 thread runs  7 thread queue
 ARGV  1 now_ms  2 nonce  3 epoch  4 owner  5 expected top id  6 action_id  7 action  8 fingerprint  9 body
       10 state of the fold  11 expires_ms  12 live_ttl_ms  13 thread_ttl_ms
-      14 has_checkpoint: 0 keeps the last one  15 checkpoint
+      14 has_checkpoint: 0 keeps the last state  15 checkpoint
 Returns
   {'paused', epoch}
   {'stopping', reason, epoch}    somebody asked to stop it: that wins
@@ -43,8 +43,9 @@ redis.call('HSET', record, 'status', 'requires_action', 'epoch', last, 'nonce', 
   'action', action, 'fingerprint', fingerprint, 'expires', expires, 'paused', now)
 redis.call('HDEL', record, 'owner', 'task', 'published', 'sealed', 'waiting')
 redis.call('HSET', snapshot, 'cursor', string.format('%d-0', last), 'state', state)
+redis.call('HSET', checkpoint, 'v', 1, 'cursor', top, 'fold', state)
 if has_checkpoint == '1' then
-  redis.call('HSET', checkpoint, 'v', 1, 'cursor', top, 'state', bytes)
+  redis.call('HSET', checkpoint, 'state', bytes)
 end
 for _, key in ipairs({ record, log, snapshot, checkpoint }) do
   extend(key, live_ttl)
