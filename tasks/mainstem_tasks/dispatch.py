@@ -107,7 +107,7 @@ class Dispatcher:
     def _send(self, sender: _Sender, run_id: str, user_id: str, engine: str) -> str:
         # A fresh id per message: workers drop, for hours, every message whose id was once revoked.
         task_id = str(uuid.uuid4())
-        shown = {"run_id": run_id, "user": user_id, "engine": engine}
+        shown = {"user": user_id, "engine": engine, "run_id": run_id}  # the long one last: lists cut it off
         sender.app.send_task(
             GENERATE,
             producer=sender.producer,

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
 from typing import TYPE_CHECKING, Any, Final
 
 from celery.exceptions import Ignore
 
 from mainstem_shared import actions, approvals, errors, ids, starting, views
+from mainstem_shared.models import Reason, Status
 from mainstem_shared.principals import Principal
 from mainstem_tasks import runtime, segments
 from mainstem_tasks.asynctask import AsyncTask
+from mainstem_tasks.cancellation import CancelCause, cancel_cause
 from mainstem_tasks.dispatch import GENERATE
 
 if TYPE_CHECKING:
@@ -25,39 +28,61 @@ if TYPE_CHECKING:
 SUBMIT: Final = "mainstem.submit"
 RESUME: Final = "mainstem.resume"
 EVENT_S: Final = 2.0
-"""A broker that is away delays the end of a paused run's task by no more than this."""
+"""A broker that is away delays the end of a paused or aborted run's task by no more than this."""
+_STATUS: Final = {reason.value: reason.status for reason in Reason}
+_ABORTS: Final = (CancelCause.REVOKED, CancelCause.SHUTDOWN)
 
 logger = logging.getLogger(__name__)
 
 
+class RunFailed(Exception):
+    """A run failed: what makes its task a FAILURE for monitors. The run's record says more."""
+
+
 class Generate(AsyncTask):
-    """Execute one segment of a run; what happened is the task's result, for operators."""
+    """Execute one segment of a run. How the task ends is for operators: monitors show it as its state.
+
+    SUCCESS, FAILURE, ABORTED and PAUSED are the run's; a task that had nothing to do is a SUCCESS.
+    """
 
     name = GENERATE
     ignore_result = True
     acks_late = False  # the lease recovers lost runs; a late ack would start a second copy of each
     reject_on_worker_lost = False
     max_retries = 0
+    throws = (RunFailed,)  # logged by the segment, with the engine's traceback
 
     async def run(self, run_id: str) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
-        outcome = await segments.execute(await runtime.ready(), run_id, task_id=str(self.request.id))
+        began = time.monotonic()
+        try:
+            outcome = await segments.execute(await runtime.ready(), run_id, task_id=str(self.request.id))
+        except asyncio.CancelledError:
+            if cancel_cause() in _ABORTS:
+                await self._show("task-aborted", began)
+            raise
         if outcome == segments.PAUSED:
-            await self._show_paused()
+            await self._show("task-paused", began)
             raise Ignore(outcome)
+        status = _STATUS.get(outcome)
+        if status is Status.ABORTED:
+            await self._show("task-aborted", began)
+            raise Ignore(outcome)
+        if status is Status.FAILED:
+            raise RunFailed(outcome, run_id)
         return outcome
 
-    async def _show_paused(self) -> None:
-        """Have monitors show PAUSED: an event's name becomes the state and sticks after Ignore."""
-        request = self.request
+    async def _show(self, event: str, began: float) -> None:
+        """Have monitors show a state of ours: the event's name becomes the state and sticks after Ignore."""
+        request, runtime_s = self.request, time.monotonic() - began
         try:
             async with asyncio.timeout(EVENT_S):
-                await asyncio.to_thread(self._send_paused, str(request.id), request.hostname)
-        except Exception:  # the run is paused whatever monitors see; the broker may be away
-            logger.info("monitors were not told of a pause", extra={"action": "pause_unseen"}, exc_info=True)
+                await asyncio.to_thread(self._send, event, str(request.id), request.hostname, runtime_s)
+        except Exception:  # the run is what it is whatever monitors see; the broker may be away
+            logger.info("monitors were not told", extra={"action": "state_unseen"}, exc_info=True)
 
-    def _send_paused(self, task_id: str, hostname: str) -> None:
+    def _send(self, event: str, task_id: str, hostname: str, runtime_s: float) -> None:
         with self.app.events.default_dispatcher(hostname=hostname) as dispatcher:
-            dispatcher.send("task-paused", uuid=task_id, retry=False)
+            dispatcher.send(event, uuid=task_id, runtime=runtime_s, retry=False)
 
 
 class Submit(AsyncTask):
@@ -133,4 +158,4 @@ def register(app: Celery) -> None:
     """Add the tasks to a Celery app."""
     for task in (Generate, Submit, Resume):
         # A class per app: Celery writes an app's task_annotations into the class.
-        app.register_task(type(task.__name__, (task,), {"__module__": task.__module__})())
+        app.register_task(type(str(task.__name__), (task,), {"__module__": task.__module__})())

@@ -45,7 +45,7 @@ def test_a_message_names_the_run_and_is_readable_in_flower(dispatcher: Dispatche
     assert headers["id"] == task_id
     assert headers["shadow"] is None
     assert headers["ignore_result"] is True
-    assert headers["kwargsrepr"] == repr({"run_id": RUN, "user": "ann", "engine": "demo"})
+    assert headers["kwargsrepr"] == repr({"user": "ann", "engine": "demo", "run_id": RUN})
 
 
 def test_every_publish_has_a_task_id_of_its_own(dispatcher: Dispatcher, broker_url: str):

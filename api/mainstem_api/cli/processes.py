@@ -25,6 +25,8 @@ from mainstem_shared.settings import Settings
 SERVER_PATIENCE_S: Final = 30.0
 """A process manager starts all processes at once: the embedded server may need a moment."""
 TETHER_MARGIN_S: Final = 5.0
+TASKS_COLUMNS: Final = "uuid,state,kwargs,received,runtime,worker"
+"""What Flower lists: `kwargs` show run id, user and engine; nearly all tasks have the same name."""
 _POLL_S: Final = 0.1
 
 
@@ -92,6 +94,7 @@ def flower(
 ) -> None:
     """Run Flower. Its own options may follow, and its FLOWER_ variables hold."""
     settings = _prepare(flower_port=port)
+    os.environ.setdefault("FLOWER_TASKS_COLUMNS", TASKS_COLUMNS)
     import flower.command
     from celery.bin.celery import celery
 
