@@ -78,7 +78,7 @@ class Load:
         """Start a run, repeating the request until it is acknowledged, and have it followed."""
         dice = self.dice
         tokens = dice.randint(*(LONG_TOKENS if dice.random() < 0.15 else SHORT_TOKENS))
-        engine = "demo"
+        engine = dice.choice(("demo", "counting"))
         resumes = dice.random() < 0.5
         body = {
             "engine": engine,
