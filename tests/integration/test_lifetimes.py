@@ -181,16 +181,23 @@ async def test_a_run_that_cannot_be_read_does_not_stop_a_sweep(store: Store):
 
 
 async def test_sweeps_leave_a_run_alone_that_changed_hands(store: Store):
-    """What was seen of its dead owner is out of date: the run was taken over, and its new owner keeps it."""
+    """Its former owner is dead, and is still said to have it; whoever saw it before does not end it either."""
     ending = finaliser(store)
     log = await RunLog.start(store)
+    await finalisation.own(store, "w1", log.run_id, ttl_ms=60_000)
+    await store.client.zadd(keys.WORKERS, {"w1": 1})
     await log.claim("w1")
     seen = await verbs.read(store, log.run_id)
     assert isinstance(seen, verbs.State)
     await log.handover()
     await log.claim("w2")
     sweeper = Sweeper(finaliser=ending, owner=lambda: "the sweeper")
-    await sweeper.settle_lost_run(log.run_id, seen)
+    for _ in range(2):
+        await sweeper.sweep()
+    assert await store.client.zrange(keys.WORKERS, 0, -1) == []
+    late = await ending.settle(log.run_id, sealer="me", reason=Reason.WORKER_LOST, expected_epoch=seen.epoch)
+    assert late is not None
+    assert not late.mine
     assert await store.client.hget(log.keys.record, "owner") == b"w2"
     await log.say(1)
     await log.finish()
