@@ -1,0 +1,98 @@
+"""Compose file, Procfile, image and systemd units: valid, and starting the same commands as `make run`."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import re
+import socket
+from pathlib import Path
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+
+from mainstem_api.supervisor._stack import Stack, program
+from mainstem_api.supervisor._tether import Tether
+from mainstem_shared.settings import Settings
+from mainstem_workers.hosts import CANCEL_GRACE_S
+
+ROOT = Path(__file__).resolve().parents[2]
+SCHEMA = json.loads((ROOT / "tests" / "vendored" / "compose-spec" / "compose-spec.json").read_text())
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES = COMPOSE["services"]
+UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))
+PROCFILE = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())
+
+
+def seconds(text: str) -> float:
+    """Read a duration such as `45s`, or a variable's default in `${NAME:-45s}`."""
+    found = re.fullmatch(r"(?:\$\{\w+:-)?(\d+)s?\}?", str(text))
+    assert found is not None, text
+    return float(found[1])
+
+
+def test_the_compose_file_is_valid():
+    """It fits the Compose Specification's own schema, which refuses what is not in it."""
+    validator = Draft202012Validator(SCHEMA)
+    assert [error.message for error in validator.iter_errors(COMPOSE)] == []
+    broken = {"services": {**SERVICES, "worker": {**SERVICES["worker"], "stop_grace_perod": "45s"}}}
+    assert list(validator.iter_errors(broken))
+
+
+def test_compose_keeps_runs_and_closes_doors():
+    """The store never evicts, workers may drain and scale, what needs no network door has none to the outside."""
+    assert "--appendonly yes" in SERVICES["valkey"]["command"]
+    assert "--maxmemory-policy noeviction" in SERVICES["valkey"]["command"]
+    worker = SERVICES["worker"]
+    drain = seconds(worker["environment"]["MAINSTEM_DRAIN_S"])
+    assert seconds(worker["stop_grace_period"]) > drain + CANCEL_GRACE_S
+    assert not {"container_name", "ports"} & set(worker)
+    assert "?" in SERVICES["flower"]["environment"]["FLOWER_BASIC_AUTH"]
+    for name, service in SERVICES.items():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
+        assert "healthcheck" in service or name == "worker"
+
+
+def test_compose_settings_exist():
+    """Every MAINSTEM_ variable that a service gets is one that Mainstem reads."""
+    known = {f"MAINSTEM_{name.upper()}" for name in Settings.model_fields}
+    for name, service in SERVICES.items():
+        given = {key for key in service.get("environment", {}) if key.startswith("MAINSTEM_")}
+        assert given <= known, name
+
+
+def test_procfile_and_make_run_start_the_same():
+    """`make run` starts what the Procfile names, each with the same command."""
+    assert "exec $(BIN)/mainstem up" in (ROOT / "Makefile").read_text()
+    with socket.socket() as listening, Tether() as tether:
+        commands = Stack(Settings(workers=1))._commands(listening, tether)
+    started = {f"mainstem {command.arguments[len(program())]}" for command in commands}
+    # The embedded server is no child of the supervisor: it outlives it, and has a session of its own.
+    assert {*started, "mainstem valkey"} == set(PROCFILE.values())
+
+
+def test_the_image_runs_the_same_commands_without_root():
+    """Compose's commands are the Procfile's, as arguments of the image's entry point, and not root's."""
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert 'ENTRYPOINT ["mainstem"]' in dockerfile
+    assert re.search(r"^USER (?!root)", dockerfile, re.MULTILINE)
+    ours = {f"mainstem {' '.join(s['command'])}" for name, s in SERVICES.items() if name != "valkey"}
+    assert ours == set(PROCFILE.values()) - {"mainstem valkey"}
+
+
+@pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
+def test_systemd_units(path):
+    """Each unit starts one of the Procfile's commands, as nobody's root, and may take its time to stop."""
+    unit = configparser.ConfigParser(interpolation=None, strict=True)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(path)
+    service = unit["Service"]
+    program, command, *_ = service["ExecStart"].split()
+    assert program.endswith("/bin/mainstem")
+    assert f"mainstem {command}" in PROCFILE.values()
+    assert service["User"] != "root"
+    assert service["Restart"] == "always"
+    if command == "worker":
+        assert seconds(service["TimeoutStopSec"]) > Settings().drain_s + CANCEL_GRACE_S
+    assert unit["Install"]["WantedBy"] == "multi-user.target"
