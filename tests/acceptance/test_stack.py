@@ -13,8 +13,10 @@ import httpx
 import pytest
 import redis
 
+from demowords import demo_text
 from requiring import require
 from stacks import PROGRAM, StackProcess
+from strangers import LONG, Client, text_of
 from waiting import wait_until
 
 START_S = 15
@@ -117,18 +119,29 @@ def test_a_killed_supervisor_takes_its_children_but_not_the_server(stack: StackP
     assert gone(stack)
 
 
-def test_after_kill_9_of_everything_the_data_is_there(stack: StackProcess):
-    """SIGKILL of the whole stack, server included, costs a restart and no data."""
-    stack.start().wait_ready()
-    with redis.Redis.from_url(stack.url("Valkey")) as client:
-        client.set("kept", "yes")
-    for process in stack.alive():
-        process.kill()
-    stack.wait_end()
-    wait_until(lambda: gone(stack), description="everything to be dead")
-    assert stack.start().wait_ready() < START_S
-    with redis.Redis.from_url(stack.url("Valkey")) as client:
-        assert client.get("kept") == b"yes"
+def test_runs_survive_the_end_of_everything(tmp_path: Path):
+    """After SIGKILL of all processes a start finds its runs; what ran is settled; SIGINT to the group ends it."""
+    with StackProcess(tmp_path, MAINSTEM_LEASE_S="2", MAINSTEM_SWEEP_S="1") as stack:
+        stack.start().wait_ready()
+        client = Client(stack)
+        with client.http:
+            done = client.finished(client.start({"tokens": 10, "interval_ms": 1}))
+            running = client.streaming(client.start(LONG))
+        for process in stack.alive():
+            process.kill()
+        stack.wait_end()
+        assert stack.start().wait_ready() < 15
+        client = Client(stack)
+        with client.http:
+            assert client.get(done["run_id"]) == done
+            assert text_of(client.events(done["run_id"])) == done["text"]
+            lost = client.finished(running["run_id"])
+        assert (lost["status"], lost["reason"]) == ("failed", "worker_lost")
+        assert lost["text"].startswith(running["text"])
+        assert demo_text(3000).startswith(lost["text"])
+        stack.signal(signal.SIGINT, group=True)
+        assert stack.wait_end(20) == 0
+        assert stack.alive() == []
 
 
 @pytest.mark.parametrize("variable", ["MAINSTEM_PORT", "MAINSTEM_FLOWER_PORT"])
