@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from clients import client
 from demowords import demo_text
 from mainstem_api import AsyncRuns, Run
 from mainstem_shared import errors, keys
+from openai_server import Events, OpenAIServer, answer, call_chunk, chunk
 from waiting import wait_until_async
 
 
@@ -213,3 +216,43 @@ async def test_no_broker_delays_a_continuation_only(apart):
         assert (await runs.resume(started.run_id, **decision(run, "approve"))).status == "queued"
         apart.broker.start()
         assert (await runs.wait(started.run_id, timeout=40)).text == demo_text(4)
+
+
+async def test_a_model_calls_tools_that_a_human_decides_about(live):
+    """A real worker, a real server: parallel calls are one action, and the model reads what came of each."""
+    root = Path(__file__).parents[1]
+    with OpenAIServer() as provider:
+        arguments = [json.dumps({"amount": n, "to": "ann"}) for n in (1, 2, 3)]
+        calls = [call_chunk(n, text, call_id=f"c{n}", name="transfer") for n, text in enumerate(arguments)]
+        provider.reply(Events(chunks=[*calls, chunk(finish="tool_calls")]))
+        provider.reply(answer("All ", "done."))
+        live.worker(
+            MAINSTEM_ENGINES="toolshed",
+            PYTHONPATH=str(root),
+            MAINSTEM_OPENAI_BASE_URL=provider.url,
+            MAINSTEM_OPENAI_API_KEY="sk-test",
+            MAINSTEM_OPENAI_MODEL="m",
+        )
+        async with client(live) as runs:
+            wanted = {"messages": [{"role": "user", "content": "Pay."}], "use_tools": ["transfer"]}
+            started = await runs.start("t", "openai", wanted)
+            run = await paused(runs, started.run_id)
+            assert run.action is not None
+            assert [call["call_id"] for call in run.action["calls"]] == ["c0", "c1", "c2"]
+            decided = [
+                {"call_id": "c0", "type": "approve"},
+                {"call_id": "c1", "type": "edit", "arguments": {"amount": 20, "to": "bob"}},
+                {"call_id": "c2", "type": "reject", "reason": "no"},
+            ]
+            bad = [*decided[:1], {**decided[1], "arguments": {"amount": "all"}}, decided[2]]
+            with pytest.raises(errors.InvalidDecision):
+                await runs.resume(started.run_id, run.action["action_id"], decisions=bad)
+            await runs.resume(started.run_id, run.action["action_id"], decisions=decided)
+            done = await runs.wait(started.run_id, timeout=20)
+        assert (done.status, done.text) == ("succeeded", "All done.")
+        called, *results = provider.requests[1].body["messages"][1:]
+        assert [call["id"] for call in called["tool_calls"]] == ["c0", "c1", "c2"]
+        assert [result["tool_call_id"] for result in results] == ["c0", "c1", "c2"]
+        said = [json.loads(result["content"]) for result in results]
+        assert [item.get("sent") for item in said] == [1, 20, None]
+        assert "rejected" in said[2]["error"]

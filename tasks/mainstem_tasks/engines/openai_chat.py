@@ -1,7 +1,8 @@
-"""The `openai` engine: streams a chat completion from any OpenAI-compatible endpoint.
+"""The `openai` engine: streams chat completions from any OpenAI-compatible endpoint.
 
 Text, reasoning, tool calls with streaming arguments, usage and the reason the model stopped. It asks again
-only while nothing was emitted. Tools are reported, not run. HTTP and its errors are in `_openai_provider`.
+only while nothing was emitted. Tools of `use_tools` run here, and the model is called again with their
+results (`_openai_tools`); others are reported. HTTP and its errors are in `_openai_provider`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import importlib.util
 import itertools
 import logging
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -22,6 +23,8 @@ from mainstem_shared import errors, jsontext
 from mainstem_tasks.context import RunContext
 from mainstem_tasks.engines import _openai_provider
 from mainstem_tasks.engines._openai_provider import Provider, delay_s, retryable
+from mainstem_tasks.engines._openai_tools import Called, Progress, Toolbox, tool_names
+from mainstem_tasks.policies import Policy
 from mainstem_tasks.registry import MissingExtraError, engine
 
 if TYPE_CHECKING:
@@ -36,6 +39,8 @@ ATTEMPTS: Final = 4
 SILENCE_MARGIN_S: Final = 10.0
 """Unless told otherwise the run's idle timeout ends a silent provider's run, not the connection's."""
 _OWNED: Final = frozenset({"stream", "n"})
+_OURS: Final = {"extra_body", "timeout_s", "use_tools", "tool_policy", "max_iterations"}
+"""What the provider knows nothing of."""
 
 
 class Message(BaseModel):
@@ -63,6 +68,12 @@ class ChatInput(BaseModel):
     seed: int | None = None
     stop: str | list[str] | None = None
     tools: list[dict[str, Any]] | None = None
+    use_tools: Annotated[tuple[str, ...], Field(max_length=128)] = ()
+    """Tools registered with `@tool` that the model may call; they run in the worker."""
+    tool_policy: Policy | None = None
+    """The run's own policy; it can only tighten the deployment's."""
+    max_iterations: Annotated[int, Field(ge=1, le=100)] = 10
+    """How often the model may call tools before the run fails."""
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     response_format: dict[str, Any] | None = None
@@ -88,19 +99,59 @@ class ChatInput(BaseModel):
         model = self.model or default_model
         if not model:
             raise errors.InvalidInput("model: give one, or set MAINSTEM_OPENAI_MODEL", path="model")
-        given = self.model_dump(exclude_unset=True, exclude_none=True, exclude={"extra_body", "timeout_s"})
+        given = self.model_dump(exclude_unset=True, exclude_none=True, exclude=_OURS)
         messages = [message.model_dump(exclude_unset=True) for message in self.messages]
         return {**self.extra_body, **given, "messages": messages, "model": model}
 
 
-@engine("openai", input_model=ChatInput, aclose=_openai_provider.aclose)
+class TooManyIterationsError(RuntimeError):
+    """The model goes on calling tools."""
+
+
+@engine("openai", input_model=ChatInput, aclose=_openai_provider.aclose, checkpoints=True)
 async def openai_chat(run: RunContext[ChatInput]) -> None:
-    """Stream one chat completion."""
-    body = run.input.body(run.settings.openai_model)
+    """Stream chat completions until the model calls no more tools that run here."""
+    wanted = run.input
+    toolbox = Toolbox(run, wanted.use_tools, wanted.tool_policy)
+    progress = Progress() if run.state is None else Progress.model_validate_json(run.state)
+    while True:
+        if progress.pending:
+            await toolbox.settle(progress)
+            await run.checkpoint(progress.model_dump_json().encode())
+        answer = await _complete(run, _body(wanted, run, toolbox, progress), progress.call_ids)
+        calls = answer.called
+        if not calls or not _runs_here(wanted, toolbox, calls):
+            return
+        if progress.iteration >= wanted.max_iterations:
+            raise TooManyIterationsError(
+                f"the model called tools more than {progress.iteration} times in a row"
+            )
+        progress.said(answer.text, calls)
+
+
+def _body(
+    wanted: ChatInput, run: RunContext[ChatInput], toolbox: Toolbox, progress: Progress
+) -> dict[str, Any]:
+    body = wanted.body(run.settings.openai_model)
+    body["messages"] = [*body["messages"], *progress.messages]
+    if described := [*(wanted.tools or ()), *toolbox.definitions]:
+        body["tools"] = described
+    return body
+
+
+def _runs_here(wanted: ChatInput, toolbox: Toolbox, calls: Sequence[Called]) -> bool:
+    """Tell whether the loop goes on: not if it has no tools, or a call is the caller's to run."""
+    return bool(wanted.use_tools) and not any(
+        call.name in tool_names(wanted.tools) and not toolbox.has(call.name) for call in calls
+    )
+
+
+async def _complete(run: RunContext[ChatInput], body: dict[str, Any], taken: frozenset[str]) -> Answer:
+    """Stream one completion; asks again only while nothing of it was emitted. `taken`: earlier calls' ids."""
     silence_s = run.input.timeout_s or run.settings.idle_timeout_s + SILENCE_MARGIN_S
     provider = await Provider.of(run.settings)
     for attempt in itertools.count(1):
-        answer = Answer(run)
+        answer = Answer(run, taken)
         try:
             async with contextlib.aclosing(provider.stream(body, silence_s=silence_s)) as chunks:
                 await answer.take_all(chunks)
@@ -122,7 +173,8 @@ async def openai_chat(run: RunContext[ChatInput]) -> None:
             )
             await asyncio.sleep(wait_s)
         else:
-            return
+            return answer
+    raise AssertionError  # the loop ends by its own
 
 
 @dataclass(slots=True, kw_only=True)
@@ -138,13 +190,22 @@ class Call:
 class Answer:
     """One completion on its way into the run. `begun`: something of it was emitted, it cannot be redone."""
 
-    def __init__(self, run: RunContext[ChatInput]) -> None:
+    def __init__(self, run: RunContext[ChatInput], taken: frozenset[str]) -> None:
         self.begun = False
         self._run = run
+        self._taken = taken
         self._calls: list[Call] = []
         self._by_index: dict[int, Call] = {}
         self._usage: Tokens | None = None
         self._finish: dict[str, Any] = {}
+        self._said: list[str] = []
+        self.called: list[Called] = []
+        """The complete calls, once the answer is finished."""
+
+    @property
+    def text(self) -> str:
+        """The answer's text."""
+        return "".join(self._said)
 
     async def take_all(self, chunks: AsyncIterator[Chunk]) -> None:
         """Emit what the chunks bring.
@@ -184,6 +245,7 @@ class Answer:
         for text in (delta.content, delta.refusal):
             if text:
                 self.begun = True
+                self._said.append(text)
                 await self._run.text(text)
         for piece in delta.tool_calls or ():
             await self._take_call(piece)
@@ -211,7 +273,7 @@ class Answer:
         return call
 
     async def _begin(self, call: Call) -> None:
-        taken = {other.call_id for other in self._calls}
+        taken = {*self._taken, *(other.call_id for other in self._calls)}
         own = call.said_id if call.said_id not in taken else ""  # servers repeat ids, or have none
         call.call_id = own or f"call_{secrets.token_hex(8)}"
         self.begun = True
@@ -241,8 +303,10 @@ class Answer:
             arguments = jsontext.loads("".join(call.pieces) or "{}")
         except ValueError:
             arguments = None
-        if isinstance(arguments, dict):
-            await self._run.tool_call(call.call_id, call.name, arguments)
+        parsed: dict[str, Any] | None = arguments if isinstance(arguments, dict) else None
+        self.called.append(Called(call_id=call.call_id, name=call.name, arguments=parsed))
+        if parsed is not None:
+            await self._run.tool_call(call.call_id, call.name, parsed)
         else:  # cut off by a token limit, or the model's own mistake; the text stays as it came
             await self._run.tool_result(
                 call.call_id, {"error": "the arguments are not a JSON object"}, failed=True
