@@ -12,8 +12,9 @@ from typing import Any, Final
 import pytest
 
 from mainstem_shared import errors
+from mainstem_shared.actions import Decision
 from mainstem_tasks import registry
-from mainstem_tasks.testing import run_engine
+from mainstem_tasks.testing import MemoryChannel, run_engine
 
 PAGE: Final = Path(__file__, "..", "..", "..", "docs", "engines.md").resolve()
 
@@ -61,6 +62,20 @@ async def test_a_plain_function_is_an_engine(tutorial: Any):
     """A plain `def` emits without `await`."""
     run = await run_engine("blocking", {"lines": ["a", "b"]})
     assert run.text == "a\nb\n"
+
+
+async def test_an_engine_asks_a_human_and_is_entered_again(tutorial: Any):
+    """Nothing of the first segment runs twice; the decision says what the tool is called with."""
+    run = await run_engine("payment", {"amount": 5})
+    assert run.action is not None
+    assert (run.text, run.checkpoint, run.action.calls[0].call_id) == ("I am going to pay. ", b"1", "pay")
+    decided = {"pay": Decision(id="pay", type="edit", name="transfer", arguments={"amount": 4})}
+    channel = MemoryChannel(run.fold, epoch=5)
+    again = await run_engine(
+        "payment", {"amount": 5}, segment=2, state=b"1", decisions=decided, channel=channel
+    )
+    assert (again.action, again.text) == (None, "I am going to pay. ")
+    assert again.content[1]["result"] == {"paid": 4}
 
 
 async def test_the_pages_own_tests_pass(tutorial: Any):
