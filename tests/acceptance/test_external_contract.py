@@ -250,7 +250,7 @@ def test_one_line_of_json_is_one_line_to_everybody(client: Client):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_stream_of_a_live_run_is_never_closed_cleanly(client: Client, number: signal.Signals):
     """A gateway that ends breaks its streams off; the next one continues from the cursor, to the clean end."""
-    run_id = client.start({"tokens": 150, "interval_ms": 20})
+    run_id = client.start(LONG)
     body, signalled = b"", False
     (gateway,) = client.stack.find("mainstem gateway")
     broken = pytest.raises((httpx.RemoteProtocolError, httpx.ReadError))
@@ -261,11 +261,13 @@ def test_a_stream_of_a_live_run_is_never_closed_cleanly(client: Client, number: 
                 gateway.send_signal(number)
                 signalled = True
     seen = parse(body[: body.rindex(b"\n\n") + 2])
+    assert client.http.post(f"/v1/runs/{run_id}/abort", params={"wait": 20}).json()["outcome"] == "aborted"
     rest = client.events(run_id, seen[-1][0])
     cursors = [tuple(map(int, event[0].split("-"))) for event in (*seen, *rest)]
     assert cursors == sorted(set(cursors))
-    assert rest[-1][1] == "run.finished"
-    assert text_of([*seen, *rest[:-1]]) == demo_text(150)
+    assert (rest[-1][1], rest[-1][2]["reason"]) == ("run.finished", "user_abort")
+    assert text_of([*seen, *rest[:-1]]) == rest[-1][2]["text"]
+    assert demo_text(3000).startswith(rest[-1][2]["text"])
 
 
 def test_without_a_store_everything_says_so_and_nothing_is_lost(client: Client):
