@@ -10,11 +10,14 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from mainstem_shared import cursors, jsontext
 from mainstem_shared.cursors import Cursor
 from mainstem_shared.events import Entry, Type
+from mainstem_shared.finalisation import close_open_calls
 from mainstem_shared.folds import Fold
+from mainstem_shared.models import Reason
 
 SILENCE_S = 30.0
 PAUSE_S = 0.1
@@ -32,6 +35,7 @@ class Reader:
         self.connections = self.snapshots = self.resyncs = self.refusals = 0
         self.over = False
         self.check_text: Callable[[str], None] = lambda _: None
+        self.on_action: Callable[[dict[str, Any]], None] = lambda _: None
         self._silence_s = silence_s
 
     async def follow(self, ports: Sequence[int]) -> None:
@@ -102,9 +106,13 @@ class Reader:
         if entry.type == Type.FINISHED:
             self.over = True
             assert before == payload["text"], f"{self.run_id}: what was read is not what the run is"
+            if payload["reason"] != Reason.COMPLETED:
+                close_open_calls(self.fold)
             assert self.fold.dump()["content"] == payload["content"]
         self.seen[entry.cursor] = entry
         self.cursor = entry.cursor
         self.fold.apply(entry.type, payload)
         if entry.cursor.is_control:
             self.check_text(self.fold.text)
+        if entry.type == Type.APPROVAL_REQUIRED:
+            self.on_action(payload["action"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import random
 from collections.abc import Awaitable, Callable
 
@@ -73,7 +74,12 @@ class Faults:
     # -- processes
 
     def _pick(self) -> Child:
-        return self._dice.choice([child for child in self._system.workers if child not in self._down])
+        """Choose a worker that is well: the one with the most runs, if the store can say."""
+        well = [child for child in self._system.workers if child not in self._down]
+        with contextlib.suppress(RedisError), self._system.store.client() as client:
+            owned = {key: client.scard(key) for key in client.scan_iter("ms:{w:*:runs", count=1000)}
+            return max(well, key=lambda child: sum(n for key, n in owned.items() if f"-{child.pid}-" in key))
+        return self._dice.choice(well)
 
     async def worker_killed(self) -> None:
         async with self._workers:

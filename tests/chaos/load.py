@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import random
 from dataclasses import dataclass, field
@@ -45,14 +46,16 @@ class Started:
 
 
 class Load:
-    """Keeps `at_once` runs going until it is told to stop; then the last ones end."""
+    """Keeps `at_once` runs going until it is told to stop and has had `at_least` so many; then the last ones end."""
 
-    def __init__(self, system: System, dice: random.Random, *, at_once: int) -> None:
+    def __init__(self, system: System, dice: random.Random, *, at_once: int, at_least: int) -> None:
         self.system = system
         self.dice = dice
         self.started: list[Started] = []
         self.retries = 0
+        self.approved = 0
         self._at_once = at_once
+        self._at_least = at_least
         self._numbers = itertools.count()
         self._stopping = asyncio.Event()
         self._following: asyncio.TaskGroup
@@ -68,7 +71,7 @@ class Load:
     async def run(self) -> None:
         """Start and follow runs until stopped, and the last ones to their end."""
         async with self._client, asyncio.TaskGroup() as self._following:
-            while not self._stopping.is_set():
+            while not self._stopping.is_set() or len(self.started) < self._at_least:
                 if len(self.live) < self._at_once:
                     await self.start(f"thread-{next(self._numbers)}")
                 else:
@@ -79,35 +82,55 @@ class Load:
         dice = self.dice
         tokens = dice.randint(*(LONG_TOKENS if dice.random() < 0.15 else SHORT_TOKENS))
         engine = dice.choice(("demo", "counting"))
+        wanted: dict[str, Any] = {"tokens": tokens, "interval_ms": dice.choice((5, 15, 40))}
+        if engine == "demo" and dice.random() < 0.4:
+            wanted["approve_at"] = [tokens // 2]
         resumes = dice.random() < 0.5
         body = {
             "engine": engine,
-            "input": {"tokens": tokens, "interval_ms": dice.choice((5, 15, 40))},
+            "input": wanted,
             "if_active": if_active,
             "on_worker_lost": "resume" if resumes else "fail",
         }
         answer = await self._post(f"/v1/threads/{thread_id}/runs", body, key=f"key-{dice.getrandbits(64)}")
         run = Started(
-            run_id=answer["run_id"], thread_id=thread_id, tokens=tokens, engine=engine, resumes=resumes
+            run_id=answer.json()["run_id"], thread_id=thread_id, tokens=tokens, engine=engine, resumes=resumes
         )
         for _ in range(READERS):
             reader = Reader(run.run_id, dice.getrandbits(32), silence_s=SILENCE_S)
             reader.check_text = run.check_text
+            reader.on_action = functools.partial(self._decide, run)
             run.readers.append(reader)
             self._following.create_task(reader.follow(self.system.ports))
         self.started.append(run)
         return run
 
-    async def _post(self, path: str, body: dict[str, Any], *, key: str) -> dict[str, Any]:
+    def _decide(self, run: Started, action: dict[str, Any]) -> None:
+        """Approve what a run asks; all of its readers do, at once."""
+        decisions = [{"call_id": call["call_id"], "type": "approve"} for call in action["calls"]]
+        body = {"action_id": action["action_id"], "decisions": decisions}
+        self._following.create_task(self._approve(run, body))
+
+    async def _approve(self, run: Started, body: dict[str, Any]) -> None:
+        # 409: it was aborted meanwhile; then it must not be the other reader's success.
+        response = await self._post(f"/v1/runs/{run.run_id}/resume", body, key="", expected=(200, 202, 409))
+        if response.status_code != 409:
+            self.approved += 1
+
+    async def _post(
+        self, path: str, body: dict[str, Any], *, key: str, expected: tuple[int, ...] = (202,)
+    ) -> httpx.Response:
+        """Send a request to any gateway, again and again until it is answered."""
+        headers = {"Idempotency-Key": key} if key else {}
         while True:
             url = f"http://127.0.0.1:{self.dice.choice(self.system.ports)}{path}"
             try:
-                response = await self._client.post(url, json=body, headers={"Idempotency-Key": key})
+                response = await self._client.post(url, json=body, headers=headers)
             except httpx.TransportError:
                 pass
             else:
-                if response.status_code == 202:
-                    return response.json()
+                if response.status_code in expected:
+                    return response
                 assert response.status_code == 503, response.text
             self.retries += 1
             await asyncio.sleep(RETRY_S)

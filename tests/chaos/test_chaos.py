@@ -28,6 +28,7 @@ ROUNDS = int(os.environ.get("MAINSTEM_CHAOS_ROUNDS", "1"))
 SEED = int(os.environ.get("MAINSTEM_CHAOS_SEED") or random.SystemRandom().getrandbits(32))
 SHORT = ROUNDS == 1
 AT_ONCE = 12 if SHORT else 30
+AT_LEAST = 40 if SHORT else 300
 BROKER_FROZEN_S = 4.0 if SHORT else 10.0
 SETTLE_S = 60.0
 CLEAN_S = 20.0
@@ -41,7 +42,7 @@ async def test_chaos(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     with contextlib.ExitStack() as stack:
         system = System(tmp_path, stack)
         await system.start()
-        load = Load(system, random.Random(SEED), at_once=AT_ONCE)
+        load = Load(system, random.Random(SEED), at_once=AT_ONCE, at_least=AT_LEAST)
         properties = Properties(system, load.started)
         stack.callback(properties.close)
         async with AsyncRuns(system.settings()) as runs:
@@ -111,7 +112,8 @@ def _report(load: Load, faults: Faults, properties: Properties, took_s: float) -
     )
     lines = [
         "",
-        f"chaos: seed {SEED}, {len(load.started)} runs, {load.retries} starts repeated, {took_s:.0f} s",
+        f"chaos: seed {SEED}, {len(load.started)} runs, {took_s:.0f} s",
+        f"requests: {load.retries} repeated, {load.approved} approvals",
         f"readers: {len(readers)}, {', '.join(counts)}",
         *(f"  fault     {count:8}  {name}" for name, count in sorted(faults.injected.items())),
         *(f"  property  {count:8}  {name}" for name, count in sorted(properties.checked.items())),
