@@ -44,7 +44,7 @@ class Reader:
             port = self.random.choice(ports)
             try:
                 async with asyncio.timeout(None) as patience:
-                    await self.connect(port, patience, drop_after=self.random.randint(1, 120))
+                    await self.connect(port, patience, drop_after=self.random.randint(1, 50))
             except (OSError, TimeoutError):
                 self.refusals += 1
                 await asyncio.sleep(PAUSE_S)
