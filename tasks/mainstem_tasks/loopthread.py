@@ -86,9 +86,13 @@ class LoopThread:
             )
         execution = _Execution(self.loop, body, cancellation or Cancellation())
         try:
+            execution.start()  # in here: a signal's exception may come as soon as the body runs
             return execution.result.result()
         except BaseException as exc:
             if execution.result.done():
+                raise
+            if not execution.started:
+                body.close()
                 raise
             return execution.interrupt(exc)
 
@@ -105,14 +109,19 @@ class _Execution(Generic[T]):
         self._context = contextvars.copy_context()
         self._context.run(bind_cancellation, cancellation)
         self._task: asyncio.Task[None] | None = None
-        loop.call_soon_threadsafe(self._start, body)
+        self._body = body
+        self.started = False
 
-    def _start(self, body: Coroutine[Any, Any, T]) -> None:
-        self._task = self._loop.create_task(self._run(body), context=self._context)
+    def start(self) -> None:
+        self.started = True
+        self._loop.call_soon_threadsafe(self._start)
 
-    async def _run(self, body: Coroutine[Any, Any, T]) -> None:
+    def _start(self) -> None:
+        self._task = self._loop.create_task(self._run(), context=self._context)
+
+    async def _run(self) -> None:
         try:
-            value = await steer(body, self._cancellation)
+            value = await steer(self._body, self._cancellation)
         except BaseException as exc:  # noqa: BLE001 - the waiting thread re-raises it
             self.result.set_exception(exc)
         else:
