@@ -57,7 +57,10 @@ def flower(live) -> Iterator[Flower]:
     def listens() -> bool:
         assert process.running, process.log
         try:
-            return flower.http.get("/healthcheck").status_code == 200
+            # Its page answers before it listens for events: one sent in between would never show.
+            with live.broker.client(1) as broker:
+                hears = broker.pubsub_numpat() > 0
+            return hears and flower.http.get("/healthcheck").status_code == 200
         except httpx.TransportError:
             return False
 

@@ -46,7 +46,7 @@ class Sent:
     def result(self) -> Any:
         return self.meta["result"]
 
-    def get(self, timeout: float = 20) -> Any:
+    def get(self, timeout: float = 60) -> Any:
         """The result, or the error, once there is one."""
         what = f"the result of {self.id}"
         wait_until(lambda: self.state in states.READY_STATES, description=what, timeout_s=timeout)
@@ -134,7 +134,7 @@ class PoolWorker:
         return Sent(self, str(task_id))
 
     def get(self, task: str, *args: Any, **options: Any) -> Any:
-        return self.send(task, *args, **options).get(timeout=20)
+        return self.send(task, *args, **options).get(timeout=60)
 
     def signature(self, task: str, *args: Any, **options: Any) -> Any:
         return self.app.signature(f"poolapp.{task}", args, **options)

@@ -72,7 +72,7 @@ def test_frozen_broker_does_not_delay_the_loop(make_worker, private_valkey):
     time.sleep(6)  # the length of the outage is what is tested
     private_valkey.thaw()
     assert worker.get("longest_gap") < 0.5
-    assert {result.get(timeout=20) for result in naps + late} == {"rested"}
+    assert {result.get(timeout=60) for result in naps + late} == {"rested"}
     assert wait_until(
         lambda: worker.inspect("stats")["pool"]["callbacks"]["waiting"] == 0,
         description="callbacks to catch up",
