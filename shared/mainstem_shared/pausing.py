@@ -172,7 +172,14 @@ def _resolution(reply: list[Any]) -> Resolved | Decided | Expired | Stale | Stop
 
 
 async def checkpoint(
-    store: Store, control: Control, *, cursor: Cursor, state: bytes, fold: bytes, live_ttl_ms: int
+    store: Store,
+    control: Control,
+    *,
+    cursor: Cursor,
+    state: bytes,
+    fold: bytes,
+    live_ttl_ms: int,
+    patience_s: float | None = None,
 ) -> bool | Refused | Gone:
     """Save an engine's state, which covers the log up to `cursor`; False if a later one is there.
 
@@ -183,6 +190,7 @@ async def checkpoint(
         CHECKPOINT,
         [k.record, k.log, k.checkpoint],
         [control.epoch, control.owner, str(cursor), state, live_ttl_ms, fold],
+        patience_s=patience_s,
     )
     match reply[0]:
         case b"stored":
@@ -195,10 +203,10 @@ async def checkpoint(
             return Gone()
 
 
-async def load_checkpoint(store: Store, run_id: str) -> bytes | None:
+async def load_checkpoint(store: Store, run_id: str, *, patience_s: float | None = None) -> bytes | None:
     """Return the state that an engine saved last, if any."""
     key = keys.run(run_id).checkpoint
-    return await store.patiently(lambda: store.client.hget(key, "state"))
+    return await store.patiently(lambda: store.client.hget(key, "state"), patience_s=patience_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

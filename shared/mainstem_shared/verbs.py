@@ -445,10 +445,10 @@ async def compact(store: Store, run_id: str) -> bool:
     return reply[0] == b"compacted"
 
 
-async def read(store: Store, run_id: str) -> State | Gone:
+async def read(store: Store, run_id: str, *, patience_s: float | None = None) -> State | Gone:
     """Read a run as of now."""
     k = keys.run(run_id)
-    reply = await store.verb(READ, [k.record, k.log, k.snapshot])
+    reply = await store.verb(READ, [k.record, k.log, k.snapshot], patience_s=patience_s)
     if not reply:
         return Gone()
     flat = [item.decode() for item in reply[0]]

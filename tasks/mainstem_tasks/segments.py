@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 CLAIM_PATIENCE_S: Final = 60.0
 """The message is acknowledged already: a claim that gives up leaves the run to the outbox."""
+STORE_PATIENCE_S: Final = 300.0
+"""A claimed run waits as long for a store that is away: with its past, and with its checkpoints."""
 CLEANUP_S: Final = 30.0
 """An engine's `finally` may take this long after a stop; then the run ends without it."""
 PAUSED: Final = "paused"
@@ -176,9 +178,9 @@ class Segment:
         if self._claimed.segment == 1:
             return Fold(), None
         store = self._runtime.store
-        state = await verbs.read(store, self.run_id)
+        state = await verbs.read(store, self.run_id, patience_s=STORE_PATIENCE_S)
         fold = Fold() if isinstance(state, verbs.Gone) else finalisation.fold_of(state)
-        return fold, await pausing.load_checkpoint(store, self.run_id)
+        return fold, await pausing.load_checkpoint(store, self.run_id, patience_s=STORE_PATIENCE_S)
 
     async def _run_engine(self, channel: Channel, state: bytes | None) -> None:
         engine = registry.get(self._claimed.spec.engine)
@@ -205,6 +207,7 @@ class Segment:
             cursor=covers,
             state=data,
             fold=jsontext.dumps(channel.fold.dump()),
+            patience_s=STORE_PATIENCE_S,
             live_ttl_ms=self._runtime.settings.live_ttl_ms,
         )
         if not isinstance(saved, bool):

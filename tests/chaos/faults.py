@@ -22,6 +22,7 @@ from waiting import wait_until_async
 
 FROZEN_WORKER_S = (LEASE_S + 1.0, LEASE_S + 3.0)
 PAUSE_S = (0.2, 1.2)
+LONG_PAUSE_S = (0.5, 2.5)
 DUPLICATES = 5
 
 
@@ -59,13 +60,18 @@ class Faults:
         }
 
     async def inject(self, rounds: int) -> None:
-        """Inject every fault `rounds` times, in random order, some while others last."""
-        plan = [name for name in self.kinds for _ in range(rounds)]
+        """Inject every fault `rounds` times, in random order, some while others last.
+
+        A frozen broker is rarer: nothing starts while it lasts, and Celery takes its time to come back.
+        """
+        plan = [
+            name for name in self.kinds for _ in range(-(-rounds // 4) if name == "broker frozen" else rounds)
+        ]
         self._dice.shuffle(plan)
         async with asyncio.TaskGroup() as group:
             for name in plan:
                 group.create_task(self._inject(name))
-                await asyncio.sleep(self._dice.uniform(*PAUSE_S))
+                await asyncio.sleep(self._dice.uniform(*(PAUSE_S if rounds == 1 else LONG_PAUSE_S)))
 
     async def _inject(self, name: str) -> None:
         await self.kinds[name]()
