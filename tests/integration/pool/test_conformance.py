@@ -91,12 +91,25 @@ def soft_limit(worker: Any) -> str:
     return "ignored"
 
 
+def processes(worker: Any) -> list[int] | None:
+    return worker.inspect("stats")["pool"].get("processes")
+
+
+def ended(worker: Any, before: list[int] | None) -> str:
+    """What the end of a task did to its process, if the pool has one for each."""
+    if before is None:
+        return YES
+    wait_until(lambda: not set(before) <= set(processes(worker) or []), description="the process to end")
+    return "yes, its process ends"
+
+
 def hard_limit(worker: Any) -> str:
+    before = processes(worker)
     task = worker.send("nap", 1.5, time_limit=0.5)
     try:
         task.get()
     except TimeLimitExceeded:
-        return "yes, the process ends" if "cancelled hard_time_limit" not in worker.journal(task) else YES
+        return ended(worker, before)
     return "ignored"
 
 
@@ -109,7 +122,7 @@ def revoke_waiting(worker: Any) -> str:
 
 
 def terminate(worker: Any) -> str:
-    before = worker.inspect("stats")["pool"].get("processes")
+    before = processes(worker)
     task = worker.send("nap", 1.5)
     worker.noted(task, "started")
     task.revoke(terminate=True)
@@ -117,8 +130,7 @@ def terminate(worker: Any) -> str:
     if task.state == "SUCCESS":
         return "runs on"
     worker.noted(task, "cancelled revoked")
-    wait_until(lambda: worker.get("add", 1, 2) == 3, description="the worker to go on")
-    return YES if worker.inspect("stats")["pool"].get("processes") == before else "yes, the process ends"
+    return ended(worker, before)
 
 
 def inspect(worker: Any) -> str:
