@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from mainstem_shared.embedded import ServerBinaryNotFoundError, find_server_binary
-from requiring import require
+from requiring import IN_CI, require
 from servers import ValkeyProcess
+
+# CI tries the same examples each time, so that a red build is the change's doing; elsewhere fresh ones look
+# for what nobody thought of. No deadline: the machines are shared, and times are not what is tested.
+hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("search", deadline=None)
+hypothesis.settings.load_profile("ci" if IN_CI else "search")
 
 
 @pytest.fixture(scope="session")
