@@ -72,7 +72,7 @@ def parse(body: bytes) -> list[tuple[str, str, Any]]:
     """Split a body into events: nothing but whole frames and comments, no id twice, in order."""
     frames = re.sub(rb"^:[^\n]*\n\n", b"", body, flags=re.MULTILINE)
     found = FRAME.findall(frames)
-    assert b"".join(b"id: %s\nevent: %s\ndata: %s\n\n" % frame for frame in found) == frames
+    assert b"".join(b"id: %s\nevent: %s\ndata: %s\n\n" % frame for frame in found) == frames, frames[-900:]
     events = [(cursor.decode(), kind.decode(), json.loads(data)) for cursor, kind, data in found]
     order = [tuple(map(int, cursor.split("-"))) for cursor, _, _ in events]
     assert order == sorted(set(order))
