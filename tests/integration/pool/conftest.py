@@ -55,7 +55,9 @@ class Sent:
         return self.result
 
     def revoke(self, **options: Any) -> None:
-        self._worker.app.control.revoke(self.id, **options)
+        # Only to its own worker: since Celery 5.7 another one, which does not know the task and finds no result yet,
+        # writes REVOKED as its result.
+        self._worker.app.control.revoke(self.id, destination=[self._worker.name], **options)
 
 
 class PoolWorker:
