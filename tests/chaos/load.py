@@ -131,6 +131,6 @@ class Load:
             else:
                 if response.status_code in expected:
                     return response
-                assert response.status_code == 503, response.text
+                assert response.status_code == 503, f"{response.text}\n{self.system.tracebacks()}"
             self.retries += 1
             await asyncio.sleep(RETRY_S)

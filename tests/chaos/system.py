@@ -88,9 +88,14 @@ class System:
             found += [f"{path.name}: {line}" for line in lines if "Traceback" in line]
         return found
 
+    def tracebacks(self) -> str:
+        """The last traceback of each gateway: what an internal error was."""
+        logs = [child.log for child in self.gateways]
+        return "\n".join(log[log.rindex("Traceback") :][:4000] for log in logs if "Traceback" in log)
+
 
 def worker_is_ready(child: Child) -> bool:
-    assert child.running, f"{child.name} ended:\n{child.log[-3000:]}"
+    assert child.running, f"{child.name} ended:\n{child.log[-9000:]}"
     return "@test ready" in child.log
 
 
