@@ -29,7 +29,7 @@ from mainstem_shared import (
     slots,
     verbs,
 )
-from mainstem_shared.aborting import Aborter
+from mainstem_shared.aborting import LOOK_MS, Aborter
 from mainstem_shared.finalisation import Finaliser
 from mainstem_shared.guards import Kind, Said
 from mainstem_shared.models import Reason, Spec, StartRequest, WaitingFor
@@ -110,6 +110,8 @@ async def start_run(
         await _take_slot(store, settings, spec, request, idempotency)
     thread_ttl_ms = settings.thread_ttl_ms
     await _index(store, spec, ttl_ms=thread_ttl_ms)
+    if request.if_active == "replace":
+        await _have_holder_looked_at(store, spec)
     answer = await verbs.start(
         store,
         spec,
@@ -123,7 +125,14 @@ async def start_run(
     if not isinstance(answer, verbs.Started):
         return await _refused(store, spec, answer)
     if answer.waiting is WaitingFor.WORKER:
-        await outbox.deliver(store, publisher, run_id=spec.run_id, user_id=spec.user_id, engine=spec.engine)
+        await outbox.deliver(
+            store,
+            publisher,
+            run_id=spec.run_id,
+            user_id=spec.user_id,
+            engine=spec.engine,
+            descent=outbox.descent_of(spec),
+        )
     log.info("Run started", extra={"action": "start_run", "run_id": spec.run_id, "engine": spec.engine})
     replaces = answer.active if request.if_active == "replace" and answer.active != spec.run_id else None
     finaliser = Finaliser(store=store, settings=settings, publisher=publisher)
@@ -272,6 +281,13 @@ async def _unindex(store: Store, spec: Spec) -> None:
             await store.patiently(remove, patience_s=0)
         except errors.StoreUnavailable:
             log.warning("Index entries stay until swept", extra={"action": "unindex", "run_id": spec.run_id})
+
+
+async def _have_holder_looked_at(store: Store, spec: Spec) -> None:
+    """Move a sweeper's look up before `start` asks the thread's holder to stop: a crash may come in between."""
+    if active := await _holder(store, spec):
+        look = {active: now_ms() + LOOK_MS}
+        await store.patiently(lambda: store.client.zadd(keys.ACTIVE, look, xx=True, lt=True))
 
 
 async def _stop_replaced(finaliser: Finaliser, run_id: str) -> None:
