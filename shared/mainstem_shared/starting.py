@@ -284,7 +284,7 @@ async def _unindex(store: Store, spec: Spec) -> None:
 
 
 async def _have_holder_looked_at(store: Store, spec: Spec) -> None:
-    """Move a sweeper's look up before `start` asks the thread's holder to stop: a crash may come in between."""
+    """Move a sweeper's look up before `start` asks a thread's holder to stop: a crash may come in between."""
     if active := await _holder(store, spec):
         look = {active: now_ms() + LOOK_MS}
         await store.patiently(lambda: store.client.zadd(keys.ACTIVE, look, xx=True, lt=True))
