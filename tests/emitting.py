@@ -7,7 +7,9 @@ from typing import Any, Protocol
 
 from hypothesis import strategies as st
 
-from mainstem_shared.events import Type
+from mainstem_shared import jsontext
+from mainstem_shared.cursors import Cursor
+from mainstem_shared.events import Entry, Type
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=12)
 CALLS = st.sampled_from(["c1", "c2", "c3"])
@@ -84,6 +86,40 @@ def events_of(step: tuple[Any, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _started(step_id: str, kind: str) -> dict[str, Any]:
     return {"step_id": step_id, "kind": kind, "name": f"name of {step_id}", "at": 1}
+
+
+class Recorder:
+    """Turns a script into log entries, one per emission, numbering parts as the channel must."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.parts: list[str] = []
+
+    def text(self, kind: Type, text: str) -> None:
+        if text:
+            if not self.parts or self.parts[-1] != kind:
+                self.parts.append(kind)
+            self._add(kind, {"part": len(self.parts) - 1, "text": text})
+
+    def emit(self, kind: str, payload: dict[str, Any]) -> None:
+        if (
+            kind == Type.STEP_STARTED
+            and payload["kind"] == "tool_call"
+            and payload["step_id"] not in self.parts
+        ):
+            self.parts.append(payload["step_id"])
+        self._add(kind, payload)
+
+    def _add(self, kind: str, payload: dict[str, Any]) -> None:
+        cursor = Cursor(2, len(self.entries) + 1)
+        self.entries.append(Entry(cursor=cursor, type=kind, data=jsontext.dumps(payload)))
+
+
+def recorded(script: list[tuple[Any, ...]]) -> list[Entry]:
+    recorder = Recorder()
+    for step in script:
+        perform(step, recorder)
+    return recorder.entries
 
 
 class Model:

@@ -85,8 +85,10 @@ class Feed:
             pass
         return frames
 
-    async def batch(self) -> list[Frame]:
+    async def batch(self, *, wait: bool = True) -> list[Frame]:
         """Return the next frames, as the iteration does; an empty list as soon as the reader was nudged.
+
+        With `wait=False` an empty list says instead that there is nothing more to read as of now.
 
         Raises:
             StopAsyncIteration: the feed is over; `end` says why.
@@ -99,10 +101,12 @@ class Feed:
                 raise self._failure
             if self.end is not None:
                 raise StopAsyncIteration
-            if self._nudged:
+            if self._nudged and wait:
                 self._nudged = False
                 return []
             if self._live:
+                if not wait:
+                    return []
                 self._waiter = asyncio.get_running_loop().create_future()
                 await self._waiter
             else:

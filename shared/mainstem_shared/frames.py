@@ -29,10 +29,7 @@ class Frame:
         head = b"id: %d-%d\nevent: %s\ndata: " % (*entry.cursor, entry.type.encode())
         self.cursor = entry.cursor
         self.type = entry.type
-        payload = events.presented(entry.type, entry.data)
-        if not payload.isascii():
-            for char, escape in _LINE_BREAKS.items():
-                payload = payload.replace(char, escape)
+        payload = without_line_breaks(events.presented(entry.type, entry.data))
         self.wire = b"".join((head, payload, b"\n\n"))
         self._start = len(head)
 
@@ -47,6 +44,14 @@ class Frame:
     def payload(self) -> dict[str, Any]:
         """Decode the payload."""
         return jsontext.loads(self.data)
+
+
+def without_line_breaks(payload: bytes) -> bytes:
+    """Return JSON in which no reader of lines finds a line break."""
+    if not payload.isascii():
+        for char, escape in _LINE_BREAKS.items():
+            payload = payload.replace(char, escape)
+    return payload
 
 
 def continues(cursor: Cursor, entry: Entry) -> bool:

@@ -8,45 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emitting import SCRIPTS, Model, perform
+from emitting import SCRIPTS, Model, recorded
 from mainstem_shared import events, folds, jsontext
-from mainstem_shared.cursors import Cursor
-from mainstem_shared.events import Entry, Type
+from mainstem_shared.events import Type
 from mainstem_shared.folds import Fold
-
-
-class Recorder:
-    """Turns a script into log entries, one per emission, numbering parts as the channel must."""
-
-    def __init__(self) -> None:
-        self.entries: list[Entry] = []
-        self.parts: list[str] = []
-
-    def text(self, kind: Type, text: str) -> None:
-        if text:
-            if not self.parts or self.parts[-1] != kind:
-                self.parts.append(kind)
-            self._add(kind, {"part": len(self.parts) - 1, "text": text})
-
-    def emit(self, kind: str, payload: dict[str, Any]) -> None:
-        if (
-            kind == Type.STEP_STARTED
-            and payload["kind"] == "tool_call"
-            and payload["step_id"] not in self.parts
-        ):
-            self.parts.append(payload["step_id"])
-        self._add(kind, payload)
-
-    def _add(self, kind: str, payload: dict[str, Any]) -> None:
-        cursor = Cursor(2, len(self.entries) + 1)
-        self.entries.append(Entry(cursor=cursor, type=kind, data=jsontext.dumps(payload)))
-
-
-def recorded(script: list[tuple[Any, ...]]) -> list[Entry]:
-    recorder = Recorder()
-    for step in script:
-        perform(step, recorder)
-    return recorder.entries
 
 
 @given(SCRIPTS)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Final
+from typing import Final, Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -18,8 +19,10 @@ from starlette.types import Receive, Scope, Send
 from mainstem_api.gateway.metrics import Metrics
 from mainstem_api.gateway.middleware import UNLAYERED_SEND
 from mainstem_shared import errors
+from mainstem_shared.events import Type
 from mainstem_shared.feeds import End, Feed
 from mainstem_shared.frames import Frame
+from mainstem_shared.models import Spec
 from mainstem_shared.principals import Principal
 
 logger = logging.getLogger(__name__)
@@ -33,6 +36,56 @@ _HEADERS: Final = [
 ]
 
 
+class Words(Protocol):
+    """How a protocol spells a run's events, for one client; `adapters.translation` has the base of most."""
+
+    over: bool
+    """Nothing more comes: the response ends."""
+
+    @property
+    def headers(self) -> Sequence[tuple[bytes, bytes]]:
+        """Response headers beside those of every event stream."""
+        ...
+
+    @property
+    def resting(self) -> bool:
+        """Whether the response ends here, with `rest`, if nothing more is to be read as of now."""
+        ...
+
+    def opening(self) -> bytes:
+        """Return what stands before the first event."""
+        ...
+
+    def take(self, frames: Sequence[Frame]) -> bytes:
+        """Return how events are spelled."""
+        ...
+
+    def rest(self) -> bytes:
+        """Return the last words of a run that waits for a human."""
+        ...
+
+
+class OwnWords:
+    """Our own protocol: frames as they are."""
+
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    resting = False
+
+    def __init__(self, spec: Spec) -> None:
+        del spec
+        self.over = False
+
+    def opening(self) -> bytes:
+        return b""
+
+    def take(self, frames: Sequence[Frame]) -> bytes:
+        self.over = frames[-1].type == Type.FINISHED
+        return frames[0].wire if len(frames) == 1 else b"".join([frame.wire for frame in frames])
+
+    def rest(self) -> bytes:
+        return b""
+
+
 class EventStream(Response):
     """Follows a run for one client. Errors before the first byte become problem documents."""
 
@@ -43,12 +96,15 @@ class EventStream(Response):
         principal: Principal,
         heartbeat_s: float,
         metrics: Metrics,
+        words: Callable[[Spec], Words] | None = None,
     ) -> None:
+        """Follow the run of `subscription`; `words` makes what spells it, by default our own events."""
         super().__init__()
         self._subscription = subscription
         self._principal = principal
         self._heartbeat_s = heartbeat_s
         self._metrics = metrics
+        self._words = words or OwnWords
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._subscription as feed:
@@ -57,23 +113,25 @@ class EventStream(Response):
             if feed.end is End.FINISHED:  # the reader has it all: 204 makes an EventSource stop
                 await Response(status_code=204)(scope, receive, send)
                 return
+            words = self._words(feed.spec)
+            headers = [*_HEADERS, *words.headers]
             listener = asyncio.create_task(_until_disconnected(receive))
             listener.add_done_callback(lambda _: feed.close(End.CLOSED))
             self._metrics.streams.inc()
             try:
-                await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-                await self._stream(feed, scope.get(UNLAYERED_SEND, send))
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
+                await self._stream(feed, words, scope.get(UNLAYERED_SEND, send))
             finally:
                 self._metrics.streams.dec()
                 listener.cancel()
                 await asyncio.gather(listener, return_exceptions=True)
 
-    async def _stream(self, feed: Feed, send: Send) -> None:
+    async def _stream(self, feed: Feed, words: Words, send: Send) -> None:
         end = "error"
         pulse = _Pulse(feed, self._heartbeat_s)
         try:
-            await self._send_all(feed, pulse, send)
-            end = str(feed.end)
+            await self._send_all(feed, words, pulse, send)
+            end = str(End.FINISHED if words.over else feed.end)
         except errors.StoreUnavailable:
             end = errors.StoreUnavailable.code
         except Exception:  # the stream's boundary: raised further it could not become a response any more
@@ -81,26 +139,30 @@ class EventStream(Response):
         finally:
             pulse.stop()
             self._metrics.ends.labels(end).inc()
-        if feed.end is End.FINISHED:
+        if end == End.FINISHED:
             await send({"type": "http.response.body", "body": b""})
         # Everything else is a reset: no last chunk.
 
-    async def _send_all(self, feed: Feed, pulse: _Pulse, send: Send) -> None:
-        while True:
+    async def _send_all(self, feed: Feed, words: Words, pulse: _Pulse, send: Send) -> None:
+        await self._send_body(words.opening(), 0, send)
+        while not words.over:
+            resting = words.resting
             try:
-                frames = await feed.batch()
+                frames = await feed.batch(wait=not resting)
             except StopAsyncIteration:
                 return
             if frames:
-                await self._send_frames(frames, send)
+                await self._send_body(words.take(frames), len(frames), send)
+            elif resting:
+                await self._send_body(words.rest(), 0, send)
             else:
                 await send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
             pulse.sent()
 
-    async def _send_frames(self, frames: list[Frame], send: Send) -> None:
-        body = frames[0].wire if len(frames) == 1 else b"".join([frame.wire for frame in frames])
-        await send({"type": "http.response.body", "body": body, "more_body": True})
-        self._metrics.sent(len(frames), len(body))
+    async def _send_body(self, body: bytes, events: int, send: Send) -> None:
+        if body:
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+        self._metrics.sent(events, len(body))
 
 
 class _Pulse:
