@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from mainstem_shared import endpoints, errors, jsontext, keys
+from mainstem_shared import endpoints, errors, jsontext, keys, promises
 from mainstem_shared.finalisation import Finaliser
 from mainstem_shared.leases import Lease
 from mainstem_shared.settings import Settings
@@ -77,6 +77,7 @@ class Housekeeping:
             ("clock", _every(min(CLOCK_S, here.settings.idle_timeout_s / 4), here.check_clocks)),
             ("announce", self._announce()),
             ("stranded", self._settle_stranded()),
+            ("promises", promises.watch_start(here.store.url, endpoints.broker_url(here.settings))),
         ):
             self._loops.append(asyncio.create_task(work, name=f"mainstem-{name}"))
         runtime.install(here)

@@ -1,45 +1,26 @@
 """What a worker's configuration cannot promise: found when it starts, said loudly, with the remedy.
 
 Nothing is changed here. What `install` sets by itself, the application may have set otherwise: that is its
-right, and these are the consequences.
+right, and these are the consequences. What store and broker cannot promise is in `mainstem_shared.promises`.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
-from mainstem_shared import endpoints, errors
+from mainstem_shared import endpoints, errors, promises
 from mainstem_shared.embedded import ServerNotRunningError
+from mainstem_shared.promises import Broken
 from mainstem_shared.settings import Settings
 from mainstem_tasks.dispatch import GENERATE
 from mainstem_workers import pools
 from mainstem_workers.pools import Pool
 
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Broken:
-    """A setting under which a promise does not hold."""
-
-    setting: str
-    consequence: str
-    remedy: str
-
 
 def warn(parent: Any) -> None:
     """Log everything that the configuration of this worker (Celery's WorkController) cannot promise."""
-    for broken in check(parent.app, pools.pool_of(parent.pool_cls)):
-        logger.warning(
-            "%s: %s %s",
-            broken.setting,
-            broken.consequence,
-            broken.remedy,
-            extra={"action": "promise_broken", "setting": broken.setting},
-        )
+    promises.report(check(parent.app, pools.pool_of(parent.pool_cls)), "worker")
 
 
 def check(app: Any, pool: Pool = Pool.ASYNCIO) -> list[Broken]:

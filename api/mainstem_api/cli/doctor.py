@@ -17,16 +17,12 @@ from rich.text import Text
 
 from mainstem_api.cli._gateway import Gateway, UnreachableError
 from mainstem_api.cli._options import Exit, Url, gateway_url
-from mainstem_shared import endpoints, errors, keys, leases
+from mainstem_shared import endpoints, errors, keys, leases, promises
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import connect_blocking
 from mainstem_tasks.dispatch import Dispatcher
 
 TIMEOUT_S: Final = 3.0
-SKEW_WARNING_S: Final = 1.0
-"""Deadlines are compared between machines: a second is noise, more makes sweeps early or late."""
-SKEW_FAILURE_S: Final = 5.0
-MEMORY_WARNING: Final = 0.8  # of maxmemory: from here on it is minutes, not days
 
 
 class Verdict(StrEnum):
@@ -137,49 +133,36 @@ def _server(client: redis.Redis, url: str) -> Iterator[Finding]:
     yield Finding(
         Verdict.GOOD, "connection", f"{name} {version} at {_redacted(url)} answers in {took_ms:.1f} ms"
     )
-    yield _judge(
-        "durability",
-        f"append-only file {'on' if info.get('aof_enabled') else 'off'}",
-        good=bool(info.get("aof_enabled")),
-        remedy="Set `appendonly yes`: without it a restart of the server loses the latest events of runs.",
-        otherwise=Verdict.WARNING,
-    )
-    policy = info.get("maxmemory_policy", "unknown")
-    yield _judge(
-        "maxmemory-policy",
-        policy,
-        good=policy == "noeviction",
-        remedy="Set `maxmemory-policy noeviction`: any other deletes parts of runs when memory is short.",
-    )
-    yield from _memory(info)
-    yield _skew(client)
+    good = {
+        "durability": "append-only file on",
+        "maxmemory-policy": "noeviction",
+        "maxmemory": _memory(info),
+        "clocks": f"{(apart_s := _skew(client)) * 1000:.0f} ms apart from the server's",
+    }
+    yield from _promised([*promises.of_store(info), *promises.of_clock(apart_s)], good)
 
 
-def _memory(info: dict[str, Any]) -> Iterator[Finding]:
+def _promised(broken: list[promises.Broken], good: dict[str, str]) -> Iterator[Finding]:
+    """Tell what a server promises and what it does not; `good` has the words for what is as it should be."""
+    wrong = {found.setting for found in broken}
+    for setting, words in good.items():
+        if setting not in wrong:
+            yield Finding(Verdict.GOOD, setting, words)
+    for found in broken:
+        verdict = Verdict.BAD if found.fatal else Verdict.WARNING
+        yield Finding(verdict, found.setting, found.consequence, found.remedy)
+
+
+def _memory(info: dict[str, Any]) -> str:
     limit, used = info.get("maxmemory", 0), info["used_memory"]
     words = f"{used / 2**20:,.0f} MiB used"
-    if limit:
-        words += f" of {limit / 2**20:,.0f} MiB"
-    yield _judge(
-        "memory",
-        words,
-        good=not limit or used < limit * MEMORY_WARNING,
-        remedy="Give it more, or lower MAINSTEM_RETENTION_S.",
-        otherwise=Verdict.WARNING,
-    )
+    return words + (f" of {limit / 2**20:,.0f} MiB" if limit else "")
 
 
-def _skew(client: redis.Redis) -> Finding:
+def _skew(client: redis.Redis) -> float:
     before = time.time()
     seconds, micros = client.time()  # pyright: ignore[reportGeneralTypeIssues] - not a coroutine
-    skew = abs(seconds + micros / 1e6 - (before + time.time()) / 2)
-    return _judge(
-        "clocks",
-        f"{skew * 1000:.0f} ms apart from the server's",
-        good=skew < SKEW_WARNING_S,
-        remedy="Run a time service (NTP) on all machines.",
-        otherwise=Verdict.BAD if skew >= SKEW_FAILURE_S else Verdict.WARNING,
-    )
+    return abs(seconds + micros / 1e6 - (before + time.time()) / 2)
 
 
 def _fleet(client: Any) -> Iterator[Finding]:
@@ -234,6 +217,8 @@ def _queue(url: str, name: str) -> Iterator[Finding]:
         return
     with connect_blocking(url, timeout_s=TIMEOUT_S) as client:
         waiting: Any = client.llen(name)
+        info: dict[str, Any] = client.info("everything")  # pyright: ignore[reportAssignmentType] - not a coroutine
+    yield from _promised(promises.of_broker(info), {})
     yield Finding(Verdict.GOOD, "queue", f"{waiting:,} messages wait")
 
 

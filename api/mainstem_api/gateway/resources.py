@@ -14,7 +14,7 @@ from fastapi import Request
 
 from mainstem_api.gateway.metrics import Metrics
 from mainstem_api.runs import AsyncRuns
-from mainstem_shared import endpoints
+from mainstem_shared import endpoints, promises
 from mainstem_shared.finalisation import Finaliser
 from mainstem_shared.leases import GATEWAY, Lease
 from mainstem_shared.settings import Settings
@@ -54,6 +54,10 @@ class Gateway:
         self._tasks = [
             asyncio.create_task(sweeper.run(), name="gateway-sweeper"),
             asyncio.create_task(self._drain_with_server(), name="gateway-drain"),
+            asyncio.create_task(
+                promises.watch_start(self.store.url, endpoints.broker_url(self.settings)),
+                name="gateway-promises",
+            ),
         ]
 
     def _sealer(self) -> str:
