@@ -177,7 +177,12 @@ class Finaliser:
             return False
         spec = state.spec
         return await outbox.deliver(
-            self.store, self.publisher, run_id=run_id, user_id=spec.user_id, engine=spec.engine
+            self.store,
+            self.publisher,
+            run_id=run_id,
+            user_id=spec.user_id,
+            engine=spec.engine,
+            descent=outbox.descent_of(spec, state.fields),
         )
 
 

@@ -50,6 +50,16 @@ def split(run: str) -> tuple[str, str]:
     return tag, unique
 
 
+def unique(run: str) -> uuid.UUID:
+    """Return what a run id was made of.
+
+    Raises:
+        NotFound: it cannot be a run id.
+    """
+    _, part = split(run)
+    return uuid.UUID(bytes=base64.b32decode(f"{part.upper()}======"))
+
+
 def uuid7() -> uuid.UUID:
     """Return a time-ordered UUID, version 7 (RFC 9562, section 5.7)."""
     value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)

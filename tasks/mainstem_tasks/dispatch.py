@@ -23,6 +23,7 @@ from kombu.exceptions import OperationalError
 from kombu.messaging import Producer
 
 from mainstem_shared import errors
+from mainstem_shared.outbox import Descent
 
 T = TypeVar("T")
 
@@ -55,17 +56,19 @@ class Dispatcher:
         self._sender: _Sender | None = None
         _dispatchers.add(self)
 
-    def publish(self, run_id: str, *, user_id: str, engine: str) -> str:
+    def publish(self, run_id: str, *, user_id: str, engine: str, descent: Descent | None = None) -> str:
         """Publish a message that makes some worker claim the run; returns its task id, a new one each time.
 
         Raises:
             BrokerUnavailable: the broker did not take it in time. It may still arrive, which does no harm.
         """
-        return self._wait(self._submit(self._send, run_id, user_id, engine))
+        return self._wait(self._submit(self._send, run_id, user_id, engine, descent))
 
-    async def apublish(self, run_id: str, *, user_id: str, engine: str) -> str:
+    async def apublish(
+        self, run_id: str, *, user_id: str, engine: str, descent: Descent | None = None
+    ) -> str:
         """Do the same without blocking the loop."""
-        return await self._await(self._submit(self._send, run_id, user_id, engine))
+        return await self._await(self._submit(self._send, run_id, user_id, engine, descent))
 
     def revoke(self, task_id: str, *, terminate: bool = True) -> None:
         """Tell all workers to drop a task's message and, with `terminate`, to cancel the task if it runs.
@@ -104,18 +107,19 @@ class Dispatcher:
         """Do the same without blocking the loop."""
         await asyncio.to_thread(self.close)
 
-    def _send(self, sender: _Sender, run_id: str, user_id: str, engine: str) -> str:
+    def _send(self, sender: _Sender, run_id: str, user_id: str, engine: str, descent: Descent | None) -> str:
         # A fresh id per message: workers drop, for hours, every message whose id was once revoked.
         task_id = str(uuid.uuid4())
-        shown = {"user": user_id, "engine": engine, "run_id": run_id}  # the long one last: lists cut it off
         sender.app.send_task(
             GENERATE,
             producer=sender.producer,
             kwargs={"run_id": run_id},
             task_id=task_id,
             queue=self.queue,
-            argsrepr="()",
-            kwargsrepr=repr(shown),  # what Flower shows and searches
+            argsrepr=run_id,  # what Flower shows and searches: in two columns, one would be cut off
+            kwargsrepr=repr({"user": user_id, "engine": engine}),
+            root_id=descent and descent.root,
+            parent_id=descent and descent.parent,
             ignore_result=True,
         )
         return task_id

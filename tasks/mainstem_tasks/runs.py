@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from celery.exceptions import Ignore
 
-from mainstem_shared import actions, approvals, errors, ids, starting, views
+from mainstem_shared import actions, approvals, errors, ids, outbox, starting, views
 from mainstem_shared.models import Reason, Status
 from mainstem_shared.principals import Principal
 from mainstem_tasks import runtime, segments
@@ -63,7 +63,7 @@ class Generate(AsyncTask):
         if outcome == segments.PAUSED:
             await self._show("task-paused", began)
             raise Ignore(outcome)
-        status = _STATUS.get(outcome)
+        status = Status.ABORTED if outcome == segments.ABORTED_BEFORE else _STATUS.get(outcome)
         if status is Status.ABORTED:
             await self._show("task-aborted", began)
             raise Ignore(outcome)
@@ -75,10 +75,14 @@ class Generate(AsyncTask):
         """Have monitors show a state of ours: the event's name becomes the state and sticks after Ignore."""
         request, runtime_s = self.request, time.monotonic() - began
         try:
-            async with asyncio.timeout(EVENT_S):
-                await asyncio.to_thread(self._send, event, str(request.id), request.hostname, runtime_s)
+            # Not to be cancelled: an abort comes by mail first, and as Celery's revoke while this is sent.
+            await segments.unreachable(self._send_within(event, str(request.id), request.hostname, runtime_s))
         except Exception:  # the run is what it is whatever monitors see; the broker may be away
             logger.info("monitors were not told", extra={"action": "state_unseen"}, exc_info=True)
+
+    async def _send_within(self, event: str, task_id: str, hostname: str, runtime_s: float) -> None:
+        async with asyncio.timeout(EVENT_S):
+            await asyncio.to_thread(self._send, event, task_id, hostname, runtime_s)
 
     def _send(self, event: str, task_id: str, hostname: str, runtime_s: float) -> None:
         with self.app.events.default_dispatcher(hostname=hostname) as dispatcher:
@@ -120,7 +124,7 @@ class Submit(AsyncTask):
                 request=starting.parse_request(fields),
                 idempotency_key=idempotency_key,
                 run_id=ids.run_id(tenant, thread_id, uuid.UUID(str(self.request.id))),
-                trigger="celery",
+                trigger=outbox.CELERY,
             )
         except errors.Unavailable as error:
             raise self.retry(exc=error, countdown=1, max_retries=None) from error

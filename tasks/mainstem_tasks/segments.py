@@ -22,7 +22,7 @@ from mainstem_shared.channels import Channel
 from mainstem_shared.cursors import Cursor
 from mainstem_shared.events import Type
 from mainstem_shared.folds import Fold
-from mainstem_shared.models import ErrorInfo, Reason
+from mainstem_shared.models import ErrorInfo, Reason, Status
 from mainstem_shared.store import now_ms
 from mainstem_tasks import context, registry
 from mainstem_tasks.cancellation import CancelCause, cancel_cause
@@ -44,6 +44,8 @@ PAUSED: Final = "paused"
 HANDED_OVER: Final = "handed over"
 """What it returns for a run that goes on elsewhere."""
 FINISH_PATIENCE_S: Final = 300.0
+ABORTED_BEFORE: Final = "aborted before"
+"""What it returns for a run that was aborted while no worker heard of it."""
 """Bounded retries of the terminal write; afterwards the run is swept like that of a dead owner."""
 
 
@@ -103,6 +105,8 @@ async def execute(runtime: Runtime, run_id: str, *, task_id: str) -> str:
         case _:
             logger.info("nothing to claim", extra={"action": "claim_refused", "run_id": run_id})
             return "nothing to do"
+        case verbs.Refused(status=Status.ABORTED):
+            return ABORTED_BEFORE
 
 
 class Segment:

@@ -35,7 +35,7 @@ def messages(url: str) -> list[dict]:
 
 
 def test_a_message_names_the_run_and_is_readable_in_flower(dispatcher: Dispatcher, broker_url: str):
-    """The body holds the run id alone; run, user and engine are shown in kwargsrepr, never in shadow."""
+    """The body holds the run id alone; run, user and engine are shown as its arguments, never in shadow."""
     task_id = dispatcher.publish(RUN, user_id="ann", engine="demo")
     (message,) = messages(broker_url)
     headers = message["headers"]
@@ -45,7 +45,8 @@ def test_a_message_names_the_run_and_is_readable_in_flower(dispatcher: Dispatche
     assert headers["id"] == task_id
     assert headers["shadow"] is None
     assert headers["ignore_result"] is True
-    assert headers["kwargsrepr"] == repr({"user": "ann", "engine": "demo", "run_id": RUN})
+    assert headers["argsrepr"] == RUN
+    assert headers["kwargsrepr"] == repr({"user": "ann", "engine": "demo"})
 
 
 def test_every_publish_has_a_task_id_of_its_own(dispatcher: Dispatcher, broker_url: str):

@@ -40,7 +40,7 @@ class Messages:
     def __init__(self) -> None:
         self.published: list[str] = []
 
-    async def apublish(self, run_id: str, *, user_id: str, engine: str) -> str:
+    async def apublish(self, run_id: str, **about: Any) -> str:
         self.published.append(run_id)
         return f"task of {run_id}"
 

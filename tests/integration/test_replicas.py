@@ -198,7 +198,7 @@ async def test_a_paused_run_is_active_until_its_window_is_over(settings: Setting
 class Nobody:
     """A broker's front that takes every message."""
 
-    async def apublish(self, run_id: str, *, user_id: str, engine: str) -> str:
+    async def apublish(self, run_id: str, **about: Any) -> str:
         return f"task of {run_id}"
 
 

@@ -41,8 +41,7 @@ class Messages:
         self.published: list[str] = []
         self.is_away = False
 
-    async def apublish(self, run_id: str, *, user_id: str, engine: str) -> str:
-        del user_id, engine
+    async def apublish(self, run_id: str, **about: Any) -> str:
         if self.is_away:
             raise errors.BrokerUnavailable
         self.published.append(run_id)

@@ -25,8 +25,8 @@ from mainstem_shared.settings import Settings
 SERVER_PATIENCE_S: Final = 30.0
 """A process manager starts all processes at once: the embedded server may need a moment."""
 TETHER_MARGIN_S: Final = 5.0
-TASKS_COLUMNS: Final = "uuid,state,kwargs,received,runtime,worker"
-"""What Flower lists: `kwargs` show run id, user and engine; nearly all tasks have the same name."""
+TASKS_COLUMNS: Final = "uuid,state,args,kwargs,received,runtime,worker"
+"""What Flower lists: run id; user and engine. Nearly all tasks have the same name."""
 _POLL_S: Final = 0.1
 
 
@@ -102,6 +102,7 @@ def flower(
     # as it does after Ctrl-C: once from the terminal, once from the supervisor.
     flower.command.sigterm_handler = _end_once
     signal.signal(signal.SIGINT, _end_once)
+    _guard_metrics()
     celery.main(
         # The broker's address may hold a password: it is passed inside the process, no process list shows it.
         args=[
@@ -130,6 +131,21 @@ def _prepare(**options: str | int | None) -> Settings:
             time.sleep(_POLL_S)
         else:
             return Settings(**settings.model_dump(include=settings.model_fields_set, exclude_none=True))
+
+
+def _guard_metrics() -> None:
+    """Ask for Flower's own password, if it has one, at /metrics too: it names every task and worker."""
+    import flower.urls
+    from flower.views.monitor import Metrics
+    from tornado.web import authenticated
+
+    class GuardedMetrics(Metrics):
+        get = authenticated(Metrics.get)  # pyright: ignore[reportAssignmentType] - tornado's decorator is vague
+
+    handlers = flower.urls.handlers
+    for number, handler in enumerate(handlers):
+        if isinstance(handler, tuple) and handler[1] is Metrics:
+            handlers[number] = (handler[0], GuardedMetrics)
 
 
 def _end_once(number: int, frame: FrameType | None) -> None:

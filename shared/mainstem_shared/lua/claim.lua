@@ -44,10 +44,11 @@ if r[9] then
 end
 append_control(log, epoch, top, r[7] or 'run.started', opening .. string.sub(body, 2))
 redis.call('HSET', record, 'status', 'running', 'epoch', epoch, 'owner', owner, 'task', task_id,
-  'nonce', nonce, 'segment', segment)
+  'nonce', nonce, 'segment', segment, 'last_task', task_id)
 redis.call('HSETNX', record, 'started', now)
 redis.call('HDEL', record, 'waiting', 'published', 'paused', 'restart')
 if r[8] then
+redis.call('HSETNX', record, 'first_task', task_id)
   redis.call('HINCRBY', record, 'idle', math.max(tonumber(now) - tonumber(r[8]), 0))
 end
 for _, key in ipairs({ record, log, thread, runs, queue }) do
