@@ -7,11 +7,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run demo test check bench chaos soak lock clean
+.PHONY: help run demo test check bench bench-quick bench-full chaos soak lock clean
 .DELETE_ON_ERROR:
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s%s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s%s\n", $$1, $$2}' Makefile
 
 run: $(VENV)/.run ## the whole stack in the foreground: Valkey, workers, gateway, Flower
 	@exec $(BIN)/mainstem up
@@ -29,8 +29,14 @@ check: $(VENV)/.check ## lint, format, types, import layers, size ceilings
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/sizes.py
 
-bench: $(VENV)/.test ## measure; results in bench/results
+bench: $(VENV)/.test ## measure every row side by side with its baselines, in 15 minutes; results in bench/results
 	@exec $(BIN)/python bench/run.py $(ARGS)
+
+bench-quick: $(VENV)/.test ## the same rows under small loads, in a minute
+	@exec $(BIN)/python bench/run.py --quick $(ARGS)
+
+bench-full: $(VENV)/.test ## growth of costs and the longest reconnect too
+	@exec $(BIN)/python bench/run.py --full $(ARGS)
 
 chaos: $(VENV)/.test ## kill, freeze and cut everything under load, over and over; SEED=n repeats the choices
 	@exec env MAINSTEM_CHAOS_ROUNDS=12 MAINSTEM_CHAOS_SEED=$(SEED) $(BIN)/pytest tests/chaos $(ARGS)

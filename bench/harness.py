@@ -49,6 +49,18 @@ class Bench:
     server: EmbeddedServer
     directory: Path
     scale: float
+    kept: contextlib.ExitStack | None = None
+    """Where quick runs keep the worker and the gateway that all their rows share."""
+    _worker: psutil.Process | None = None
+    _gateway: tuple[psutil.Process, int] | None = None
+
+    @property
+    def quick(self) -> bool:
+        return self.scale < 1
+
+    def judge(self, met: bool) -> bool | None:  # noqa: FBT001 - reads as a sentence
+        """A goal for the full load; at a quick run's small load fixed costs would decide."""
+        return None if self.quick else met
 
     @property
     def env(self) -> dict[str, str]:
@@ -57,7 +69,7 @@ class Bench:
             "MAINSTEM_REDIS_URL": self.server.url(0),
             "MAINSTEM_BROKER_URL": self.server.url(1),
             "MAINSTEM_ENGINES": "load",
-            "PYTHONPATH": str(HERE),
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH")))),
         }
 
     def settings(self, **changes: Any) -> Settings:
@@ -84,6 +96,25 @@ class Bench:
 
     @contextlib.contextmanager
     def worker(self, **env: str) -> Iterator[psutil.Process]:
+        """A worker, ready for runs; in quick runs one for all rows without settings of their own."""
+        if self.kept is None or env:
+            with self._new_worker(**env) as process:
+                yield process
+            return
+        self._worker = self._worker or self.kept.enter_context(self._new_worker())
+        yield self._worker
+
+    @contextlib.contextmanager
+    def gateway(self) -> Iterator[tuple[psutil.Process, int]]:
+        if self.kept is None:
+            with self._new_gateway() as gateway:
+                yield gateway
+            return
+        self._gateway = self._gateway or self.kept.enter_context(self._new_gateway())
+        yield self._gateway
+
+    @contextlib.contextmanager
+    def _new_worker(self, **env: str) -> Iterator[psutil.Process]:
         name = f"worker{time.monotonic_ns()}"
         arguments = ("-m", "mainstem_workers", "worker", "--loglevel", "INFO", "-n", f"{name}@bench")
         with self.process(name, *arguments, **env) as process:
@@ -91,7 +122,7 @@ class Bench:
             yield process
 
     @contextlib.contextmanager
-    def gateway(self) -> Iterator[tuple[psutil.Process, int]]:
+    def _new_gateway(self) -> Iterator[tuple[psutil.Process, int]]:
         port = free_port()
         program = (
             "from mainstem_api.gateway.serving import serve; from mainstem_shared.settings import Settings; "
@@ -101,17 +132,15 @@ class Bench:
             wait_for(lambda: answers(f"http://127.0.0.1:{port}/readyz"), "the gateway")
             yield process, port
 
-    async def info(self, client: Any, section: str) -> dict[str, Any]:
-        return await client.info(section)
-
 
 @contextlib.contextmanager
-def bench(scale: float) -> Iterator[Bench]:
-    """A fresh server in a directory of its own, gone afterwards."""
+def bench(scale: float, *, keep: bool = False) -> Iterator[Bench]:
+    """A fresh server in a directory of its own, gone afterwards. `keep`: rows share worker and gateway."""
     directory = Path(tempfile.mkdtemp(prefix="mainstem-bench-"))
     server = EmbeddedServer.start_or_adopt(directory / "data")
     try:
-        yield Bench(server=server, directory=directory, scale=scale)
+        with contextlib.ExitStack() as kept:
+            yield Bench(server=server, directory=directory, scale=scale, kept=kept if keep else None)
     finally:
         server.stop()
         shutil.rmtree(directory, ignore_errors=True)

@@ -29,6 +29,17 @@ async def clock(run: RunContext[ClockInput]) -> None:
         await run.text(f"{time.time_ns()} ")
 
 
+@engine("bench.patient")
+async def patient(run: RunContext) -> None:
+    """Wait to be stopped, and say when that was."""
+    await run.custom("waiting")
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        await run.custom("cancelled", time.time_ns())
+        raise
+
+
 @shared_task(name="bench.noop", base=AsyncTask, ignore_result=True)
 async def noop() -> None:
     """Celery's floor: a task that does nothing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import datetime
 import json
 import os
@@ -11,48 +12,71 @@ import platform
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from harness import Row, bench
 from rich.console import Console
 from rich.table import Table
-from rows import ROWS
+from rows import ALONE, FULL, ROWS
 
 console = Console(width=170)
+
+Measure = Callable[..., Any]
+ROW_S = 240
+"""No row takes longer, unless it hangs."""
+QUICK = 0.1
+"""The loads of quick runs, as a share of the full ones."""
 
 
 def main() -> int:
     """Run the rows; 1 only if a row could not run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small loads, under a minute or so")
+    parser.add_argument("--quick", action="store_true", help="small loads, under a minute")
+    parser.add_argument("--full", action="store_true", help="growth and the 100k row too")
     parser.add_argument("rows", nargs="*", help="names of rows; all by default")
     options = parser.parse_args()
-    scale = 0.1 if options.quick else 1.0
-    rows: list[Row] = []
-    broken: list[str] = []
-    for measure in ROWS:
-        if options.rows and measure.__name__ not in options.rows:
-            continue
-        begun = time.monotonic()
-        try:
-            with bench(scale) as fresh:
-                got = asyncio.run(measure(fresh))
-        except Exception:  # one row that cannot run must not hide the others
-            traceback.print_exc()
-            broken.append(measure.__name__)
-            continue
-        rows.extend(got if isinstance(got, list) else [got])
-        console.print(f"[dim]{measure.__name__} took {time.monotonic() - begun:.0f} s[/dim]")
+    wanted = [
+        measure
+        for measure in (*ROWS, *FULL)
+        if (measure.__name__ in options.rows if options.rows else options.full or measure in ROWS)
+    ]
+    rows, broken = _measured(wanted, quick=options.quick)
     _print(rows)
-    _write(rows, quick=options.quick)
+    if not options.rows:
+        _write(rows, kind="-quick" if options.quick else "-full" if options.full else "")
     missed = [row.name for row in rows if row.met is False]
-    verdict = (
-        f"{sum(row.met is True for row in rows)} goals met, {len(missed)} missed, {len(broken)} rows broken"
-    )
+    met = sum(row.met is True for row in rows)
+    verdict = f"{met} goals met, {len(missed)} missed, {len(broken)} rows broken"
     print(f"bench: {verdict}" + (f" ({', '.join(broken)})" if broken else ""))
     return 1 if broken else 0
+
+
+def _measured(wanted: list[Measure], *, quick: bool) -> tuple[list[Row], list[str]]:
+    rows: list[Row] = []
+    broken: list[str] = []
+    with bench(QUICK if quick else 1.0, keep=True) if quick else contextlib.nullcontext() as shared:
+        for measure in wanted:
+            begun = time.monotonic()
+            fresh = bench(QUICK if quick else 1.0) if shared is None or measure in ALONE else None
+            try:
+                with fresh or contextlib.nullcontext(shared) as place:
+                    got = asyncio.run(_in_time(measure(place)))
+            except Exception:  # one row that cannot run must not hide the others
+                traceback.print_exc()
+                broken.append(measure.__name__)
+                continue
+            rows.extend(got if isinstance(got, list) else [got])
+            console.print(f"[dim]{measure.__name__} took {time.monotonic() - begun:.0f} s[/dim]")
+    return rows, broken
+
+
+async def _in_time(row: Any) -> Any:
+    async with asyncio.timeout(ROW_S):
+        return await row
 
 
 def _print(rows: list[Row]) -> None:
@@ -63,16 +87,18 @@ def _print(rows: list[Row]) -> None:
     console.print(table)
 
 
-def _write(rows: list[Row], *, quick: bool) -> None:
+def _write(rows: list[Row], *, kind: str) -> None:
     now = datetime.datetime.now(datetime.UTC)
     machine = {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.system()}
-    document = {"at": now.isoformat(timespec="seconds"), "quick": quick, "machine": machine}
-    document["rows"] = [row.as_json() for row in rows]
+    document = {
+        "at": now.isoformat(timespec="seconds"),
+        "kind": kind[1:] or "bench",
+        "machine": machine,
+        "rows": [row.as_json() for row in rows],
+    }
     results = Path(__file__).resolve().parent / "results"
     results.mkdir(exist_ok=True)
-    (results / f"{now:%Y-%m-%d}{'-quick' if quick else ''}.json").write_text(
-        json.dumps(document, indent=1) + "\n"
-    )
+    (results / f"{now:%Y-%m-%d}{kind}.json").write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,216 @@
+"""Rows about a run's beginning and end: enqueue to first token, starts per second, aborts, what is left."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import psutil
+from celery import Celery
+from harness import Bench, Row, cpu_s, data_of, percentile, sse
+
+from mainstem_api import AsyncRuns
+from mainstem_shared import ids, keys, verbs
+from mainstem_shared.events import Type
+from mainstem_shared.models import Reason
+from mainstem_shared.store import Store
+from mainstem_shared.writer import Writer
+from writing import WORD, claimed, start_all
+
+
+async def first_event(bench: Bench) -> Row:
+    """Enqueue → first token at the client, idle; beside Celery's own enqueue → task start."""
+    tries = bench.scaled(100, 20)
+    waits: list[float] = []
+    with bench.worker(), bench.gateway() as (_, port):
+        async with AsyncRuns(bench.settings()) as client:
+            await client.wait((await client.start("warm", "demo", {"tokens": 1})).run_id)
+            for n in range(tries):
+                begun = time.perf_counter()
+                started = await client.start(f"f{n}", "demo", {"tokens": 1, "interval_ms": 0})
+                async with sse(port, started.run_id) as stream:
+                    while b"w0" not in await stream.readline():
+                        pass
+                waits.append((time.perf_counter() - begun) * 1000)
+            floor = await _celery_floor(bench, tries)
+    p50, p99 = percentile(waits, 0.5), percentile(waits, 0.99)
+    return Row(
+        name="enqueue → first token at the client",
+        figure=f"p50 {p50:.1f} ms, p99 {p99:.1f} ms",
+        baseline=f"Celery no-op, one at a time {floor:.1f} ms",
+        ratio=f"{p50 / floor:.1f} ×",
+        goal="p50 ≤ 15 ms, p99 ≤ 60 ms",
+        met=bench.judge(p50 <= 15 and p99 <= 60),
+        data={"p50": p50, "p99": p99, "floor": floor},
+    )
+
+
+async def _celery_floor(bench: Bench, tries: int) -> float:
+    """Median ms from sending a no-op task until the worker's queue is empty again and it was counted."""
+    app = Celery(broker=bench.server.url(1), set_as_current=False)
+    store = Store(bench.server.url(1))
+    waits = []
+    for _ in range(tries):
+        begun = time.perf_counter()
+        await asyncio.to_thread(app.send_task, "bench.noop")
+        while await store.client.llen("celery"):
+            await asyncio.sleep(0)
+        waits.append((time.perf_counter() - begun) * 1000)
+    app.close()
+    await store.close()
+    return percentile(waits, 0.5)
+
+
+async def starts(bench: Bench) -> Row:
+    """Runs a worker process claims, executes (one token) and ends per second, beside bare no-op tasks.
+
+    The worker stands still while its queue is filled, so that only its own work is measured.
+    """
+    count = bench.scaled(2000, 300)
+    with bench.worker() as worker:
+        async with AsyncRuns(bench.settings()) as client:
+            got = await start_rates(bench, worker, client, count)
+    ratio, work = got["ours"] / got["floor"], got["floor_cpu_us"] / got["ours_cpu_us"]
+    return Row(
+        name="starts per second and worker, ended runs",
+        figure=f"{got['ours']:,.0f}, {got['ours_cpu_us']:,.0f} µs CPU each",
+        baseline=f"no-op tasks {got['floor']:,.0f}, {got['floor_cpu_us']:,.0f} µs",
+        ratio=f"{ratio:.2f} × the floor ({work:.2f} × by CPU)",
+        goal="≥ 0.6 × the floor",
+        met=bench.judge(ratio >= 0.6),
+        data=got,
+    )
+
+
+async def start_rates(
+    bench: Bench, worker: psutil.Process, client: AsyncRuns, count: int
+) -> dict[str, float]:
+    """Per second and in CPU time: `count` no-op tasks, then as many runs of one token."""
+    store, broker = client._store.client, Store(bench.server.url(1))
+    app = Celery(broker=bench.server.url(1), set_as_current=False)
+
+    async def drained(left: Callable[[], Awaitable[int]]) -> tuple[float, float]:
+        cpu, begun = cpu_s(worker), time.perf_counter()
+        worker.resume()
+        while await left():
+            await asyncio.sleep(0.005)
+        return count / (time.perf_counter() - begun), 1e6 * (cpu_s(worker) - cpu) / count
+
+    try:
+        worker.suspend()
+        await asyncio.to_thread(lambda: [app.send_task("bench.noop") for _ in range(count)])
+        floor = await drained(lambda: broker.client.llen("celery"))
+        await asyncio.sleep(0.5)
+        worker.suspend()
+        began = time.perf_counter()
+        await start_all(client, count, "demo", {"tokens": 1, "interval_ms": 0})
+        enqueued = count / (time.perf_counter() - began)
+        ours = await drained(lambda: store.zcard(keys.ACTIVE))
+    finally:
+        worker.resume()
+        app.close()
+        await broker.close()
+    return {
+        "runs": count, "ours": ours[0], "floor": floor[0], "ours_cpu_us": ours[1], "floor_cpu_us": floor[1],
+        "enqueued_per_s": enqueued,
+    }  # fmt: skip
+
+
+async def aborts(bench: Bench) -> Row:
+    """`abort` on an idle worker: to the engine's cancellation, and to the terminal event at the client."""
+    cancelled, ended = await _abort_times(bench, others=0, tries=bench.scaled(100, 20))
+    met = cancelled[0] <= 5 and ended[0] <= 10 and cancelled[1] <= 25 and ended[1] <= 50
+    return Row(
+        name="abort, idle: engine cancelled / terminal event",
+        figure=f"p50 {cancelled[0]:.1f} / {ended[0]:.1f} ms, p99 {cancelled[1]:.1f} / {ended[1]:.1f} ms",
+        goal="p50 ≤ 5 / 10 ms, p99 ≤ 25 / 50 ms",
+        met=bench.judge(met),
+        data={"cancelled": cancelled, "ended": ended},
+    )
+
+
+async def aborts_busy(bench: Bench) -> Row:
+    """The same while the worker executes 500 other runs."""
+    others = bench.scaled(500, 50)
+    cancelled, ended = await _abort_times(bench, others=others, tries=bench.scaled(60, 15))
+    return Row(
+        name=f"abort beside {others} runs × 20/s",
+        figure=f"p50 {cancelled[0]:.1f} / {ended[0]:.1f} ms, p99 {cancelled[1]:.1f} / {ended[1]:.1f} ms",
+        goal="p99 ≤ 100 ms at 500",
+        met=bench.judge(ended[1] <= 100),
+        data={"cancelled": cancelled, "ended": ended},
+    )
+
+
+async def _abort_times(
+    bench: Bench, *, others: int, tries: int
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    cancelled: list[float] = []
+    ended: list[float] = []
+    with bench.worker(), bench.gateway() as (_, port):
+        async with AsyncRuns(bench.settings()) as client:
+            crowd = await start_all(client, others, "demo", {"tokens": 10_000, "interval_ms": 50})
+            for n in range(tries):
+                run_id = (await client.start(f"a{time.monotonic_ns()}-{n}", "bench.patient")).run_id
+                async with sse(port, run_id) as stream:
+                    while b"waiting" not in await stream.readline():
+                        pass
+                    begun = time.time_ns()
+                    aborting = asyncio.create_task(client.abort(run_id))
+                    while not (line := await stream.readline()).startswith(b"event: run.finished"):
+                        if b'"cancelled"' in line:
+                            cancelled.append((data_of(line)["data"] - begun) / 1e6)
+                    ended.append((time.time_ns() - begun) / 1e6)
+                    await aborting
+            await asyncio.gather(*(client.abort(run_id, wait=20) for run_id in crowd))
+    return (percentile(cancelled, 0.5), percentile(cancelled, 0.99)), (
+        percentile(ended, 0.5), percentile(ended, 0.99),
+    )  # fmt: skip
+
+
+async def memory(bench: Bench) -> Row:
+    """Valkey memory of running runs of 500 deltas each, and what is left of them when they are over."""
+    got = await memory_of(bench, bench.scaled(1000, 100))
+    content, running_mb = 500 * len(WORD), got["running_kb"] * 1.024
+    return Row(
+        name="Valkey memory, runs of 500 deltas",
+        figure=f"{running_mb:.1f} MB per 1,000 running; {got['over_kb']:.1f} KB each when over",
+        baseline="LibreChat 60 MB",
+        ratio=f"{running_mb / 60:.2f} ×",
+        goal=f"≤ 18 MB; ≤ content ({content / 1024:.1f} KB) + 2 KB",
+        met=bench.judge(running_mb <= 18 and got["over_kb"] * 1024 <= content + 2 + 2048),
+        data=got,
+    )
+
+
+async def memory_of(bench: Bench, runs: int) -> dict[str, float]:
+    """KB per run, running and over."""
+    settings = bench.settings()
+    store = Store(bench.server.url(0))
+    writer = Writer(store, settings)
+    await writer.start()
+
+    async def used() -> int:
+        return (await store.client.info("memory"))["used_memory_dataset"]
+
+    await (await claimed(store, settings, writer, "first")).close()  # scripts and buffers are there
+    before = await used()
+    channels = [await claimed(store, settings, writer, f"m{n}") for n in range(runs)]
+    for _ in range(500):
+        for channel in channels:
+            channel.text(Type.MESSAGE_DELTA, WORD)
+        await asyncio.gather(*(channel.flush() for channel in channels))
+    await asyncio.sleep(0.5)
+    running = (await used() - before) / runs
+    for channel in channels:
+        top = await channel.close()
+        await verbs.finish(
+            store, channel.control, nonce=ids.nonce(), top=top, reason=Reason.COMPLETED,
+            state=channel.fold.dump(), error=None, retention_ms=settings.retention_ms,
+        )  # fmt: skip
+        await verbs.compact(store, channel.control.run_id)
+    over = (await used() - before) / runs
+    await writer.stop()
+    await store.close()
+    return {"runs": runs, "running_kb": running / 1024, "over_kb": over / 1024}
