@@ -42,6 +42,9 @@ T = TypeVar("T")
 
 # The server is away, loads its data, or a fail-over is under way: the same call may succeed shortly.
 TRANSIENT: Final = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError, OSError)
+# The same, where redis-py has no class for it: no replica or no disk at the moment, a script in the way, slots
+# that are moving.
+_TRANSIENT_CODES: Final = ("NOREPLICAS", "MASTERDOWN", "MISCONF", "BUSY ", "CLUSTERDOWN", "TRYAGAIN")
 
 CONNECT_TIMEOUT_S: Final = 2.0
 REPLY_TIMEOUT_S: Final = 5.0  # loopback or a data centre: a server silent for so long is away
@@ -168,18 +171,23 @@ class Store:
         deadline = time.monotonic() + (self.patience_s if patience_s is None else patience_s)
         delay = FIRST_DELAY_S
         while True:
+            wait = delay * random.uniform(0.5, 1.5)
             try:
                 return await operation()
-            except TRANSIENT as error:
-                wait = delay * random.uniform(0.5, 1.5)
+            except (*TRANSIENT, ResponseError) as error:
+                if is_out_of_memory(error):
+                    raise errors.StoreUnavailable("The store is out of memory and refuses writes.") from error
+                if not is_transient(error):
+                    raise
                 if time.monotonic() + wait > deadline:
                     raise errors.StoreUnavailable from error
-            except ResponseError as error:
-                if not is_out_of_memory(error):
-                    raise
-                raise errors.StoreUnavailable("The store is out of memory and refuses writes.") from error
             await asyncio.sleep(wait)
             delay = min(2 * delay, LONGEST_DELAY_S)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Tell whether the same call may succeed shortly."""
+    return isinstance(error, TRANSIENT) or str(error).startswith(_TRANSIENT_CODES)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
