@@ -139,7 +139,7 @@ async def _resolve(
         action_id=action.action_id,
         fingerprint=seen.fingerprint,
         digest=digest,
-        decisions=kept,
+        decisions={**kept, "asked": action.public(), "mark": action.mark},
         kind=Type.APPROVAL_EXPIRED if digest == EXPIRED else Type.APPROVAL_RESOLVED,
         body={**kept, "by": by, "at": now_ms()},
         live_ttl_ms=finaliser.settings.live_ttl_ms,

@@ -12,7 +12,7 @@ from mainstem_shared import cursors, jsontext, keys, models
 from mainstem_shared.actions import Action
 from mainstem_shared.cursors import Cursor
 from mainstem_shared.events import Type
-from mainstem_shared.folds import Fold
+from mainstem_shared.folds import Fold, TextPart
 from mainstem_shared.models import Reason, Spec, Status
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import Script, Store, now_ms
@@ -97,6 +97,7 @@ async def pause(
     """Let a run wait. `fold` covers the log up to `top`; `checkpoint` None keeps the last one."""
     k = keys.run(control.run_id)
     public = action.public()
+    action = action.model_copy(update={"mark": mark(fold)})
     now = now_ms()
     # A window may be longer than the default one, which the live TTL covers.
     longer_ms = max(0, action.expires_ms - now - int(settings.approval_window_s * 1000))
@@ -123,6 +124,17 @@ async def pause(
             return Moved(top=cursors.parse(reply[1]))
         case _:
             return Gone()
+
+
+def mark(fold: Fold) -> dict[str, Any]:
+    """Return where a content stands, so that later readers can tell what came before and after.
+
+    `parts` there are, the last one with `chars` characters of text; `open` calls have no result yet; `usage`
+    was spent.
+    """
+    last = fold.parts[-1] if fold.parts else None
+    chars = len(last.text) if isinstance(last, TextPart) else 0
+    return {"parts": len(fold.parts), "chars": chars, "open": fold.open_calls, "usage": fold.usage}
 
 
 async def resolve(

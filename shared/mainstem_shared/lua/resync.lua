@@ -27,6 +27,7 @@ local top = top_of(log)
 local last = next_epoch(epoch, top)
 append_control(log, last, top, 'resync', state)
 redis.call('HSET', record, 'epoch', last, 'nonce', nonce)
+redis.call('HINCRBY', record, 'restarts', 1) -- readers that only know how to append begin anew
 redis.call('HSET', snapshot, 'cursor', string.format('%d-0', last), 'state', state)
 extend(snapshot, live_ttl)
 extend(log, live_ttl)
