@@ -42,8 +42,7 @@ T = TypeVar("T")
 
 # The server is away, loads its data, or a fail-over is under way: the same call may succeed shortly.
 TRANSIENT: Final = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError, OSError)
-# The same, where redis-py has no class for it: no replica or no disk at the moment, a script in the way, slots
-# that are moving.
+# The same, where redis-py has no class for it: no replica or no disk, a script in the way, moving slots.
 _TRANSIENT_CODES: Final = ("NOREPLICAS", "MASTERDOWN", "MISCONF", "BUSY ", "CLUSTERDOWN", "TRYAGAIN")
 
 CONNECT_TIMEOUT_S: Final = 2.0
