@@ -82,7 +82,7 @@ class Action(_Strict):
     expires_ms: int
     on_expiry: OnExpiry = "fail"
     mark: dict[str, Any] | None = None
-    """Where the content stood at the pause (`pausing.mark`): noted for readers, no part of what is decided."""
+    """Where the content stood at the pause (`pausing.mark`): for readers, no part of what is decided."""
 
     @model_validator(mode="after")
     def _asks_something_once(self) -> Self:
@@ -107,7 +107,8 @@ class Action(_Strict):
 
     def fingerprint(self, spec: models.Spec) -> str:
         """Return the digest that ties decisions to this very action of this very run."""
-        return _digest([spec.run_id, spec.engine, spec.user_id, self.model_dump(mode="json", exclude={"mark"})])
+        decided = self.model_dump(mode="json", exclude={"mark"})
+        return _digest([spec.run_id, spec.engine, spec.user_id, decided])
 
 
 class DecisionInput(_Strict):
