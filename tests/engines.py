@@ -41,3 +41,13 @@ async def counting(run: RunContext[dict[str, Any]]) -> None:
         await asyncio.sleep(run.input["interval_ms"] / 1000)
         if k % 10 == 9:
             await run.checkpoint(b"%d" % (k + 1))
+
+
+@engine("listening")
+async def listening(run: RunContext[dict[str, Any]]) -> None:
+    """Once somebody has said something, ask before it is read; then say what was decided, and said."""
+    while not run.decisions and run.inbox.empty():  # noqa: ASYNC110 - nothing else tells without reading
+        await asyncio.sleep(0.01)
+    if not run.decisions:
+        await run.request_approval([{"call_id": "c", "name": "read", "arguments": {}}])
+    await run.text(f"{run.decisions['c'].type}, then {await run.inbox.get()}")

@@ -65,6 +65,7 @@ class Runs:
     wait = _blocking(AsyncRuns.wait)
     abort = _blocking(AsyncRuns.abort)
     resume = _blocking(AsyncRuns.resume)
+    send_input = _blocking(AsyncRuns.send_input)
     delete_thread = _blocking(AsyncRuns.delete_thread)
     delete_user = _blocking(AsyncRuns.delete_user)
     kill = _blocking(AsyncRuns.kill)

@@ -24,6 +24,7 @@ from mainstem_shared import (
     errors,
     listings,
     starting,
+    steering,
     views,
 )
 from mainstem_shared.aborting import Aborter, Outcome
@@ -36,6 +37,7 @@ from mainstem_shared.listings import Page, Query
 from mainstem_shared.models import IfActive, OnWorkerLost, Run, Status, WaitingFor
 from mainstem_shared.principals import DEFAULT_TENANT, LOCAL_USER, Owned, Principal
 from mainstem_shared.settings import Settings
+from mainstem_shared.steering import Receipt
 from mainstem_shared.store import Store
 from mainstem_shared.tailer import Tailer
 from mainstem_tasks.dispatch import Dispatcher
@@ -375,6 +377,39 @@ class AsyncRuns:
             self._aborter.finaliser, run_id, request, by=user_id, sealer=self._aborter.sealer()
         )
         return await views.get_run(self._store, run_id)
+
+    async def send_input(
+        self,
+        run_id: str,
+        text: str,
+        *,
+        input_id: str | None = None,
+        user_id: str | None = None,
+        tenant: str = DEFAULT_TENANT,
+    ) -> Receipt:
+        """Say something to a run while it is at work: its engine finds it in `run.inbox`, in order.
+
+        Once this returns it is not lost: what the engine does not read is handed back in the run's final
+        event. The same call again, with the same `input_id`, is answered the same.
+
+        Args:
+            run_id: the run; it may still wait for its worker.
+            text: what is said.
+            input_id: names it, for repeating the call; by default a new one is made.
+            user_id: whose run it is; None means any user of the tenant.
+            tenant: whose user that is.
+
+        Raises:
+            NotFound: it does not exist, or not for this user.
+            RunPaused: it waits for a decision, which comes first.
+            RunNotActive: it is over, or being aborted.
+            InputQueueFull: too much waits to be read already.
+            InputIdReused: the id stands for another text.
+            InvalidRequest: the text is empty, too large, or a guard refuses it.
+        """
+        request = steering.parse_request({"text": text, "input_id": input_id})
+        spec = await views.check_owner(self._store, run_id, tenant=tenant, user_id=user_id)
+        return await steering.send(self._store, self.settings, spec, request, by=user_id)
 
     async def list(
         self,

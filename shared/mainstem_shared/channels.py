@@ -210,6 +210,8 @@ class Channel:
         self._admit(len(data))
         if kind == Type.STEP_STARTED and decoded["kind"] == "tool_call":
             self._opens_call(decoded["step_id"])
+        elif kind == Type.INPUT_ACCEPTED:
+            self._part_kind = None  # what follows it is another part, so that readers can tell its place
         self._pending.append(_Event(kind=kind, data=data, payload=decoded))
         self._enqueued += 1
         self._emitted(len(data))

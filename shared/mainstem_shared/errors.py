@@ -16,7 +16,11 @@ MainstemError
 │   ├── IdempotencyKeyReused  idempotency_key_reused
 │   ├── NotPaused             not_paused
 │   ├── StaleAction           stale_action
-│   └── DecisionConflict      decision_conflict
+│   ├── DecisionConflict      decision_conflict
+│   ├── RunPaused             paused
+│   ├── RunNotActive          not_active
+│   ├── InputQueueFull        queue_full
+│   └── InputIdReused         input_id_reused
 ├── ActionExpired             action_expired
 ├── TooManyRuns               too_many_runs
 ├── EngineLimit
@@ -172,6 +176,34 @@ class DecisionConflict(Conflict):
 
     code = "decision_conflict"
     message = "Somebody decided this action before, and differently; the first decision stands."
+
+
+class RunPaused(Conflict):
+    """The run waits for a decision: input must not jump over it."""
+
+    code = "paused"
+    message = "The run waits for a decision; resume it, or send this when it runs again."
+
+
+class RunNotActive(Conflict):
+    """The run is over, or about to be: nobody would read the input."""
+
+    code = "not_active"
+    message = "The run is {status}; start another one on its thread."
+
+
+class InputQueueFull(Conflict):
+    """As many inputs wait for the engine as may, or the run was sent as many as it takes."""
+
+    code = "queue_full"
+    message = "The run takes no more input: {waiting} may wait to be read, {total} are taken in all."
+
+
+class InputIdReused(Conflict):
+    """Another text was accepted under this input id."""
+
+    code = "input_id_reused"
+    message = "Input {input_id!r} was accepted with another text; use a fresh id."
 
 
 class ActionExpired(MainstemError):

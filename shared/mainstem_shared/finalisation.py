@@ -70,6 +70,7 @@ class Finaliser:
             state=fold.dump(),
             error=error,
             retention_ms=self.settings.retention_ms,
+            inputs_read=len(fold.inputs),
             patience_s=patience_s,
         )
         outcome = await attempt(top=top)

@@ -52,6 +52,8 @@ class Fold:
         self.title: str | None = None
         self.action: dict[str, Any] | None = None
         self.extra: dict[str, Any] = {}
+        self.inputs: list[dict[str, Any]] = []
+        self.unread: list[dict[str, Any]] = []
         self.size = 0
         self._calls: dict[str, dict[str, Any]] = {}
         self._steps: dict[str, dict[str, Any]] = {}
@@ -68,6 +70,7 @@ class Fold:
             "title": self.title,
             "action": self.action,
             **self.extra,
+            **({"inputs": self.inputs} if self.inputs else {}),
         }
 
     @property
@@ -79,6 +82,11 @@ class Fold:
     def open_calls(self) -> list[str]:
         """Ids of tool calls that have no result yet."""
         return [call_id for call_id, part in self._calls.items() if part["state"] in ("streaming", "called")]
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a user's input stands behind the last part: what follows opens a new one."""
+        return bool(self.inputs) and self.inputs[-1]["part"] == len(self.parts)
 
     # -- folding
 
@@ -96,7 +104,9 @@ class Fold:
         self._steps = {step["step_id"]: step for step in self.steps}
         self.usage, self.title, self.action = state["usage"], state["title"], state["action"]
         self.extra = {key: value for key, value in state.items() if key in ("context_usage", "agent")}
-        self.size = len(jsontext.dumps(state["content"]))
+        self.inputs = state.get("inputs", [])
+        self.unread = state.get("unread", [])
+        self.size = len(jsontext.dumps(state["content"])) + _size_of_inputs(self.inputs)
 
     @property
     def calls(self) -> Iterable[str]:
@@ -195,6 +205,10 @@ class Fold:
     def _agent_updated(self, data: dict[str, Any]) -> None:
         self.extra["agent"] = data
 
+    def _input_accepted(self, data: dict[str, Any]) -> None:
+        self.inputs.append({**data, "part": len(self.parts)})
+        self.size += _size_of_inputs(self.inputs[-1:])
+
     _HANDLERS: ClassVar[dict[str, Callable[[Fold, dict[str, Any]], None]]] = {
         Type.STEP_STARTED: _step_started,
         Type.STEP_DELTA: _step_delta,
@@ -206,7 +220,12 @@ class Fold:
         Type.APPROVAL_EXPIRED: _approval_closed,
         Type.CONTEXT_USAGE: _context_usage,
         Type.AGENT_UPDATED: _agent_updated,
+        Type.INPUT_ACCEPTED: _input_accepted,
     }
+
+
+def _size_of_inputs(inputs: list[dict[str, Any]]) -> int:
+    return len(jsontext.dumps(inputs)) if inputs else 0
 
 
 def fold(entries: Iterable[Entry], state: dict[str, Any] | None = None) -> Fold:
@@ -228,6 +247,7 @@ _REQUIRED: Final[dict[str, tuple[tuple[str, type], ...]]] = {
     Type.STEP_COMPLETED: (("step_id", str), ("state", str), ("at", int)),
     Type.TITLE: (("title", str),),
     Type.APPROVAL_REQUIRED: (("action", dict),),
+    Type.INPUT_ACCEPTED: (("input_id", str), ("text", str), ("sent_at", str)),
 }
 
 

@@ -6,9 +6,9 @@ notes how far it has read, so that a sender can tell what arrived from what only
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from mainstem_shared import cursors, keys
 from mainstem_shared.cursors import Cursor
@@ -30,11 +30,20 @@ class Stop(BaseModel):
     reason: Reason
 
 
-Message = Stop
-MESSAGE: Final = TypeAdapter[Message](Message)
+class Input(BaseModel):
+    """Users said something to a run: its record has it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Literal["input"] = "input"
+    run_id: str
 
 
-async def post(store: Store, owner: str, message: Message) -> Cursor:
+Message = Annotated[Stop | Input, Field(discriminator="kind")]
+MESSAGE: Final[TypeAdapter[Stop | Input]] = TypeAdapter(Message)
+
+
+async def post(store: Store, owner: str, message: Stop | Input) -> Cursor:
     """Put a message into the mailbox of `owner`; returns its id, for `is_read`.
 
     Raises:

@@ -184,6 +184,9 @@ class Run(BaseModel):
     usage: Usage | None = None
     title: str | None = None
     action: dict[str, Any] | None = None
+    inputs: Annotated[list[dict[str, Any]], WithJsonSchema(shapes.INPUTS)] = Field(
+        default_factory=list, exclude_if=lambda inputs: not inputs, description="If users said something."
+    )
     cursor: str
     epoch: int
     worker: str | None = None

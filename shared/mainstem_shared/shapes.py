@@ -1,4 +1,4 @@
-"""JSON Schemas of what is a plain dict inside and a documented shape outside: content parts and steps.
+"""JSON Schemas of what is a plain dict inside and a documented shape outside: content parts, steps, inputs.
 
 Folding builds these dicts on the hot path, so they are no models; `models` lends these schemas to the
 OpenAPI document. What each member means stands in docs/events.md.
@@ -46,5 +46,23 @@ _STEP: Final = {
     "required": ["step_id", "kind", "name", "state", "started_at", "completed_at"],
 }
 
+_INPUT: Final = {
+    "title": "Input",
+    "type": "object",
+    "properties": {
+        "input_id": _STRING,
+        "text": _STRING,
+        "by": {"type": ["string", "null"]},
+        "sent_at": TIMESTAMP,
+        "state": {"enum": ["queued", "read", "unread"]},
+        "part": {
+            "type": ["integer", "null"],
+            "description": "The number of the part before which the engine read it; null if it has not.",
+        },
+    },
+    "required": ["input_id", "text", "by", "sent_at", "state", "part"],
+}
+
 CONTENT: Final[dict[str, Any]] = {"type": "array", "items": {"oneOf": [_TEXT, _TOOL_CALL]}}
 STEPS: Final[dict[str, Any]] = {"type": "array", "items": _STEP}
+INPUTS: Final[dict[str, Any]] = {"type": "array", "items": _INPUT}

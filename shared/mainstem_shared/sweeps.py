@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from redis.exceptions import RedisError
 
-from mainstem_shared import approvals, errors, keys, models, recovery, threads, verbs
+from mainstem_shared import approvals, errors, keys, models, recovery, steering, threads, verbs
 from mainstem_shared.aborting import Abort, Aborter
 from mainstem_shared.finalisation import Finaliser
 from mainstem_shared.models import Reason, Spec, Status, WaitingFor
@@ -134,7 +134,7 @@ class Sweeper:
             return
         wanted = (
             *("status", "waiting", "published", "publishes", "stop_reason", "spec", "queued", "expires"),
-            *("owner", "sealed"),
+            *("owner", "sealed", "inputs", "inputs_read"),
         )
         async with self._store.client.pipeline(transaction=False) as pipe:
             for raw, _ in due:
@@ -179,10 +179,16 @@ class Sweeper:
         if (is_listed or await client.exists(keys.lease(owner))) and now - int(
             record.get("sealed", now)
         ) < self._look_ms:
+            await self._tell_of_inputs(run_id, record)
             return
         state = await verbs.read(self._store, run_id)
         if isinstance(state, verbs.State) and (state.status, state.owner) == (Status.RUNNING, owner):
             await recovery.settle_lost(self.finaliser, run_id, state, sealer=self.owner())
+
+    async def _tell_of_inputs(self, run_id: str, record: Mapping[str, str]) -> None:
+        """Tell an owner of inputs that its engine has not read: the mail may never have been sent."""
+        if int(record.get("inputs", 0)) > int(record.get("inputs_read", 0)):
+            await steering.tell(self._store, run_id, record["owner"])
 
     async def _pursue(self, run_id: str, reason: Reason) -> None:
         """Carry on an abort that was not carried out: end the run, or tell its owner once more."""

@@ -6,7 +6,7 @@ repeating it must answer the same caller the same. Every function may raise Stor
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mainstem_shared import cursors, events, jsontext, keys, models, pipes
@@ -98,6 +98,8 @@ class Claimed:
     """What was decided about each action of the run so far, in order (`actions.decisions_of`)."""
     idle_ms: int = 0
     """How long it waited for humans, and then for a worker: that is no part of its duration."""
+    inputs: int = 0
+    """How many inputs users had sent it by then (`steering`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +157,8 @@ class State:
     snapshot_cursor: Cursor | None
     snapshot_state: bytes
     entries: list[Entry]
+    inputs: list[bytes] = field(default_factory=list[bytes])
+    """What users said to the run so far, in order; none once it is over."""
 
     @property
     def spec(self) -> Spec:
@@ -263,6 +267,7 @@ async def claim(
                 resume_as=reply[6].decode(),
                 decisions=jsontext.loads(reply[7]) if reply[7] else [],
                 idle_ms=int(reply[8]),
+                inputs=int(reply[9]),
             )
         case b"refused":
             return refused(reply)
@@ -298,9 +303,13 @@ async def finish(
     state: dict[str, Any],
     error: models.ErrorInfo | None,
     retention_ms: int,
+    inputs_read: int = 0,
     patience_s: float | None = None,
 ) -> Finished | Already | Refused | Moved | Gone:
-    """End a run. `state` is its fold up to `top`, which must be the log's end."""
+    """End a run. `state` is its fold up to `top`, which must be the log's end.
+
+    Inputs beyond the `inputs_read` that the fold has are handed back, as the final event's `unread`.
+    """
     k = keys.run(control.run_id)
     failure = error.model_dump() if error else None
     body = {"status": reason.status, "reason": reason, "error": failure, "at": now_ms(), **state}
@@ -310,6 +319,7 @@ async def finish(
         [
             now_ms(), nonce, control.run_id, control.epoch, control.owner, str(top), reason.status.value,
             reason.value, jsontext.dumps(body), jsontext.dumps(failure) if failure else "", retention_ms,
+            inputs_read,
         ],
         patience_s=patience_s,
     )  # fmt: skip
@@ -457,4 +467,5 @@ async def read(store: Store, run_id: str, *, patience_s: float | None = None) ->
         snapshot_cursor=cursors.parse(reply[1]) if reply[1] else None,
         snapshot_state=reply[2],
         entries=[events.entry(raw_id, fields) for raw_id, fields in reply[3]],
+        inputs=reply[4],
     )

@@ -43,8 +43,8 @@ async def get_run(store: Store, run_id: str, *, principal: Principal | None = No
     return run(state)
 
 
-async def check_owner(store: Store, run_id: str, *, tenant: str, user_id: str | None) -> None:
-    """Make sure that a run is of this tenant, and of this user if one is named, without reading its content.
+async def check_owner(store: Store, run_id: str, *, tenant: str, user_id: str | None) -> models.Spec:
+    """Return the spec of a run of this tenant, and of this user if one is named, without reading its content.
 
     Raises:
         NotFound: it is not, or there is no such run.
@@ -56,6 +56,7 @@ async def check_owner(store: Store, run_id: str, *, tenant: str, user_id: str | 
     found = models.Spec.model_validate_json(spec)
     if found.tenant != tenant or (user_id is not None and found.user_id != user_id):
         raise errors.NotFound
+    return found
 
 
 def size(state: State) -> int:
@@ -86,12 +87,22 @@ def run(state: State) -> Run:
         usage=models.Usage.model_validate(folded.usage) if folded.usage else None,
         title=folded.title,
         action=folded.action,
+        inputs=_inputs(state, folded),
         cursor=str(cursor),
         epoch=state.epoch,
         worker=state.owner or None,
         error=failure,
         metadata=spec.metadata,
     )
+
+
+def _inputs(state: State, folded: Fold) -> list[dict[str, Any]]:
+    """Return what users said to the run: what its engine has read, and what it has not (yet)."""
+    read = [{**said, "state": "read"} for said in folded.inputs]
+    if state.status.is_terminal:
+        return read + [{**said, "state": "unread", "part": None} for said in folded.unread]
+    waiting = map(jsontext.loads, state.inputs[len(read) :])
+    return read + [{**said, "state": "queued", "part": None} for said in waiting]
 
 
 def _time(ms: str | None) -> Any:

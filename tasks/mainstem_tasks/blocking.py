@@ -22,6 +22,38 @@ from mainstem_tasks.pauses import Paused
 T = TypeVar("T")
 
 
+class SyncInbox:
+    """`run.inbox` for plain `def` engines: the same methods, without `await`."""
+
+    def __init__(self, run: RunContext[Any], call: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+        self._run = run
+        self._call = call
+
+    def get(self) -> str:
+        """Return the next text; wait for it if there is none."""
+        return self._call(self._run.inbox.get())
+
+    def get_nowait(self) -> str:
+        """Return the next text.
+
+        Raises:
+            asyncio.QueueEmpty: there is none.
+        """
+
+        async def get() -> str:
+            return self._run.inbox.get_nowait()
+
+        return self._call(get())
+
+    def empty(self) -> bool:
+        """Tell whether there is nothing to read now."""
+
+        async def empty() -> bool:
+            return self._run.inbox.empty()
+
+        return self._call(empty())
+
+
 class SyncRunContext(RunView[InputT]):
     """`RunContext` for plain `def` engines: the same methods, without `await`, from any thread of the engine.
 
@@ -49,6 +81,8 @@ class SyncRunContext(RunView[InputT]):
         self._lock = threading.Lock()
         self._waiting: set[concurrent.futures.Future[Any]] = set()
         self._closed = False
+        self.inbox = SyncInbox(run, self._call)
+        """Text that users send while the run is at work. See `RunContext.inbox`."""
 
     def text(self, text: str) -> None:
         """Append to the answer."""

@@ -23,6 +23,7 @@ from mainstem_shared.models import Usage, ms_of
 from mainstem_shared.settings import Settings
 from mainstem_tasks import pauses
 from mainstem_tasks.channel import Channel
+from mainstem_tasks.inboxes import Inbox
 from mainstem_tasks.pauses import Pause, Paused
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class RunContext(RunView[InputT]):
         settings: Settings | None = None,
         stopping: Callable[[], bool] = lambda: False,
         save: SaveCheckpoint | None = None,
-        inbox: asyncio.Queue[str] | None = None,
+        inbox: Inbox | None = None,
     ) -> None:
         super().__init__(
             run_id=run_id,
@@ -141,8 +142,9 @@ class RunContext(RunView[InputT]):
             settings=settings or Settings(),
             stopping=stopping,
         )
-        self.inbox: Final[asyncio.Queue[str]] = inbox or asyncio.Queue()
-        """Text that users send while the run is at work, in order of arrival."""
+        self.inbox: Final[Inbox] = inbox or Inbox(channel)
+        """Text that users send while the run is at work, in order of arrival. What is not read is handed
+        back to them when the run ends."""
         self.pause: Pause | None = None
         """What the engine asked a human for, once it has."""
         self._channel = channel
@@ -167,7 +169,7 @@ class RunContext(RunView[InputT]):
         settings: Settings | None = None,
         stopping: Callable[[], bool] = lambda: False,
         save: SaveCheckpoint | None = None,
-        inbox: asyncio.Queue[str] | None = None,
+        inbox: Inbox | None = None,
     ) -> RunContext[Any]:
         """Return the context of a claimed run. `stopping` is asked from any thread.
 
@@ -396,6 +398,7 @@ class RunContext(RunView[InputT]):
     async def _wait_for_human(self, pause: Pause) -> NoReturn:
         if self.pause is None:  # of several tasks the first one asks; the others ask in the continuation
             self.pause = pause
+            self.inbox.close()
         await self._channel.flush()
         raise Paused
 

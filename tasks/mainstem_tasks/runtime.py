@@ -38,15 +38,26 @@ class Runtime:
     """The runs this process executes now, by run id."""
     claiming: dict[str, Reason | None] = field(default_factory=dict[str, Reason | None])
     """Runs whose claim is under way, and the stop that overtook its reply, if any."""
+    addressed: set[str] = field(default_factory=set[str])
+    """Runs whose claim is under way, and that users said something to meanwhile."""
     tasks: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
     """What `spawn` started and has not ended."""
 
     def deliver(self, message: mail.Message) -> None:
         """Act on a message from the mailbox."""
-        if not self._stop(message):
+        if isinstance(message, mail.Input):
+            self._tell(message.run_id)
+        elif not self._stop(message):
             self.spawn(self._settle_stranded(message))
 
-    def _stop(self, message: mail.Message) -> bool:
+    def _tell(self, run_id: str) -> None:
+        """Have a run's segment fetch its inputs; one that begins does so by itself."""
+        if (segment := self.segments.get(run_id)) is not None:
+            segment.fetch_inputs()
+        elif run_id in self.claiming:
+            self.addressed.add(run_id)
+
+    def _stop(self, message: mail.Stop) -> bool:
         """Stop the run if it is here, or about to be."""
         if (segment := self.segments.get(message.run_id)) is not None:
             segment.stop_for(message.reason)
@@ -67,7 +78,7 @@ class Runtime:
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a side task failed", extra={"action": "side_task_failed"}, exc_info=error)
 
-    async def _settle_stranded(self, message: mail.Message) -> None:
+    async def _settle_stranded(self, message: mail.Stop) -> None:
         """End a run that is ours by its record but that no segment here knows: its task died on the way."""
         run_id, owner = message.run_id, self.lease.owner
         state = await verbs.read(self.store, run_id)

@@ -26,6 +26,7 @@ from mainstem_shared.models import ErrorInfo, Reason, Status
 from mainstem_shared.store import now_ms
 from mainstem_tasks import context, registry
 from mainstem_tasks.cancellation import CancelCause, cancel_cause
+from mainstem_tasks.inboxes import Inbox, Inputs
 from mainstem_tasks.pauses import Pause, is_only_a_pause
 from mainstem_tasks.runtime import Runtime
 
@@ -43,9 +44,9 @@ PAUSED: Final = "paused"
 """What `execute` returns for a run that waits for a human now."""
 HANDED_OVER: Final = "handed over"
 """What it returns for a run that goes on elsewhere."""
-FINISH_PATIENCE_S: Final = 300.0
 ABORTED_BEFORE: Final = "aborted before"
 """What it returns for a run that was aborted while no worker heard of it."""
+FINISH_PATIENCE_S: Final = 300.0
 """Bounded retries of the terminal write; afterwards the run is swept like that of a dead owner."""
 
 
@@ -93,26 +94,30 @@ async def execute(runtime: Runtime, run_id: str, *, task_id: str) -> str:
         claimed = await unreachable(claim)
     finally:
         overtaken_by = runtime.claiming.pop(run_id, None)
+        addressed = run_id in runtime.addressed
+        runtime.addressed.discard(run_id)
     match claimed:
         case verbs.Claimed():
-            segment = Segment(runtime, run_id, owner, claimed)
+            segment = Segment(runtime, run_id, owner, claimed, addressed=addressed)
             if overtaken_by is not None:
                 segment.stop_for(overtaken_by)
             return await segment.execute()
         case verbs.Stopping(reason=reason):
             await runtime.finaliser.settle(run_id, sealer=owner, reason=reason)
             return reason.value
+        case verbs.Refused(status=Status.ABORTED):
+            return ABORTED_BEFORE
         case _:
             logger.info("nothing to claim", extra={"action": "claim_refused", "run_id": run_id})
             return "nothing to do"
-        case verbs.Refused(status=Status.ABORTED):
-            return ABORTED_BEFORE
 
 
 class Segment:
     """One claimed run on this process."""
 
-    def __init__(self, runtime: Runtime, run_id: str, owner: str, claimed: verbs.Claimed) -> None:
+    def __init__(
+        self, runtime: Runtime, run_id: str, owner: str, claimed: verbs.Claimed, *, addressed: bool = False
+    ) -> None:
         self.run_id = run_id
         self.cause: Stop | None = None
         self._reason: Reason | None = None
@@ -123,6 +128,14 @@ class Segment:
         self._channel: Channel | None = None
         self._run: context.RunContext[Any] | None = None
         self._checkpointed = False
+        self._addressed = addressed or claimed.inputs > 0
+        self._inputs: Inputs | None = None
+
+    def fetch_inputs(self) -> None:
+        """Bring what users said from the record into the engine's inbox."""
+        self._addressed = True
+        if self._inputs is not None:
+            self._inputs.fetch()
 
     # -- stopping: one cause, one cancel
 
@@ -164,9 +177,13 @@ class Segment:
                 self.stop(Stop.SUSPENDED)  # sweepers have looked through that name's runs already
             channel = self._channel = self._runtime.writer.open(self._control, fold)
             channel.on_lost = lambda: self.stop(Stop.LOST)
+            self._inputs = Inputs(self._runtime, channel, read=len(fold.inputs))
+            if self._addressed:
+                await unreachable(self._inputs.fetched())
             if cancel_cause() is not None:
                 self._stop_for_pool()  # cancelled while it could not be reached
-            self._engine = asyncio.create_task(self._run_engine(channel, state), name=f"engine {self.run_id}")
+            work = self._run_engine(channel, state, self._inputs.inbox)
+            self._engine = asyncio.create_task(work, name=f"engine {self.run_id}")
             if self.cause is not None:
                 self._engine.cancel()
             interrupted = await self._watch(self._engine)
@@ -186,7 +203,7 @@ class Segment:
         fold = Fold() if isinstance(state, verbs.Gone) else finalisation.fold_of(state)
         return fold, await pausing.load_checkpoint(store, self.run_id, patience_s=STORE_PATIENCE_S)
 
-    async def _run_engine(self, channel: Channel, state: bytes | None) -> None:
+    async def _run_engine(self, channel: Channel, state: bytes | None, inbox: Inbox) -> None:
         engine = registry.get(self._claimed.spec.engine)
 
         async def save(data: bytes, covers: Cursor) -> None:
@@ -200,6 +217,7 @@ class Segment:
             settings=self._runtime.settings,
             stopping=lambda: self.cause is not None,
             save=save,
+            inbox=inbox,
         )
         await engine.function(run)
         await channel.flush()

@@ -5,9 +5,9 @@ Events are what the engine emitted, one entry each: a real log merges consecutiv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from mainstem_shared import errors, events, folds, ids, jsontext
 from mainstem_shared.actions import Action, Decision
@@ -18,7 +18,11 @@ from mainstem_shared.models import Usage
 from mainstem_shared.settings import Settings
 from mainstem_tasks import registry
 from mainstem_tasks.context import RunContext
+from mainstem_tasks.inboxes import Inbox
 from mainstem_tasks.pauses import is_only_a_pause
+
+SENT: Final = "2026-01-01T00:00:00.000Z"
+"""When a test's users say what they say."""
 
 
 class MemoryChannel:
@@ -38,7 +42,11 @@ class MemoryChannel:
             return
         part = len(self.fold.parts)
         last = self.fold.parts[-1] if self.fold.parts else None
-        if isinstance(last, TextPart) and last.kind == folds.type_of_delta[kind]:
+        if (
+            isinstance(last, TextPart)
+            and last.kind == folds.type_of_delta[kind]
+            and not self.fold.interrupted
+        ):
             part -= 1
         self._append(kind, {"part": part, "text": text})
 
@@ -116,11 +124,12 @@ async def run_engine(
     metadata: Mapping[str, Any] | None = None,
     settings: Settings | None = None,
     stopping: Callable[[], bool] = lambda: False,
+    inbox: Iterable[str] = (),
 ) -> EngineRun:
     """Run an engine (decorated function, or a registered name) to its end, as a worker would.
 
-    `state`, `segment` and `decisions` play a continuation. `check=False` keeps what the engine raises as the
-    result's `error`, with everything it emitted before.
+    `state`, `segment` and `decisions` play a continuation; `inbox` is what users say meanwhile. `check=False`
+    keeps what the engine raises as the result's `error`, with everything it emitted before.
 
     Raises:
         InvalidInput: the engine's model refuses the input.
@@ -149,6 +158,7 @@ async def run_engine(
         settings=settings,
         stopping=stopping,
         save=save,
+        inbox=_inbox(channel, inbox),
     )
     failure = await _failure_of(found, run, channel)
     if failure is not None and check:
@@ -163,6 +173,14 @@ async def run_engine(
         action=None if pause is None else pause.action,
         error=failure,
     )
+
+
+def _inbox(channel: MemoryChannel, texts: Iterable[str]) -> Inbox:
+    inbox = Inbox(channel)
+    inbox.deliver(
+        {"input_id": f"in_{n}", "text": text, "by": "local", "sent_at": SENT} for n, text in enumerate(texts)
+    )
+    return inbox
 
 
 async def _failure_of(

@@ -12,32 +12,12 @@ import pytest
 from celery import Celery
 
 from clients import client
+from deciding import decision, paused
 from demowords import demo_text
-from mainstem_api import AsyncRuns, Run
+from mainstem_api import Run
 from mainstem_shared import errors, keys
 from openai_server import Events, OpenAIServer, answer, call_chunk, chunk
 from waiting import wait_until_async
-
-
-async def paused(runs: AsyncRuns, run_id: str, *, after: str = "") -> Run:
-    """Wait until the run waits for a human, about another action than `after`."""
-
-    async def waits() -> Run | None:
-        run = await runs.get(run_id)
-        assert not run.status.is_terminal, (run.reason, run.error)
-        if run.status != "requires_action" or run.action is None:
-            return None
-        return run if run.action["action_id"] != after else None
-
-    return await wait_until_async(waits, description="the run to pause", timeout_s=30)
-
-
-def decision(run: Run, kind: str, **fields: Any) -> dict[str, Any]:
-    """The arguments of a resume that decides all calls of the run's action alike."""
-    assert run.action is not None
-    calls = run.action["calls"]
-    decided = [{"call_id": call["call_id"], "type": kind, **fields} for call in calls]
-    return {"action_id": run.action["action_id"], "decisions": decided}
 
 
 async def test_a_paused_run_survives_everything_and_goes_on_elsewhere(fragile):

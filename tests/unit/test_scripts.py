@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mainstem_shared import ids, models, pausing, slots, threads, verbs
+from mainstem_shared import ids, models, pausing, slots, steering, threads, verbs
 from mainstem_shared.actions import Action, Question
 from mainstem_shared.cursors import Cursor
 from mainstem_shared.events import Type
@@ -87,13 +87,15 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "checkpoint": lambda s: pausing.checkpoint(s, CONTROL, cursor=TOP, state=b"c", fold=b"{}", live_ttl_ms=1),
     "promote": lambda s: threads.promote(s, RUN, live_ttl_ms=1, thread_ttl_ms=1),
     "forget": lambda s: threads.forget(s, RUN),
+    "steer": lambda s: steering.steer(s, RUN, input_id="i", text="t", by=None),
+    "inbox": lambda s: steering.inbox(s, CONTROL, read=1, known=1),
     "take_slot": lambda s: slots.take(s, Settings(max_active_runs_per_user=1), SPEC),
 }
 """One call of each verb's function; a verb that is new must be added here."""
 
 SCRIPTS = {
     value.name: value
-    for module in (verbs, pausing, threads, slots)
+    for module in (verbs, pausing, threads, slots, steering)
     for value in vars(module).values()
     if isinstance(value, Script)
 }

@@ -1,4 +1,4 @@
-"""The routes of humans in the loop: decide what a paused run waits for. Thin, like `routes`."""
+"""The routes of humans in the loop: decide what a run waits for, say something to one at work. Thin."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from mainstem_api.gateway.principals import Caller
 from mainstem_api.gateway.routes import Serving, as_json, problem_documents
 from mainstem_shared.actions import ResumeRequest
 from mainstem_shared.models import Run
+from mainstem_shared.steering import InputRequest, Receipt
 
 router = APIRouter(tags=["runs"])
 
@@ -32,3 +33,17 @@ async def resume_run(run_id: str, body: ResumeRequest, gateway: Serving, caller:
         tenant=caller.tenant,
     )
     return as_json(run, 202)
+
+
+@router.post(
+    "/v1/runs/{run_id}/input",
+    status_code=202,
+    response_model=Receipt,
+    responses=problem_documents(404, 409, 413, 422, 503),
+)
+async def send_input(run_id: str, body: InputRequest, gateway: Serving, caller: Caller) -> Response:
+    """Say something to a run while it is at work. What its engine does not read is handed back at the end."""
+    receipt = await gateway.runs.send_input(
+        run_id, body.text, input_id=body.input_id, user_id=caller.user_id, tenant=caller.tenant
+    )
+    return as_json(receipt, 202)

@@ -49,6 +49,15 @@ local function record_of(thread_key, run_id)
   return string.sub(thread_key, 1, -7) .. unique .. ':record'
 end
 
+-- What users said to a run after input number `known`, in order; `total`: the record's `inputs`, if any.
+local function inputs_after(record, known, total)
+  local entries = {}
+  for number = tonumber(known) + 1, tonumber(total or '0') do
+    entries[#entries + 1] = redis.call('HGET', record, 'input:' .. number)
+  end
+  return entries
+end
+
 -- Give the thread to the next run of its queue that still waits, and name it; false if there is none. Its
 -- wait for a worker begins now: waiting for its turn does not count.
 local function promote_next(thread, queue, now)

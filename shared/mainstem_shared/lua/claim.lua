@@ -6,7 +6,8 @@ KEYS  1 record  2 log  3 thread  4 thread runs  5 thread queue
 ARGV  1 now_ms  2 nonce  3 owner  4 task_id  5 live_ttl_ms  6 body
 Returns
   {'claimed', epoch, segment, spec, input, started_ms, resume_as, decisions,
-   idle_ms}                      idle_ms: how long it waited for humans, and then for a worker
+   idle_ms, inputs}              idle_ms: how long it waited for humans, and then for a worker; inputs: how
+                                 many it was sent so far
   {'refused', status, epoch}     not queued for a worker: a duplicate or stale message
   {'stopping', reason, epoch}    somebody asked to stop it before it was claimed
   {'gone'}                       no such run
@@ -15,8 +16,9 @@ local record, log, thread, runs, queue = unpack(KEYS)
 local now, nonce, owner, task_id, live_ttl, body = unpack(ARGV)
 
 local function claimed(epoch)
-  local f = redis.call('HMGET', record, 'segment', 'spec', 'input', 'started', 'resume_as', 'decisions', 'idle')
-  return { 'claimed', epoch, f[1], f[2], f[3], f[4], f[5] or '', f[6] or '', f[7] or '0' }
+  local f = redis.call('HMGET', record, 'segment', 'spec', 'input', 'started', 'resume_as', 'decisions', 'idle',
+    'inputs')
+  return { 'claimed', epoch, f[1], f[2], f[3], f[4], f[5] or '', f[6] or '', f[7] or '0', f[8] or '0' }
 end
 
 local r = redis.call('HMGET', record, 'status', 'waiting', 'epoch', 'nonce', 'stop_reason', 'segment', 'resume_as',
@@ -46,9 +48,9 @@ append_control(log, epoch, top, r[7] or 'run.started', opening .. string.sub(bod
 redis.call('HSET', record, 'status', 'running', 'epoch', epoch, 'owner', owner, 'task', task_id,
   'nonce', nonce, 'segment', segment, 'last_task', task_id)
 redis.call('HSETNX', record, 'started', now)
+redis.call('HSETNX', record, 'first_task', task_id)
 redis.call('HDEL', record, 'waiting', 'published', 'paused', 'restart')
 if r[8] then
-redis.call('HSETNX', record, 'first_task', task_id)
   redis.call('HINCRBY', record, 'idle', math.max(tonumber(now) - tonumber(r[8]), 0))
 end
 for _, key in ipairs({ record, log, thread, runs, queue }) do

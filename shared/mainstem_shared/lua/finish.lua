@@ -7,6 +7,7 @@ Runs under memory pressure: a run that cannot end would hold its thread and its 
 KEYS  1 record  2 log  3 snapshot  4 checkpoint  5 thread  6 thread queue  7 thread runs
 ARGV  1 now_ms  2 nonce  3 run_id  4 epoch  5 owner, or '' for a run that nobody runs  6 expected top id
       7 status  8 reason  9 body  10 error, or ''  11 retention_ms
+      12 inputs_read: how many of its inputs the caller's fold has; the others are handed back as `unread`
 Returns
   {'finished', epoch, next_run}  next_run: who holds the thread now and wants a message; or ''
   {'already', status, reason}    it ended before; the first outcome stands
@@ -15,9 +16,10 @@ Returns
   {'gone'}
 --]]
 local record, log, snapshot, checkpoint, thread, queue, runs = unpack(KEYS)
-local now, nonce, run_id, epoch, owner, expected_top, status, reason, body, err, retention = unpack(ARGV)
+local now, nonce, run_id, epoch, owner, expected_top, status, reason, body, err, retention, read =
+  unpack(ARGV)
 
-local r = redis.call('HMGET', record, 'status', 'epoch', 'owner', 'nonce', 'reason', 'next_run')
+local r = redis.call('HMGET', record, 'status', 'epoch', 'owner', 'nonce', 'reason', 'next_run', 'inputs')
 if not r[1] then
   return { 'gone' }
 end
@@ -35,6 +37,10 @@ if top ~= expected_top then
   return { 'moved', top }
 end
 
+local unread = inputs_after(record, read, r[7])
+if #unread > 0 then
+  body = string.sub(body, 1, -2) .. ',"unread":[' .. table.concat(unread, ',') .. ']}'
+end
 local last = next_epoch(epoch, top)
 append_control(log, last, top, 'run.finished', body)
 redis.call('HSET', record, 'status', status, 'reason', reason, 'epoch', last, 'finished', now, 'nonce', nonce)
@@ -42,7 +48,10 @@ if err ~= '' then
   redis.call('HSET', record, 'error', err)
 end
 redis.call('HDEL', record, 'waiting', 'published', 'sealed', 'action', 'fingerprint', 'expires', 'decisions',
-  'resume_as', 'restart')
+  'resume_as', 'restart', 'inputs_read')
+for number = 1, tonumber(r[7] or '0') do
+  redis.call('HDEL', record, 'input:' .. number)
+end
 redis.call('DEL', snapshot, checkpoint)
 redis.call('PEXPIRE', record, retention)
 redis.call('PEXPIRE', log, retention)

@@ -6,7 +6,8 @@ One atomic read: record, snapshot and log always belong together.
 
 KEYS  1 record  2 log  3 snapshot
 Returns
-  {record fields, snapshot cursor or '', snapshot state or '', entries}
+  {record fields, snapshot cursor or '', snapshot state or '', entries, inputs}
+                                 inputs: what users said to it so far; {} once it is over
   {}                             no such run
 --]]
 local record, log, snapshot = unpack(KEYS)
@@ -25,8 +26,9 @@ for i, name in ipairs(names) do
   end
 end
 if not ACTIVE[values[2]] then
-  return { fields, '', '', redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1) }
+  return { fields, '', '', redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1), {} }
 end
 local snap = redis.call('HMGET', snapshot, 'cursor', 'state')
 local from = snap[1] and ('(' .. snap[1]) or '-'
-return { fields, snap[1] or '', snap[2] or '', redis.call('XRANGE', log, from, '+') }
+local inputs = inputs_after(record, 0, redis.call('HGET', record, 'inputs'))
+return { fields, snap[1] or '', snap[2] or '', redis.call('XRANGE', log, from, '+'), inputs }

@@ -30,6 +30,8 @@ class DemoInput(BaseModel):
     """Words before which `demo_tool` asks for approval."""
     ask_at: Annotated[frozenset[int], Field(max_length=1000)] = frozenset()
     """Words before which the user is asked a question, whose answer is inserted."""
+    echo_input: bool = False
+    """Insert what users say meanwhile before the next word."""
 
 
 class DemoError(RuntimeError):
@@ -72,6 +74,8 @@ class _Demo:
             if interval_s and k > self.from_.k:
                 # Against the schedule, not after the last word: delays do not add up.
                 await asyncio.sleep(start + (k - self.from_.k) * interval_s - loop.time())
+            while wanted.echo_input and not self.run.inbox.empty():
+                await self._insert(self.run.inbox.get_nowait())
             if k in wanted.ask_at and not self._is_answered(k):
                 await self._insert(await self._answer(k))
             if k in wanted.approve_at:
