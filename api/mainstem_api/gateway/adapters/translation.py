@@ -7,7 +7,7 @@ lacks of it, or takes everything back if the state is no continuation (`rewound`
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from mainstem_shared import jsontext
@@ -35,6 +35,7 @@ class Translator:
         """Nothing more will be said."""
         self._out: list[bytes] = []
         self._open: tuple[int, str] | None = None  # the text part that grows: its number and kind
+        self._heard: set[str] = set()  # the inputs of users that were told of
 
     # -- what the stream calls
 
@@ -126,9 +127,18 @@ class Translator:
 
     # -- for subclasses
 
+    def begin_with(self, state: Mapping[str, Any]) -> None:
+        """Take for granted that the client has this state."""
+        self.fold.load({**Fold().dump(), **state})
+        self._heard = {said["input_id"] for said in state.get("inputs", ())}
+
     def say(self, payload: Any, *, event: str | None = None) -> None:
         """Send one SSE event."""
         self._out.append(spell(payload, event=event))
+
+    def say_raw(self, said: bytes) -> None:
+        """Send bytes that are no JSON event."""
+        self._out.append(said)
 
     # -- events
 
@@ -209,7 +219,12 @@ class Translator:
             case Type.CREATED | Type.STARTED | Type.RESUMED | Type.QUEUED | Type.SEALED:
                 self.began(kind, data)
             case _:
-                self.noted(kind, data)
+                self._note(kind, data)
+
+    def _note(self, kind: str, data: Mapping[str, Any]) -> None:
+        if kind == Type.INPUT_ACCEPTED and "input_id" in data:
+            self._heard.add(data["input_id"])
+        self.noted(kind, data)
 
     # -- states
 
@@ -229,17 +244,20 @@ class Translator:
         if not _extends(self.fold, state["content"]):
             self._open = None
             self.fold = Fold()
+            self._heard.clear()
             self.rewound()
         if self.fold.action is not None and self.fold.action != state["action"]:
             self.decided(self.fold.action, (), expired=False)
-        self._say_content(state["content"])
+        self._say_content(state["content"], state.get("inputs", ()))
         self._say_steps(state["steps"])
         before, self.fold = self.fold, Fold()
         self.fold.load(state)
         self._say_facts(before, self.fold)
 
-    def _say_content(self, content: list[dict[str, Any]]) -> None:
+    def _say_content(self, content: list[dict[str, Any]], inputs: Sequence[Mapping[str, Any]]) -> None:
+        fresh = [said for said in inputs if said["input_id"] not in self._heard]
         for number, part in enumerate(content):
+            self._say_inputs(said for said in fresh if said["part"] == number)
             if part["type"] == "tool_call":
                 self._say_call(number, part)
             elif part["type"] in type_of_delta.values():
@@ -248,6 +266,11 @@ class Translator:
                     self._text(number, part["type"], part["text"][len(known) :])
             elif number >= len(self.fold.parts):
                 self.fold.parts.append(part)  # of a later version's; it keeps the numbers right
+        self._say_inputs(said for said in fresh if said["part"] >= len(content))
+
+    def _say_inputs(self, inputs: Iterable[Mapping[str, Any]]) -> None:
+        for said in inputs:
+            self._note(Type.INPUT_ACCEPTED, said)
 
     def _known_text(self, number: int) -> str:
         known = self.fold.parts[number] if number < len(self.fold.parts) else None

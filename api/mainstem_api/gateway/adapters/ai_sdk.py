@@ -1,0 +1,268 @@
+"""The UI message stream of the Vercel AI SDK (v1, `ai` 7): a run as one assistant message. Pure.
+
+A run is one step of its message, so that `reset-step` takes back exactly what a restart replaces. Tool calls
+are `providerExecuted`: the client neither runs them nor counts them as its own to answer; calls that a
+finished run leaves open are, and so are questions, as calls of the client's tool `ask_user`. An
+approval's id is `<action id>:<call id>`, a question's call id `<action id>:<question id>`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Final
+
+from mainstem_api.gateway.adapters.translation import Translator
+from mainstem_shared import jsontext
+from mainstem_shared.events import Type
+
+ASK_USER: Final = "ask_user"
+"""The name of the client's tool that a question calls: `{"text", "options"?}`; its output is the answer."""
+_DONE: Final = b"data: [DONE]\n\n"
+_FINISH_REASONS: Final[Mapping[str, str]] = {
+    "stop": "stop",
+    "length": "length",
+    "content_filter": "content-filter",
+    "tool_calls": "tool-calls",
+}
+
+
+class UIMessageStream(Translator):
+    """One run for one client. `message_id` is the assistant message's.
+
+    `known`: the state that the client's message has already, when a stream continues it. `again`: the client
+    has the message, but it cannot be known how much of it: it is told anew.
+    """
+
+    headers: ClassVar[Sequence[tuple[bytes, bytes]]] = ((b"x-vercel-ai-ui-message-stream", b"v1"),)
+
+    def __init__(
+        self, *, run_id: str, message_id: str, known: Mapping[str, Any] | None = None, again: bool = False
+    ) -> None:
+        super().__init__()
+        self._run_id = run_id
+        self._message_id = message_id
+        self._again = again
+        self._continues = known is not None
+        if known is not None:
+            self.begin_with(known)
+        self._texts = 0
+        self._denied: set[str] = set()
+        self._finish_reason = "stop"
+
+    # -- beginning and end
+
+    def opened(self) -> None:
+        metadata = {"runId": self._run_id}
+        self.say({"type": "start", "messageId": self._message_id, "messageMetadata": metadata})
+        if self._again:
+            self.say({"type": "reset-step"})
+        elif not self._continues:
+            self.say({"type": "start-step"})
+
+    def rewound(self) -> None:
+        self.say({"type": "reset-step"})
+
+    def rested(self, action: Mapping[str, Any]) -> None:
+        self._finish("tool-calls")
+
+    def finished(self, outcome: Mapping[str, Any]) -> None:
+        match outcome["status"]:
+            case "succeeded":
+                self._finish(self._leave_open_calls())
+            case "aborted":
+                self.say({"type": "abort", "reason": outcome["reason"]})
+                self._finish("interrupted")  # a client that sends by itself waits for its user
+            case _:
+                # The client drops everything after an error: what it is to know of the run comes first.
+                self.say({"type": "message-metadata", "messageMetadata": self._metadata()})
+                error = outcome["error"] or {"message": f"The run failed: {outcome['reason']}."}
+                self.say({"type": "error", "errorText": error["message"]})
+                self._finish("error")
+
+    def _leave_open_calls(self) -> str:
+        """Leave the calls that nobody answered to the client; returns the reason to finish."""
+        calls = (self.fold.parts[at] for at in range(len(self.fold.parts)))
+        open_calls = [part for part in calls if isinstance(part, dict) and part.get("state") == "called"]
+        for call in open_calls:
+            self.say({**_input(call), "providerExecuted": False})
+        return "tool-calls" if open_calls else self._finish_reason
+
+    def _finish(self, reason: str) -> None:
+        self.say({"type": "finish-step"})
+        self.say({"type": "finish", "finishReason": reason, "messageMetadata": self._metadata()})
+        self.say_raw(_DONE)
+
+    def _metadata(self) -> dict[str, Any]:
+        metadata: dict[str, Any] = {"runId": self._run_id}
+        if self.fold.title is not None:
+            metadata["title"] = self.fold.title
+        if self.fold.usage is not None:
+            metadata["usage"] = _usage(self.fold.usage)
+        return metadata
+
+    # -- texts
+
+    def text_began(self, part: int, kind: str) -> None:
+        self._texts += 1
+        self.say({"type": f"{kind}-start", "id": self._text_id})
+
+    def text_grew(self, part: int, kind: str, text: str) -> None:
+        self.say({"type": f"{kind}-delta", "id": self._text_id, "delta": text})
+
+    def text_ended(self, part: int, kind: str, text: str) -> None:
+        self.say({"type": f"{kind}-end", "id": self._text_id})
+
+    @property
+    def _text_id(self) -> str:
+        return f"t{self._texts}"
+
+    # -- tool calls
+
+    def call_began(self, call: Mapping[str, Any]) -> None:
+        if isinstance(call["arguments"], str):
+            self.say(
+                {
+                    "type": "tool-input-start",
+                    "toolCallId": call["call_id"],
+                    "toolName": call["name"],
+                    "providerExecuted": True,
+                }
+            )
+
+    def arguments_grew(self, call: Mapping[str, Any], text: str) -> None:
+        self.say({"type": "tool-input-delta", "toolCallId": call["call_id"], "inputTextDelta": text})
+
+    def call_ready(self, call: Mapping[str, Any]) -> None:
+        self.say({**_input(call), "providerExecuted": True})
+
+    def call_ended(self, call: Mapping[str, Any]) -> None:
+        call_id, result = call["call_id"], call["result"]
+        about = {"toolCallId": call_id, "providerExecuted": True}
+        if call["state"] == "completed":
+            self.say({"type": "tool-output-available", **about, "output": result})
+        elif call_id in self._denied:
+            self.say({"type": "tool-output-denied", "toolCallId": call_id})
+        elif isinstance(call["arguments"], str):
+            self.say(
+                {
+                    "type": "tool-input-error",
+                    **about,
+                    "toolName": call["name"],
+                    "input": call["arguments"],
+                    "errorText": _error_text(result),
+                }
+            )
+        else:
+            self.say({"type": "tool-output-error", **about, "errorText": _error_text(result)})
+
+    # -- humans
+
+    def asked(self, action: Mapping[str, Any]) -> None:
+        for call in action.get("calls", ()):
+            request = {
+                "type": "tool-approval-request",
+                "approvalId": f"{action['action_id']}:{call['call_id']}",
+                "toolCallId": call["call_id"],
+            }
+            reason = call.get("reason")
+            self.say(request if reason is None else {**request, "reason": reason})
+        for question in action.get("questions", ()):
+            asked = {name: question[name] for name in ("text", "options") if name in question}
+            self.say(
+                {
+                    "type": "tool-input-available",
+                    "toolCallId": f"{action['action_id']}:{question['question_id']}",
+                    "toolName": ASK_USER,
+                    "input": asked,
+                }
+            )
+
+    def decided(
+        self, action: Mapping[str, Any], decisions: Sequence[Mapping[str, Any]], *, expired: bool
+    ) -> None:
+        for decision in decisions:
+            about = f"{action['action_id']}:{decision['id']}"
+            if action["kind"] == "question":
+                self._answered(about, decision)
+            else:
+                self._judged(about, decision)
+
+    def _judged(self, approval_id: str, decision: Mapping[str, Any]) -> None:
+        approved = decision["type"] != "reject"
+        if not approved:
+            self._denied.add(decision["id"])
+        said = {"type": "tool-approval-response", "approvalId": approval_id, "approved": approved}
+        reason = decision.get("reason")
+        self.say(said if reason is None else {**said, "reason": reason})
+
+    def _answered(self, call_id: str, decision: Mapping[str, Any]) -> None:
+        # From now on the call counts as ours: clients that send answers by themselves would send it again.
+        about = {"toolCallId": call_id, "providerExecuted": True}
+        if decision["type"] == "answer":
+            self.say({"type": "tool-output-available", **about, "output": decision["text"]})
+        else:
+            reason = decision.get("reason") or "Nobody answered."
+            self.say({"type": "tool-output-error", **about, "errorText": reason})
+
+    # -- the rest
+
+    def title_changed(self, title: str) -> None:
+        self.say({"type": "message-metadata", "messageMetadata": {"title": title}})
+
+    def step_began(self, step: Mapping[str, Any]) -> None:
+        self._tell_step(step)
+
+    def step_ended(self, step: Mapping[str, Any]) -> None:
+        self._tell_step(step)
+
+    def _tell_step(self, step: Mapping[str, Any]) -> None:
+        shown = {name: step[name] for name in ("kind", "name", "state")}
+        self.say({"type": "data-step", "id": step["step_id"], "data": shown})
+
+    def noted(self, kind: str, data: Mapping[str, Any]) -> None:
+        match kind:
+            case Type.CUSTOM:
+                self._tell_custom(data["name"], data["data"])
+            case Type.AGENT_UPDATED:
+                self.say({"type": "data-agent", "id": "agent", "data": data})
+            case Type.CONTEXT_USAGE:
+                self.say({"type": "data-context-usage", "id": "context-usage", "data": data})
+            case Type.INPUT_ACCEPTED if "text" in data and "input_id" in data:
+                said = [{"type": "text", "text": data["text"]}]
+                self.say({"type": "steering-message", "id": data["input_id"], "parts": said})
+            case _:
+                pass  # the client fails on a type that it does not know
+
+    def _tell_custom(self, name: str, data: Any) -> None:
+        if name == "finish" and isinstance(data, dict) and "finish_reason" in data:
+            self._finish_reason = _FINISH_REASONS.get(str(data["finish_reason"]), "other")
+            return
+        part: dict[str, Any] = {"type": f"data-{name}", "data": data}
+        if isinstance(data, dict) and isinstance(data.get("id"), str):
+            part["id"] = data["id"]  # later parts of this name and id replace the data
+        self.say(part)
+
+
+def _input(call: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "tool-input-available",
+        "toolCallId": call["call_id"],
+        "toolName": call["name"],
+        "input": call["arguments"],
+    }
+
+
+def _usage(usage: Mapping[str, int]) -> dict[str, int]:
+    return {
+        "inputTokens": usage.get("input_tokens", 0),
+        "outputTokens": usage.get("output_tokens", 0),
+        "totalTokens": usage.get("total_tokens", 0),
+        "reasoningTokens": usage.get("reasoning_tokens", 0),
+        "cachedInputTokens": usage.get("cached_input_tokens", 0),
+    }
+
+
+def _error_text(result: Any) -> str:
+    if isinstance(result, dict) and len(result) == 1:
+        (result,) = result.values()
+    return result if isinstance(result, str) else jsontext.dumps(result).decode()
