@@ -8,6 +8,9 @@ MainstemError
 │   ├── UnknownEngine         unknown_engine
 │   ├── UndecidedCall         undecided_call
 │   └── InvalidDecision       invalid_decision
+├── Misconfigured             misconfigured
+├── NotAuthenticated          not_authenticated
+├── Forbidden                 forbidden
 ├── DecisionNotAllowed        decision_not_allowed
 ├── NotFound                  not_found
 ├── Conflict
@@ -23,6 +26,8 @@ MainstemError
 │   └── InputIdReused         input_id_reused
 ├── ActionExpired             action_expired
 ├── TooManyRuns               too_many_runs
+├── TooManyRequests           too_many_requests
+├── TooManyStreams            too_many_streams
 ├── EngineLimit
 │   ├── EventTooLarge         event_too_large
 │   ├── CheckpointTooLarge    checkpoint_too_large
@@ -32,7 +37,8 @@ MainstemError
 ├── ChannelClosed             channel_closed
 └── Unavailable
     ├── StoreUnavailable      store_unavailable
-    └── BrokerUnavailable     broker_unavailable
+    ├── BrokerUnavailable     broker_unavailable
+    └── KeysUnavailable       keys_unavailable
 """
 
 from __future__ import annotations
@@ -114,6 +120,27 @@ class InvalidDecision(InvalidRequest):
 
     code = "invalid_decision"
     message = "The decision means nothing."
+
+
+class Misconfigured(MainstemError):
+    """Settings that cannot work, or that would leave a door open: the process refuses to start."""
+
+    code = "misconfigured"
+    message = "The settings cannot work together."
+
+
+class NotAuthenticated(MainstemError):
+    """The request does not prove who makes it."""
+
+    code = "not_authenticated"
+    message = "This needs authentication."
+
+
+class Forbidden(MainstemError):
+    """For operators only; what is another user's is NotFound."""
+
+    code = "forbidden"
+    message = "This needs the scope admin."
 
 
 class DecisionNotAllowed(MainstemError):
@@ -220,6 +247,20 @@ class TooManyRuns(MainstemError):
     message = "Too many active runs; wait for one to end."
 
 
+class TooManyRequests(MainstemError):
+    """The user sends more requests than the deployment allows."""
+
+    code = "too_many_requests"
+    message = "Too many requests; slow down."
+
+
+class TooManyStreams(MainstemError):
+    """The user has as many event streams open as the deployment allows."""
+
+    code = "too_many_streams"
+    message = "Too many open streams; close one first."
+
+
 class EngineLimit(MainstemError):
     """An engine went past a limit of the log."""
 
@@ -282,3 +323,10 @@ class BrokerUnavailable(Unavailable):
 
     code = "broker_unavailable"
     message = "The broker does not answer; try again shortly."
+
+
+class KeysUnavailable(Unavailable):
+    """The keys that tokens are checked with cannot be fetched."""
+
+    code = "keys_unavailable"
+    message = "Tokens cannot be checked right now; try again shortly."

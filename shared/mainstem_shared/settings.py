@@ -75,6 +75,27 @@ class Settings(BaseSettings):
 
     # Web tier
     auth: Literal["none", "jwt", "proxy"] = "none"
+    """`none` is for one user on one machine: the gateway then refuses to listen anywhere but on loopback."""
+    jwt_secret: SecretStr | None = None
+    """HS256: at least 32 bytes. Exactly one of `jwt_secret`, `jwt_public_key` and `jwt_jwks` is given."""
+    jwt_public_key: str | None = None
+    """RS256: a PEM file, or the PEM itself."""
+    jwt_jwks: str | None = None
+    """Keys of an identity provider: an https address, or a file."""
+    jwt_issuer: str | None = None
+    jwt_audience: str | None = None
+    jwt_leeway_s: Annotated[float, Field(ge=0, le=300)] = 30
+    """How far the clocks of whoever issues tokens and of the gateway may be apart."""
+    proxy_peers: str = ""
+    """Addresses and networks, comma-separated, whose connections may say who the user is."""
+    proxy_user_header: str = "X-Forwarded-User"
+    proxy_tenant_header: str = ""
+    proxy_scope_header: str = ""
+    """A header with scopes, `admin` among them; empty: nobody is an admin."""
+    token: SecretStr | None = None
+    """The bearer token that the command line shows to a gateway."""
+    stream_token_s: Seconds = 900
+    """Lifetime of a stream token: an EventSource that was reset reconnects with the one it has."""
     heartbeat_s: Seconds = 15
     """Silence after which an SSE stream carries a comment, so that proxies keep it open."""
 

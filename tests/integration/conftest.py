@@ -9,8 +9,9 @@ import redis
 
 from mainstem_shared import keys
 
-PERMANENT = {key.encode() for key in (keys.ACTIVE, keys.RECENT, keys.COMPACT, keys.WORKERS, keys.ENGINES)}
-"""Indexes whose entries are dropped one by one."""
+_INDEXES = (keys.ACTIVE, keys.RECENT, keys.COMPACT, keys.WORKERS, keys.ENGINES)
+PERMANENT = {key.encode() for key in (*_INDEXES, keys.STREAM_SECRET)}
+"""Indexes whose entries are dropped one by one, and one secret."""
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,8 @@ from typing import Any, Final, Self
 import httpx
 from httpx_sse import EventSource, ServerSentEvent
 
+from mainstem_shared.settings import Settings
+
 CONNECT_TIMEOUT_S: Final = 5.0
 REPLY_TIMEOUT_S: Final = 30.0
 _NO_CONTENT: Final = 204
@@ -42,8 +44,14 @@ class Gateway:
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         timeout = httpx.Timeout(REPLY_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-        # A proxy of the environment cannot reach this machine's own loopback.
-        self._http = httpx.Client(base_url=self.url, timeout=timeout, trust_env=not _is_loopback(self.url))
+        token = Settings().token
+        self._http = httpx.Client(
+            base_url=self.url,
+            headers={} if token is None else {"Authorization": f"Bearer {token.get_secret_value()}"},
+            timeout=timeout,
+            # A proxy of the environment cannot reach this machine's own loopback.
+            trust_env=not _is_loopback(self.url),
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -16,7 +16,11 @@ _POLL_S: Final = 0.5
 
 def up() -> None:
     """Start everything on this machine: embedded Valkey, workers, gateway, Flower."""
-    asyncio.run(Stack(Settings()).run())
+    from mainstem_api.gateway import authentication
+
+    settings = Settings()
+    authentication.authenticator(settings)  # what the gateway would refuse is refused before anything runs
+    asyncio.run(Stack(settings).run())
 
 
 def valkey() -> None:

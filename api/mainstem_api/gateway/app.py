@@ -11,19 +11,26 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from mainstem_api.gateway import approvals, endings, health, problems, routes
+from mainstem_api.gateway import approvals, authentication, endings, health, problems, routes
+from mainstem_api.gateway.authentication import Authenticator
+from mainstem_api.gateway.door import Door, Locked, is_locked
 from mainstem_api.gateway.middleware import BodyLimit, RequestCount
 from mainstem_api.gateway.resources import Holder
 from mainstem_shared.settings import Settings
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
-    """Return the gateway's app; by default with the environment's settings."""
+def create_app(settings: Settings | None = None, *, authenticator: Authenticator | None = None) -> FastAPI:
+    """Return the gateway's app; by default with the environment's settings.
+
+    A host that knows its users already passes an `authenticator` of its own in place of MAINSTEM_AUTH.
+
+    Raises:
+        Misconfigured: the settings would leave a door open, or let nobody in.
+    """
     settings = settings or Settings()
-    if settings.auth != "none":
-        message = f"MAINSTEM_AUTH={settings.auth} is not supported yet; put an authenticating proxy in front."
-        raise ValueError(message)
+    authenticator = authenticator or authentication.authenticator(settings)
     holder = Holder(settings)
+    door = Door(authenticator, lambda: holder.gateway.tokens)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
@@ -33,6 +40,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             yield
         finally:
             await holder.close()
+            await authenticator.aclose()
 
     app = FastAPI(
         title="Mainstem",
@@ -42,11 +50,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,  # a redirect would answer for paths that do not exist
     )
     app.state.holder = holder
+    app.state.door = door
     routers = (routes.router, endings.router, approvals.router, health.router)
     app.state.routes = [route for router in routers for route in router.routes]
     problems.install(app)
     for router in routers:
-        app.include_router(router)
+        locked = any(is_locked(getattr(route, "path", "")) for route in router.routes)
+        app.include_router(router, responses=routes.problem_documents(401, 429, 503) if locked else {})
     app.add_middleware(BodyLimit)
+    app.add_middleware(Locked, door=door)
     app.add_middleware(RequestCount, metrics=lambda: holder.gateway.metrics)
     return app

@@ -37,7 +37,7 @@ class AbortReply(BaseModel):
 )
 async def abort_run(run_id: str, gateway: Serving, caller: Caller, wait: Wait = 0.0) -> Response:
     """Stop a run, whatever it is doing. What it has produced is kept, and returned."""
-    reached = await gateway.runs.abort(run_id, wait=wait, user_id=caller.user_id, tenant=caller.tenant)
+    reached = await gateway.runs.abort(run_id, wait=wait, user_id=caller.sees, tenant=caller.tenant)
     reply = AbortReply.model_construct(
         run=reached.run,
         outcome=reached.outcome,

@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 from starlette.responses import JSONResponse, Response
 
 from mainstem_api.gateway import metrics
+from mainstem_api.gateway.principals import Operator
 from mainstem_api.gateway.resources import Gateway, gateway_of
 from mainstem_api.gateway.routes import problem_documents
 from mainstem_shared import errors
@@ -48,6 +49,7 @@ async def _ping_store(gateway: Gateway) -> None:
 
 
 @router.get("/metrics", include_in_schema=False)
-async def exposition(gateway: Serving) -> Response:
+async def exposition(gateway: Serving, caller: Operator) -> Response:
     """Return the Prometheus exposition."""
+    del caller
     return Response(gateway.metrics.text(), media_type=metrics.CONTENT_TYPE)

@@ -32,12 +32,16 @@ _STATUS: Final[Sequence[tuple[type[errors.MainstemError], HTTPStatus]]] = (
     (errors.UndecidedCall, HTTPStatus.BAD_REQUEST),
     (errors.InvalidDecision, HTTPStatus.BAD_REQUEST),
     (errors.InvalidRequest, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (errors.NotAuthenticated, HTTPStatus.UNAUTHORIZED),
+    (errors.Forbidden, HTTPStatus.FORBIDDEN),
     (errors.NotFound, HTTPStatus.NOT_FOUND),
     (errors.IdempotencyKeyReused, HTTPStatus.UNPROCESSABLE_ENTITY),
     (errors.Conflict, HTTPStatus.CONFLICT),
     (errors.DecisionNotAllowed, HTTPStatus.FORBIDDEN),
     (errors.ActionExpired, HTTPStatus.GONE),
     (errors.TooManyRuns, HTTPStatus.TOO_MANY_REQUESTS),
+    (errors.TooManyRequests, HTTPStatus.TOO_MANY_REQUESTS),
+    (errors.TooManyStreams, HTTPStatus.TOO_MANY_REQUESTS),
     (errors.Unavailable, HTTPStatus.SERVICE_UNAVAILABLE),
 )
 _TEMPORARY: Final = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
@@ -88,7 +92,11 @@ def status_of(error: errors.MainstemError) -> HTTPStatus:
 def of_error(error: errors.MainstemError) -> Response:
     """Return the problem document of an error raised on purpose."""
     status = status_of(error)
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if status in _TEMPORARY else {}
+    headers: dict[str, str] = {}
+    if status in _TEMPORARY:
+        headers["Retry-After"] = str(error.fields.get("retry_after_s", RETRY_AFTER_S))
+    elif status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = str(error.fields.get("challenge", "Bearer"))
     members = {name: error.fields[name] for name in _SHOWN if name in error.fields}
     return problem(status, error.code, error.detail, headers=headers, **members)
 

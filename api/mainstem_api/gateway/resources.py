@@ -13,6 +13,7 @@ from typing import Any, Final
 from fastapi import Request
 
 from mainstem_api.gateway.metrics import Metrics
+from mainstem_api.gateway.stream_tokens import StreamTokens
 from mainstem_api.runs import AsyncRuns
 from mainstem_shared import endpoints, promises
 from mainstem_shared.finalisation import Finaliser
@@ -38,6 +39,7 @@ class Gateway:
         self.runs = AsyncRuns(
             settings, store=self.store, publisher=self.dispatcher, tailer=self.tailer, sealer=self._sealer
         )
+        self.tokens = StreamTokens(self.store, lifetime_s=settings.stream_token_s)
         self.metrics = Metrics()
         self.metrics.observe(self.tailer)
         self._tasks: list[asyncio.Task[None]] = []

@@ -12,8 +12,8 @@ from mainstem_api.gateway.principals import Caller
 from mainstem_api.gateway.problems import Problem
 from mainstem_api.gateway.resources import Gateway, gateway_of
 from mainstem_api.gateway.streams import EventStream
-from mainstem_shared import cursors, jsontext, listings, models
-from mainstem_shared.models import Run, Status
+from mainstem_shared import cursors, jsontext, listings, models, views
+from mainstem_shared.models import Run, Status, Timestamp
 
 router = APIRouter(tags=["runs"])
 
@@ -32,6 +32,13 @@ class RunList(BaseModel):
 
     runs: list[Run]
     next: str | None
+
+
+class StreamToken(BaseModel):
+    """What opens one run's event stream, as the query parameter `token`, where headers cannot be sent."""
+
+    token: str
+    expires_at: Timestamp
 
 
 def problem_documents(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -103,7 +110,7 @@ async def list_thread_runs(
     """List a thread's runs, newest first."""
     page = await gateway.runs.list(
         thread_id=thread_id,
-        user_id=caller.user_id,
+        user_id=caller.sees,
         tenant=caller.tenant,
         status=status,
         active=active,
@@ -124,11 +131,15 @@ async def list_runs(
     limit: Limit = listings.PAGE,
     cursor: str | None = None,
 ) -> Response:
-    """List the caller's runs, newest first. Those of another `user` are not the caller's to see: none."""
-    if user is not None and user != caller.user_id:
+    """List the caller's runs, newest first.
+
+    An admin may name another `user` of their tenant, or `*` for everybody. For anybody else those have none.
+    """
+    whose = caller.user_id if user is None else user
+    if whose != caller.user_id and not caller.is_admin:
         return as_json(RunList(runs=[], next=None))
     page = await gateway.runs.list(
-        user_id=caller.user_id,
+        user_id=None if whose == "*" and caller.is_admin else whose,
         tenant=caller.tenant,
         status=status,
         active=active,
@@ -141,7 +152,7 @@ async def list_runs(
 @router.get("/v1/runs/{run_id}", response_model=Run, responses=problem_documents(404, 422, 503))
 async def get_run(run_id: str, gateway: Serving, caller: Caller) -> Response:
     """Return a run as of now: its record, and its content folded to the log's top."""
-    return as_json(await gateway.runs.get(run_id, user_id=caller.user_id, tenant=caller.tenant))
+    return as_json(await gateway.runs.get(run_id, user_id=caller.sees, tenant=caller.tenant))
 
 
 @router.get(
@@ -175,3 +186,14 @@ async def follow_run(
         heartbeat_s=gateway.settings.heartbeat_s,
         metrics=gateway.metrics,
     )
+
+
+@router.post(
+    "/v1/runs/{run_id}/stream-token", response_model=StreamToken, responses=problem_documents(404, 422, 503)
+)
+async def issue_stream_token(run_id: str, gateway: Serving, caller: Caller) -> Response:
+    """Return a token that opens this run's events for a while, for an `EventSource`: `…/events?token=…`."""
+    await views.check_owner(gateway.store, run_id, tenant=caller.tenant, user_id=caller.sees)
+    issued = await gateway.tokens.issue(caller, run_id)
+    reply = StreamToken(token=issued.token, expires_at=issued.expires_at)
+    return as_json(reply, headers={"Cache-Control": "no-store"})

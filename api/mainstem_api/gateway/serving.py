@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from mainstem_api.gateway.app import create_app
+from mainstem_api.gateway.authentication import check_address
 from mainstem_shared import logs
 from mainstem_shared.settings import Settings
 
@@ -27,6 +28,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: FastAPI, settings: Settings, **options: Any) -> None:
         self._app = app
+        self._settings = settings
         logs.set_up()
         super().__init__(
             uvicorn.Config(
@@ -37,9 +39,23 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=SHUTDOWN_S,
                 timeout_keep_alive=65,  # longer than the 60 s of common proxies, which reuse connections
                 server_header=False,
+                # Who connects is who connects: a header must not make a stranger one of MAINSTEM_PROXY_PEERS.
+                proxy_headers=False,
+                ws="none",
                 **options,
             )
         )
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until told to stop.
+
+        Raises:
+            Misconfigured: one of the sockets leads further than the settings allow.
+        """
+        for one in sockets or ():
+            if one.family in {socket.AF_INET, socket.AF_INET6}:
+                check_address(self._settings, one.getsockname()[0])
+        await super().serve(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._app.state.holder.drain()

@@ -108,7 +108,7 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._subscription as feed:
-            if not self._principal.owns(feed.spec):
+            if not self._principal.may_read(feed.spec):
                 raise errors.NotFound
             if feed.end is End.FINISHED:  # the reader has it all: 204 makes an EventSource stop
                 await Response(status_code=204)(scope, receive, send)
