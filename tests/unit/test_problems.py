@@ -12,8 +12,14 @@ from mainstem_shared import errors
 from mainstem_shared.events import Type
 
 EVENTS = Path(__file__).parents[2] / "docs" / "events.md"
-# Raised in workers, towards engines; HTTP never meets them.
-INSIDE = (errors.EngineLimit, errors.ProviderError, errors.Fenced, errors.ChannelClosed)
+# Raised in workers, towards engines, or before anything is served; HTTP never meets them.
+INSIDE = (
+    errors.EngineLimit,
+    errors.ProviderError,
+    errors.Fenced,
+    errors.ChannelClosed,
+    errors.Misconfigured,
+)
 KINDS = [
     kind
     for _, kind in inspect.getmembers(errors, inspect.isclass)

@@ -82,7 +82,7 @@ def is_locked(path: str) -> bool:
 
 def _hide_token(scope: Scope) -> None:
     """Take a stream token out of the address, in place: access logs are written from the same scope."""
-    if stream_tokens.PARAMETER.encode() not in scope["query_string"]:
+    if not scope["query_string"]:
         return
     kept: list[bytes] = []
     for part in scope["query_string"].split(b"&"):
