@@ -50,6 +50,9 @@ redis.call('HSET', record, 'status', 'running', 'epoch', epoch, 'owner', owner, 
 redis.call('HSETNX', record, 'started', now)
 redis.call('HSETNX', record, 'first_task', task_id)
 redis.call('HDEL', record, 'waiting', 'published', 'paused', 'restart')
+if r[9] then
+  redis.call('HINCRBY', record, 'restarts', 1) -- readers that only know how to append begin anew
+end
 if r[8] then
   redis.call('HINCRBY', record, 'idle', math.max(tonumber(now) - tonumber(r[8]), 0))
 end
