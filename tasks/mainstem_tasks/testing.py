@@ -138,8 +138,7 @@ async def run_engine(
     channel = channel or MemoryChannel(epoch=segment + 1)
     saved: list[bytes] = []
 
-    async def save(data: bytes, covers: Cursor) -> None:
-        del covers
+    async def save(data: bytes, _: Cursor) -> None:
         saved.append(data)
 
     raw = dict(input or {})
@@ -163,8 +162,7 @@ async def run_engine(
     failure = await _failure_of(found, run, channel)
     if failure is not None and check:
         raise failure
-    pause = run.pause
-    if pause is not None and pause.state is not None:
+    if (pause := run.pause) is not None and pause.state is not None:
         saved.append(pause.state)
     return EngineRun(
         events=channel.events,

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from commands import System
+from gateways import GatewayThread
 from mainstem_shared import keys
 from mainstem_shared.settings import Settings
 from processes import Child, worker
@@ -65,4 +67,17 @@ def fragile(private_valkey: ValkeyProcess, empty_server: ValkeyProcess, tmp_path
     """A live system whose store is a server of its own, to be frozen and killed (`fragile.store`)."""
     system = Live(private_valkey, empty_server, tmp_path)
     with system.stack:
+        yield system
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory, valkey_binary: Path) -> Iterator[System]:
+    """For the command line: a gateway and a worker beside a server of their own."""
+    directory = tmp_path_factory.mktemp("cli")
+    with contextlib.ExitStack() as stack:
+        valkey = stack.enter_context(ValkeyProcess(directory / "valkey"))
+        gateway = stack.enter_context(GatewayThread(valkey.url(0), valkey.url(1)))
+        system = System(valkey, gateway)
+        child = stack.enter_context(worker(system.env, directory))
+        wait_until(lambda: "@test ready" in child.log, description="the worker to be ready", timeout_s=30)
         yield system

@@ -8,61 +8,16 @@ import pty
 import re
 import shlex
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
+from commands import System
 from demowords import demo_text
 from gateways import GatewayThread
-from mainstem_api.cli import build_app
-from processes import worker
-from servers import ValkeyProcess, free_port
+from servers import free_port
 from waiting import wait_until
-
-MAIN = "from mainstem_api.cli import main; main()"
-
-
-class System:
-    """A store with its broker, one worker, one gateway; shared by this module's tests, whose threads differ."""
-
-    def __init__(self, valkey: ValkeyProcess, gateway: GatewayThread) -> None:
-        self.valkey = valkey
-        self.gateway = gateway
-        self.env = {
-            "MAINSTEM_REDIS_URL": valkey.url(0),
-            "MAINSTEM_BROKER_URL": valkey.url(1),
-            "MAINSTEM_URL": gateway.url,
-        }
-
-    def call(self, *arguments: str, **env: str) -> Result:
-        """Run a command in this process."""
-        return CliRunner().invoke(build_app([arguments[0]]), arguments, env={**self.env, **env})
-
-    def run_demo(self, *more: str, **given: object) -> Result:
-        return self.call("run", "--engine", "demo", "--input", json.dumps(given), *more)
-
-    def popen(self, *arguments: str, **options: object) -> subprocess.Popen[bytes]:
-        """Run a command as people do: in a process of its own."""
-        return subprocess.Popen(
-            [sys.executable, "-c", MAIN, *arguments], env={**os.environ, **self.env}, **options
-        )
-
-
-@pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory, valkey_binary: Path) -> Iterator[System]:
-    directory = tmp_path_factory.mktemp("cli")
-    with ExitStack() as stack:
-        valkey = stack.enter_context(ValkeyProcess(directory / "valkey"))
-        gateway = stack.enter_context(GatewayThread(valkey.url(0), valkey.url(1)))
-        system = System(valkey, gateway)
-        child = stack.enter_context(worker(system.env, directory))
-        wait_until(lambda: "@test ready" in child.log, description="the worker to be ready", timeout_s=30)
-        yield system
 
 
 def test_run_prints_exactly_the_text(system: System):

@@ -24,6 +24,8 @@ COMMANDS: Final = {
     "watch": "mainstem_api.cli.watch",
     "runs": "mainstem_api.cli.runs",
     "abort": "mainstem_api.cli.abort",
+    "resume": "mainstem_api.cli.resume",
+    "input": "mainstem_api.cli.resume",
     "kill": "mainstem_api.cli.operations",
     "requeue": "mainstem_api.cli.operations",
     "doctor": "mainstem_api.cli.doctor",

@@ -30,6 +30,11 @@ MARKS: Final = {"succeeded": "✓", "failed": "✗", "aborted": "■"}
 _CONTROLS: Final = {code: "�" for code in (*range(32), 127, *range(128, 160)) if chr(code) not in "\n\t"}
 
 
+def printable(text: str) -> str:
+    """Return text that a terminal shows and does not obey."""
+    return text.translate(_CONTROLS)
+
+
 class Display(Protocol):
     """Shows events; a context manager, whose end leaves the terminal as it should be."""
 
@@ -179,7 +184,7 @@ class Terminal:
     def _append(self, text: str, style: str = "") -> None:
         if not text:
             return
-        row = self._row.copy().append(text.translate(_CONTROLS), style)
+        row = self._row.copy().append(printable(text), style)
         *complete, row = row.split("\n", allow_blank=True)
         *wrapped, row = row.wrap(self._console, self._console.width) or [row]
         self._row = row

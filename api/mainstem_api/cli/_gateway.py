@@ -76,6 +76,15 @@ class Gateway:
         timeout = httpx.Timeout(REPLY_TIMEOUT_S + wait_s, connect=CONNECT_TIMEOUT_S)
         return self._json("POST", path, params={"wait": wait_s}, timeout=timeout)
 
+    def resume(self, run_id: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Decide what a paused run waits for; returns the run."""
+        return self._json("POST", f"/v1/runs/{_segment(run_id)}/resume", json=body)
+
+    def send_input(self, run_id: str, text: str, *, input_id: str | None) -> dict[str, Any]:
+        """Say something to a run at work; returns the receipt."""
+        body = {"text": text} | ({"input_id": input_id} if input_id else {})
+        return self._json("POST", f"/v1/runs/{_segment(run_id)}/input", json=body)
+
     def runs(self, *, thread_id: str | None, **query: str | int | None) -> dict[str, Any]:
         """Return one page of runs, newest first."""
         path = "/v1/runs" if thread_id is None else f"/v1/threads/{_segment(thread_id)}/runs"
