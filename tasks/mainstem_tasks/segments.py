@@ -190,7 +190,7 @@ class Segment:
             outcome = await unreachable(self._conclude(channel, self._engine))
         finally:
             self._runtime.segments.pop(self.run_id, None)
-        if interrupted is not None:
+        if interrupted is not None and cancel_cause() is not CancelCause.SHUTDOWN:
             raise interrupted  # the pool cancelled this task: Celery records that, not a success
         return outcome
 

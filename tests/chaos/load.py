@@ -48,12 +48,21 @@ class Started:
 class Load:
     """Keeps `at_once` runs going until it is told to stop and has had `at_least` so many; then the last ones end."""
 
-    def __init__(self, system: System, dice: random.Random, *, at_once: int, at_least: int) -> None:
+    def __init__(
+        self,
+        system: System,
+        dice: random.Random,
+        *,
+        at_once: int,
+        at_least: int,
+        long_tokens: tuple[int, int] = LONG_TOKENS,
+    ) -> None:
         self.system = system
         self.dice = dice
         self.started: list[Started] = []
         self.retries = 0
         self.approved = 0
+        self._long_tokens = long_tokens
         self._at_once = at_once
         self._at_least = at_least
         self._numbers = itertools.count()
@@ -80,7 +89,7 @@ class Load:
     async def start(self, thread_id: str, if_active: str = "reject") -> Started:
         """Start a run, repeating the request until it is acknowledged, and have it followed."""
         dice = self.dice
-        tokens = dice.randint(*(LONG_TOKENS if dice.random() < 0.15 else SHORT_TOKENS))
+        tokens = dice.randint(*(self._long_tokens if dice.random() < 0.15 else SHORT_TOKENS))
         engine = dice.choice(("demo", "counting"))
         wanted: dict[str, Any] = {"tokens": tokens, "interval_ms": dice.choice((5, 15, 40))}
         if engine == "demo" and dice.random() < 0.4:

@@ -16,7 +16,9 @@ from mainstem_shared.cursors import Cursor
 from mainstem_shared.events import Entry, Type
 from mainstem_shared.finalisation import close_open_calls
 from mainstem_shared.folds import fold
+from waiting import NotInTimeError, wait_until_async
 
+CLEAN_S = 20.0
 ENDINGS = {"completed", "worker_lost", "user_abort", "replaced", "shutdown"}
 SEGMENT_BEGINS = {Type.STARTED, Type.RESUMED, Type.RESTARTED}
 PERMANENT = {keys.ACTIVE, keys.RECENT, keys.COMPACT, keys.WORKERS, keys.ENGINES}
@@ -35,6 +37,19 @@ class Properties:
 
     def close(self) -> None:
         self._store.close()
+
+    async def come_to_rest(self) -> None:
+        """Wait until sweeps are through, and nothing is left of runs that are over."""
+        await self._system.ready()
+        for name, left in (
+            ("nothing is left in the indexes", self.leftovers),
+            ("nothing is left in the broker", self.broker_leftovers),
+        ):
+            try:
+                await wait_until_async(lambda left=left: not left(), description="rest", timeout_s=CLEAN_S)
+            except NotInTimeError:
+                raise AssertionError(f"left: {self.leftovers()} {self.broker_leftovers()}") from None
+            self.checked[name] += 1
 
     def check_all(self) -> None:
         for run in self._started:

@@ -32,8 +32,9 @@ ENVIRONMENT = {
 class System:
     """A live system. `stack` ends all of its processes, however the test ends."""
 
-    def __init__(self, directory: Path, stack: contextlib.ExitStack) -> None:
+    def __init__(self, directory: Path, stack: contextlib.ExitStack, *, workers: int = WORKERS) -> None:
         self.directory, self.stack = directory, stack
+        self._first_workers = workers
         self.store = stack.enter_context(ValkeyProcess(directory / "store"))
         self.broker = stack.enter_context(ValkeyProcess(directory / "broker"))
         self.env = {
@@ -51,7 +52,7 @@ class System:
 
     async def start(self) -> None:
         """Start everything and wait until all of it is ready."""
-        for _ in range(WORKERS):
+        for _ in range(self._first_workers):
             self.add_worker()
         for number, port in enumerate(self.ports):
             child = gateway(self.env, self.directory, port, f"gateway{number}")

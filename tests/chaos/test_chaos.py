@@ -22,7 +22,6 @@ from chaos.properties import Properties
 from chaos.system import System
 from mainstem_api import AsyncRuns
 from reconnecting import Reader
-from waiting import NotInTimeError, wait_until_async
 
 ROUNDS = int(os.environ.get("MAINSTEM_CHAOS_ROUNDS", "1"))
 SEED = int(os.environ.get("MAINSTEM_CHAOS_SEED") or random.SystemRandom().getrandbits(32))
@@ -31,7 +30,6 @@ AT_ONCE = 12 if SHORT else 30
 AT_LEAST = 40 if SHORT else 300
 BROKER_FROZEN_S = 4.0 if SHORT else 10.0
 SETTLE_S = 60.0
-CLEAN_S = 20.0
 
 
 @pytest.mark.slow
@@ -49,7 +47,7 @@ async def test_chaos(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
             faults = Faults(system, load, runs, random.Random(SEED + 1), broker_frozen_s=BROKER_FROZEN_S)
             try:
                 await _bring_about(load, faults, properties)
-                await _come_to_rest(system, properties)
+                await properties.come_to_rest()
                 await _read_again(system, load, properties)
                 properties.check_all()
                 properties.check_store()
@@ -89,19 +87,6 @@ async def _read_again(system: System, load: Load, properties: Properties) -> Non
         assert late.cursor == run.readers[0].cursor
         run.readers.append(late)
         properties.checked["a late reader gets the same"] += 1
-
-
-async def _come_to_rest(system: System, properties: Properties) -> None:
-    await system.ready()
-    try:
-        await wait_until_async(lambda: not properties.leftovers(), description="rest", timeout_s=CLEAN_S)
-        properties.checked["nothing is left in the indexes"] += 1
-        await wait_until_async(
-            lambda: not properties.broker_leftovers(), description="rest", timeout_s=CLEAN_S
-        )
-        properties.checked["nothing is left in the broker"] += 1
-    except NotInTimeError:
-        raise AssertionError(f"left: {properties.leftovers()} {properties.broker_leftovers()}") from None
 
 
 def _report(load: Load, faults: Faults, properties: Properties, took_s: float) -> str:
