@@ -126,7 +126,10 @@ class Lease:
     def _release(self, owner: str) -> None:
         try:
             self._client.delete(keys.lease(owner))
-            if not self._client.exists(keys.owned(owner)):
+            if self._client.exists(keys.owned(owner)):
+                # Listed, it is swept. It was already, if a claim that was under way began the set anew.
+                self._client.zadd(keys.WORKERS, {owner: now_ms()}, nx=True)
+            else:
                 self._client.zrem(keys.WORKERS, owner)
         except (RedisError, OSError):
             pass  # it lapses by itself
