@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from mainstem_shared import approvals, errors, finalisation, ids, jsontext, pausing, recovery, verbs
+from mainstem_shared import approvals, errors, finalisation, ids, jsontext, keys, pausing, recovery, verbs
 from mainstem_shared.channels import Channel
 from mainstem_shared.cursors import Cursor
 from mainstem_shared.events import Type
@@ -45,6 +45,7 @@ PAUSED: Final = "paused"
 HANDED_OVER: Final = "handed over"
 """What it returns for a run that goes on elsewhere."""
 ABORTED_BEFORE: Final = "aborted before"
+NOTHING_TO_DO: Final = "nothing to do"
 """What it returns for a run that was aborted while no worker heard of it."""
 FINISH_PATIENCE_S: Final = 300.0
 """Bounded retries of the terminal write; afterwards the run is swept like that of a dead owner."""
@@ -79,6 +80,9 @@ async def execute(runtime: Runtime, run_id: str, *, task_id: str) -> str:
     owner = runtime.lease.owner
     ttl_ms = runtime.settings.live_ttl_ms
     await finalisation.own(runtime.store, owner, run_id, ttl_ms=ttl_ms, patience_s=CLAIM_PATIENCE_S)
+    if runtime.lease.owner != owner:  # suspended meanwhile: nobody looks after what is listed under that name
+        await runtime.store.patiently(lambda: runtime.store.client.srem(keys.owned(owner), run_id))
+        return NOTHING_TO_DO
     claim = verbs.claim(
         runtime.store,
         run_id,
@@ -109,7 +113,7 @@ async def execute(runtime: Runtime, run_id: str, *, task_id: str) -> str:
             return ABORTED_BEFORE
         case _:
             logger.info("nothing to claim", extra={"action": "claim_refused", "run_id": run_id})
-            return "nothing to do"
+            return NOTHING_TO_DO
 
 
 class Segment:
