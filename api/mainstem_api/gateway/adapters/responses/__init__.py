@@ -1,0 +1,5 @@
+"""OpenAI's Responses API, background mode: `score` numbers events, `translation` feeds it, `routes` serves.
+
+A response is a run up to its first pause, or from one pause to the next; `naming` has the ids. What an
+event's number means, and why it never changes, stands in `score`.
+"""

@@ -1,0 +1,238 @@
+"""OpenAI's Responses API: golden streams, and numbers that depend on nothing but the run's content."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openai.types.responses import ResponseStreamEvent
+from pydantic import TypeAdapter
+
+import goldens
+from mainstem_api.gateway.adapters.responses import naming, translation
+from mainstem_api.gateway.adapters.responses.cuts import cuts
+from mainstem_api.gateway.adapters.responses.naming import ResponseId
+from mainstem_api.gateway.adapters.responses.score import STRIDE
+from mainstem_api.gateway.adapters.responses.translation import Responses
+from mainstem_api.gateway.adapters.standings import Standing
+from mainstem_shared import cursors, errors, jsontext, pausing
+from mainstem_shared.events import Type
+from mainstem_shared.folds import Fold
+from mainstem_shared.frames import Frame
+from mainstem_shared.models import Spec, Status
+
+RUN = "a2b3c4d5e6f7g2h3_aaaaaaaaaaaaaaaaaaaaaaaaaa"
+SPEC = Spec(
+    run_id=RUN,
+    thread_id="thread",
+    user_id="local",
+    tenant="default",
+    engine="demo",
+    metadata={"openai": {"model": "a-model", "metadata": {"k": "v"}}},
+    created_ms=1_795_000_000_000,
+    max_duration_s=60,
+)
+NEW = Standing(
+    spec=SPEC,
+    status=Status.QUEUED,
+    started=False,
+    fold=Fold(),
+    cursor=cursors.START,
+    outcome=None,
+    pauses=(),
+    restarts=0,
+    finished_ms=None,
+)
+
+
+def fresh(standing: Standing) -> Standing:
+    """A copy for one reader, who changes its fold."""
+    fold = Fold()
+    fold.load(jsontext.loads(jsontext.dumps(standing.fold.dump())))
+    return dataclasses.replace(standing, fold=fold)
+
+
+KNOWN: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+
+
+class Record:
+    """What a run's record says after some of its events: a model of the verbs."""
+
+    def __init__(self) -> None:
+        self.fold = Fold()
+        self.started = False
+        self.status = Status.QUEUED
+        self.restarts = 0
+        self.pauses: list[dict[str, Any]] = []
+        self.outcome: dict[str, Any] | None = None
+        self._mark: dict[str, Any] | None = None
+        self._asked: dict[str, Any] | None = None
+
+    def take(self, frame: Frame) -> None:
+        data = frame.payload()
+        if frame.type == Type.APPROVAL_REQUIRED:
+            self._mark, self._asked = json.loads(json.dumps(pausing.mark(self.fold))), data["action"]
+            self.status = Status.REQUIRES_ACTION
+        elif frame.type in (Type.APPROVAL_RESOLVED, Type.APPROVAL_EXPIRED):
+            self.pauses.append({**data, "asked": self._asked, "mark": self._mark})
+            self.status = Status.QUEUED
+        elif frame.type in (Type.STARTED, Type.RESUMED, Type.RESTARTED):
+            self.started, self.status = True, Status.RUNNING
+        if frame.type == Type.RESYNC or (frame.type == Type.RESTARTED and "content" in data):
+            self.restarts += 1
+        if frame.type == Type.FINISHED:
+            self.status, self.outcome = Status(data["status"]), data
+        self.fold.apply(frame.type, data)
+
+    def standing(self) -> Standing:
+        """As of now; nothing of it changes later."""
+        return fresh(
+            dataclasses.replace(
+                NEW,
+                status=self.status,
+                started=self.started,
+                fold=self.fold,
+                outcome=self.outcome,
+                pauses=tuple(self.pauses),
+                restarts=self.restarts,
+            )
+        )
+
+
+def told(said: bytes) -> list[dict[str, Any]]:
+    """The events of a stream; each has its type in both places."""
+    events = []
+    for block in said.decode("utf-8", "surrogatepass").split("\n\n")[:-1]:
+        name, data = block.split("\n")
+        event = json.loads(data.removeprefix("data: "))
+        assert name == f"event: {event['type']}"
+        events.append(event)
+    return events
+
+
+def follow(words: Responses, frames: Sequence[Frame]) -> list[dict[str, Any]]:
+    said = [words.opening()]
+    said += [words.take([frame]) for frame in frames if not words.over]
+    return told(b"".join(said))
+
+
+def turns(frames: Sequence[Frame]) -> list[tuple[int, Standing, Sequence[Frame]]]:
+    """Where each response of a log begins, and what follows."""
+    record, found = Record(), [(0, NEW, frames)]
+    for at, frame in enumerate(frames):
+        record.take(frame)
+        if frame.type in (Type.APPROVAL_RESOLVED, Type.APPROVAL_EXPIRED):
+            found.append((len(record.pauses), record.standing(), frames[at + 1 :]))
+    return found
+
+
+CASES = [
+    (log, turn, standing, rest) for log in goldens.LOGS for turn, standing, rest in turns(goldens.frames(log))
+]
+IDS = [f"{log}-{turn}" for log, turn, *_ in CASES]
+WHOLE = [case for case in CASES if not any(frame.type == Type.SNAPSHOT for frame in case[3])]
+
+
+@pytest.mark.parametrize(("log", "turn", "standing", "rest"), CASES, ids=IDS)
+def test_the_stream_of_a_recorded_log_is_the_golden_one(log, turn, standing, rest):
+    """Each response of each log, from its beginning."""
+    words = Responses(ResponseId(RUN, turn), fresh(standing))
+    said = [words.opening(), *(words.take([frame]) for frame in rest if not words.over)]
+    goldens.check("responses", log if not turn else f"{log}_{turn}", b"".join(said))
+
+
+@pytest.mark.parametrize(("log", "turn", "standing", "rest"), CASES, ids=IDS)
+def test_the_stock_client_has_a_type_for_every_event(log, turn, standing, rest):
+    """Every event validates, strictly, as one of openai-python's own union."""
+    for event in follow(Responses(ResponseId(RUN, turn), fresh(standing)), rest):
+        parsed = KNOWN.validate_python(event)
+        assert parsed.type == event["type"]
+        assert type(parsed).__name__.startswith("Response")
+
+
+@pytest.mark.parametrize(
+    ("log", "turn", "standing", "rest"), WHOLE, ids=[f"{log}-{turn}" for log, turn, *_ in WHOLE]
+)
+def test_whoever_continues_anywhere_gets_what_the_first_reader_gets(log, turn, standing, rest):
+    """From any number, attached at any moment, from the log or the final state alone: the same events."""
+    name = ResponseId(RUN, turn)
+    whole = follow(Responses(name, fresh(standing)), rest)
+    numbers = [event["sequence_number"] for event in whole]
+    assert numbers == sorted(set(numbers))
+    record = Record()
+    frames = goldens.frames(log)
+    for at, frame in enumerate(frames):
+        record.take(frame)
+        now = record.standing()
+        if turn > len(now.pauses):
+            continue
+        for after in (-1, *numbers[:: max(1, len(numbers) // 12)], numbers[-1]):
+            got = follow(translation.following(name, record.standing(), after=after), frames[at + 1 :])
+            if got and got[0]["sequence_number"] <= after:
+                continue  # it was ahead of what there was: it gets everything
+            base = now.restarts * STRIDE
+            expected = [event for event in whole if event["sequence_number"] > max(after, base - 1)]
+            assert [brief(event) for event in got] == [brief(event) for event in expected]
+
+
+def brief(event: dict[str, Any]) -> Any:
+    """An event without what a response object says of its own moment."""
+    return {name: value for name, value in event.items() if name != "response"} | {
+        "output": event.get("response", {}).get("output")
+    }
+
+
+@given(st.text(max_size=300), st.lists(st.integers(0, 300), max_size=20))
+def test_cuts_do_not_depend_on_how_text_comes(text, arrivals):
+    """However it grows, the deltas of a text are the same, and together they are the text."""
+    whole = list(cuts(0, len(text), complete=True))
+    assert "".join(text[b:e] for b, e in whole) == text
+    got, at = [], 0
+    for length in sorted(min(n, len(text)) for n in arrivals):
+        for begin, end in cuts(at, length, complete=False):
+            got.append((begin, end))
+            at = end
+    got += cuts(at, len(text), complete=True)
+    assert got == whole
+
+
+def test_the_largest_content_has_some_ten_thousand_deltas():
+    assert sum(1 for _ in cuts(0, 8 * 1024 * 1024, complete=True)) < 12_000
+
+
+@pytest.mark.parametrize(
+    "spelled", ["", "resp_", "resp_x", f"resp_{RUN}_0", f"resp_{RUN}_x", f"resp_{RUN}\n", RUN]
+)
+def test_what_is_no_response_id_is_not_found(spelled):
+    with pytest.raises(errors.NotFound):
+        naming.response(spelled)
+
+
+def test_ids_are_read_as_they_are_spelled():
+    for name in (ResponseId(RUN), ResponseId(RUN, 3)):
+        assert naming.response(str(name)) == name
+    assert naming.asked(naming.approval(RUN, "act_1", "a.b\nc")) == (RUN, "act_1", "a.b\nc")
+    assert naming.asked(naming.question(RUN, "act_1", "q")) == (RUN, "act_1", "q")
+    assert naming.asked("call_1") is None
+
+
+def test_a_response_that_never_was_is_not_found():
+    with pytest.raises(errors.NotFound):
+        Responses(ResponseId(RUN, 1), NEW)
+
+
+def test_a_response_reports_its_own_usage_only():
+    """A continuation leaves out what was spent before the pause."""
+    frames = goldens.frames("decided")
+    _, standing, rest = turns(frames)[1]
+    pause = {**standing.pauses[0], "mark": {**standing.pauses[0]["mark"], "usage": {"input_tokens": 5}}}
+    standing = dataclasses.replace(standing, pauses=(pause,))
+    outcome = next(frame for frame in rest if frame.type == Type.FINISHED).payload()
+    last = follow(Responses(ResponseId(RUN, 1), fresh(standing)), rest)[-1]
+    spent = (outcome["usage"] or {}).get("input_tokens", 0)
+    assert (last["response"]["usage"] or {"input_tokens": spent - 5})["input_tokens"] == spent - 5
