@@ -33,6 +33,12 @@ async def engines(store: Store) -> dict[str, dict[str, Any]]:
     return {name.decode(): jsontext.loads(schema or b"{}") for name, schema in sorted(announced.items())}
 
 
+async def schema_of(store: Store, engine: str) -> dict[str, Any] | None:
+    """Return an announced engine's input schema; None if none of this name was announced."""
+    schema: Any = await store.patiently(lambda: store.client.hget(keys.ENGINES, engine))
+    return None if schema is None else jsontext.loads(schema or b"{}")
+
+
 async def check(store: Store, engine: str, run_input: dict[str, Any], *, size: int) -> None:
     """Refuse an engine or an input that no worker would take. `size`: the input's bytes of JSON.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import goldens
-from mainstem_api.gateway.adapters.ai_sdk import UIMessageStream
+from mainstem_api.gateway.adapters.ai_sdk.stream import UIMessageStream
 
 
 @pytest.mark.parametrize("log", goldens.LOGS)

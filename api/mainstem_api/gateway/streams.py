@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -39,13 +39,10 @@ _HEADERS: Final = [
 class Words(Protocol):
     """How a protocol spells a run's events, for one client; `adapters.translation` has the base of most."""
 
+    headers: ClassVar[Sequence[tuple[bytes, bytes]]]
+    """Response headers beside those of every event stream."""
     over: bool
     """Nothing more comes: the response ends."""
-
-    @property
-    def headers(self) -> Sequence[tuple[bytes, bytes]]:
-        """Response headers beside those of every event stream."""
-        ...
 
     @property
     def resting(self) -> bool:
@@ -68,7 +65,7 @@ class Words(Protocol):
 class OwnWords:
     """Our own protocol: frames as they are."""
 
-    headers: Sequence[tuple[bytes, bytes]] = ()
+    headers: ClassVar[Sequence[tuple[bytes, bytes]]] = ()
     resting = False
 
     def __init__(self, spec: Spec) -> None:

@@ -1,0 +1,250 @@
+"""What AI SDK clients send: their list of UI messages, and what we read of it. Pure.
+
+Of decisions we take the ids and the verdicts, nothing else: what is decided about stands in our record. The
+conversation before is the client's own word, as it is with every backend of this protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mainstem_api.gateway.adapters.ai_sdk.stream import ASK_USER
+from mainstem_shared import jsontext, models
+
+UNANSWERED: Final = "The call was not answered."
+"""Stands in for a result that the conversation has not: models refuse a call without one."""
+DENIED: Final = "The user rejected this call."
+
+
+class _Lenient(BaseModel):
+    # Frontends send members of their own with everything; the protocol adds some in every version.
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class UIMessage(_Lenient):
+    """A message as the client has it."""
+
+    id: Annotated[str, Field(max_length=255)] = ""
+    role: Literal["system", "user", "assistant"]
+    parts: list[dict[str, Any]] = Field(default_factory=list)
+
+
+class Options(BaseModel):
+    """Mainstem's own part of a request, `mainstem`: what a frontend may choose beside the conversation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    engine: models.EngineName | None = None
+    input: dict[str, Any] = Field(default_factory=dict)
+    """Members of the engine's input, beside and before those made of the messages."""
+    if_active: Literal["reject", "replace"] = "replace"
+    """What to do with the user's own active run on the thread. Somebody else's is never replaced."""
+    on_worker_lost: models.OnWorkerLost = "fail"
+    max_duration_s: Annotated[float, Field(gt=0, le=7 * 86_400)] | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+class ChatRequest(_Lenient):
+    """What the client's transport posts."""
+
+    id: models.ThreadId
+    messages: Annotated[list[UIMessage], Field(min_length=1, max_length=10_000)]
+    trigger: Literal["submit-message", "regenerate-message"] = "submit-message"
+    mainstem: Options = Field(default_factory=Options)
+
+    @property
+    def continued(self) -> UIMessage | None:
+        """The assistant's message that this request continues, if it does."""
+        last = self.messages[-1]
+        return last if last.role == "assistant" and self.trigger == "submit-message" else None
+
+
+# -- decisions
+
+
+class Verdicts(_Lenient):
+    """What a message says about one action: ours, if its id is that of a pending one."""
+
+    action_id: str
+    decisions: list[dict[str, Any]]
+    answers: list[dict[str, Any]]
+
+
+def verdicts(message: UIMessage, pending: str | None) -> Verdicts | None:
+    """Return what the user decided in a message; None if nothing.
+
+    Answers stay in a message for good: those to the `pending` action count, and if there is none those that
+    no stream has acknowledged. A message about several actions is about none: its `action_id` is empty.
+    """
+    decisions = [_decision(part["approval"]) for part in message.parts if _is_decided(part)]
+    answers = [_answer(part) for part in message.parts if _is_answer(part, pending)]
+    if not decisions and not answers:
+        return None
+    actions = {said.pop("action_id") for said in [*decisions, *answers]}
+    action_id = actions.pop() if len(actions) == 1 else ""
+    return Verdicts(action_id=action_id, decisions=decisions, answers=answers)
+
+
+def _is_decided(part: Mapping[str, Any]) -> bool:
+    approval = part.get("approval")
+    return part.get("state") == "approval-responded" and isinstance(approval, dict)
+
+
+def _decision(approval: Mapping[str, Any]) -> dict[str, Any]:
+    action_id, _, call_id = str(approval.get("id")).partition(":")
+    reason = approval.get("reason")
+    kinds = {True: "approve", False: "reject"}
+    approved = approval.get("approved")
+    return {
+        "action_id": action_id,
+        "call_id": call_id,
+        "type": kinds[approved] if isinstance(approved, bool) else str(approved),
+        "reason": reason if isinstance(reason, str) else None,
+    }
+
+
+def _is_answer(part: Mapping[str, Any], pending: str | None) -> bool:
+    if _tool_of(part) != ASK_USER or part.get("state") != "output-available":
+        return False
+    if pending is None:
+        return not part.get("providerExecuted")
+    return str(part.get("toolCallId")).startswith(f"{pending}:")
+
+
+def _answer(part: Mapping[str, Any]) -> dict[str, Any]:
+    action_id, _, question_id = str(part["toolCallId"]).partition(":")
+    return {"action_id": action_id, "question_id": question_id, "text": _text_of(part.get("output"))}
+
+
+# -- the conversation
+
+
+def engine_input(
+    messages: Sequence[UIMessage], schema: Mapping[str, Any] | None, options: Options
+) -> dict[str, Any]:
+    """Return the input for an engine with this schema.
+
+    `messages` in the format of chat completions, or, for an engine that knows no such thing, the last thing
+    the user said as `text`. What the request names itself comes first.
+    """
+    known = (schema or {}).get("properties", {})
+    if "messages" in known or "text" not in known:
+        return {"messages": chat_messages(messages), **options.input}
+    said = last_text(messages)
+    return {**({"text": said} if said else {}), **options.input}
+
+
+def last_text(messages: Sequence[UIMessage]) -> str:
+    """Return what the user said last."""
+    for message in reversed(messages):
+        if message.role == "user":
+            return _texts(message)
+    return ""
+
+
+def chat_messages(messages: Sequence[UIMessage]) -> list[dict[str, Any]]:
+    """Return the conversation in the format of chat completions: every tool call has its result."""
+    return [chat for message in messages for chat in _chat(message)]
+
+
+def _chat(message: UIMessage) -> Iterator[dict[str, Any]]:
+    if message.role == "assistant":
+        yield from _Turn().of(message)
+    elif message.role == "system":
+        yield {"role": "system", "content": _texts(message)}
+    elif content := _content(message):
+        yield {"role": "user", "content": content}
+
+
+def _texts(message: UIMessage) -> str:
+    return "".join(str(part.get("text", "")) for part in message.parts if part.get("type") == "text")
+
+
+def _content(message: UIMessage) -> str | list[dict[str, Any]]:
+    files = [_file(part) for part in message.parts if part.get("type") == "file"]
+    text = _texts(message)
+    if not files:
+        return text
+    return [*([{"type": "text", "text": text}] if text else []), *files]
+
+
+def _file(part: Mapping[str, Any]) -> dict[str, Any]:
+    url = str(part.get("url", ""))
+    if str(part.get("mediaType", "")).startswith("image"):
+        return {"type": "image_url", "image_url": {"url": url}}
+    return {"type": "file", "file": {"filename": str(part.get("filename") or "file"), "file_data": url}}
+
+
+class _Turn:
+    """An assistant's message as the rounds it was made of: text, calls, their results, and again."""
+
+    def __init__(self) -> None:
+        self._text = ""
+        self._calls: list[dict[str, Any]] = []
+        self._results: list[dict[str, Any]] = []
+
+    def of(self, message: UIMessage) -> Iterator[dict[str, Any]]:
+        for part in message.parts:
+            kind = part.get("type")
+            if kind == "text":
+                if self._calls:
+                    yield from self._round()
+                self._text += str(part.get("text", ""))
+            elif kind == "step-start":
+                yield from self._round()
+            elif kind == "steering-message":
+                yield from self._round()
+                yield from _steered(part)
+            elif _tool_of(part) and part.get("state") != "input-streaming":
+                self._call(part)
+        yield from self._round()
+
+    def _round(self) -> Iterator[dict[str, Any]]:
+        if self._text or self._calls:
+            said: dict[str, Any] = {"role": "assistant", "content": self._text or None}
+            yield {**said, "tool_calls": self._calls} if self._calls else said
+            yield from self._results
+        self._text, self._calls, self._results = "", [], []
+
+    def _call(self, part: Mapping[str, Any]) -> None:
+        call_id = str(part.get("toolCallId"))
+        arguments = jsontext.dumps(part.get("input") or {}).decode()
+        function = {"name": _tool_of(part), "arguments": arguments}
+        self._calls.append({"id": call_id, "type": "function", "function": function})
+        self._results.append({"role": "tool", "tool_call_id": call_id, "content": _result(part)})
+
+
+def _steered(part: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    parts: Any = part.get("parts")
+    if isinstance(parts, list):
+        said = [piece for piece in parts if isinstance(piece, dict)]
+        yield from _chat(UIMessage(role="user", parts=said))
+
+
+def _tool_of(part: Mapping[str, Any]) -> str:
+    """Return the name of the tool that a part calls; nothing if it calls none."""
+    kind = part.get("type")
+    if kind == "dynamic-tool":
+        return str(part.get("toolName", ""))
+    return kind.removeprefix("tool-") if isinstance(kind, str) and kind.startswith("tool-") else ""
+
+
+def _result(part: Mapping[str, Any]) -> str:
+    match part.get("state"):
+        case "output-available":
+            return _text_of(part.get("output"))
+        case "output-error":
+            return str(part.get("errorText") or "error")
+        case "output-denied":
+            approval: Any = part.get("approval")
+            reason = approval.get("reason") if isinstance(approval, dict) else None
+            return f"{DENIED} {reason}" if reason else DENIED
+        case _:
+            return UNANSWERED
+
+
+def _text_of(value: Any) -> str:
+    return value if isinstance(value, str) else jsontext.dumps(value).decode()

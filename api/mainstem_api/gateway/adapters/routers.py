@@ -1,0 +1,11 @@
+"""The routers of all adapters, for `app`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fastapi import APIRouter
+
+from mainstem_api.gateway.adapters.ai_sdk import routes as ai_sdk
+
+ALL: Final[tuple[APIRouter, ...]] = (ai_sdk.router,)

@@ -1,0 +1,31 @@
+"""What goes on in a thread, for protocols that name threads and not runs."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from mainstem_shared import keys
+from mainstem_shared.models import Spec, Status
+from mainstem_shared.principals import Principal
+from mainstem_shared.store import Store
+
+_NEWEST: Final = 9
+"""Runs of a thread that are looked at: one is active, few wait, more are history."""
+
+
+async def newest_active(store: Store, thread_id: str, caller: Principal) -> Spec | None:
+    """Return the newest run of a thread that is not over and is the caller's.
+
+    Raises:
+        StoreUnavailable: the store does not answer.
+    """
+    index = keys.thread_runs(caller.tenant, thread_id)
+    newest: Any = await store.patiently(lambda: store.client.zrevrange(index, 0, _NEWEST))
+    for raw_id in newest:
+        record = keys.run(raw_id.decode()).record
+        found: Any = await store.patiently(lambda key=record: store.client.hmget(key, "spec", "status"))
+        if None not in found and not Status(found[1].decode()).is_terminal:
+            spec = Spec.model_validate_json(found[0])
+            if caller.owns(spec):
+                return spec
+    return None
