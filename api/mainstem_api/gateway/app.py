@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from mainstem_api.gateway import approvals, authentication, endings, health, problems, routes
+from mainstem_api.gateway.adapters.routers import ALL as ADAPTERS
 from mainstem_api.gateway.authentication import Authenticator
 from mainstem_api.gateway.door import Door, Locked, is_locked
 from mainstem_api.gateway.middleware import BodyLimit, RequestCount
@@ -52,6 +53,7 @@ def create_app(settings: Settings | None = None, *, authenticator: Authenticator
     app.state.holder = holder
     app.state.door = door
     routers = (routes.router, endings.router, approvals.router, health.router)
+    routers = (*routers, *ADAPTERS)
     app.state.routes = [route for router in routers for route in router.routes]
     problems.install(app)
     for router in routers:
