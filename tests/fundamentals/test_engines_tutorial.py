@@ -78,6 +78,14 @@ async def test_an_engine_asks_a_human_and_is_entered_again(tutorial: Any):
     assert again.content[1]["result"] == {"paid": 4}
 
 
+async def test_an_engine_hears_what_users_say_meanwhile(tutorial: Any):
+    """It is an event in its place; what comes after it is a part of its own."""
+    run = await run_engine("patient", {"text": "one two"}, inbox=["hello", "again"])
+    assert run.text == "(hello) (again) one two "
+    assert [said["text"] for said in run.payloads("input.accepted")] == ["hello", "again"]
+    assert [said["part"] for said in run.fold.inputs] == [0, 1]
+
+
 async def test_the_pages_own_tests_pass(tutorial: Any):
     """The tests that the page shows are tests."""
     shown = [value for name, value in vars(tutorial).items() if name.startswith("test_")]

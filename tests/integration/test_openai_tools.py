@@ -191,6 +191,18 @@ async def test_mistakes_are_given_back_to_the_model(
     assert result.content[0]["state"] == "failed"
 
 
+async def test_the_model_reads_what_a_user_said_meanwhile(provider: OpenAIServer):
+    """After the calls' results, as a message of the user; the transcript stays valid."""
+    provider.reply(calling(("weather", {"city": "Rome"})))
+    provider.reply(answer("Sunny."))
+    run = await asked(provider, inbox=["In Rome, New York!"])
+    assert run.text == "Sunny."
+    *_, called, result, said = provider.requests[-1].body["messages"]
+    assert (called["role"], result["role"]) == ("assistant", "tool")
+    assert said == {"role": "user", "content": "In Rome, New York!"}
+    assert [said["text"] for said in run.fold.inputs] == ["In Rome, New York!"]
+
+
 async def test_a_denied_tool_does_not_run(provider: OpenAIServer):
     """The run's own policy can deny what the deployment allows; the model is told why."""
     provider.reply(calling(("weather", {"city": "Rome"})))

@@ -67,6 +67,10 @@ class Progress(BaseModel):
         ]
         self.pending = []
 
+    def heard(self, text: str) -> None:
+        """Add what a user said while the calls ran."""
+        self.messages.append({"role": "user", "content": text})
+
 
 class Toolbox:
     """The tools that a run's model may call, under its policies."""

@@ -117,6 +117,8 @@ async def openai_chat(run: RunContext[ChatInput]) -> None:
     while True:
         if progress.pending:
             await toolbox.settle(progress)
+            while not run.inbox.empty():  # what users said meanwhile, before the model goes on
+                progress.heard(run.inbox.get_nowait())
             await run.checkpoint(progress.model_dump_json().encode())
         answer = await _complete(run, _body(wanted, run, toolbox, progress), progress.call_ids)
         calls = answer.called
