@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from celery import Celery
 from celery.exceptions import ImproperlyConfigured
@@ -119,6 +121,7 @@ def test_limits_of_the_app_are_for_its_own_tasks(make_app):
         ({"task_annotations": {"*": {"acks_late": True}}}, "acks_late"),
         ({"task_annotations": {"*": {"reject_on_worker_lost": True}}}, "reject_on_worker_lost"),
         ({"task_annotations": {"*": {"rate_limit": "10/m"}}}, "rate_limit"),
+        ({"task_annotations": {"*": {"ignore_result": False}}}, "ignore_result"),
         ({"worker_disable_prefetch": False}, "worker_disable_prefetch"),
         ({"accept_content": ["pickle"]}, "accept_content"),
         ({"broker_transport_options": {"global_keyprefix": "x"}}, "broker_transport_options"),
@@ -156,3 +159,47 @@ def test_a_worker_without_the_queue_for_runs(make_app):
 def test_limits_of_pools_are_told(make_app, pool):
     """A pool that cannot give everything says so."""
     assert broken(make_app(), pool) == {f"--pool {pool}"}
+
+
+CORES = os.cpu_count() or 1
+
+
+def test_celerys_own_default_of_slots_is_told(make_app):
+    """A worker on the asyncio pool with a slot per core was started without --concurrency; chosen, it is right."""
+    assert [found.setting for found in promises.check(make_app(), concurrency=CORES)] == ["--concurrency"]
+    assert promises.check(make_app(), concurrency=1000) == []
+    assert promises.check(make_app(worker_concurrency=CORES), concurrency=CORES) == []
+
+
+BACKEND = {"result_backend": "redis://127.0.0.1:1/2", "worker_send_task_events": True}
+
+
+@pytest.mark.parametrize(
+    ("conf", "setting"),
+    [
+        ({"task_acks_late": True}, "visibility_timeout"),
+        ({"task_acks_late": True, "task_time_limit": 7200}, "visibility_timeout"),
+        (BACKEND, "task_track_started"),
+        ({**BACKEND, "task_track_started": True, "result_expires": None}, "result_expires"),
+        ({"worker_max_tasks_per_child": 100}, "worker_max_tasks_per_child"),
+        ({"worker_max_memory_per_child": 100_000}, "worker_max_memory_per_child"),
+        ({"worker_send_task_events": False}, "worker_send_task_events"),
+        ({"worker_enable_remote_control": False}, "worker_enable_remote_control"),
+    ],
+)
+def test_what_own_tasks_do_not_have_is_noted(make_app, conf, setting):
+    """Such settings break nothing for runs; each is noted once, with what follows from it and what to do."""
+    app = make_app(**{"worker_send_task_events": True, **conf})
+    assert promises.check(app) == []
+    [note] = promises.notes(app)
+    assert note.setting == setting
+    assert note.consequence.endswith(".")
+    assert note.remedy.endswith(".")
+
+
+def test_what_is_in_order_is_not_noted(make_app):
+    """Late acks below the visibility timeout, tracked results, prefork's own recycling, events by option."""
+    late = {"task_acks_late": True, "task_time_limit": 300}
+    app = make_app(**late, **BACKEND, task_track_started=True, worker_max_tasks_per_child=9)
+    assert promises.notes(app, Pool.PREFORK) == []
+    assert promises.notes(make_app(), events=True) == []

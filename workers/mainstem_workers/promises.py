@@ -6,8 +6,12 @@ right, and these are the consequences. What store and broker cannot promise is i
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
+
+from celery.backends.base import DisabledBackend
 
 from mainstem_shared import endpoints, errors, promises
 from mainstem_shared.embedded import ServerNotRunningError
@@ -17,22 +21,41 @@ from mainstem_tasks.dispatch import GENERATE
 from mainstem_workers import pools
 from mainstem_workers.pools import Pool
 
+logger = logging.getLogger(__name__)
+
+VISIBILITY_S: Final = 3600.0
+"""kombu's default: after so long it gives a message that is not acknowledged to another worker."""
+
 
 def warn(parent: Any) -> None:
     """Log everything that the configuration of this worker (Celery's WorkController) cannot promise."""
-    promises.report(check(parent.app, pools.pool_of(parent.pool_cls)), "worker")
+    pool = pools.pool_of(parent.pool_cls)
+    promises.report(check(parent.app, pool, concurrency=parent.concurrency), "worker")
+    for note in notes(parent.app, pool, events=parent.task_events):
+        text = "%s: %s %s"
+        extra = {"action": "promise_of_yours", "setting": note.setting}
+        logger.info(text, note.setting, note.consequence, note.remedy, extra=extra)
 
 
-def check(app: Any, pool: Pool = Pool.ASYNCIO) -> list[Broken]:
-    """Return what a worker of this app on this pool cannot promise."""
+def check(app: Any, pool: Pool = Pool.ASYNCIO, *, concurrency: int | None = None) -> list[Broken]:
+    """Return what a worker of this app on this pool cannot promise to runs."""
     settings: Settings = app.conf.mainstem_settings
     if not pools.consumes_runs(app, settings):
         return [] if pool is not Pool.ASYNCIO else [_not_consuming(app, settings)]
     found = [*_delivery(app), *_broker(app, settings), *_limits(app, settings)]
+    found += _capacity(app, pool, concurrency)
     if (limit := pools.LIMITS.get(pool)) is not None:
         remedy = "The asyncio pool holds a thousand runs per process: see docs/pools.md."
         found.append(Broken(setting=f"--pool {pool}", consequence=limit, remedy=remedy))
     return found
+
+
+def notes(app: Any, pool: Pool = Pool.ASYNCIO, *, events: bool = False) -> list[Broken]:
+    """Return what holds for runs, and not for the application's own tasks or for who looks at them.
+
+    `events`: the worker sends them whatever the settings say (`-E`).
+    """
+    return [*_redelivery(app), *_results(app), *_recycling(app, pool), *_visibility(app, events=events)]
 
 
 def _not_consuming(app: Any, settings: Settings) -> Broken:
@@ -57,6 +80,9 @@ def _delivery(app: Any) -> Iterator[Broken]:
             f"Runs start no faster than {task.rate_limit} per worker, and wait unseen in its memory."
         )
         yield Broken(setting="rate_limit", consequence=consequence, remedy=remedy)
+    if not task.ignore_result:
+        consequence = "Each run's end waits for the result backend too; its outcome is in its record."
+        yield Broken(setting="ignore_result", consequence=consequence, remedy=remedy)
     hoards = "This worker keeps runs waiting that others could execute."
     if _is_redis(conf.broker_url) and not conf.worker_disable_prefetch:
         yield Broken(
@@ -101,6 +127,74 @@ def _limits(app: Any, settings: Settings) -> Iterator[Broken]:
                 consequence=f"Runs end as timed out after {limit:g} s, not after MAINSTEM_MAX_RUN_S.",
                 remedy=f"Except {GENERATE} from task_annotations, or lower MAINSTEM_MAX_RUN_S.",
             )
+
+
+def _capacity(app: Any, pool: Pool, concurrency: int | None) -> Iterator[Broken]:
+    # One per core is Celery's default, not what anybody chose for an event loop.
+    chosen = concurrency is None or concurrency != os.cpu_count() or app.conf.worker_concurrency
+    if pool is Pool.ASYNCIO and not chosen:
+        yield Broken(
+            setting="--concurrency",
+            consequence=f"This process holds {concurrency} runs at once; it could hold a thousand.",
+            remedy="Start it with --concurrency 1000, or set worker_concurrency.",
+        )
+
+
+def _redelivery(app: Any) -> Iterator[Broken]:
+    """Late acks and a broker that gives away what is not acknowledged in time."""
+    conf = app.conf
+    visible_s = float((conf.broker_transport_options or {}).get("visibility_timeout") or VISIBILITY_S)
+    limit_s = conf.task_time_limit
+    if conf.task_acks_late and _is_redis(conf.broker_url) and not (limit_s and limit_s < visible_s):
+        yield Broken(
+            setting="visibility_timeout",
+            consequence=f"Your own late-acknowledged tasks start again after {visible_s:g} s of running.",
+            remedy="Raise it in broker_transport_options, or set a task_time_limit below it.",
+        )
+
+
+def _results(app: Any) -> Iterator[Broken]:
+    conf = app.conf
+    if isinstance(app.backend, DisabledBackend):
+        return
+    if not conf.task_track_started and not conf.task_ignore_result:
+        yield Broken(
+            setting="task_track_started",
+            consequence="A revoke makes workers that do not know a running task write REVOKED as its result.",
+            remedy="Set it to True: then they see that it runs.",
+        )
+    if not conf.result_expires:
+        yield Broken(
+            setting="result_expires",
+            consequence="Each abort of a run leaves a REVOKED result in the backend for ever.",
+            remedy="Let results expire.",
+        )
+
+
+def _recycling(app: Any, pool: Pool) -> Iterator[Broken]:
+    for name in ("worker_max_tasks_per_child", "worker_max_memory_per_child"):
+        if getattr(app.conf, name) and pool is not Pool.PREFORK:
+            yield Broken(
+                setting=name,
+                consequence="It is ignored: only prefork has processes to replace.",
+                remedy="Restart the worker instead; runs drain, or go on from their checkpoints.",
+            )
+
+
+def _visibility(app: Any, *, events: bool) -> Iterator[Broken]:
+    conf = app.conf
+    if not (events or conf.worker_send_task_events):
+        yield Broken(
+            setting="worker_send_task_events",
+            consequence="Without events Flower and other monitors see neither runs nor tasks.",
+            remedy="Start workers with -E, or set it to True.",
+        )
+    if not conf.worker_enable_remote_control:
+        yield Broken(
+            setting="worker_enable_remote_control",
+            consequence="Workers hear no revoke and no inspect; aborts by a run's id reach them.",
+            remedy="Leave it unset.",
+        )
 
 
 def _runs_broker(settings: Settings) -> str | None:

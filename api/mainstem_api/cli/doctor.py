@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import metadata, util
-from typing import Any, Final
+from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
 import redis
@@ -15,9 +15,11 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from mainstem_api.cli import _application
 from mainstem_api.cli._gateway import Gateway, UnreachableError
 from mainstem_api.cli._options import Exit, Url, gateway_url
 from mainstem_shared import endpoints, errors, keys, leases, promises
+from mainstem_shared.embedded import ServerNotRunningError
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import connect_blocking
 from mainstem_tasks.dispatch import Dispatcher
@@ -29,11 +31,12 @@ class Verdict(StrEnum):
     """How a check came out; the value is its mark."""
 
     GOOD = "✓"
+    NOTE = "·"
     WARNING = "!"
     BAD = "✗"
 
 
-_STYLES: Final = {Verdict.GOOD: "green", Verdict.WARNING: "yellow", Verdict.BAD: "red"}
+_STYLES: Final = {Verdict.GOOD: "green", Verdict.NOTE: "dim", Verdict.WARNING: "yellow", Verdict.BAD: "red"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +49,19 @@ class Finding:
     remedy: str = ""
 
 
-def doctor(url: Url = None) -> None:
-    """Check store, broker, workers and gateway, and say what to do.
+def doctor(
+    *,
+    url: Url = None,
+    app: Annotated[
+        str | None, typer.Option("--app", "-A", help="A Celery app with Mainstem, as for celery -A.")
+    ] = None,
+    pool: Annotated[
+        str | None, typer.Option("--pool", "-P", help="The pool its workers use.", show_default="the app's")
+    ] = None,
+) -> None:
+    """Check store, broker, workers' settings and gateway, and say what to do.
 
-    Exits with 1 if something is broken (✗); a warning (!) is no failure.
+    Exits with 1 if something is broken (✗); a warning (!) is no failure. Notes (·) are not about runs.
     """
     console = Console(highlight=False)
     settings = Settings()
@@ -58,6 +70,7 @@ def doctor(url: Url = None) -> None:
         ("Installation", _installation),
         ("Store", lambda: _store(settings)),
         ("Broker", lambda: _broker(settings)),
+        (f"Application {app}" if app else "Workers' settings", lambda: _workers(app, pool, settings)),
         ("Gateway", lambda: _gateway(gateway_url(url))),
     ):
         console.print(Text(title, "bold"))
@@ -220,6 +233,24 @@ def _queue(url: str, name: str) -> Iterator[Finding]:
         info: dict[str, Any] = client.info("everything")  # pyright: ignore[reportAssignmentType] - not a coroutine
     yield from _promised(promises.of_broker(info), {})
     yield Finding(Verdict.GOOD, "queue", f"{waiting:,} messages wait")
+
+
+def _workers(app: str | None, pool: str | None, settings: Settings) -> Iterator[Finding]:
+    try:
+        report = _application.look_at(app, pool, settings)
+    except (errors.MainstemError, ServerNotRunningError):
+        return  # said above: there is no broker
+    except ImportError as error:
+        yield Finding(Verdict.NOTE, "not looked at", f"workers do not run here ({error})")
+        return
+    except (_application.UnusableError, ValueError) as error:
+        yield Finding(Verdict.BAD, "not looked at", str(error))
+        return
+    if not report.broken:
+        yield Finding(Verdict.GOOD, "promises", f"kept on the pool {report.pool}")
+    yield from _promised(report.broken, {})
+    for note in report.notes:
+        yield Finding(Verdict.NOTE, note.setting, note.consequence, note.remedy)
 
 
 def _gateway(url: str) -> Iterator[Finding]:
