@@ -66,7 +66,7 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class _Position:
+class Position:
     """An index entry: creation time and run id, which together order all runs."""
 
     created_ms: int
@@ -103,14 +103,41 @@ async def page(store: Store, query: Query, *, limit: int = PAGE, cursor: str | N
     return Page(runs=runs, next=str(position))
 
 
-def _parse(cursor: str) -> _Position:
+async def positions(
+    store: Store, query: Query, *, limit: int, cursor: str | None = None
+) -> tuple[list[Position], str | None]:
+    """Return where the next runs after `cursor` stand in their index, and the cursor after them.
+
+    Raises:
+        InvalidCursor: it is not the `next` of a page.
+        InvalidRequest: the limit is out of range.
+    """
+    if not 1 <= limit <= LONGEST_PAGE:
+        raise errors.InvalidRequest(f"limit: must be between 1 and {LONGEST_PAGE}.")
+    position = _parse(cursor) if cursor is not None else None
+    found: list[Position] = []
+    scanned = 0
+    while scanned < SCAN_LIMIT:
+        batch = await _after(store, query.index, position)
+        if not batch:
+            return found, None
+        matching = (await _matching(store, query, batch))[: limit - len(found)]
+        found += matching
+        if len(found) == limit:
+            return found, str(found[-1])
+        position = batch[-1]
+        scanned += len(batch)
+    return found, str(position)
+
+
+def _parse(cursor: str) -> Position:
     match = _CURSOR.fullmatch(cursor)
     if match is None:
         raise errors.InvalidCursor("A page's cursor is the `next` of the page before.")
-    return _Position(int(match[1]), match[2])
+    return Position(int(match[1]), match[2])
 
 
-async def _after(store: Store, index: str, position: _Position | None) -> list[_Position]:
+async def _after(store: Store, index: str, position: Position | None) -> list[Position]:
     """Return the entries that come next in an index; none at its end."""
     ceiling = "+inf" if position is None else position.created_ms
     skipped = 0
@@ -122,16 +149,16 @@ async def _after(store: Store, index: str, position: _Position | None) -> list[_
         skipped += len(found)  # of the same millisecond as the position, and before it
 
 
-async def _entries(store: Store, index: str, ceiling: str | int, skipped: int) -> list[_Position]:
+async def _entries(store: Store, index: str, ceiling: str | int, skipped: int) -> list[Position]:
     raw: Any = await store.patiently(
         lambda: store.client.zrevrangebyscore(
             index, ceiling, "-inf", start=skipped, num=_BATCH, withscores=True
         )
     )
-    return [_Position(int(score), member.decode()) for member, score in raw]
+    return [Position(int(score), member.decode()) for member, score in raw]
 
 
-async def _runs(store: Store, query: Query, batch: list[_Position]) -> AsyncIterator[tuple[_Position, Run]]:
+async def _runs(store: Store, query: Query, batch: list[Position]) -> AsyncIterator[tuple[Position, Run]]:
     """Read the runs of a batch that match, a few at a time."""
     matching = await _matching(store, query, batch)
     for first in range(0, len(matching), _AT_ONCE):
@@ -141,22 +168,22 @@ async def _runs(store: Store, query: Query, batch: list[_Position]) -> AsyncIter
                 yield entry, run
 
 
-async def _read(store: Store, entry: _Position) -> Run | None:
+async def _read(store: Store, entry: Position) -> Run | None:
     try:
         return await views.get_run(store, entry.run_id)
     except errors.NotFound:
         return None  # its retention ended this very moment
 
 
-async def _matching(store: Store, query: Query, batch: list[_Position]) -> list[_Position]:
+async def _matching(store: Store, query: Query, batch: list[Position]) -> list[Position]:
     async def fetch() -> list[Any]:
         async with store.client.pipeline(transaction=False) as pipe:
             for entry in batch:
                 pipe.hmget(keys.run(entry.run_id).record, "status", "spec")
             return await pipe.execute()
 
-    matching: list[_Position] = []
-    gone: list[_Position] = []
+    matching: list[Position] = []
+    gone: list[Position] = []
     for entry, (status, spec) in zip(batch, await store.patiently(fetch), strict=True):
         if status is None:
             gone.append(entry)
@@ -166,7 +193,7 @@ async def _matching(store: Store, query: Query, batch: list[_Position]) -> list[
     return matching
 
 
-async def _drop(store: Store, index: str, gone: list[_Position]) -> None:
+async def _drop(store: Store, index: str, gone: list[Position]) -> None:
     """Remove entries of runs that are gone, but not of a start that has yet to write its record."""
     settled = [entry.run_id for entry in gone if entry.created_ms < now_ms() - _UNBORN_MS]
     if settled:

@@ -98,6 +98,8 @@ class Settings(BaseSettings):
     """Lifetime of a stream token: an EventSource that was reset reconnects with the one it has."""
     heartbeat_s: Seconds = 15
     """Silence after which an SSE stream carries a comment, so that proxies keep it open."""
+    flower_url: str = ""
+    """Where people's browsers reach Flower; the operator's view links to it. `make run` sets it."""
 
     # Engines
     openai_base_url: str | None = None

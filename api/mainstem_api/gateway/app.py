@@ -11,7 +11,16 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from mainstem_api.gateway import approvals, authentication, endings, health, problems, routes
+from mainstem_api.gateway import (
+    approvals,
+    authentication,
+    endings,
+    health,
+    overviews,
+    pages,
+    problems,
+    routes,
+)
 from mainstem_api.gateway.adapters.routers import ALL as ADAPTERS
 from mainstem_api.gateway.authentication import Authenticator
 from mainstem_api.gateway.door import Door, Locked, is_locked
@@ -52,7 +61,7 @@ def create_app(settings: Settings | None = None, *, authenticator: Authenticator
     )
     app.state.holder = holder
     app.state.door = door
-    routers = (routes.router, endings.router, approvals.router, health.router)
+    routers = (routes.router, endings.router, approvals.router, overviews.router, health.router, pages.router)
     routers = (*routers, *ADAPTERS)
     app.state.routes = [route for router in routers for route in router.routes]
     problems.install(app)

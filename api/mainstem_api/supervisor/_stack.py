@@ -204,8 +204,13 @@ class Stack:
             "MAINSTEM_DATA_DIR": str(self._data_dir),
             "MAINSTEM_PORT": str(port),
             "MAINSTEM_FLOWER_PORT": str(self._flower_port),
+            "MAINSTEM_FLOWER_URL": self._settings.flower_url or self._flower_url(),
             "PYTHONUNBUFFERED": "1",  # lines when they are written, not when a pipe's buffer is full
         }
+
+    def _flower_url(self) -> str:
+        found = importlib.util.find_spec("flower") is not None
+        return f"http://{_reachable(self._settings.host)}:{self._flower_port}" if found else ""
 
     def _url(self, configured: SecretStr | None, database: int) -> str:
         if configured is not None:
@@ -230,7 +235,9 @@ class Stack:
         }
         self._state_file.write_text(json.dumps(state) + "\n")
         self._output.say("Mainstem is ready.")
-        self._output.say(f"  Gateway  {state['gateway']}  (API description: {state['gateway']}/docs)")
+        self._output.say(
+            f"  Gateway  {state['gateway']}  (runs: {state['gateway']}/runs, API: {state['gateway']}/docs)"
+        )
         self._output.say(f"  Flower   {state['flower']}")
         if self._server is not None:
             self._output.say(f"  Valkey   {self._server.url()}  (data in {self._data_dir})")

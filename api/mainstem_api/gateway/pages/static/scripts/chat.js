@@ -1,0 +1,342 @@
+// The chat page: which thread is open, its turns, and who follows what. The gateway holds the truth; this page reads the
+// overview every few seconds, so that what other tabs, clients and devices do shows here too.
+
+import * as api from "./api.js";
+import { Composer } from "./composer.js";
+import { Connection } from "./connection.js";
+import { announce, byId, icon, notify, setText } from "./dom.js";
+import { Engines } from "./engines.js";
+import { guard } from "./identity.js";
+import { Threads } from "./threads.js";
+import { Turn } from "./turn.js";
+import { welcome } from "./welcome.js";
+
+const POLL_MS = 4_000;
+const NEAR_PX = 80;
+
+class Chat {
+  constructor() {
+    this.turns = new Map();
+    this.thread = null;
+    this.earlier = null;
+    this.engines = new Engines([]);
+    this.connection = new Connection();
+    this.composer = new Composer({ send: (text) => this.send(text), stop: () => this.stop() });
+    this.threads = new Threads({ open: () => this.sidebar(false), remove: (id) => this.remove(id) });
+    this.others = "BroadcastChannel" in window ? new BroadcastChannel("mainstem") : null;
+    this.others?.addEventListener("message", () => this.poll());
+    this.column = byId("turns");
+    this.scroller = byId("scroller");
+    this.dress();
+    this.listen();
+  }
+
+  dress() {
+    byId("new-chat").prepend(icon("plus"));
+    byId("open-sidebar").append(icon("menu"));
+    byId("close-sidebar").append(icon("close"));
+    byId("theme").append(icon("theme"));
+    byId("to-latest").prepend(icon("down"));
+  }
+
+  listen() {
+    byId("theme").addEventListener("click", () => announce(`${window.mainstemTheme.toggle()} colours`));
+    byId("new-chat").addEventListener("click", () => { location.hash = ""; this.sidebar(false); this.composer.field.focus(); });
+    byId("brand").addEventListener("click", (event) => { event.preventDefault(); location.hash = ""; });
+    byId("skip").addEventListener("click", (event) => { event.preventDefault(); this.composer.field.focus(); });
+    byId("open-sidebar").addEventListener("click", () => this.sidebar(true));
+    byId("close-sidebar").addEventListener("click", () => this.sidebar(false));
+    byId("veil").addEventListener("click", () => this.sidebar(false));
+    byId("to-latest").addEventListener("click", () => { this.pinned = true; this.pin(); });
+    this.scroller.addEventListener("scroll", () => this.scrolled(), { passive: true });
+    this.composer.engineMenu.addEventListener("change", () => { if (!this.turns.size) this.show(); });
+    window.addEventListener("hashchange", () => this.route());
+    window.addEventListener("online", () => this.poll());
+    document.addEventListener("visibilitychange", () => { if (!document.hidden) this.poll(); });
+    document.addEventListener("keydown", (event) => this.key(event));
+    new ResizeObserver(() => this.pin()).observe(this.column);
+    guard(() => this.begin());
+  }
+
+  key(event) {
+    if (event.key !== "Escape" || event.defaultPrevented) return;
+    if (document.body.classList.contains("sidebar-open")) this.sidebar(false);
+    else if (!event.target.closest?.("dialog, .action-card") && this.active) this.stop();
+  }
+
+  sidebar(open) {
+    document.body.classList.toggle("sidebar-open", open);
+    byId("veil").hidden = !open;
+    byId("open-sidebar").setAttribute("aria-expanded", String(open));
+    if (open) byId("close-sidebar").focus();
+  }
+
+  // -- what is open
+
+  async begin() {
+    clearTimeout(this.again);
+    try {
+      const me = await api.me();
+      this.engines = new Engines(me.engines);
+      this.composer.offer(this.engines);
+      this.connection.answered(true);
+    } catch (error) {
+      this.connection.answered(false);
+      if (error.status === 401) return; // the sign-in dialog is open; a token begins again
+      this.again = setTimeout(() => this.begin(), 1500);
+      return;
+    }
+    await this.route();
+    this.poll();
+  }
+
+  async route() {
+    const fragment = new URLSearchParams(location.hash.slice(1));
+    if (fragment.has("token")) { api.takeToken(); return; }
+    const runId = fragment.get("run");
+    const thread = fragment.get("thread") ?? (runId ? await this.threadOf(runId) : null);
+    if (thread === this.thread && thread) return;
+    this.close();
+    this.thread = thread;
+    this.composer.turnTo(thread ?? "new");
+    this.show();
+    if (thread) await this.load();
+  }
+
+  async threadOf(runId) {
+    try {
+      return (await api.getRun(runId)).thread_id;
+    } catch (error) {
+      notify(error.status === 404 ? "That run is gone, or it is not yours." : error.message);
+      return null;
+    }
+  }
+
+  close() {
+    for (const turn of this.turns.values()) turn.leave();
+    this.turns.clear();
+    this.earlier = null;
+    this.pinned = true;
+    this.column.replaceChildren();
+    this.connection.streams("ended");
+    notify(null);
+  }
+
+  /** Read the open thread's newest runs, add what is new, follow what runs. */
+  async load() {
+    const { thread } = this;
+    let page;
+    try {
+      page = await api.threadRuns(thread, { limit: 20 });
+    } catch (error) {
+      if (error.status !== 401) notify(error.message, { label: "Try again", run: () => { notify(null); this.load(); } });
+      return;
+    }
+    if (thread !== this.thread) return; // somebody was quicker
+    if (!this.turns.size) this.earlier = page.next;
+    for (const run of page.runs.reverse()) this.add(run);
+    this.show();
+    this.attach();
+  }
+
+  /** A turn changed in more than its text. */
+  noticed(turn, status) {
+    this.update();
+    if (turn && turn.noted !== status && turn.noted !== undefined) this.soon(); // the list shows states, too
+    if (turn) turn.noted = status;
+  }
+
+  add(run) {
+    const known = this.turns.get(run.run_id);
+    if (known) {
+      known.refresh(run);
+      return known;
+    }
+    let turn = null; // it renders before it is returned
+    turn = new Turn(run, {
+      connection: (state) => this.connection.streams(state),
+      changed: (state) => this.noticed(turn, state),
+      grown: () => this.pin(),
+      retry: (failed) => this.start(failed.run.metadata.prompt ?? "", failed.run).catch((error) => notify(error.message)),
+      send: (text) => this.send(text),
+    });
+    this.turns.set(run.run_id, turn);
+    this.column.append(turn.node);
+    return turn;
+  }
+
+  /** Follow the run that is at work on this thread; those that wait behind it have nothing to say yet. */
+  attach() {
+    const active = [...this.turns.values()].filter((turn) => !turn.isOver);
+    for (const turn of active.slice(1)) turn.leave();
+    active[0]?.follow();
+    this.update();
+  }
+
+  get active() {
+    return [...this.turns.values()].find((turn) => !turn.isOver) ?? null;
+  }
+
+  // -- what shows
+
+  show() {
+    const empty = !this.turns.size && !this.thread;
+    if (empty) this.column.replaceChildren(welcome(this.composer.engine, (picked) => this.pick(picked)));
+    else this.column.querySelector(".welcome")?.remove();
+    this.update();
+  }
+
+  update() {
+    const { active } = this;
+    this.composer.mode(!active ? "idle" : active.fold.status === "requires_action" ? "paused" : "active");
+    const first = [...this.turns.values()][0];
+    const title = first?.fold.title ?? first?.run.metadata?.thread_title ?? first?.run.metadata?.prompt ?? (this.thread || "New conversation");
+    setText(byId("title"), title);
+    const mark = { running: "● ", requires_action: "? ", queued: "○ " }[active?.fold.status] ?? "";
+    document.title = this.turns.size ? `${mark}${title} · Mainstem` : "Mainstem";
+    if (!active && [...this.turns.values()].some((turn) => !turn.isOver && !turn.follower)) this.attach();
+    this.pin();
+  }
+
+  scrolled() {
+    const { scrollTop, scrollHeight, clientHeight } = this.scroller;
+    this.pinned = scrollHeight - scrollTop - clientHeight < NEAR_PX;
+    byId("to-latest").hidden = this.pinned;
+  }
+
+  pin() {
+    if (this.pinned) this.scroller.scrollTop = this.scroller.scrollHeight;
+    else this.scrolled();
+  }
+
+  // -- what people do
+
+  pick({ message, switches }) {
+    this.composer.switches.only(switches);
+    this.send(message);
+  }
+
+  async send(text) {
+    if (this.sending) return;
+    const { active } = this;
+    notify(null);
+    this.sending = true;
+    this.composer.write("");
+    try {
+      if (active) await this.say(active, text);
+      else await this.start(text);
+    } catch (error) {
+      if (!this.composer.field.value) this.composer.write(text); // nothing that was written gets lost
+      notify(error.message);
+    } finally {
+      this.sending = false;
+    }
+    this.composer.field.focus();
+  }
+
+  async say(turn, text) {
+    try {
+      turn.expects(await api.steer(turn.run.run_id, text), text);
+    } catch (error) {
+      if (error.code !== "not_active") throw error;
+      await this.start(text); // it ended this very moment
+    }
+    this.pin();
+  }
+
+  /** Start a run on the open thread, or on a new one; `like`: a run whose engine and input are to be tried again. */
+  async start(text, like = null) {
+    const thread = this.thread ?? `chat-${api.newId().slice(0, 16)}`;
+    const engine = like?.engine ?? this.composer.engine;
+    const input = like?.metadata.input ?? this.engines.input(engine, text, { history: this.history(), switches: this.composer.switches.on });
+    const metadata = { prompt: text.slice(0, 4000), thread_title: this.threadTitle(text) };
+    if (JSON.stringify(input).length < 6000) metadata.input = input;
+    let run;
+    try {
+      run = await api.start(thread, { engine, input, metadata });
+    } catch (error) {
+      if (error.code === "thread_busy") this.load(); // another tab was quicker: show what it started
+      throw error;
+    }
+    if (!this.thread) {
+      this.thread = thread;
+      history.pushState(null, "", `#thread=${encodeURIComponent(thread)}`);
+      this.composer.turnTo(thread);
+      this.column.replaceChildren();
+    }
+    this.pinned = true;
+    this.add(run);
+    this.attach();
+    this.others?.postMessage("started");
+    this.poll();
+  }
+
+  threadTitle(text) {
+    const [first] = this.turns.values();
+    return first?.run.metadata?.thread_title ?? text.slice(0, 120);
+  }
+
+  /** What was said on this thread so far, for engines that want it. */
+  history() {
+    return [...this.turns.values()].flatMap(({ run, fold }) => [
+      ...(run.metadata?.prompt ? [{ role: "user", content: run.metadata.prompt }] : []),
+      ...(fold.text ? [{ role: "assistant", content: fold.text }] : []),
+    ]);
+  }
+
+  async stop() {
+    const { active } = this;
+    if (!active) return;
+    try {
+      await api.abort(active.run.run_id);
+    } catch (error) {
+      notify(error.message, { label: "Try again", run: () => { notify(null); this.stop(); } });
+    }
+    this.others?.postMessage("stopped");
+  }
+
+  async remove(thread) {
+    try {
+      await api.deleteThread(thread);
+    } catch (error) {
+      notify(error.message);
+      return;
+    }
+    if (thread === this.thread) location.hash = "";
+    announce("Conversation deleted.");
+    this.others?.postMessage("deleted");
+    this.poll();
+  }
+
+  // -- what others do
+
+  soon() {
+    clearTimeout(this.polling);
+    this.polling = setTimeout(() => this.poll(), 150);
+  }
+
+  async poll() {
+    clearTimeout(this.polling);
+    try {
+      const { runs } = await api.overview({ limit: 60 });
+      this.connection.answered(true);
+      this.threads.update(runs, this.thread);
+      if (runs.some((run) => this.isNews(run))) await this.load();
+    } catch (error) {
+      this.connection.answered(error.status !== undefined);
+    }
+    clearTimeout(this.polling);
+    if (!document.hidden) this.polling = setTimeout(() => this.poll(), this.connection.reached ? POLL_MS : 1500);
+  }
+
+  /** Whether a run of the open thread is not here yet, or is further than what stands here. */
+  isNews(run) {
+    if (run.thread_id !== this.thread) return false;
+    const known = this.turns.get(run.run_id);
+    if (!known) return true;
+    return !known.isOver && !known.follower && run.status !== known.fold.status;
+  }
+}
+
+const chat = new Chat();
+chat.begin();

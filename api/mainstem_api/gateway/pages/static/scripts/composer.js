@@ -1,0 +1,91 @@
+// The message field: what is written, to which engine, with which switches. Drafts survive a reload.
+
+import { byId, el, icon } from "./dom.js";
+import { switchButtons } from "./engines.js";
+
+const ENGINE = "mainstem.engine";
+
+const store = {
+  get(key) { try { return localStorage.getItem(key); } catch { return null; } },
+  set(key, value) { try { if (value) localStorage.setItem(key, value); else localStorage.removeItem(key); } catch { /* forbidden */ } },
+};
+
+export class Composer {
+  constructor({ send, stop }) {
+    this.form = byId("composer");
+    this.field = byId("message");
+    this.engineMenu = byId("engine");
+    this.sendButton = byId("send");
+    this.stopButton = byId("stop");
+    this.sendButton.append(icon("send"));
+    this.stopButton.append(icon("stop"));
+    this.switches = switchButtons(byId("switches"));
+    this.thread = null;
+    this.form.addEventListener("submit", (event) => { event.preventDefault(); this.submit(send); });
+    this.field.addEventListener("keydown", (event) => {
+      // While a word is composed (in Japanese, say), Enter belongs to the input method.
+      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+      event.preventDefault();
+      this.submit(send);
+    });
+    this.field.addEventListener("input", () => this.changed());
+    this.form.addEventListener("click", (event) => { if (event.target === this.form) this.field.focus(); });
+    this.stopButton.addEventListener("click", stop);
+    this.engineMenu.addEventListener("change", () => { store.set(ENGINE, this.engine); this.show(); });
+    this.show();
+  }
+
+  get engine() { return this.engineMenu.value; }
+
+  offer(engines) {
+    const chosen = this.engine || store.get(ENGINE);
+    this.engineMenu.replaceChildren(...engines.names.map((name) => el("option", { value: name }, name)));
+    this.engineMenu.value = engines.names.includes(chosen) ? chosen : engines.first;
+    this.show();
+  }
+
+  /** Turn to a thread, with what was begun there. */
+  turnTo(thread) {
+    this.thread = thread;
+    this.field.value = store.get(this.key) ?? "";
+    this.changed();
+  }
+
+  get key() { return `mainstem.draft.${this.thread}`; }
+
+  submit(send) {
+    const text = this.field.value.trim();
+    if (text && !this.busy) send(text);
+  }
+
+  /** Put text into the field, and keep it as a draft. */
+  write(text) {
+    this.field.value = text;
+    this.changed();
+  }
+
+  changed() {
+    store.set(this.key, this.field.value);
+    this.field.style.height = "auto";
+    this.field.style.height = `${Math.min(this.field.scrollHeight, 220)}px`;
+    this.show();
+  }
+
+  /** Show what pressing Enter would do: `idle` starts a run, `active` speaks to it, `paused` waits for a decision. */
+  mode(mode) {
+    if (this.state === mode) return;
+    this.state = mode;
+    this.show();
+  }
+
+  show() {
+    const writing = this.field.value.trim() !== "";
+    const active = this.state === "active" || this.state === "paused";
+    this.form.dataset.state = this.state ?? "idle";
+    this.field.placeholder = { active: "Say something to the run …", paused: "Decide above to go on" }[this.state] ?? "Write a message";
+    this.stopButton.hidden = !active;
+    this.sendButton.hidden = active && !writing;
+    this.sendButton.disabled = !writing;
+    byId("switches").hidden = this.engine !== "demo" || active;
+  }
+}

@@ -1,0 +1,71 @@
+// The list of conversations: one entry per thread, from the overview of the user's runs, kept up to date in place.
+
+import { byId, el, icon, setText, span } from "./dom.js";
+
+const STATES = {
+  queued: "queued", running: "running", requires_action: "waits for you", succeeded: "done", failed: "failed", aborted: "stopped",
+};
+
+export class Threads {
+  constructor({ open, remove }) {
+    this.node = byId("threads");
+    this.open = open;
+    this.remove = remove;
+    this.rows = new Map();
+  }
+
+  /** Show runs (newest first) by thread; `current` is the open one. */
+  update(runs, current) {
+    const threads = new Map();
+    for (const run of runs) {
+      const known = threads.get(run.thread_id);
+      if (known) known.first = run;
+      else threads.set(run.thread_id, { newest: run, first: run });
+    }
+    let after = null;
+    for (const [id, { newest, first }] of threads) {
+      const row = this.row(id);
+      const active = newest.status;
+      row.node.dataset.status = active;
+      setText(row.title, newest.metadata.thread_title ?? first.metadata.prompt ?? id);
+      setText(row.state, STATES[active]);
+      setText(row.age, span(Date.now() - Date.parse(newest.created_at)));
+      if (id === current) row.link.setAttribute("aria-current", "page");
+      else row.link.removeAttribute("aria-current");
+      const place = after ? after.nextSibling : this.node.firstChild;
+      if (row.node !== place) this.node.insertBefore(row.node, place);
+      after = row.node;
+    }
+    for (const [id, row] of this.rows) {
+      if (threads.has(id)) continue;
+      row.node.remove();
+      this.rows.delete(id);
+    }
+  }
+
+  row(id) {
+    const known = this.rows.get(id);
+    if (known) return known;
+    const row = { title: el("span", { class: "thread-name" }), state: el("span", { class: "visually-hidden" }), age: el("span", { class: "thread-age" }) };
+    row.link = el("a", { href: `#thread=${encodeURIComponent(id)}`, on: { click: () => this.open(id) } }, el("i", { class: "dot" }), row.title, row.state, row.age);
+    const trash = el("button", { type: "button", class: "icon-button trash", "aria-label": "Delete this conversation", title: "Delete" }, icon("trash"));
+    trash.addEventListener("click", () => this.confirm(trash, id));
+    row.node = el("li", { data: { thread: id } }, row.link, trash);
+    this.rows.set(id, row);
+    return row;
+  }
+
+  /** Delete at the second press, within three seconds. */
+  confirm(button, id) {
+    if (button.dataset.sure) {
+      this.remove(id);
+      return;
+    }
+    button.dataset.sure = "yes";
+    button.replaceChildren("Delete?");
+    setTimeout(() => {
+      delete button.dataset.sure;
+      button.replaceChildren(icon("trash"));
+    }, 3000);
+  }
+}

@@ -1,0 +1,168 @@
+// One run on the page: what the user said, the answer as it grows, what the run waits for, how it ended. It follows its run
+// as long as it is not over; the page decides when.
+
+import * as api from "./api.js";
+import { ActionCard } from "./actions.js";
+import { announce, el, icon, setText, span } from "./dom.js";
+import { ends } from "./endings.js";
+import { Fold } from "./fold.js";
+import { copied } from "./markdown.js";
+import { Parts } from "./parts.js";
+import { Follower } from "./stream.js";
+
+/** The view of one run. `host`: what the page does: `connection(state)`, `changed(status)`, `grown()`, `retry(turn)`, `send(text)`. */
+export class Turn {
+  constructor(run, host) {
+    this.run = run;
+    this.host = host;
+    this.fold = new Fold(run);
+    this.cursor = run.cursor;
+    this.follower = null;
+    this.card = null;
+    this.scheduled = 0;
+    this.parts = new Parts();
+    this.expected = new Map(); // what was said and is not read yet
+    this.waiting = el("div", { class: "turn-waiting" });
+    this.status = el("p", { class: "turn-status" });
+    this.slot = el("div", { class: "turn-action" });
+    this.ending = el("div", { class: "turn-end" });
+    const prompt = run.metadata?.prompt;
+    this.node = el("article", { class: "turn", "aria-label": "Exchange", data: { run: run.run_id } },
+      prompt ? el("p", { class: "bubble", data: { role: "user" } }, prompt) : null,
+      el("div", { class: "answer" }, this.parts.node, this.status, this.waiting, this.slot, this.ending));
+    this.render();
+  }
+
+  get isOver() { return this.fold.isOver; }
+
+  /** Take a newer reading of the same run, from a list say, unless the stream knows better. */
+  refresh(run) {
+    if (this.follower || this.isOver) return;
+    this.fold = new Fold(run);
+    this.cursor = run.cursor;
+    this.render();
+  }
+
+  follow() {
+    if (this.follower || this.isOver) return;
+    this.follower = new Follower(this.run.run_id, {
+      cursor: this.cursor,
+      event: (type, data) => this.event(type, data),
+      state: (state) => this.host.connection(state),
+      end: (why) => this.ended(why),
+    });
+  }
+
+  leave() {
+    if (!this.follower) return;
+    this.cursor = this.follower.cursor;
+    this.follower.stop();
+    this.follower = null;
+  }
+
+  /** Show that something was said and waits to be read. */
+  expects({ input_id: id }, text) {
+    if (this.fold.inputs.some((input) => input.input_id === id) || this.isOver) return;
+    const node = el("p", { class: "bubble steered pending", title: "Not read yet" }, text);
+    this.expected.set(id, node);
+    this.waiting.append(node);
+  }
+
+  event(type, data) {
+    this.fold.apply(type, data);
+    this.changed = this.changed || !["message.delta", "reasoning.delta", "step.delta"].includes(type);
+    this.schedule();
+  }
+
+  /** Render at most once per frame, and less often where that is too much for the machine. */
+  schedule() {
+    if (this.scheduled) return;
+    const frame = () => {
+      const began = performance.now();
+      this.render();
+      this.cost = performance.now() - began;
+      this.scheduled = 0;
+    };
+    // A hidden page gets no frames: a slow timer keeps it up to date.
+    if (document.hidden || this.cost > 12) this.scheduled = setTimeout(frame, document.hidden ? 500 : this.cost * 6);
+    else this.scheduled = requestAnimationFrame(frame);
+  }
+
+  async ended(why) {
+    this.cursor = this.follower?.cursor ?? this.cursor;
+    this.follower = null;
+    if (why === "gone") {
+      this.fold.status = "aborted";
+      this.fold.reason = "thread_deleted";
+    } else if (!this.isOver) { // somebody saw the end before us: the record has it
+      try { this.fold = new Fold(await api.getRun(this.run.run_id)); } catch (error) { this.fold.error = { code: error.code, message: error.message }; }
+    }
+    this.changed = true;
+    this.schedule();
+    this.host.connection("ended");
+    announce(this.fold.status === "succeeded" ? `Answer complete. ${this.fold.text.slice(0, 1000)}` : ends(this.fold.reason));
+  }
+
+  render() {
+    const streaming = this.fold.status === "running";
+    this.parts.update(this.fold, { streaming });
+    this.node.dataset.status = this.fold.status;
+    this.node.setAttribute("aria-busy", String(streaming));
+    for (const [id, node] of this.expected) {
+      if (!this.isOver && !this.fold.inputs.some((input) => input.input_id === id)) continue;
+      node.remove();
+      this.expected.delete(id);
+    }
+    this.renderStatus();
+    this.renderAction();
+    this.renderEnd();
+    if (this.changed !== false) this.host.changed(this.fold.status);
+    else this.host.grown();
+    this.changed = false;
+  }
+
+  renderStatus() {
+    const { status, waitingFor, content } = this.fold;
+    let words = "";
+    if (status === "queued") words = waitingFor === "thread" ? "Waits for its turn" : content.length ? "Waits for a worker to go on" : "Waits for a worker";
+    else if (status === "running" && !content.length) words = "Working";
+    setText(this.status, words);
+    this.status.hidden = !words;
+  }
+
+  renderAction() {
+    const { action } = this.fold;
+    if (action?.action_id === this.card?.action.action_id) return;
+    this.card = action ? new ActionCard(this.run.run_id, action) : null;
+    this.slot.replaceChildren(...(this.card ? [this.card.node] : []));
+  }
+
+  renderEnd() {
+    if (!this.isOver || this.endShown) return;
+    this.endShown = true;
+    const { status, reason, error, unread } = this.fold;
+    if (status === "failed") {
+      const retry = el("button", { type: "button", class: "button small", on: { click: () => this.host.retry(this) } }, icon("retry"), "Try again");
+      this.ending.append(el("div", { class: "failure", role: "group", "aria-label": "Failure" }, icon("warn"),
+        el("div", {}, el("strong", {}, ends(reason)), el("p", {}, error?.message ?? "")), retry));
+    }
+    for (const { text } of unread) {
+      const again = el("button", { type: "button", class: "button small", on: { click: () => { again.disabled = true; this.host.send(text); } } }, "Send as a message");
+      this.ending.append(el("div", { class: "unread" }, el("p", {}, "The run ended before it read: ", el("q", {}, text)), again));
+    }
+    this.ending.append(this.footer());
+  }
+
+  footer() {
+    const { status, reason, usage, startedAt, finishedAt } = this.fold;
+    const notes = [];
+    if (status === "aborted") notes.push(ends(reason));
+    if (startedAt && finishedAt) notes.push(duration(Date.parse(finishedAt) - Date.parse(startedAt)));
+    if (usage) notes.push(`${usage.input_tokens} in · ${usage.output_tokens} out`);
+    const copy = this.fold.text ? el("button", { type: "button", class: "button small quiet", title: "Copy the answer" }, icon("copy"), "Copy") : null;
+    copy?.addEventListener("click", () => copied(copy, this.fold.text));
+    return el("footer", { class: "turn-notes" }, ...notes.map((note) => el("span", {}, note)), copy);
+  }
+}
+
+const duration = (ms) => (ms < 10_000 ? `${(ms / 1000).toFixed(1)} s` : span(ms));
