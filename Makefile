@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run demo test check bench bench-quick bench-full chaos soak lock clean
+.PHONY: help run demo test check bench bench-quick bench-full chaos rabbitmq soak lock clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -40,6 +40,9 @@ bench-full: $(VENV)/.test ## growth of costs and the longest reconnect too
 
 chaos: $(VENV)/.test ## kill, freeze and cut everything under load, over and over; SEED=n repeats the choices
 	@exec env MAINSTEM_CHAOS_ROUNDS=12 MAINSTEM_CHAOS_SEED=$(SEED) $(BIN)/pytest tests/chaos $(ARGS)
+
+rabbitmq: $(VENV)/.test ## runs with RabbitMQ as the broker; needs Debian's rabbitmq-server
+	@exec env MAINSTEM_RABBITMQ=1 $(BIN)/pytest tests/acceptance/test_rabbitmq.py $(ARGS)
 
 soak: $(VENV)/.test ## run for hours and watch memory, keys and connections
 	@exec $(BIN)/python bench/soak.py $(ARGS)
