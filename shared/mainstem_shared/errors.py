@@ -38,7 +38,8 @@ MainstemError
 └── Unavailable
     ├── StoreUnavailable      store_unavailable
     ├── BrokerUnavailable     broker_unavailable
-    └── KeysUnavailable       keys_unavailable
+    ├── KeysUnavailable       keys_unavailable
+    └── NewerVersion          newer_version
 """
 
 from __future__ import annotations
@@ -330,3 +331,10 @@ class KeysUnavailable(Unavailable):
 
     code = "keys_unavailable"
     message = "Tokens cannot be checked right now; try again shortly."
+
+
+class NewerVersion(Unavailable):
+    """A run of a later version of Mainstem: it can be read here, but not changed."""
+
+    code = "newer_version"
+    message = "The run is of a later version of Mainstem; its processes take care of it. Try again."

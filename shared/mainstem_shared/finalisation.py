@@ -102,6 +102,10 @@ class Finaliser:
             reason: why it ends.
             error: what failed, if anything did.
             expected_epoch: leave the run alone if control has changed hands since this epoch.
+
+        Raises:
+            NewerVersion: it is for processes of a later version to end.
+            StoreUnavailable: it has not ended, or has.
         """
         for _ in range(ROUNDS):
             state = await verbs.read(self.store, run_id)
@@ -111,6 +115,7 @@ class Finaliser:
                 return Outcome(status=state.status, reason=Reason(state.fields["reason"]), mine=False)
             if expected_epoch is not None and state.epoch != expected_epoch:
                 return Outcome(status=state.status, reason=reason, mine=False)
+            state.check_version()
             control = await self.take_control(run_id, state, sealer=sealer, reason=reason)
             if control is None:
                 continue  # somebody else made progress

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
-from mainstem_shared import shapes
+from mainstem_shared import errors, shapes
 
 RECORD_VERSION: Final = 1
 """Schema version of a run's record and log."""
@@ -128,6 +128,16 @@ INPUT_LIMIT: Final = 1024 * 1024
 """Largest run input, in bytes of JSON: a conversation's history fits, a file belongs elsewhere."""
 METADATA_LIMIT: Final = 16 * 1024
 """Largest metadata of a run, in bytes of JSON."""
+
+
+def check_version(version: str | None) -> None:
+    """Take the version of a run's record before the run is changed; reading needs no more than to ignore.
+
+    Raises:
+        NewerVersion: this process does not know what it would have to keep.
+    """
+    if int(version or 1) > RECORD_VERSION:
+        raise errors.NewerVersion
 
 
 class StartRequest(BaseModel):

@@ -237,14 +237,19 @@ async def last_checkpoint(store: Store, run_id: str) -> Checkpoint | None:
 
 
 async def look(store: Store, run_id: str, action_id: str) -> Waiting | Gone:
-    """Read what a run waits for, without its content."""
-    names = ("spec", "status", "reason", "epoch", "action_id", "action", "fingerprint")
+    """Read what a run waits for, without its content, to decide about it.
+
+    Raises:
+        NewerVersion: that is for processes of a later version.
+    """
+    names = ("spec", "status", "reason", "epoch", "action_id", "action", "fingerprint", "v")
     record = keys.run(run_id).record
     wanted = (*names, f"resolved:{action_id}")
     values: list[bytes | None] = await store.patiently(lambda: store.client.hmget(record, *wanted))
-    spec, status, reason, epoch, current, action, fingerprint, digest = values
+    spec, status, reason, epoch, current, action, fingerprint, version, digest = values
     if spec is None or status is None or epoch is None:
         return Gone()
+    models.check_version(version and version.decode())
     return Waiting(
         spec=models.Spec.model_validate_json(spec),
         status=Status(status.decode()),

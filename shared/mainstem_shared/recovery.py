@@ -39,7 +39,11 @@ async def settle_lost(
 
     It ends as what was asked of it, else as lost. `state` is what the caller decided by: nothing happens if
     control has changed hands since.
+
+    Raises:
+        NewerVersion: it is for processes of a later version to settle.
     """
+    state.check_version()
     reason = Reason(state.fields.get("stop_reason") or Reason.WORKER_LOST)
     noted = {"action": "run_lost", "run_id": run_id, "owner": state.owner}
     logger.error("a run lost its worker", extra=noted)

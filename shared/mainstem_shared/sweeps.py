@@ -104,6 +104,8 @@ class Sweeper:
         for raw in await client.smembers(keys.owned(owner)):
             try:
                 await self._settle_run_of(owner, raw.decode())
+            except errors.NewerVersion:
+                left = True  # for a sweeper of that version
             except UNREADABLE as error:
                 self._cannot_read(raw.decode(), error)
                 left = True  # for a sweeper that can
@@ -150,6 +152,8 @@ class Sweeper:
                 continue
             try:
                 broker_away = not await self._look_at(run_id, record, now=now, publish=not broker_away)
+            except errors.NewerVersion:
+                await self._look_again(run_id, now + int(self.finaliser.settings.sweep_s * 1000))
             except UNREADABLE as error:
                 self._cannot_read(run_id, error)
                 await self._look_again(run_id, now + self._look_ms)

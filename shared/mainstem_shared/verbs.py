@@ -103,6 +103,13 @@ class Claimed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Newer:
+    """The run's record is of a later version: for processes of that version to change."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stopping:
     """Somebody asked to stop the run before it was claimed: finish it instead of running it."""
 
@@ -164,6 +171,10 @@ class State:
     def spec(self) -> Spec:
         return Spec.model_validate_json(self.fields["spec"])
 
+    def check_version(self) -> None:
+        """Raise NewerVersion if only later versions may change the run."""
+        models.check_version(self.fields.get("v"))
+
     @property
     def status(self) -> Status:
         return Status(self.fields["status"])
@@ -218,7 +229,7 @@ async def start(
         [k.record, k.log, k.thread, k.thread_runs, k.thread_queue, keys.idempotency(spec.run_id, scope)],
         [
             spec.created_ms, nonce, spec.run_id, spec.model_dump_json(), run_input, body, live_ttl_ms,
-            thread_ttl_ms, if_active, body_digest, IDEMPOTENCY_TTL_MS, QUEUE_LIMIT,
+            thread_ttl_ms, if_active, body_digest, IDEMPOTENCY_TTL_MS, QUEUE_LIMIT, spec.v,
         ],
     )  # fmt: skip
     match reply[0]:
@@ -246,14 +257,14 @@ async def claim(
     task_id: str,
     live_ttl_ms: int,
     patience_s: float | None = None,
-) -> Claimed | Refused | Stopping | Gone:
+) -> Claimed | Refused | Newer | Stopping | Gone:
     """Make a queued run the caller's."""
     k = keys.run(run_id)
     body = jsontext.dumps({"worker": owner, "task_id": task_id, "at": now_ms()})
     reply = await store.verb(
         CLAIM,
         [k.record, k.log, k.thread, k.thread_runs, k.thread_queue],
-        [now_ms(), nonce, owner, task_id, live_ttl_ms, body],
+        [now_ms(), nonce, owner, task_id, live_ttl_ms, body, models.RECORD_VERSION],
         patience_s=patience_s,
     )
     match reply[0]:
@@ -271,6 +282,8 @@ async def claim(
             )
         case b"refused":
             return refused(reply)
+        case b"newer":
+            return Newer(version=int(reply[1]))
         case b"stopping":
             return Stopping(reason=Reason(reply[1].decode()), epoch=int(reply[2]))
         case _:

@@ -111,6 +111,10 @@ async def execute(runtime: Runtime, run_id: str, *, task_id: str) -> str:
             return reason.value
         case verbs.Refused(status=Status.ABORTED):
             return ABORTED_BEFORE
+        case verbs.Newer(version=version):
+            noted = {"action": "run_newer", "run_id": run_id, "version": version}
+            logger.info("a run of a later version is left to its workers", extra=noted)
+            return NOTHING_TO_DO
         case _:
             logger.info("nothing to claim", extra={"action": "claim_refused", "run_id": run_id})
             return NOTHING_TO_DO

@@ -3,17 +3,18 @@
 Make a queued run this worker's: open a new epoch with `run.started` (or `run.resumed`, `run.restarted`).
 
 KEYS  1 record  2 log  3 thread  4 thread runs  5 thread queue
-ARGV  1 now_ms  2 nonce  3 owner  4 task_id  5 live_ttl_ms  6 body
+ARGV  1 now_ms  2 nonce  3 owner  4 task_id  5 live_ttl_ms  6 body  7 newest version of a record that the caller understands
 Returns
   {'claimed', epoch, segment, spec, input, started_ms, resume_as, decisions,
    idle_ms, inputs}              idle_ms: how long it waited for humans, and then for a worker; inputs: how
                                  many it was sent so far
   {'refused', status, epoch}     not queued for a worker: a duplicate or stale message
+  {'newer', version}             a later version's run, for workers of that version
   {'stopping', reason, epoch}    somebody asked to stop it before it was claimed
   {'gone'}                       no such run
 --]]
 local record, log, thread, runs, queue = unpack(KEYS)
-local now, nonce, owner, task_id, live_ttl, body = unpack(ARGV)
+local now, nonce, owner, task_id, live_ttl, body, understood = unpack(ARGV)
 
 local function claimed(epoch)
   local f = redis.call('HMGET', record, 'segment', 'spec', 'input', 'started', 'resume_as', 'decisions', 'idle',
@@ -22,13 +23,16 @@ local function claimed(epoch)
 end
 
 local r = redis.call('HMGET', record, 'status', 'waiting', 'epoch', 'nonce', 'stop_reason', 'segment', 'resume_as',
-  'paused', 'restart')
+  'paused', 'restart', 'v')
 local status, waiting, epoch = r[1], r[2], r[3]
 if not status then
   return { 'gone' }
 end
 if r[4] == nonce then
   return claimed(epoch)
+end
+if tonumber(r[10] or '1') > tonumber(understood) then
+  return { 'newer', r[10] }
 end
 if status ~= 'queued' or waiting ~= 'worker' then
   return { 'refused', status, epoch }

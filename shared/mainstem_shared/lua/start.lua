@@ -5,6 +5,7 @@ Create a run: its record, its log with `1-0 run.created`, and its place on the t
 KEYS  1 record  2 log  3 thread  4 thread runs  5 thread queue  6 idempotency
 ARGV  1 now_ms  2 nonce  3 run_id  4 spec  5 input  6 created body  7 live_ttl_ms  8 thread_ttl_ms
       9 if_active  10 body digest, or '' for no idempotency key  11 idempotency_ttl_ms  12 queue_limit
+      13 version of the record
 Returns
   {'started', waiting, active, superseded}
                                  the run is queued; waiting: worker | thread; active: who holds the thread;
@@ -16,8 +17,8 @@ Returns
   {'queue_full', active}         as many runs wait as may
 --]]
 local record, log, thread, runs, queue, idem = unpack(KEYS)
-local now, nonce, run_id, spec, input, body, live_ttl, thread_ttl, if_active, digest, idem_ttl, limit =
-  unpack(ARGV)
+local now, nonce, run_id, spec, input, body, live_ttl, thread_ttl, if_active, digest, idem_ttl, limit,
+  version = unpack(ARGV)
 
 local function want_replaced(other)
   if redis.call('HSETNX', other, 'stop_reason', 'replaced') == 1 then
@@ -54,7 +55,7 @@ append_control(log, 1, '0-0', 'run.created', body)
 local superseded = ''
 local waiting = active and 'thread' or 'worker'
 redis.call('HSET', record, 'n0', nonce, 'status', 'queued', 'waiting', waiting, 'epoch', 1,
-  'spec', spec, 'input', input, 'behind', active or '', 'if_active', if_active)
+  'spec', spec, 'input', input, 'behind', active or '', 'if_active', if_active, 'v', version)
 redis.call('PEXPIRE', record, live_ttl)
 redis.call('PEXPIRE', log, live_ttl)
 if not active then
