@@ -249,7 +249,7 @@ async def look(store: Store, run_id: str, action_id: str) -> Waiting | Gone:
     spec, status, reason, epoch, current, action, fingerprint, version, digest = values
     if spec is None or status is None or epoch is None:
         return Gone()
-    models.check_version(version and version.decode())
+    models.check_version(version.decode() if version else None)
     return Waiting(
         spec=models.Spec.model_validate_json(spec),
         status=Status(status.decode()),
