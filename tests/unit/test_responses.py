@@ -216,8 +216,8 @@ def test_what_is_no_response_id_is_not_found(spelled):
 def test_ids_are_read_as_they_are_spelled():
     for name in (ResponseId(RUN), ResponseId(RUN, 3)):
         assert naming.response(str(name)) == name
-    assert naming.asked(naming.approval(RUN, "act_1", "a.b\nc")) == (RUN, "act_1", "a.b\nc")
-    assert naming.asked(naming.question(RUN, "act_1", "q")) == (RUN, "act_1", "q")
+    assert naming.asked(naming.approval(RUN, "act_1", "a.b\nc")) == (RUN, "act_1", "a.b\nc", True)
+    assert naming.asked(naming.question(RUN, "act_1", "q")) == (RUN, "act_1", "q", False)
     assert naming.asked("call_1") is None
 
 

@@ -47,14 +47,14 @@ class Standing:
 
 
 async def read(store: Store, run_id: str, caller: Principal) -> Standing:
-    """Read where a run of the caller's stands.
+    """Read where a run stands that the caller may read.
 
     Raises:
-        NotFound: there is no such run, or it is not theirs.
+        NotFound: there is no such run, or it is not for them to read.
         StoreUnavailable: the store does not answer.
     """
     state = await verbs.read(store, run_id)
-    if isinstance(state, verbs.Gone) or not caller.owns(state.spec):
+    if isinstance(state, verbs.Gone) or not caller.may_read(state.spec):
         raise errors.NotFound
     return of_state(state)
 

@@ -12,7 +12,7 @@ from mainstem_shared import errors, ids
 
 _RESPONSE: Final = re.compile(r"resp_(?P<run>[a-z2-7]{16}_[a-z2-7]{26})(?:_(?P<turn>[1-9][0-9]{0,5}))?")
 _ASKED: Final = re.compile(
-    r"(?:mcpr|ask)_(?P<run>[a-z2-7]{16}_[a-z2-7]{26})\.(?P<action>[^.]+)\.(?P<id>.+)", re.DOTALL
+    r"(?P<kind>mcpr|ask)_(?P<run>[a-z2-7]{16}_[a-z2-7]{26})\.(?P<action>[^.]+)\.(?P<id>.+)", re.DOTALL
 )
 
 
@@ -27,11 +27,12 @@ class ResponseId(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """One thing that a paused run waits for: `id` is a tool call's or a question's."""
+    """One thing that a paused run waits for: `id` is a tool call's, or a question's."""
 
     run_id: str
     action_id: str
     id: str
+    is_approval: bool
 
 
 def response(spelled: str) -> ResponseId:
@@ -59,7 +60,9 @@ def question(run_id: str, action_id: str, question_id: str) -> str:
 def asked(spelled: str) -> Asked | None:
     """Read what `approval` or `question` spelled; None if it is neither."""
     found = _ASKED.fullmatch(spelled)
-    return None if found is None else Asked(found["run"], found["action"], found["id"])
+    return (
+        None if found is None else Asked(found["run"], found["action"], found["id"], found["kind"] == "mcpr")
+    )
 
 
 def short(run_id: str) -> str:

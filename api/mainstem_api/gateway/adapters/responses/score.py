@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from mainstem_api.gateway.adapters.responses import naming
 from mainstem_api.gateway.adapters.responses.cuts import cuts
-from mainstem_shared import jsontext
+from mainstem_api.gateway.adapters.starts import spelled
 
 STRIDE: Final = 2**32
 """Numbers of one count; no content has as many events, and a JavaScript number holds two million strides."""
@@ -309,11 +309,6 @@ _TEXTS: Final = {
     "text": _Names("output_text", "output_text", {"logprobs": []}, {"annotations": [], "logprobs": []}),
     "reasoning": _Names("reasoning_text", "reasoning_text", {}, {}),
 }
-
-
-def spelled(value: Any) -> str:
-    """Return arguments or a result as the text that this API has in their place."""
-    return value if isinstance(value, str) else jsontext.dumps(value).decode("utf-8", "surrogatepass")
 
 
 def _failure(part: Mapping[str, Any]) -> dict[str, Any] | None:
