@@ -7,5 +7,6 @@ from typing import Final
 from fastapi import APIRouter
 
 from mainstem_api.gateway.adapters.ai_sdk import routes as ai_sdk
+from mainstem_api.gateway.adapters.responses import routes as responses
 
-ALL: Final[tuple[APIRouter, ...]] = (ai_sdk.router,)
+ALL: Final[tuple[APIRouter, ...]] = (ai_sdk.router, responses.router)
