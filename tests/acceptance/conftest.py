@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import stockclients
 from commands import System
 from gateways import GatewayThread
 from mainstem_shared import keys
@@ -15,6 +16,12 @@ from mainstem_shared.settings import Settings
 from processes import Child, worker
 from servers import ValkeyProcess
 from waiting import wait_until
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which real clients the tests ran against."""
+    if stockclients.used:
+        terminalreporter.write_line(f"stock clients: {stockclients.versions()}")
 
 
 class Live:
@@ -52,6 +59,17 @@ def live(empty_server: ValkeyProcess, tmp_path: Path) -> Iterator[Live]:
     system = Live(empty_server, empty_server, tmp_path)
     with system.stack:
         yield system
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory, valkey_binary: Path) -> Iterator[Live]:
+    """A live system with one worker, for all tests of a module: each uses threads of its own."""
+    directory = tmp_path_factory.mktemp("stage")
+    with ValkeyProcess(directory / "valkey") as server:
+        system = Live(server, server, directory)
+        with system.stack:
+            system.worker("stage")
+            yield system
 
 
 @pytest.fixture

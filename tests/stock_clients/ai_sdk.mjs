@@ -1,0 +1,77 @@
+// A browser tab's worth of AI SDK chats, told over stdin what its user does: one JSON request a line, one JSON
+// answer a line. The packages are used as they are; nothing here knows how the server works.
+import { createInterface } from 'node:readline';
+import { Chat } from '@ai-sdk/react';
+import {
+  DefaultChatTransport,
+  lastAssistantMessageIsCompleteWithApprovalResponses,
+  lastAssistantMessageIsCompleteWithToolCalls,
+  readUIMessageStream,
+} from 'ai';
+
+const chats = new Map();
+
+function open({ as, id, url, body, messages }) {
+  const tab = { finishes: [], calls: [], statuses: [] };
+  const transport = new DefaultChatTransport({ api: `${url}/v1/ai-sdk/chat`, body });
+  tab.chat = new Chat({
+    id,
+    transport,
+    messages,
+    sendAutomaticallyWhen: options =>
+      lastAssistantMessageIsCompleteWithApprovalResponses(options) ||
+      lastAssistantMessageIsCompleteWithToolCalls(options),
+    onToolCall: ({ toolCall }) => void tab.calls.push(toolCall.toolName),
+    onFinish: ({ message, messages, ...rest }) => void tab.finishes.push(rest),
+    onError: () => {},
+  });
+  tab.chat['~registerStatusCallback'](() => tab.statuses.push(tab.chat.status));
+  tab.transport = transport;
+  chats.set(as, tab);
+}
+
+const pending = message =>
+  message.parts.filter(part => part.state === 'approval-requested').map(part => part.approval.id);
+
+const actions = {
+  open,
+  // What takes as long as the run is not waited for: `state` tells how it goes.
+  send: ({ as, text }) => void chats.get(as).chat.sendMessage({ text }),
+  regenerate: ({ as }) => void chats.get(as).chat.regenerate(),
+  resume: ({ as }) => void chats.get(as).chat.resumeStream(),
+  stop: ({ as }) => chats.get(as).chat.stop(),
+  decide: async ({ as, approved, reason }) => {
+    const { chat } = chats.get(as);
+    for (const id of pending(chat.lastMessage)) {
+      await chat.addToolApprovalResponse({ id, approved, reason });
+    }
+  },
+  answer: async ({ as, output }) => {
+    const { chat } = chats.get(as);
+    const part = chat.lastMessage.parts.findLast(part => part.type === 'tool-ask_user');
+    await chat.addToolOutput({ tool: 'ask_user', toolCallId: part.toolCallId, output });
+  },
+  state: ({ as }) => {
+    const { chat, finishes, calls, statuses } = chats.get(as);
+    return { status: chat.status, error: chat.error?.message, messages: chat.messages, finishes, calls, statuses };
+  },
+  // Without a chat: the stream that is there for the taking, read to its end.
+  read: async ({ id, url }) => {
+    const transport = new DefaultChatTransport({ api: `${url}/v1/ai-sdk/chat` });
+    const stream = await transport.reconnectToStream({ chatId: id });
+    if (stream === null) return null;
+    let last;
+    for await (const message of readUIMessageStream({ stream })) last = message;
+    return last;
+  },
+};
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const { do: name, ...request } = JSON.parse(line);
+  const reply = await Promise.resolve(actions[name](request)).then(
+    value => ({ value: value ?? null }),
+    error => ({ failed: String(error?.stack ?? error) }),
+  );
+  process.stdout.write(`${JSON.stringify(reply)}\n`);
+}
+process.exit(0);
