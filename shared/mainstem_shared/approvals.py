@@ -74,7 +74,11 @@ async def resume(
     if seen.digest is not None:
         _compare(seen.digest, digest)
         return
-    action = await _open_action(finaliser, seen, request.action_id, sealer=sealer)
+    action = _action_of(seen, request.action_id)
+    if now_ms() >= action.expires_ms:
+        await _expire(finaliser, seen, action, sealer=sealer)
+        await _tell_late(finaliser, run_id, request.action_id, digest)
+        return
     decided = actions.judge(action, request)
     guards.check_resume(finaliser.settings.input_guards, request, seen.spec)
     await slots.take(finaliser.store, finaliser.settings, seen.spec)
@@ -98,18 +102,28 @@ async def expire(finaliser: Finaliser, run_id: str, *, sealer: str = "") -> bool
     return True
 
 
-async def _open_action(finaliser: Finaliser, seen: Waiting, action_id: str, *, sealer: str) -> Action:
-    """Return the action that the run waits for, if it is this one and still open."""
+def _action_of(seen: Waiting, action_id: str) -> Action:
+    """Return the action that the run waits for, if it is this one."""
     if seen.status is not Status.REQUIRES_ACTION or seen.action is None:
         if seen.reason is Reason.APPROVAL_EXPIRED and seen.action_id == action_id:
             raise errors.ActionExpired
         raise errors.NotPaused(status=seen.status.value)
     if seen.action_id != action_id:
         raise errors.StaleAction
-    if now_ms() >= seen.action.expires_ms:
-        await _expire(finaliser, seen, seen.action, sealer=sealer)
-        raise errors.ActionExpired
     return seen.action
+
+
+async def _tell_late(finaliser: Finaliser, run_id: str, action_id: str, digest: str) -> None:
+    """Tell a caller who came too late what became of the action: others may have been in time."""
+    after = await pausing.look(finaliser.store, run_id, action_id)
+    if isinstance(after, verbs.Gone):
+        raise errors.NotFound
+    if after.digest is not None:
+        _compare(after.digest, digest)
+        return
+    if after.reason in {None, Reason.APPROVAL_EXPIRED}:
+        raise errors.ActionExpired
+    raise errors.NotPaused(status=after.status.value)
 
 
 def _compare(first: str, mine: str) -> None:
@@ -175,7 +189,7 @@ async def _raise_unless_resolved(
             raise errors.DecisionConflict
         case pausing.Expired():
             await expire(finaliser, run_id, sealer=sealer)
-            raise errors.ActionExpired
+            await _tell_late(finaliser, run_id, action_id, digest)
         case pausing.Stale():
             raise errors.StaleAction
         case verbs.Stopping():
