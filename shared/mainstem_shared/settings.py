@@ -96,6 +96,12 @@ class Settings(BaseSettings):
     """The bearer token that the command line shows to a gateway."""
     stream_token_s: Seconds = 900
     """Lifetime of a stream token: an EventSource that was reset reconnects with the one it has."""
+    max_requests_per_minute: Annotated[int, Field(ge=0)] = 0
+    """Of one user, at one gateway; 0: any number. So many may also come at once."""
+    max_streams_per_user: Annotated[int, Field(ge=0)] = 0
+    """Open event streams of one user, at one gateway; 0: any number."""
+    cors_origins: str = ""
+    """Origins, comma-separated, whose pages may use the gateway from other addresses; `*`: all."""
     heartbeat_s: Seconds = 15
     """Silence after which an SSE stream carries a comment, so that proxies keep it open."""
     flower_url: str = ""

@@ -83,7 +83,7 @@ def gateway(
     settings = _prepare(host=host, port=port)
     from mainstem_api.gateway import Server, create_app
 
-    server = Server(create_app(settings), settings, http="httptools", access_log=access_log)
+    server = Server(create_app(settings), settings, access_log=access_log)
     server.run(sockets=None if fd is None else [socket.socket(fileno=fd)])
 
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from mainstem_api.gateway import (
     approvals,
@@ -24,8 +25,12 @@ from mainstem_api.gateway import (
 from mainstem_api.gateway.adapters.routers import ALL as ADAPTERS
 from mainstem_api.gateway.authentication import Authenticator
 from mainstem_api.gateway.door import Door, Locked, is_locked
-from mainstem_api.gateway.middleware import BodyLimit, RequestCount
+from mainstem_api.gateway.intake import Intake
+from mainstem_api.gateway.limits import Limits
+from mainstem_api.gateway.middleware import RequestCount
+from mainstem_api.gateway.origins import Origins
 from mainstem_api.gateway.resources import Holder
+from mainstem_api.gateway.shell import Shell
 from mainstem_shared.settings import Settings
 
 
@@ -40,6 +45,7 @@ def create_app(settings: Settings | None = None, *, authenticator: Authenticator
     settings = settings or Settings()
     authenticator = authenticator or authentication.authenticator(settings)
     holder = Holder(settings)
+    origins = Origins(settings)
     door = Door(authenticator, lambda: holder.gateway.tokens)
 
     @asynccontextmanager
@@ -68,7 +74,11 @@ def create_app(settings: Settings | None = None, *, authenticator: Authenticator
     for router in routers:
         locked = any(is_locked(getattr(route, "path", "")) for route in router.routes)
         app.include_router(router, responses=routes.problem_documents(401, 429, 503) if locked else {})
-    app.add_middleware(BodyLimit)
-    app.add_middleware(Locked, door=door)
+    # From the inside to the outside.
+    app.add_middleware(Intake)
+    app.add_middleware(Locked, door=door, limits=Limits(settings), origins=origins)
+    if origins.configured:
+        app.add_middleware(CORSMiddleware, **origins.cors())
+    app.add_middleware(Shell)
     app.add_middleware(RequestCount, metrics=lambda: holder.gateway.metrics)
     return app

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Final
 from urllib.parse import unquote_plus
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mainstem_api.gateway import problems, stream_tokens
 from mainstem_api.gateway.authentication import Authenticator
+from mainstem_api.gateway.limits import Limits
+from mainstem_api.gateway.origins import Origins
 from mainstem_api.gateway.stream_tokens import StreamTokens
 from mainstem_shared import errors
 from mainstem_shared.principals import Principal
@@ -52,22 +56,70 @@ class Door:
 
 
 class Locked:
-    """Lets in who the door lets in. Goes around everything that looks at a request's content."""
+    """Lets in who the door lets in, as often as limits allow. No request's content was looked at before."""
 
-    def __init__(self, app: ASGIApp, door: Door) -> None:
+    def __init__(self, app: ASGIApp, door: Door, limits: Limits, origins: Origins) -> None:
         self._app = app
         self._door = door
+        self._limits = limits
+        self._origins = origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            _hide_token(scope)
-            if is_locked(path_of(scope)) and scope["method"] != "OPTIONS":  # which preflights send bare
-                try:
-                    await self._door.principal_of(scope)
-                except errors.MainstemError as error:
-                    await problems.of_error(error)(scope, receive, send)
-                    return
-        await self._app(scope, receive, send)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        _hide_token(scope)
+        if not is_locked(path_of(scope)) or scope["method"] == "OPTIONS":  # which preflights send bare
+            await self._app(scope, receive, send)
+            return
+        try:
+            self._origins.check(scope)
+            user = await self._door.principal_of(scope)
+            self._limits.admit(user)
+            if "text/event-stream" in Headers(scope=scope).get("accept", ""):
+                self._limits.check_streams(user)  # before a run is started for a stream that cannot be
+        except errors.MainstemError as error:
+            await problems.of_error(error)(scope, receive, send)
+        else:
+            await _Admitted(self._app, self._limits, user).serve(scope, receive, send)
+
+
+class _Admitted:
+    """One admitted request; if its answer is an event stream, that counts as long as it is open."""
+
+    def __init__(self, app: ASGIApp, limits: Limits, user: Principal) -> None:
+        self._app = app
+        self._limits = limits
+        self._user = user
+        self._refusal: errors.TooManyStreams | None = None
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with ExitStack() as held:
+
+            async def counted(message: Message) -> None:
+                if message["type"] == "http.response.start" and _is_stream(message):
+                    self._hold(held)
+                await send(message)
+
+            try:
+                await self._app(scope, receive, counted)
+            except Exception:
+                if self._refusal is None:
+                    raise
+        if self._refusal is not None:
+            await problems.of_error(self._refusal)(scope, receive, send)
+
+    def _hold(self, held: ExitStack) -> None:
+        try:
+            held.enter_context(self._limits.stream(self._user))
+        except errors.TooManyStreams as refusal:
+            self._refusal = refusal
+            raise
+
+
+def _is_stream(message: Message) -> bool:
+    content_type = Headers(raw=message["headers"]).get("content-type", "")
+    return message["status"] == 200 and content_type.startswith("text/event-stream")
 
 
 def path_of(scope: Scope) -> str:

@@ -5,7 +5,6 @@ Every refusal of the gateway, its framework's included, is one of these, with a 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
@@ -18,8 +17,6 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 
 from mainstem_shared import errors, jsontext
-
-logger = logging.getLogger(__name__)
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_S: Final = 2
@@ -106,7 +103,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(errors.MainstemError, _on_mainstem_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_exception_handler(Exception, _on_failure)
 
 
 async def _on_mainstem_error(request: Request, error: Exception) -> Response:
@@ -150,10 +146,6 @@ def _on_other_method(request: Request, error: HTTPException) -> Response:
     return problem(error.status_code, _CODES[error.status_code], error.detail, headers=headers)
 
 
-async def _on_failure(request: Request, error: Exception) -> Response:
-    logger.error(
-        "a request failed", extra={"action": "request_failed", "path": request.url.path}, exc_info=error
-    )
-    return problem(
-        HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "Something went wrong here; it was logged."
-    )
+def failure() -> Response:
+    """Return the answer to a request that failed by a fault of ours."""
+    return problem(500, "internal_error", "Something went wrong here; it was logged.")

@@ -14,6 +14,8 @@ from fastapi import FastAPI
 
 from mainstem_api.gateway.app import create_app
 from mainstem_api.gateway.authentication import check_address
+from mainstem_api.gateway.origins import OwnNames
+from mainstem_api.gateway.protocols import Protocol
 from mainstem_shared import logs
 from mainstem_shared.settings import Settings
 
@@ -30,9 +32,10 @@ class Server(uvicorn.Server):
         self._app = app
         self._settings = settings
         logs.set_up()
+        options.setdefault("http", Protocol)
         super().__init__(
             uvicorn.Config(
-                app,
+                OwnNames(app, settings) if settings.auth == "none" else app,
                 host=settings.host,
                 port=settings.port,
                 backlog=BACKLOG,
