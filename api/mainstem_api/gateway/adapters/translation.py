@@ -241,7 +241,7 @@ class Translator:
     def _become(self, state: dict[str, Any]) -> None:
         """Bring the client from what it has to `state`."""
         state = {"steps": [], "usage": None, "title": None, "action": None, **state}
-        if not _extends(self.fold, state["content"]):
+        if not extends(self.fold, state["content"]):
             self._open = None
             self.fold = Fold()
             self._heard.clear()
@@ -321,7 +321,7 @@ def _call(fold: Fold, call_id: str) -> dict[str, Any] | None:
     return None
 
 
-def _extends(fold: Fold, content: Sequence[Mapping[str, Any]]) -> bool:
+def extends(fold: Fold, content: Sequence[Mapping[str, Any]]) -> bool:
     """Tell whether a content continues what a fold has, so that only what is missing need be said."""
     return len(content) >= len(fold.parts) and all(
         _continues(known, part) for known, part in zip(fold.parts, content, strict=False)
