@@ -15,7 +15,7 @@ from servers import free_port
 from stockclients import Program
 from waiting import wait_until
 
-LONG = {"text": None, "tokens": 100_000, "interval_ms": 5}
+LONG = {"tokens": 100_000, "interval_ms": 5}
 QUICK = {
     "MAINSTEM_LEASE_S": "1.5",
     "MAINSTEM_SWEEP_S": "0.5",
@@ -64,7 +64,7 @@ class Browser:
 
     def asks(self, chat: str, **demo: Any) -> Tab:
         """Open a chat and send a message that makes the demo engine do this."""
-        tab = self.open(chat, engine="demo", input={"text": None, "interval_ms": 0, **demo})
+        tab = self.open(chat, engine="demo", input={"interval_ms": 0, **demo})
         tab.does("send", text="Hello")
         return tab
 
@@ -262,7 +262,7 @@ def test_a_killed_worker(live: Any, program: Program):
     first = live.worker("first", **QUICK)
     with GatewayThread(live.store.url(0), live.broker.url(1)) as gateway:
         browser = Browser(program, gateway.url)
-        wanted = {"text": None, "tokens": 200, "interval_ms": 15}
+        wanted = {"tokens": 200, "interval_ms": 15}
         resumed = browser.open("lost", engine="demo", input=wanted, on_worker_lost="resume")
         failed = browser.open("failed", engine="demo", input=wanted)
         for tab in (resumed, failed):

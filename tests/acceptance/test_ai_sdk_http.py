@@ -30,7 +30,7 @@ def user(text: str = "Hello", message_id: str = "u1") -> dict[str, Any]:
 
 
 def wanted(**demo: Any) -> dict[str, Any]:
-    return {"text": None, "tokens": 5, "interval_ms": 0, **demo}
+    return {"tokens": 5, "interval_ms": 0, **demo}
 
 
 async def post(http: httpx.AsyncClient, *messages: dict[str, Any], **fields: Any) -> httpx.Response:

@@ -11,8 +11,9 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mainstem_api.gateway.adapters import starts
 from mainstem_api.gateway.adapters.ai_sdk.stream import ASK_USER
-from mainstem_shared import jsontext, models
+from mainstem_shared import errors, models
 
 UNANSWERED: Final = "The call was not answered."
 """Stands in for a result that the conversation has not: models refuse a call without one."""
@@ -32,19 +33,11 @@ class UIMessage(_Lenient):
     parts: list[dict[str, Any]] = Field(default_factory=list)
 
 
-class Options(BaseModel):
-    """Mainstem's own part of a request, `mainstem`: what a frontend may choose beside the conversation."""
+class Options(starts.Options):
+    """Mainstem's part of a request. `if_active` is about runs of the user's own; others are left alone."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    engine: models.EngineName | None = None
-    input: dict[str, Any] = Field(default_factory=dict)
-    """Members of the engine's input, beside and before those made of the messages."""
-    if_active: Literal["reject", "replace"] = "replace"
-    """What to do with the user's own active run on the thread. Somebody else's is never replaced."""
-    on_worker_lost: models.OnWorkerLost = "fail"
-    max_duration_s: Annotated[float, Field(gt=0, le=7 * 86_400)] | None = None
-    metadata: dict[str, Any] = Field(default_factory=dict)
+    # Stock frontends stop by cutting their connection: what they send next is meant to supersede.
+    if_active: models.IfActive = "replace"
 
 
 class ChatRequest(_Lenient):
@@ -116,33 +109,10 @@ def _is_answer(part: Mapping[str, Any], pending: str | None) -> bool:
 
 def _answer(part: Mapping[str, Any]) -> dict[str, Any]:
     action_id, _, question_id = str(part["toolCallId"]).partition(":")
-    return {"action_id": action_id, "question_id": question_id, "text": _text_of(part.get("output"))}
+    return {"action_id": action_id, "question_id": question_id, "text": _spelled(part.get("output"))}
 
 
 # -- the conversation
-
-
-def engine_input(
-    messages: Sequence[UIMessage], schema: Mapping[str, Any] | None, options: Options
-) -> dict[str, Any]:
-    """Return the input for an engine with this schema.
-
-    `messages` in the format of chat completions, or, for an engine that knows no such thing, the last thing
-    the user said as `text`. What the request names itself comes first.
-    """
-    known = (schema or {}).get("properties", {})
-    if "messages" in known or "text" not in known:
-        return {"messages": chat_messages(messages), **options.input}
-    said = last_text(messages)
-    return {**({"text": said} if said else {}), **options.input}
-
-
-def last_text(messages: Sequence[UIMessage]) -> str:
-    """Return what the user said last."""
-    for message in reversed(messages):
-        if message.role == "user":
-            return _texts(message)
-    return ""
 
 
 def chat_messages(messages: Sequence[UIMessage]) -> list[dict[str, Any]]:
@@ -211,7 +181,7 @@ class _Turn:
 
     def _call(self, part: Mapping[str, Any]) -> None:
         call_id = str(part.get("toolCallId"))
-        arguments = jsontext.dumps(part.get("input") or {}).decode()
+        arguments = _spelled(part.get("input") or {})
         function = {"name": _tool_of(part), "arguments": arguments}
         self._calls.append({"id": call_id, "type": "function", "function": function})
         self._results.append({"role": "tool", "tool_call_id": call_id, "content": _result(part)})
@@ -235,7 +205,7 @@ def _tool_of(part: Mapping[str, Any]) -> str:
 def _result(part: Mapping[str, Any]) -> str:
     match part.get("state"):
         case "output-available":
-            return _text_of(part.get("output"))
+            return _spelled(part.get("output"))
         case "output-error":
             return str(part.get("errorText") or "error")
         case "output-denied":
@@ -246,5 +216,8 @@ def _result(part: Mapping[str, Any]) -> str:
             return UNANSWERED
 
 
-def _text_of(value: Any) -> str:
-    return value if isinstance(value, str) else jsontext.dumps(value).decode()
+def _spelled(value: Any) -> str:
+    try:
+        return starts.spelled(value)
+    except ValueError as error:  # the encoder's own limit
+        raise errors.InvalidRequest("messages: nested too deeply.") from error

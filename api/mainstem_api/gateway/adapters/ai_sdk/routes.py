@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from mainstem_api.gateway.adapters import threads
+from mainstem_api.gateway.adapters import starts, threads
 from mainstem_api.gateway.adapters.ai_sdk import messages
 from mainstem_api.gateway.adapters.ai_sdk.messages import ChatRequest, UIMessage
 from mainstem_api.gateway.adapters.ai_sdk.stream import UIMessageStream
@@ -111,10 +111,7 @@ async def _input(body: ChatRequest, gateway: Gateway) -> dict[str, Any]:
     if not engine:
         raise errors.InvalidRequest("engine: set MAINSTEM_DEFAULT_ENGINE, or name one as `mainstem.engine`.")
     schema = await catalogue.schema_of(gateway.store, engine)
-    try:
-        return messages.engine_input(body.messages, schema, body.mainstem)
-    except ValueError as error:  # the encoder's own limit
-        raise errors.InvalidRequest("messages: nested too deeply.") from error
+    return starts.engine_input(schema, messages.chat_messages(body.messages), {}, body.mainstem)
 
 
 async def _decide(
