@@ -96,15 +96,18 @@ class AsyncRuns:
         publisher: Dispatcher | None = None,
         tailer: Tailer | None = None,
         sealer: Callable[[], str] = aborting.nobody,
+        private_threads: bool = False,
     ) -> None:
         """Connect to what the settings (by default: the environment) name; on first use, not yet here.
 
-        A process that holds a lease names it with `sealer`, and ends runs of dead workers by itself.
+        A process that holds a lease names it with `sealer`, and ends runs of dead workers by itself. With
+        `private_threads` (as the gateway has it) nobody starts a run on a thread that has another user's.
         """
         self.settings = settings or Settings()
         self._store = store or Store(endpoints.store_url(self.settings))
         self._own_store = store is None
         self._tailer = tailer or Tailer(self._store)
+        self._private_threads = private_threads
         self._dispatcher: Dispatcher | None = None
         if publisher is None:
             publisher = self._dispatcher = Dispatcher(
@@ -163,6 +166,7 @@ class AsyncRuns:
             on_worker_lost: `fail` keeps the partial result; `resume` goes on from the last checkpoint.
 
         Raises:
+            NotFound: the thread is another user's, and threads are private here.
             InvalidRequest: also as InputTooLarge, UnknownEngine, InvalidInput.
             ThreadBusy: its `run_id` holds the thread.
             ThreadQueueFull: too many runs wait on the thread.
@@ -186,6 +190,7 @@ class AsyncRuns:
                 }
             ),
             idempotency_key=idempotency_key,
+            private_threads=self._private_threads,
         )
         run = await views.get_run(self._store, outcome.run_id)
         return StartResult(run=run, replayed=outcome.replayed)

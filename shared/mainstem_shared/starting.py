@@ -84,13 +84,15 @@ async def start_run(
     idempotency_key: str | None = None,
     run_id: str | None = None,
     trigger: str = "user",
+    private_threads: bool = False,
 ) -> Outcome:
     """Make a run durable and offer it to workers. A broker that is away delays it and is no error.
 
     A given `run_id` (it must be of this thread) makes the call repeatable: the same caller, starting it
-    again, is answered the same.
+    again, is answered the same. With `private_threads`, a thread belongs to the user whose runs it has.
 
     Raises:
+        NotFound: the thread is another user's.
         InvalidRequest: also as InputTooLarge, UnknownEngine, InvalidInput.
         TooManyRuns: the user has as many runs at work as may be.
         ThreadBusy: `run_id` holds the thread, and the request does not want to wait.
@@ -121,10 +123,20 @@ async def start_run(
         live_ttl_ms=settings.live_ttl_ms,
         thread_ttl_ms=thread_ttl_ms,
         idempotency=idempotency,
+        private=private_threads,
     )
     if not isinstance(answer, verbs.Started):
         return await _refused(store, spec, answer)
-    if answer.waiting is WaitingFor.WORKER:
+    await _publish(store, publisher, spec, answer)
+    replaces = answer.active if request.if_active == "replace" and answer.active != spec.run_id else None
+    finaliser = Finaliser(store=store, settings=settings, publisher=publisher)
+    for replaced in filter(None, (answer.superseded, replaces)):
+        await _stop_replaced(finaliser, replaced)
+    return Outcome(run_id=spec.run_id, waiting=answer.waiting, replaces=replaces)
+
+
+async def _publish(store: Store, publisher: Publisher, spec: Spec, started: verbs.Started) -> None:
+    if started.waiting is WaitingFor.WORKER:
         await outbox.deliver(
             store,
             publisher,
@@ -134,11 +146,6 @@ async def start_run(
             descent=outbox.descent_of(spec),
         )
     log.info("Run started", extra={"action": "start_run", "run_id": spec.run_id, "engine": spec.engine})
-    replaces = answer.active if request.if_active == "replace" and answer.active != spec.run_id else None
-    finaliser = Finaliser(store=store, settings=settings, publisher=publisher)
-    for replaced in filter(None, (answer.superseded, replaces)):
-        await _stop_replaced(finaliser, replaced)
-    return Outcome(run_id=spec.run_id, waiting=answer.waiting, replaces=replaces)
 
 
 def _spec(
@@ -239,7 +246,8 @@ async def _take_slot(
     except errors.TooManyRuns:
         if await _is_replay(store, spec, idempotency):
             return  # the same request, at the same time, has the slot
-        if request.if_active == "reject" and (active := await _holder(store, spec)):
+        active = await _holder(store, spec) if request.if_active == "reject" else None
+        if active and await _is_same_users(store, active, spec):
             raise errors.ThreadBusy(run_id=active) from None
         raise
 
@@ -251,6 +259,11 @@ async def _holder(store: Store, spec: Spec) -> str | None:
         return None
     seen = await pages.look(store, active.decode())
     return None if isinstance(seen, verbs.Gone) or seen.status.is_terminal else active.decode()
+
+
+async def _is_same_users(store: Store, run_id: str, spec: Spec) -> bool:
+    theirs = await store.patiently(lambda: store.client.hget(keys.run(run_id).record, "spec"))
+    return theirs is not None and Spec.model_validate_json(theirs).user_id == spec.user_id
 
 
 async def _index(store: Store, spec: Spec, *, ttl_ms: int) -> None:
@@ -300,10 +313,14 @@ async def _stop_replaced(finaliser: Finaliser, run_id: str) -> None:
         log.warning("A replaced run was not told", extra={"action": "tell_replaced", "run_id": run_id})
 
 
-async def _refused(store: Store, spec: Spec, answer: verbs.Exists | verbs.Replayed | verbs.Busy) -> Outcome:
+async def _refused(
+    store: Store, spec: Spec, answer: verbs.Exists | verbs.Replayed | verbs.Busy | verbs.Gone
+) -> Outcome:
     if isinstance(answer, verbs.Exists):  # the entries belong to the run that does exist
         raise errors.Conflict("A run with this id exists already.", run_id=spec.run_id)
     await _unindex(store, spec)
+    if isinstance(answer, verbs.Gone):
+        raise errors.NotFound("No such thread.")
     if isinstance(answer, verbs.Busy):
         raise (errors.ThreadQueueFull if answer.queue_full else errors.ThreadBusy)(run_id=answer.active)
     if not answer.same_body:

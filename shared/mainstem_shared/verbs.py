@@ -210,8 +210,12 @@ async def start(
     live_ttl_ms: int,
     thread_ttl_ms: int,
     idempotency: tuple[str, str] | None = None,
-) -> Started | Exists | Replayed | Busy:
-    """Create a run. `idempotency` is (digest of the key's scope, digest of the body)."""
+    private: bool = False,
+) -> Started | Exists | Replayed | Busy | Gone:
+    """Create a run. `idempotency` is (digest of the key's scope, digest of the body).
+
+    With `private`, a thread with another user's runs is as good as not there.
+    """
     k = keys.run(spec.run_id)
     scope, body_digest = idempotency or ("", "")
     body = jsontext.dumps(
@@ -230,6 +234,7 @@ async def start(
         [
             spec.created_ms, nonce, spec.run_id, spec.model_dump_json(), run_input, body, live_ttl_ms,
             thread_ttl_ms, if_active, body_digest, IDEMPOTENCY_TTL_MS, QUEUE_LIMIT, spec.v,
+            "private" if private else "",
         ],
     )  # fmt: skip
     match reply[0]:
@@ -244,6 +249,8 @@ async def start(
             return Exists()
         case b"replayed" | b"reused":
             return Replayed(run_id=reply[1].decode(), same_body=reply[0] == b"replayed")
+        case b"foreign":
+            return Gone()
         case _:
             return Busy(active=reply[1].decode(), queue_full=reply[0] == b"queue_full")
 

@@ -70,7 +70,7 @@ async def test_who_proves_nothing_gets_nowhere(http: httpx.AsyncClient) -> None:
     for path in ("/healthz", "/readyz", "/docs", "/openapi.json"):
         assert (await http.get(path)).status_code == 200, path
     assert (await http.options("/v1/runs")).status_code == 204
-    for path in ("/V1/runs", "//v1/runs", "/%2e/v1/runs", "/v1%2fruns", "/docs/../v1/runs"):
+    for path in ("/V1/runs", "//x/v1/runs", "/%2e/v1/runs", "/v1%2fruns", "/docs/../v1/runs"):
         refused = await http.get(path)
         assert refused.status_code in {401, 404}, path
 
@@ -271,3 +271,41 @@ async def test_keys_that_cannot_be_fetched_are_503(store_url: str, broker_url: s
     for answer in answers:
         check_problem(answer, 503, "keys_unavailable")
         assert int(answer.headers["retry-after"]) > 0
+
+
+# -- threads
+
+
+async def test_a_thread_belongs_to_the_user_whose_runs_it_has(http: httpx.AsyncClient, store: Store) -> None:
+    """Nobody else of the tenant starts there, waits there or replaces what runs; they learn nothing of it."""
+    ann, bob = bearer(), bearer("bob")
+
+    async def start(headers: dict[str, str], **body: str) -> httpx.Response:
+        return await http.post("/v1/threads/t/runs", json={"engine": "demo", **body}, headers=headers)
+
+    first = (await start(ann)).json()["run_id"]
+    for if_active in ("reject", "enqueue", "replace"):
+        refused = check_problem(await start(bob, if_active=if_active), 404, "not_found")
+        assert first not in str(refused)
+    check_problem(await http.delete("/v1/threads/t", headers=bob), 404, "not_found")
+    assert (await http.get("/v1/threads/t/runs", headers=bob)).json()["runs"] == []
+    assert (await http.get(f"/v1/runs/{first}", headers=ann)).json()["status"] == "queued"
+    await http.post(f"/v1/runs/{first}/abort?wait=5", headers=ann)
+    check_problem(await start(bob), 404, "not_found")  # also while nothing runs there
+    assert (await start(ann)).status_code == 202
+    assert (await http.get("/v1/runs", headers=bob)).json()["runs"] == []
+    assert (await http.delete("/v1/threads/t", headers=ann)).status_code == 204
+    assert (await start(bob)).status_code == 202
+
+
+async def test_a_limit_of_runs_names_no_other_users_run(
+    store: Store, store_url: str, broker_url: str
+) -> None:
+    """Where both refusals would do, the one that says nothing of anybody else."""
+    with GatewayThread(store_url, broker_url, **SETTINGS, max_active_runs_per_user=1) as gateway:
+        async with gateway.client() as http:
+            held = await http.post("/v1/threads/t/runs", json={"engine": "demo"}, headers=bearer())
+            await http.post("/v1/threads/b/runs", json={"engine": "demo"}, headers=bearer("bob"))
+            refused = await http.post("/v1/threads/t/runs", json={"engine": "demo"}, headers=bearer("bob"))
+            check_problem(refused, 429, "too_many_runs")
+            assert held.json()["run_id"] not in refused.text

@@ -37,7 +37,12 @@ class Gateway:
         self.tailer = Tailer(self.store)
         self.dispatcher = Dispatcher(endpoints.broker_url(settings), queue=settings.queue)
         self.runs = AsyncRuns(
-            settings, store=self.store, publisher=self.dispatcher, tailer=self.tailer, sealer=self._sealer
+            settings,
+            store=self.store,
+            publisher=self.dispatcher,
+            tailer=self.tailer,
+            sealer=self._sealer,
+            private_threads=True,
         )
         self.tokens = StreamTokens(self.store, lifetime_s=settings.stream_token_s)
         self.metrics = Metrics()

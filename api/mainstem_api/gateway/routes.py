@@ -63,7 +63,7 @@ def as_json(value: BaseModel, status: int = 200, headers: dict[str, str] | None 
         202: {
             "headers": {name: {"schema": {"type": "string"}} for name in ("Location", "Idempotency-Replayed")}
         },
-        **problem_documents(409, 413, 422, 429, 503),
+        **problem_documents(404, 409, 413, 422, 429, 503),
     },
 )
 async def start_run(

@@ -5,7 +5,7 @@ Create a run: its record, its log with `1-0 run.created`, and its place on the t
 KEYS  1 record  2 log  3 thread  4 thread runs  5 thread queue  6 idempotency
 ARGV  1 now_ms  2 nonce  3 run_id  4 spec  5 input  6 created body  7 live_ttl_ms  8 thread_ttl_ms
       9 if_active  10 body digest, or '' for no idempotency key  11 idempotency_ttl_ms  12 queue_limit
-      13 version of the record
+      13 version of the record  14 private, or '' where users share threads
 Returns
   {'started', waiting, active, superseded}
                                  the run is queued; waiting: worker | thread; active: who holds the thread;
@@ -15,15 +15,21 @@ Returns
   {'reused', run_id}             ... another body
   {'busy', active}               the thread is taken (if_active = reject)
   {'queue_full', active}         as many runs wait as may
+  {'foreign'}                    the thread has another user's runs
 --]]
 local record, log, thread, runs, queue, idem = unpack(KEYS)
 local now, nonce, run_id, spec, input, body, live_ttl, thread_ttl, if_active, digest, idem_ttl, limit,
-  version = unpack(ARGV)
+  version, private = unpack(ARGV)
 
 local function want_replaced(other)
   if redis.call('HSETNX', other, 'stop_reason', 'replaced') == 1 then
     redis.call('HSET', other, 'stop_ms', now)
   end
+end
+
+local function is_foreign(other)
+  local theirs = other and redis.call('HGET', record_of(thread, other), 'spec')
+  return theirs and cjson.decode(theirs).user_id ~= cjson.decode(spec).user_id
 end
 
 local mine = redis.call('HMGET', record, 'n0', 'behind')
@@ -41,6 +47,9 @@ if digest ~= '' then
   end
 end
 local active = redis.call('HGET', thread, 'active')
+if private ~= '' and (is_foreign(active) or is_foreign(redis.call('ZREVRANGE', runs, 0, 0)[1])) then
+  return { 'foreign' }
+end
 if active and not ACTIVE[redis.call('HGET', record_of(thread, active), 'status') or ''] then
   active = false -- its record expired: nobody holds the thread
 end
