@@ -1,0 +1,292 @@
+"""A run as AG-UI events, for one request of a client: from RUN_STARTED to an outcome. Pure.
+
+Rules of the stock client's verifier that shape this: nothing is opened twice, everything is closed before
+RUN_FINISHED, nothing follows RUN_ERROR, optional members are left out and never null.
+
+A client that attaches gets MESSAGES_SNAPSHOT with all there is, the growing message included, and from then
+on only what is missing, in the same messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from mainstem_api.gateway.adapters.ag_ui import messages
+from mainstem_api.gateway.adapters.ag_ui.messages import Names
+from mainstem_api.gateway.adapters.standings import Standing
+from mainstem_api.gateway.adapters.starts import spelled
+from mainstem_api.gateway.adapters.translation import Translator, extends
+from mainstem_shared.events import Type
+from mainstem_shared.folds import Fold
+from mainstem_shared.models import Usage
+
+PROTOCOL: Final = "1.0"
+OURS: Final = "mainstem"
+"""Member of the metadata of events, and the prefix of CUSTOM events, that the protocol has no word for."""
+
+
+class Events(Translator):
+    """One AG-UI run.
+
+    Args:
+        thread_id: the client's thread.
+        name: the client's own id of this run.
+        run_id: our run; several AG-UI runs follow each other in it, when it pauses.
+        history: the client's messages before this run's.
+        standing: where our run stands, for a client that attaches; None from the start.
+        before: what was spent in earlier AG-UI runs.
+    """
+
+    def __init__(
+        self,
+        *,
+        thread_id: str,
+        name: str,
+        run_id: str,
+        history: Sequence[Mapping[str, Any]] = (),
+        standing: Standing | None = None,
+        before: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self._thread_id, self._name, self._run_id = thread_id, name, run_id
+        self._names = Names(run_id)
+        self._history = history
+        self._before = before
+        self._standing = standing
+        self._calls: dict[str, bool] = {}  # open tool calls: whether arguments were told
+        self._steps: dict[str, str] = {}  # open steps: their names, each once
+        if standing is not None:
+            self.begin_with(standing.fold.dump())
+
+    # -- beginning
+
+    def opened(self) -> None:
+        about = {"threadId": self._thread_id, "runId": self._name, "protocolVersion": PROTOCOL}
+        self._say("RUN_STARTED", **about, metadata={OURS: {"run_id": self._run_id}})
+        if self._standing is None:
+            return
+        if self.fold.parts or self._history:
+            self._snapshot()
+        for step in self.fold.steps:
+            if step["kind"] != "tool_call" and step["state"] == "running":
+                self.step_began(step)
+
+    def began(self, kind: str, data: Mapping[str, Any]) -> None:
+        if kind == Type.RESTARTED:
+            self._custom(f"{OURS}.restarted", {"segment": data["segment"]})
+
+    def _snapshot(self) -> None:
+        ours = messages.of_fold(self.fold, self._names)
+        mine = {message["id"] for message in ours}
+        kept = [message for message in self._history if message.get("id") not in mine]
+        self._say("MESSAGES_SNAPSHOT", messages=[*kept, *ours])
+
+    def _become(self, state: dict[str, Any]) -> None:
+        if extends(self.fold, state["content"]):
+            super()._become(state)
+            return
+        # Nothing can be taken back by events: the messages are replaced as a whole.
+        self._close_text()
+        self._close_calls()
+        for step_id in list(self._steps):
+            self._end_step(step_id)
+        self.fold = Fold()
+        self.fold.load(state)
+        self._snapshot()
+
+    # -- content
+
+    def text_began(self, part: int, kind: str) -> None:
+        if kind == "text":
+            self._say("TEXT_MESSAGE_START", messageId=self._names.text(part), role="assistant")
+            return
+        message_id = self._names.reasoning(part)
+        self._say("REASONING_START", messageId=message_id)
+        self._say("REASONING_MESSAGE_START", messageId=message_id, role="reasoning")
+
+    def text_grew(self, part: int, kind: str, text: str) -> None:
+        if kind == "text":
+            self._say("TEXT_MESSAGE_CONTENT", messageId=self._names.text(part), delta=text)
+        else:
+            self._say("REASONING_MESSAGE_CONTENT", messageId=self._names.reasoning(part), delta=text)
+
+    def text_ended(self, part: int, kind: str, text: str) -> None:
+        if kind == "text":
+            self._say("TEXT_MESSAGE_END", messageId=self._names.text(part))
+            return
+        message_id = self._names.reasoning(part)
+        self._say("REASONING_MESSAGE_END", messageId=message_id)
+        self._say("REASONING_END", messageId=message_id)
+
+    def call_began(self, call: Mapping[str, Any]) -> None:
+        number = next(at for at, part in enumerate(self.fold.parts) if part is call)
+        self._calls[call["call_id"]] = False
+        self._say(
+            "TOOL_CALL_START",
+            toolCallId=self._names.call(call["call_id"]),
+            toolCallName=call["name"],
+            parentMessageId=self._names.parent(self.fold.parts, number),
+        )
+
+    def arguments_grew(self, call: Mapping[str, Any], text: str) -> None:
+        self._open_again(call)
+        self._calls[call["call_id"]] = True
+        self._say("TOOL_CALL_ARGS", toolCallId=self._names.call(call["call_id"]), delta=text)
+
+    def _open_again(self, call: Mapping[str, Any]) -> None:
+        """Go on with a call whose arguments were streaming when the client attached."""
+        if call["call_id"] not in self._calls:
+            self._calls[call["call_id"]] = True
+            self._say(
+                "TOOL_CALL_START", toolCallId=self._names.call(call["call_id"]), toolCallName=call["name"]
+            )
+
+    def call_ready(self, call: Mapping[str, Any]) -> None:
+        told = self._calls.get(call["call_id"])
+        if told is None:  # the client has other arguments: half of them, or those before an edit
+            self._snapshot()
+            return
+        if not told:
+            arguments = spelled(call["arguments"])
+            self._say("TOOL_CALL_ARGS", toolCallId=self._names.call(call["call_id"]), delta=arguments)
+        self._end_call(call["call_id"])
+
+    def call_ended(self, call: Mapping[str, Any]) -> None:
+        self._end_call(call["call_id"])
+        told = messages.result(call, self._names)
+        about = {"messageId": told["id"], "toolCallId": told["toolCallId"], "role": "tool"}
+        failed = {} if call["state"] == "completed" else {"metadata": {OURS: {"state": call["state"]}}}
+        self._say("TOOL_CALL_RESULT", **about, content=told["content"], **failed)
+
+    def _end_call(self, call_id: str) -> None:
+        if self._calls.pop(call_id, None) is not None:
+            self._say("TOOL_CALL_END", toolCallId=self._names.call(call_id))
+
+    def _close_calls(self) -> None:
+        for call_id in list(self._calls):
+            self._end_call(call_id)
+
+    def step_began(self, step: Mapping[str, Any]) -> None:
+        name, taken, number = step["name"], set(self._steps.values()), 2
+        while name in taken:  # the protocol knows steps by their name alone
+            name, number = f"{step['name']} ({number})", number + 1
+        self._steps[step["step_id"]] = name
+        self._say("STEP_STARTED", stepName=name)
+
+    def step_ended(self, step: Mapping[str, Any]) -> None:
+        self._end_step(step["step_id"])
+
+    def _end_step(self, step_id: str) -> None:
+        if (name := self._steps.pop(step_id, None)) is not None:
+            self._say("STEP_FINISHED", stepName=name)
+
+    # -- about the run
+
+    def title_changed(self, title: str) -> None:
+        self._custom(f"{OURS}.title", {"title": title})
+
+    def noted(self, kind: str, data: Mapping[str, Any]) -> None:
+        if kind == Type.CUSTOM:
+            self._custom(data["name"], data["data"])
+        elif kind in (Type.AGENT_UPDATED, Type.CONTEXT_USAGE, Type.INPUT_ACCEPTED):
+            self._custom(f"{OURS}.{kind}", dict(data))
+
+    def _custom(self, name: str, value: Any) -> None:
+        self._say("CUSTOM", name=name, value=value)
+
+    # -- outcomes
+
+    def rested(self, action: Mapping[str, Any]) -> None:
+        self._close()
+        self._snapshot()
+        interrupts = [_interrupt(asked, self._names) for asked in _asked(self._run_id, action)]
+        self._finish({"type": "interrupt", "interrupts": interrupts})
+
+    def finished(self, outcome: Mapping[str, Any]) -> None:
+        reason = {"reason": outcome["reason"]}
+        match outcome["status"]:
+            case "succeeded":
+                self._close()
+                pending = [self._names.call(call_id) for call_id in self.fold.open_calls]
+                self._finish({"type": "success", **({"pendingToolCallIds": pending} if pending else {})})
+            case "aborted":
+                self._close()
+                self._finish({"type": "cancelled"}, metadata={OURS: reason})
+            case _:
+                error = outcome["error"] or {}
+                message = error.get("message") or f"The run failed: {outcome['reason']}."
+                about = {"message": message, "code": outcome["reason"], "metadata": {OURS: reason}}
+                self._say("RUN_ERROR", **about, **self._usage())
+
+    def _close(self) -> None:
+        self._close_calls()
+        for step_id in list(self._steps):
+            self._end_step(step_id)
+
+    def _finish(self, outcome: Mapping[str, Any], **more: Any) -> None:
+        about = {"threadId": self._thread_id, "runId": self._name}
+        self._say("RUN_FINISHED", **about, outcome=outcome, **self._usage(), **more)
+
+    def _usage(self) -> dict[str, Any]:
+        """Return what this AG-UI run spent: totals of our run, without what earlier ones reported."""
+        if self.fold.usage is None:
+            return {}
+        now, before = Usage.model_validate(self.fold.usage), Usage.model_validate(self._before or {})
+        spent = {name: getattr(now, ours) - getattr(before, ours) for name, ours in _TOKENS.items()}
+        return {"usage": [spent]} if any(spent.values()) else {}
+
+    def _say(self, kind: str, **fields: Any) -> None:
+        self.say({"type": kind, **fields})
+
+
+_TOKENS: Final = {
+    "inputTokens": "input_tokens",
+    "outputTokens": "output_tokens",
+    "totalTokens": "total_tokens",
+    "reasoningTokens": "reasoning_tokens",
+    "cachedInputTokens": "cached_input_tokens",
+}
+
+
+def interrupt_id(run_id: str, action_id: str, asked_id: str) -> str:
+    """Return the id of what a run waits for: it says which run, which of its pauses, and what."""
+    return f"{run_id}.{action_id}.{asked_id}"
+
+
+def _asked(run_id: str, action: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what an action asks, one by one, with the id and the end of its window."""
+    window = {"action_id": action["action_id"], "expires_at": action["expires_at"]}
+    calls = [
+        {**window, "id": interrupt_id(run_id, action["action_id"], call["call_id"]), "call": call}
+        for call in action.get("calls", ())
+    ]
+    questions = [
+        {**window, "id": interrupt_id(run_id, action["action_id"], asked["question_id"]), "question": asked}
+        for asked in action.get("questions", ())
+    ]
+    return [*calls, *questions]
+
+
+def _interrupt(asked: Mapping[str, Any], names: Names) -> dict[str, Any]:
+    told: dict[str, Any] = {"id": asked["id"], "expiresAt": asked["expires_at"]}
+    if question := asked.get("question"):
+        answer = {"type": "string", **({"examples": question["options"]} if question.get("options") else {})}
+        schema = {"type": "object", "properties": {"answer": answer}, "required": ["answer"]}
+        return {**told, "reason": "input_required", "message": question["text"], "responseSchema": schema}
+    call = asked["call"]
+    message = call.get("reason") or f"Approve the call of {call['name']}?"
+    told |= {"reason": "tool_call", "message": message, "toolCallId": names.call(call["call_id"])}
+    about = {"name": call["name"], "arguments": call["arguments"], "decisions": call["allowed_decisions"]}
+    return {**told, "responseSchema": _schema(call["allowed_decisions"]), "metadata": {OURS: about}}
+
+
+def _schema(allowed: Sequence[str]) -> dict[str, Any]:
+    """Return the schema of a decision's payload; a member is there if the decision is allowed."""
+    properties: dict[str, Any] = {"approved": {"type": "boolean"}, "reason": {"type": "string"}}
+    if "edit" in allowed:
+        properties["editedArgs"] = {"type": "object"}
+    if "respond" in allowed:
+        properties["response"] = {"type": "string"}
+    required = [] if "respond" in allowed else ["approved"]
+    return {"type": "object", "properties": properties, "required": required}

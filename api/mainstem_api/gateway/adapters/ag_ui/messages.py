@@ -1,0 +1,146 @@
+"""AG-UI messages: a run's content as messages, and a client's messages as a conversation for an engine. Pure.
+
+Every id follows from the run and the number of a part, so that events, snapshots and other gateways name the
+same message. Tool calls are named after their run too: engines may call every run's first one `call_1`, but a
+client's conversation holds many runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mainstem_api.gateway.adapters.starts import spelled
+from mainstem_shared import errors, ids
+from mainstem_shared.folds import Fold, TextPart
+
+
+class Names:
+    """The ids of one run's messages and calls."""
+
+    def __init__(self, run_id: str) -> None:
+        self._unique = ids.split(run_id)[1]
+
+    def text(self, part: int) -> str:
+        """Of a text part's message, and of the message that carries calls which follow no text."""
+        return f"msg_{self._unique}_{part}"
+
+    def reasoning(self, part: int) -> str:
+        return f"rsn_{self._unique}_{part}"
+
+    def call(self, call_id: str) -> str:
+        return f"{call_id}.{self._unique[-8:]}"
+
+    def result(self, call_id: str) -> str:
+        return f"res_{self._unique}_{call_id}"
+
+    def parent(self, parts: Sequence[TextPart | Mapping[str, Any]], number: int) -> str:
+        """Return the message that carries the call which is part `number`: the text before it, if any."""
+        while number and not isinstance(parts[number - 1], TextPart):
+            number -= 1
+        before = parts[number - 1] if number else None
+        if isinstance(before, TextPart) and before.kind == "text":
+            number -= 1
+        return self.text(number)
+
+
+def of_fold(fold: Fold, names: Names) -> list[dict[str, Any]]:
+    """Return a run's content as messages, the last one perhaps still growing."""
+    found: dict[str, dict[str, Any]] = {}
+    results: dict[str, list[dict[str, Any]]] = {}
+    for number, part in enumerate(fold.parts):
+        if isinstance(part, TextPart):
+            message_id = names.text(number) if part.kind == "text" else names.reasoning(number)
+            role = "assistant" if part.kind == "text" else "reasoning"
+            found[message_id] = {"id": message_id, "role": role, "content": part.text}
+        elif part["type"] == "tool_call":
+            parent = names.parent(fold.parts, number)
+            message = found.setdefault(parent, {"id": parent, "role": "assistant"})
+            message.setdefault("toolCalls", []).append(_call(part, names))
+            if part["state"] not in ("streaming", "called"):
+                results.setdefault(parent, []).append(result(part, names))
+    return [each for parent, message in found.items() for each in (message, *results.get(parent, ()))]
+
+
+def _call(part: Mapping[str, Any], names: Names) -> dict[str, Any]:
+    function = {"name": part["name"], "arguments": spelled(part["arguments"])}
+    return {"id": names.call(part["call_id"]), "type": "function", "function": function}
+
+
+def result(part: Mapping[str, Any], names: Names) -> dict[str, Any]:
+    """Return the message with a tool call's result."""
+    call_id = part["call_id"]
+    told = {"id": names.result(call_id), "role": "tool", "toolCallId": names.call(call_id)}
+    content = spelled(part["result"])
+    return {**told, "content": content, **({} if part["state"] == "completed" else {"error": content})}
+
+
+# -- what clients send
+
+
+def conversation(
+    messages: Sequence[Mapping[str, Any]], context: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return a client's messages in the format of chat completions; what it gives as context stands first.
+
+    Raises:
+        InvalidRequest: a message is not one that can be told to an engine; says which.
+    """
+    said = [chat for at, message in enumerate(messages) for chat in _chat(at, message)]
+    if context:
+        known = "\n".join(f"{item.get('description')}: {item.get('value')}" for item in context)
+        said.insert(0, {"role": "system", "content": f"Context:\n{known}"})
+    return said
+
+
+def _chat(at: int, message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    role = message.get("role")
+    match role:
+        case "user":
+            yield {"role": "user", "content": _content(at, message.get("content"))}
+        case "system" | "developer":
+            yield {"role": "system", "content": _text(at, message.get("content"))}
+        case "assistant":
+            content, calls = message.get("content"), message.get("toolCalls")
+            if content or calls:
+                said = {"role": "assistant", "content": None if content is None else _text(at, content)}
+                yield {**said, "tool_calls": list(calls)} if calls else said
+        case "tool":
+            content = _text(at, message.get("content"))
+            yield {"role": "tool", "tool_call_id": str(message.get("toolCallId")), "content": content}
+        case "reasoning" | "activity":
+            return  # shown to people; no engine takes them back
+        case _:
+            raise errors.InvalidRequest(f"messages.{at}: the role {str(role)[:40]!r} is not known.")
+
+
+def _text(at: int, content: Any) -> str:
+    told = _content(at, content)
+    if isinstance(told, str):
+        return told
+    return "".join(part["text"] for part in told if part["type"] == "text")
+
+
+def _content(at: int, content: Any) -> str | list[dict[str, Any]]:
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise errors.InvalidRequest(f"messages.{at}: the content is text, or a list of parts.")
+    parts = [_part(at, part) for part in content]  # pyright: ignore[reportUnknownVariableType] - JSON
+    if all(part["type"] == "text" for part in parts):
+        return "".join(part["text"] for part in parts)
+    return parts
+
+
+def _part(at: int, part: Any) -> dict[str, Any]:
+    kind = part.get("type") if isinstance(part, dict) else None  # pyright: ignore[reportUnknownVariableType]
+    if kind == "text":
+        return {"type": "text", "text": str(part.get("text", ""))}
+    source = part.get("source") if isinstance(part, dict) else None  # pyright: ignore[reportUnknownVariableType]
+    if kind == "image" and isinstance(source, dict):
+        url = str(source.get("value"))  # pyright: ignore[reportUnknownArgumentType]
+        if source.get("type") == "data":  # pyright: ignore[reportUnknownMemberType]
+            url = f"data:{source.get('mimeType')};base64,{url}"  # pyright: ignore[reportUnknownMemberType]
+        return {"type": "image_url", "image_url": {"url": url}}
+    message = f"messages.{at}: parts of type {str(kind)[:40]!r} are not supported."  # pyright: ignore[reportUnknownArgumentType]
+    raise errors.InvalidRequest(message)

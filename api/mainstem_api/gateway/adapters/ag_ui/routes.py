@@ -1,0 +1,205 @@
+"""The route of AG-UI: start a run, attach to one, or resume one that waits; its events until an outcome.
+
+A client's `runId` names a run of its own for it. The first of a conversation's turn is one of our runs, whose
+id follows from it. What resumes a paused run is another AG-UI run but the same one of ours: such names are
+kept beside the thread's idempotency keys, for as long (`_also_known_as`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from mainstem_api.gateway.adapters import standings, starts
+from mainstem_api.gateway.adapters.ag_ui import messages
+from mainstem_api.gateway.adapters.ag_ui.events import Events
+from mainstem_api.gateway.adapters.ag_ui.requests import RunAgentInput, Verdicts, verdicts
+from mainstem_api.gateway.adapters.standings import Standing
+from mainstem_api.gateway.principals import Caller
+from mainstem_api.gateway.resources import Gateway
+from mainstem_api.gateway.routes import Serving, problem_documents
+from mainstem_api.gateway.streams import EventStream
+from mainstem_shared import catalogue, errors, ids, keys, starting, verbs
+from mainstem_shared.principals import Principal
+
+router = APIRouter(tags=["ag-ui"])
+
+ABORT_WAIT_S: Final = 5.0
+"""Questions that the user cancels end the run; its end is told if it comes within so many seconds."""
+_STREAM: Final[dict[str, Any]] = {
+    "description": "The run's AG-UI events, until RUN_FINISHED or RUN_ERROR",
+    "content": {"text/event-stream": {}},
+}
+
+
+@router.post(
+    "/v1/ag-ui",
+    response_class=Response,
+    responses={200: _STREAM, **problem_documents(400, 403, 404, 409, 410, 413, 422, 429, 503)},
+)
+async def run_agent(body: RunAgentInput, gateway: Serving, caller: Caller) -> Response:
+    """Run the agent. A `runId` that is known attaches to its run; `resume` decides what a run waits for."""
+    if body.resume:
+        return await _resume(body, verdicts(body.resume), gateway, caller)
+    run_id = _run_id(body, caller)
+    standing = await _find(gateway, run_id, caller)
+    turn = 0
+    if standing is None and (known := await _known_as(gateway, body, caller)) is not None:
+        run_id, turn = known
+        standing = await standings.read(gateway.store, run_id, caller)
+    if standing is None:
+        await _start(body, run_id, gateway, caller)
+    return _follow(body, gateway, caller, run_id, standing=standing, turn=turn)
+
+
+def _run_id(body: RunAgentInput, caller: Principal) -> str:
+    """Return the id of the run that the client's name for it stands for: the same at every gateway."""
+    named = hashlib.blake2b(_scope(body, caller), digest_size=16).digest()
+    return ids.run_id(caller.tenant, body.thread_id, uuid.UUID(bytes=named))
+
+
+def _scope(body: RunAgentInput, caller: Principal) -> bytes:
+    parts = ("ag-ui", caller.tenant, caller.user_id, body.thread_id, body.run_id)
+    return "\0".join(parts).encode("utf-8", "surrogatepass")
+
+
+async def _find(gateway: Gateway, run_id: str, caller: Principal) -> Standing | None:
+    try:
+        return await standings.read(gateway.store, run_id, caller)
+    except errors.NotFound:
+        return None
+
+
+async def _start(body: RunAgentInput, run_id: str, gateway: Gateway, caller: Principal) -> None:
+    options = body.options
+    engine = options.engine or gateway.settings.default_engine
+    schema = await catalogue.schema_of(gateway.store, engine)
+    said = messages.conversation(body.messages, body.context)
+    request = {
+        "engine": engine,
+        "input": starts.engine_input(schema, said, body.parameters(), options),
+        "if_active": options.if_active,
+        "metadata": options.metadata,
+        "max_duration_s": options.max_duration_s,
+        "on_worker_lost": options.on_worker_lost,
+    }
+    await starting.start_run(
+        gateway.store,
+        gateway.dispatcher,
+        settings=gateway.settings,
+        principal=caller,
+        thread_id=body.thread_id,
+        request=starting.parse_request(request),
+        run_id=run_id,
+    )
+
+
+# -- resuming
+
+
+async def _resume(body: RunAgentInput, given: Verdicts, gateway: Gateway, caller: Principal) -> Response:
+    run_id = given.run_id
+    standing = await standings.read(gateway.store, run_id, caller)
+    if standing.spec.thread_id != body.thread_id or not caller.owns(standing.spec):
+        raise errors.NotFound
+    try:
+        await _decide(given, standing, gateway, caller)
+    except (errors.ActionExpired, errors.NotPaused, errors.StaleAction):
+        if not given.all_cancelled:
+            raise
+        # The protocol's way past an interrupt that nobody can answer any more: tell what became of the run.
+    standing = await standings.read(gateway.store, run_id, caller)
+    decided = [pause["action_id"] for pause in standing.pauses]
+    turn = decided.index(given.action_id) + 1 if given.action_id in decided else len(decided)
+    await _also_known_as(gateway, body, caller, run_id, turn)
+    return _follow(body, gateway, caller, run_id, standing=standing, turn=turn)
+
+
+async def _decide(given: Verdicts, standing: Standing, gateway: Gateway, caller: Principal) -> None:
+    is_question = _kind(given.action_id, standing) == "question"
+    if is_question and given.all_cancelled and _is_pending(given.action_id, standing):
+        await gateway.runs.abort(
+            given.run_id, wait=ABORT_WAIT_S, user_id=caller.user_id, tenant=caller.tenant
+        )
+        return
+    await gateway.runs.resume(
+        given.run_id,
+        given.action_id,
+        decisions=None if is_question else given.decisions(),
+        answers=given.answers() if is_question else None,
+        user_id=caller.user_id,
+        tenant=caller.tenant,
+    )
+
+
+def _is_pending(action_id: str, standing: Standing) -> bool:
+    action = standing.fold.action
+    return standing.outcome is None and action is not None and action["action_id"] == action_id
+
+
+def _kind(action_id: str, standing: Standing) -> str | None:
+    known: Sequence[Mapping[str, Any]] = [*standing.pauses, standing.fold.action or {}]
+    return next((each["kind"] for each in known if each.get("action_id") == action_id), None)
+
+
+async def _also_known_as(
+    gateway: Gateway, body: RunAgentInput, caller: Principal, run_id: str, turn: int
+) -> None:
+    """Remember which run the client's name stands for, so that it can attach to it later.
+
+    Best effort, after the decision is durable: without it the client must resume again to attach.
+    """
+    key, value = _name_key(body, caller), f"{run_id} {turn}"
+    await gateway.store.patiently(
+        lambda: gateway.store.client.set(key, value, px=verbs.IDEMPOTENCY_TTL_MS, nx=True)
+    )
+
+
+async def _known_as(gateway: Gateway, body: RunAgentInput, caller: Principal) -> tuple[str, int] | None:
+    """Return the run that `_also_known_as` remembers, and how many of its pauses were decided before."""
+    key = _name_key(body, caller)
+    found = await gateway.store.patiently(lambda: gateway.store.client.get(key))
+    if found is None:
+        return None
+    run_id, _, turn = found.decode().partition(" ")
+    return run_id, int(turn)
+
+
+def _name_key(body: RunAgentInput, caller: Principal) -> str:
+    digest = hashlib.blake2b(_scope(body, caller), digest_size=16).hexdigest()
+    return keys.idempotency(_run_id(body, caller), digest)
+
+
+# -- following
+
+
+def _follow(
+    body: RunAgentInput,
+    gateway: Gateway,
+    caller: Principal,
+    run_id: str,
+    *,
+    standing: Standing | None,
+    turn: int = 0,
+) -> Response:
+    before = standing.pauses[turn - 1].get("mark") if standing is not None and turn else None
+    words = Events(
+        thread_id=body.thread_id,
+        name=body.run_id,
+        run_id=run_id,
+        history=body.messages,
+        standing=standing,
+        before=before and before["usage"],
+    )
+    return EventStream(
+        gateway.tailer.subscribe(run_id, after=None if standing is None else standing.cursor),
+        principal=caller,
+        heartbeat_s=gateway.settings.heartbeat_s,
+        metrics=gateway.metrics,
+        words=lambda _: words,
+    )
