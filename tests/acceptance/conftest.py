@@ -68,7 +68,8 @@ def stage(tmp_path_factory: pytest.TempPathFactory, valkey_binary: Path) -> Iter
     with ValkeyProcess(directory / "valkey") as server:
         system = Live(server, server, directory)
         with system.stack:
-            system.worker("stage")
+            here = str(Path(__file__).parents[1])
+            system.worker("stage", MAINSTEM_ENGINES="frontend_engines", PYTHONPATH=here)
             yield system
 
 
@@ -84,6 +85,14 @@ def apart(private_valkey: ValkeyProcess, empty_server: ValkeyProcess, tmp_path: 
 def fragile(private_valkey: ValkeyProcess, empty_server: ValkeyProcess, tmp_path: Path) -> Iterator[Live]:
     """A live system whose store is a server of its own, to be frozen and killed (`fragile.store`)."""
     system = Live(private_valkey, empty_server, tmp_path)
+    with system.stack:
+        yield system
+
+
+@pytest.fixture
+def whole(private_valkey: ValkeyProcess, tmp_path: Path) -> Iterator[Live]:
+    """A live system all of which can be restarted: store and broker are one server of this test's own."""
+    system = Live(private_valkey, private_valkey, tmp_path)
     with system.stack:
         yield system
 

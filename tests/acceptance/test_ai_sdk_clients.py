@@ -224,10 +224,52 @@ def test_a_question_is_answered_once(browser: Browser):
     """It calls a tool of the client, whose output is sent by the client; nothing is sent twice."""
     tab = browser.asks("question", tokens=4, ask_at=[2])
     tab.until("ready", text="w1")
-    tab.does("answer", output="blue")
+    tab.does("answer", tool="ask_user", output="blue")
     state = tab.until("ready", text="w3")
     assert text_of(state) == "w0 w1 blue w2 w3"
     assert (state["calls"], len(state["finishes"])) == (["ask_user"], 2)
+
+
+def test_everything_that_an_engine_says(browser: Browser):
+    """Reasoning, streamed calls and their results, data that is replaced, title and usage: as parts and metadata."""
+    tab = browser.open("rich", engine="rich")
+    tab.does("send", text="Hello")
+    state = tab.until("ready", text="One.")
+    message = answer(state)
+    assert [part["type"] for part in message["parts"]] == [
+        *("step-start", "reasoning", "text", "tool-search", "data-progress", "tool-search", "text")
+    ]
+    _, reasoning, _, found, progress, failed, _ = message["parts"]
+    assert (reasoning["text"], reasoning["state"]) == ("Let me look.", "done")
+    assert (found["state"], found["input"], found["output"]) == (
+        *("output-available", {"q": "one"}, {"found": 1}),
+    )
+    assert progress["data"] == {"id": "p", "done": 2}
+    assert (failed["state"], failed["errorText"]) == ("output-error", "no")
+    metadata = message["metadata"]
+    assert (metadata["title"], metadata["usage"]) == (
+        "Rich",
+        {
+            "inputTokens": 12,
+            "outputTokens": 7,
+            "totalTokens": 19,
+            "reasoningTokens": 2,
+            "cachedInputTokens": 4,
+        },
+    )
+    assert (state["calls"], len(state["finishes"])) == ([], 1)
+
+
+def test_calls_of_the_clients_own_tools(browser: Browser):
+    """A call that the run leaves open is the client's; its output starts a run that goes on in the same message."""
+    tab = browser.open("own", engine="delegating")
+    tab.does("send", text="Which colour?")
+    state = tab.until("ready", text="Let me see.")
+    assert (state["calls"], state["finishes"][-1]["finishReason"]) == (["pick"], "tool-calls")
+    tab.does("answer", tool="pick", output="blue")
+    state = tab.until("ready", text="It is blue.")
+    assert (text_of(state), len(state["messages"])) == ("Let me see. It is blue.", 2)
+    assert len(state["finishes"]) == 2
 
 
 def test_a_failing_engine(browser: Browser, gateway: GatewayThread):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
@@ -17,12 +17,40 @@ from waiting import wait_until_async
 CHAT = "/v1/ai-sdk/chat"
 
 
+class Chat:
+    """One chat of a client that posts what it likes."""
+
+    def __init__(self, http: httpx.AsyncClient, chat: str) -> None:
+        self.http, self.id = http, chat
+
+    async def post(self, *messages: dict[str, Any], **fields: Any) -> httpx.Response:
+        """Submit messages; `demo`: what the demo engine is to do, `mainstem`: other options."""
+        demo = fields.pop("demo", None)
+        options = {"input": demo, **fields.pop("mainstem", {})} if demo is not None else {}
+        body = {"id": self.id, "messages": messages, "trigger": "submit-message", "mainstem": options}
+        return await self.http.post(CHAT, json={**body, **fields})
+
+    async def stream(self) -> httpx.Response:
+        return await self.http.get(f"{CHAT}/{self.id}/stream")
+
+    async def stop(self) -> httpx.Response:
+        return await self.http.post(f"{CHAT}/{self.id}/stop")
+
+    async def runs(self) -> list[dict[str, Any]]:
+        return (await self.http.get(f"/v1/threads/{self.id}/runs")).json()["runs"]
+
+
+@pytest.fixture(scope="module")
+def gateway(stage: Any) -> Iterator[GatewayThread]:
+    with GatewayThread(stage.store.url(0), stage.broker.url(1), default_engine="demo") as running:
+        yield running
+
+
 @pytest.fixture
-async def http(live: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a gateway beside the live system's workers."""
-    with GatewayThread(live.store.url(0), live.broker.url(1), default_engine="demo") as gateway:
-        async with gateway.client() as made:
-            yield made
+async def chat(gateway: GatewayThread, request: pytest.FixtureRequest) -> AsyncIterator[Chat]:
+    """A chat of this test's own."""
+    async with gateway.client() as http:
+        yield Chat(http, request.node.name.split("[")[0])
 
 
 def user(text: str = "Hello", message_id: str = "u1") -> dict[str, Any]:
@@ -31,13 +59,6 @@ def user(text: str = "Hello", message_id: str = "u1") -> dict[str, Any]:
 
 def wanted(**demo: Any) -> dict[str, Any]:
     return {"tokens": 5, "interval_ms": 0, **demo}
-
-
-async def post(http: httpx.AsyncClient, *messages: dict[str, Any], **fields: Any) -> httpx.Response:
-    demo = fields.pop("demo", None)
-    options = {"input": demo, **fields.pop("mainstem", {})} if demo is not None else {}
-    body = {"id": "chat", "messages": messages, "trigger": "submit-message", "mainstem": options, **fields}
-    return await http.post(CHAT, json=body)
 
 
 def chunks(response: httpx.Response) -> list[dict[str, Any]]:
@@ -66,66 +87,62 @@ def approved(said: list[dict[str, Any]], **approval: Any) -> dict[str, Any]:
     return {"id": said[0]["messageId"], "role": "assistant", "parts": [{"type": "step-start"}, part]}
 
 
-async def test_a_submit_streams_a_run_in_the_sdks_words(live, http: httpx.AsyncClient):
+async def test_a_submit_streams_a_run_in_the_sdks_words(chat: Chat):
     """The engine gets what it knows: `demo` the text that was said last."""
-    live.worker()
-    said = chunks(await post(http, user("Grüße, 世界 out there")))
+    said = chunks(await chat.post(user("Grüße, 世界 out there")))
     assert text_of(said) == "Grüße, 世界 out there"
     assert [chunk["type"] for chunk in said[:2]] == ["start", "start-step"]
     assert said[-1]["finishReason"] == "stop"
-    run = (await http.get(f"/v1/runs/{said[0]['messageMetadata']['runId']}")).json()
-    assert (run["thread_id"], run["text"], run["engine"]) == ("chat", "Grüße, 世界 out there", "demo")
-    assert (await http.get(f"{CHAT}/chat/stream")).status_code == 204
-    assert (await http.get(f"{CHAT}/never/stream")).status_code == 204
-    assert (await http.post(f"{CHAT}/chat/stop")).json() == {"stopped": []}
+    run = (await chat.http.get(f"/v1/runs/{said[0]['messageMetadata']['runId']}")).json()
+    assert (run["thread_id"], run["text"], run["engine"]) == (chat.id, "Grüße, 世界 out there", "demo")
+    assert (await chat.stream()).status_code == 204
+    assert (await chat.http.get(f"{CHAT}/never/stream")).status_code == 204
+    assert (await chat.stop()).json() == {"stopped": []}
 
 
-async def test_only_our_own_pending_action_is_decided(live, http: httpx.AsyncClient):
+async def test_only_our_own_pending_action_is_decided(chat: Chat):
     """Forged, stale and incomplete decisions are refused; the input that the client claims means nothing."""
-    live.worker()
-    said = chunks(await post(http, user(), demo=wanted(approve_at=[2, 3])))
+    said = chunks(await chat.post(user(), demo=wanted(approve_at=[2, 3])))
     assert [chunk["type"] for chunk in said[-2:]] == ["finish-step", "finish"]
     assert text_of(said) == "w0 w1"
     message = approved(said)
     forged = approved(said, id="act_forged:demo_tool_2")
     other_call = approved(said, id=message["parts"][1]["approval"]["id"] + "0")
-    check_problem(await post(http, user(), forged), 409, "stale_action")
-    check_problem(await post(http, user(), other_call), 400, "invalid_decision")
-    check_problem(await post(http, user(), approved(said, approved="yes")), 400, "invalid_decision")
-    elsewhere = await post(http, user(), message, id="another")
+    check_problem(await chat.post(user(), forged), 409, "stale_action")
+    check_problem(await chat.post(user(), other_call), 400, "invalid_decision")
+    check_problem(await chat.post(user(), approved(said, approved="yes")), 400, "invalid_decision")
+    elsewhere = await chat.post(user(), message, id="another")
     check_problem(elsewhere, 409, "stale_action")
 
-    second = chunks(await post(http, user(), message))
+    second = chunks(await chat.post(user(), message))
     assert (second[0]["messageId"], text_of(second)) == (said[0]["messageId"], " w2")
     assert "start-step" not in [chunk["type"] for chunk in second]
     assert {"type": "tool-approval-response", "approvalId": message["parts"][1]["approval"]["id"],
             "approved": True} in second  # fmt: skip
-    again = chunks(await post(http, user(), message))
+    again = chunks(await chat.post(user(), message))
     assert again[1] == {"type": "reset-step"}
     assert text_of(again) == "w0 w1 w2"
-    check_problem(await post(http, user(), approved(said, approved=False)), 409, "decision_conflict")
+    check_problem(await chat.post(user(), approved(said, approved=False)), 409, "decision_conflict")
 
-    third = chunks(await post(http, user(), approved(second)))
+    third = chunks(await chat.post(user(), approved(second)))
     assert text_of(third) == " w3 w4"
-    assert (await http.get(f"/v1/runs/{said[0]['messageId']}")).json()["text"] == demo_text(5)
-    finished = chunks(await post(http, user(), approved(second)))
+    assert (await chat.http.get(f"/v1/runs/{said[0]['messageId']}")).json()["text"] == demo_text(5)
+    finished = chunks(await chat.post(user(), approved(second)))
     assert text_of(finished) == demo_text(5)
 
 
-async def test_a_paused_run_is_told_to_who_attaches(live, http: httpx.AsyncClient):
+async def test_a_paused_run_is_told_to_who_attaches(chat: Chat):
     """A reload before the decision: the whole message with its request, and a proper end."""
-    live.worker()
-    said = chunks(await post(http, user(), demo=wanted(approve_at=[2])))
-    assert chunks(await http.get(f"{CHAT}/chat/stream")) == said
-    stopped = await http.post(f"{CHAT}/chat/stop")
+    said = chunks(await chat.post(user(), demo=wanted(approve_at=[2])))
+    assert chunks(await chat.stream()) == said
+    stopped = await chat.stop()
     assert (stopped.status_code, stopped.json()) == (200, {"stopped": [said[0]["messageId"]]})
-    check_problem(await post(http, user(), approved(said)), 409, "not_paused")
+    check_problem(await chat.post(user(), approved(said)), 409, "not_paused")
 
 
-async def test_questions_are_calls_of_the_clients_own_tool(live, http: httpx.AsyncClient):
+async def test_questions_are_calls_of_the_clients_own_tool(chat: Chat):
     """An answer is the tool's output; said again it changes nothing, and it is not sent twice for ever."""
-    live.worker()
-    said = chunks(await post(http, user(), demo=wanted(ask_at=[2])))
+    said = chunks(await chat.post(user(), demo=wanted(ask_at=[2])))
     (call,) = [chunk for chunk in said if chunk["type"] == "tool-input-available"]
     assert (call["toolName"], "providerExecuted" in call) == ("ask_user", False)
     part = {
@@ -136,29 +153,27 @@ async def test_questions_are_calls_of_the_clients_own_tool(live, http: httpx.Asy
         "output": "blue",
     }
     message = {"id": said[0]["messageId"], "role": "assistant", "parts": [part]}
-    second = chunks(await post(http, user(), message))
+    second = chunks(await chat.post(user(), message))
     assert text_of(second) == " blue w2 w3 w4"
     acknowledged = [chunk for chunk in second if chunk["type"] == "tool-output-available"]
     assert (acknowledged[0]["output"], acknowledged[0]["providerExecuted"]) == ("blue", True)
-    assert text_of(chunks(await post(http, user(), message))) == "w0 w1 blue w2 w3 w4"
+    assert text_of(chunks(await chat.post(user(), message))) == "w0 w1 blue w2 w3 w4"
 
 
-async def test_what_the_user_says_replaces_what_runs(live, http: httpx.AsyncClient):
+async def test_what_the_user_says_replaces_what_runs(chat: Chat):
     """A new message ends the active run as replaced; `reject` and requests of clients by themselves do not."""
-    live.worker()
     slow = wanted(tokens=100_000, interval_ms=5)
-    first = asyncio.create_task(post(http, user(), demo=slow))
+    first = asyncio.create_task(chat.post(user(), demo=slow))
 
-    async def runs() -> list[dict[str, Any]]:
-        found = (await http.get("/v1/threads/chat/runs")).json()["runs"]
-        return [run for run in found if run["text"]]
+    async def speaking() -> list[dict[str, Any]]:
+        return [run for run in await chat.runs() if run["text"]]
 
-    (run,) = await wait_until_async(runs, description="the first run to speak", timeout_s=20)
-    refused = await post(http, user("More"), demo=slow, mainstem={"if_active": "reject"})
+    (run,) = await wait_until_async(speaking, description="the first run to speak", timeout_s=20)
+    refused = await chat.post(user("More"), demo=slow, mainstem={"if_active": "reject"})
     assert check_problem(refused, 409, "thread_busy")["run_id"] == run["run_id"]
     own = {"id": run["run_id"], "role": "assistant", "parts": [{"type": "text", "text": "w0"}]}
-    check_problem(await post(http, user(), own), 409, "thread_busy")
-    assert text_of(chunks(await post(http, user("Something else", "u2")))) == "Something else"
+    check_problem(await chat.post(user(), own), 409, "thread_busy")
+    assert text_of(chunks(await chat.post(user("Something else", "u2")))) == "Something else"
     ended = chunks(await first)
     assert {"type": "abort", "reason": "replaced"} in ended
     assert ended[-1]["finishReason"] == "interrupted"
@@ -176,6 +191,6 @@ async def test_what_the_user_says_replaces_what_runs(live, http: httpx.AsyncClie
         {"id": "chat", "messages": [{"role": "user", "parts": "text"}]},
     ],
 )
-async def test_requests_that_do_not_fit_are_refused(http: httpx.AsyncClient, body: dict[str, Any]):
+async def test_requests_that_do_not_fit_are_refused(chat: Chat, body: dict[str, Any]):
     """With a problem document, before anything starts."""
-    check_problem(await http.post(CHAT, json=body), 422, "invalid_request")
+    check_problem(await chat.http.post(CHAT, json=body), 422, "invalid_request")

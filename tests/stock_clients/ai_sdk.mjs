@@ -46,10 +46,10 @@ const actions = {
       await chat.addToolApprovalResponse({ id, approved, reason });
     }
   },
-  answer: async ({ as, output }) => {
+  answer: async ({ as, tool, output }) => {
     const { chat } = chats.get(as);
-    const part = chat.lastMessage.parts.findLast(part => part.type === 'tool-ask_user');
-    await chat.addToolOutput({ tool: 'ask_user', toolCallId: part.toolCallId, output });
+    const part = chat.lastMessage.parts.findLast(part => part.type === `tool-${tool}`);
+    await chat.addToolOutput({ tool, toolCallId: part.toolCallId, output });
   },
   state: ({ as }) => {
     const { chat, finishes, calls, statuses } = chats.get(as);
