@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -14,94 +13,18 @@ from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
 import goldens
-from mainstem_api.gateway.adapters.responses import naming, translation
+from mainstem_api.gateway.adapters.responses import naming, objects, translation
 from mainstem_api.gateway.adapters.responses.cuts import cuts
 from mainstem_api.gateway.adapters.responses.naming import ResponseId
 from mainstem_api.gateway.adapters.responses.score import STRIDE
 from mainstem_api.gateway.adapters.responses.translation import Responses
 from mainstem_api.gateway.adapters.standings import Standing
-from mainstem_shared import cursors, errors, jsontext, pausing
+from mainstem_shared import errors
 from mainstem_shared.events import Type
-from mainstem_shared.folds import Fold
 from mainstem_shared.frames import Frame
-from mainstem_shared.models import Spec, Status
-
-RUN = "a2b3c4d5e6f7g2h3_aaaaaaaaaaaaaaaaaaaaaaaaaa"
-SPEC = Spec(
-    run_id=RUN,
-    thread_id="thread",
-    user_id="local",
-    tenant="default",
-    engine="demo",
-    metadata={"openai": {"model": "a-model", "metadata": {"k": "v"}}},
-    created_ms=1_795_000_000_000,
-    max_duration_s=60,
-)
-NEW = Standing(
-    spec=SPEC,
-    status=Status.QUEUED,
-    started=False,
-    fold=Fold(),
-    cursor=cursors.START,
-    outcome=None,
-    pauses=(),
-    restarts=0,
-    finished_ms=None,
-)
-
-
-def fresh(standing: Standing) -> Standing:
-    """A copy for one reader, who changes its fold."""
-    fold = Fold()
-    fold.load(jsontext.loads(jsontext.dumps(standing.fold.dump())))
-    return dataclasses.replace(standing, fold=fold)
-
+from standing import NEW, RUN, Record, fresh
 
 KNOWN: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
-
-
-class Record:
-    """What a run's record says after some of its events: a model of the verbs."""
-
-    def __init__(self) -> None:
-        self.fold = Fold()
-        self.started = False
-        self.status = Status.QUEUED
-        self.restarts = 0
-        self.pauses: list[dict[str, Any]] = []
-        self.outcome: dict[str, Any] | None = None
-        self._mark: dict[str, Any] | None = None
-        self._asked: dict[str, Any] | None = None
-
-    def take(self, frame: Frame) -> None:
-        data = frame.payload()
-        if frame.type == Type.APPROVAL_REQUIRED:
-            self._mark, self._asked = json.loads(json.dumps(pausing.mark(self.fold))), data["action"]
-            self.status = Status.REQUIRES_ACTION
-        elif frame.type in (Type.APPROVAL_RESOLVED, Type.APPROVAL_EXPIRED):
-            self.pauses.append({**data, "asked": self._asked, "mark": self._mark})
-            self.status = Status.QUEUED
-        elif frame.type in (Type.STARTED, Type.RESUMED, Type.RESTARTED):
-            self.started, self.status = True, Status.RUNNING
-        if frame.type == Type.RESYNC or (frame.type == Type.RESTARTED and "content" in data):
-            self.restarts += 1
-        if frame.type == Type.FINISHED:
-            self.status, self.outcome = Status(data["status"]), data
-        self.fold.apply(frame.type, data)
-
-    def standing(self) -> Standing:
-        """As of now; nothing of it changes later."""
-        return fresh(
-            dataclasses.replace(
-                NEW,
-                status=self.status,
-                started=self.started,
-                fold=self.fold,
-                outcome=self.outcome,
-                pauses=tuple(self.pauses),
-                restarts=self.restarts,
-            )
-        )
 
 
 def told(said: bytes) -> list[dict[str, Any]]:
@@ -227,12 +150,13 @@ def test_a_response_that_never_was_is_not_found():
 
 
 def test_a_response_reports_its_own_usage_only():
-    """A continuation leaves out what was spent before the pause."""
-    frames = goldens.frames("decided")
-    _, standing, rest = turns(frames)[1]
-    pause = {**standing.pauses[0], "mark": {**standing.pauses[0]["mark"], "usage": {"input_tokens": 5}}}
-    standing = dataclasses.replace(standing, pauses=(pause,))
-    outcome = next(frame for frame in rest if frame.type == Type.FINISHED).payload()
-    last = follow(Responses(ResponseId(RUN, 1), fresh(standing)), rest)[-1]
-    spent = (outcome["usage"] or {}).get("input_tokens", 0)
-    assert (last["response"]["usage"] or {"input_tokens": spent - 5})["input_tokens"] == spent - 5
+    """A continuation leaves out what was spent before the pause; one that spent nothing known says so."""
+    before = {"input_tokens": 5, "output_tokens": 1, "total_tokens": 6}
+    now = {"input_tokens": 9, "output_tokens": 4, "total_tokens": 13, "cached_input_tokens": 2}
+    spent = {"input_tokens": 4, "output_tokens": 3, "total_tokens": 7, "cached_input_tokens": 2}
+    assert objects.usage_since(before, now) == spent
+    assert objects.usage_since(None, now) == now
+    assert objects.usage_since(None, None) is None
+    last = follow(Responses(ResponseId(RUN), fresh(NEW)), goldens.frames("text"))[-1]["response"]["usage"]
+    assert (last["input_tokens"], last["input_tokens_details"]["cached_tokens"]) == (12, 4)
+    assert (last["output_tokens"], last["output_tokens_details"]["reasoning_tokens"]) == (7, 2)

@@ -18,7 +18,7 @@ from mainstem_api.gateway.adapters.standings import Standing
 from mainstem_api.gateway.adapters.starts import spelled
 from mainstem_api.gateway.adapters.translation import Translator, extends
 from mainstem_shared.events import Type
-from mainstem_shared.folds import Fold
+from mainstem_shared.folds import Fold, TextPart
 from mainstem_shared.models import Usage
 
 PROTOCOL: Final = "1.0"
@@ -55,6 +55,7 @@ class Events(Translator):
         self._before = before
         self._standing = standing
         self._calls: dict[str, bool] = {}  # open tool calls: whether arguments were told
+        self._arguments: dict[str, str] = {}  # what the client has of closed ones
         self._steps: dict[str, str] = {}  # open steps: their names, each once
         if standing is not None:
             self.begin_with(standing.fold.dump())
@@ -78,6 +79,9 @@ class Events(Translator):
 
     def _snapshot(self) -> None:
         ours = messages.of_fold(self.fold, self._names)
+        for part in self.fold.parts:
+            if not isinstance(part, TextPart) and part["type"] == "tool_call":
+                self._arguments[part["call_id"]] = spelled(part["arguments"])
         mine = {message["id"] for message in ours}
         kept = [message for message in self._history if message.get("id") not in mine]
         self._say("MESSAGES_SNAPSHOT", messages=[*kept, *ours])
@@ -144,12 +148,14 @@ class Events(Translator):
 
     def call_ready(self, call: Mapping[str, Any]) -> None:
         told = self._calls.get(call["call_id"])
-        if told is None:  # the client has other arguments: half of them, or those before an edit
-            self._snapshot()
+        if told is None:
+            if self._arguments.get(call["call_id"]) != spelled(call["arguments"]):
+                self._snapshot()  # the client has others: half of them, or those before an edit
             return
         if not told:
             arguments = spelled(call["arguments"])
             self._say("TOOL_CALL_ARGS", toolCallId=self._names.call(call["call_id"]), delta=arguments)
+        self._arguments[call["call_id"]] = spelled(call["arguments"])
         self._end_call(call["call_id"])
 
     def call_ended(self, call: Mapping[str, Any]) -> None:

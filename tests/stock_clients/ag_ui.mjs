@@ -1,0 +1,58 @@
+// AG-UI agents, told over stdin what their user does: one JSON request a line, one JSON answer a line. The
+// package is used as it is; nothing here knows how the server works.
+import { createInterface } from 'node:readline';
+import { HttpAgent } from '@ag-ui/client';
+
+const agents = new Map();
+
+function open({ as, url, threadId, messages }) {
+  const agent = new HttpAgent({ url: `${url}/v1/ag-ui`, threadId, initialMessages: messages });
+  agents.set(as, { agent, events: [], failure: null, ends: 0 });
+}
+
+function run({ as, runId, resume, mainstem, tools }) {
+  const tab = agents.get(as);
+  Object.assign(tab, { events: [], failure: null, outcome: null });
+  const forwardedProps = mainstem ? { mainstem } : undefined;
+  const subscriber = {
+    onEvent: ({ event }) => void tab.events.push(event),
+    onRunFailed: ({ error }) => void (tab.failure = String(error)),
+  };
+  tab.agent.runAgent({ runId, resume, forwardedProps, tools }, subscriber).then(
+    () => (tab.ends += 1),
+    error => {
+      tab.failure = String(error);
+      tab.ends += 1;
+    },
+  );
+}
+
+const actions = {
+  open,
+  say: ({ as, id, text }) => void agents.get(as).agent.addMessage({ id, role: 'user', content: text }),
+  // What takes as long as the run is not waited for: `state` tells how it goes.
+  run,
+  abort: ({ as }) => agents.get(as).agent.abortRun(),
+  state: ({ as }) => {
+    const { agent, events, failure, ends } = agents.get(as);
+    const { messages, pendingInterrupts, isRunning } = agent;
+    return { messages, pendingInterrupts, isRunning, events, failure, ends };
+  },
+};
+
+// A connection that breaks reaches the client twice: the run's promise, and an error that nobody subscribed to.
+process.on('uncaughtException', error => process.stderr.write(`uncaught: ${error}\n`));
+console.warn = () => {}; // stdout is for answers
+for (const name of ['log', 'info', 'debug', 'error']) console[name] = (...said) => process.stderr.write(`${said.join(' ')}\n`);
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const { do: name, ...request } = JSON.parse(line);
+  const reply = await Promise.resolve()
+    .then(() => actions[name](request))
+    .then(
+      value => ({ value: value ?? null }),
+      error => ({ failed: String(error?.stack ?? error) }),
+    );
+  process.stdout.write(`${JSON.stringify(reply)}\n`);
+}
+process.exit(0);
