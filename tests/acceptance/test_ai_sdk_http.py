@@ -194,3 +194,42 @@ async def test_what_the_user_says_replaces_what_runs(chat: Chat):
 async def test_requests_that_do_not_fit_are_refused(chat: Chat, body: dict[str, Any]):
     """With a problem document, before anything starts."""
     check_problem(await chat.http.post(CHAT, json=body), 422, "invalid_request")
+
+
+async def test_another_users_run_is_neither_seen_nor_touched(stage: Any, request: pytest.FixtureRequest):
+    """Same chat, same tenant: nothing to resume or stop, nothing to decide; what runs there is not replaced."""
+    options = {"auth": "proxy", "proxy_peers": "127.0.0.1", "default_engine": "demo"}
+    with GatewayThread(stage.store.url(0), stage.broker.url(1), **options) as gateway:
+        async with gateway.client() as ann, gateway.client() as bob:
+            ann.headers["X-Forwarded-User"], bob.headers["X-Forwarded-User"] = "ann", "bob"
+            hers, his = Chat(ann, request.node.name), Chat(bob, request.node.name)
+            said = chunks(await hers.post(user(), demo=wanted(approve_at=[2])))
+            assert (await his.stream()).status_code == 204
+            assert (await his.stop()).json() == {"stopped": []}
+            check_problem(await his.post(user(), approved(said)), 409, "stale_action")
+            check_problem(await his.post(user()), 404, "not_found")
+            assert text_of(chunks(await hers.post(user(), approved(said)))) == " w2 w3 w4"
+            check_problem(await his.post(user(), approved(said)), 409, "stale_action")
+
+
+def nested(depth: int) -> str:
+    return ':{"a"' * depth + ":1" + "}" * depth
+
+
+@pytest.mark.parametrize("depth", [100, 300, 5000, 100_000])
+@pytest.mark.parametrize("kind", ["tool-x", "tool-ask_user", "text"])
+async def test_deep_json_is_taken_or_refused(chat: Chat, depth: int, kind: str):
+    """Never a failure of the server's."""
+    part = {"type": kind, "state": "output-available", "toolCallId": "x", "text": 0, "input": 0, "output": 0}
+    message = {"id": "m", "role": "assistant", "parts": [part]}
+    body = json.dumps({"id": f"{chat.id}{depth}{kind}", "messages": [message]}).replace(": 0", nested(depth))
+    reply = await chat.http.post(CHAT, content=body, headers={"content-type": "application/json"})
+    assert reply.status_code in (200, 409, 413, 422), reply.text
+
+
+@pytest.mark.parametrize("said", ["\ud83d half", "\x00\x1f", "\u2028\u0085", "🌍" * 1000])
+async def test_any_text_comes_back_as_it_was(chat: Chat, said: str):
+    """Halves of surrogate pairs, control characters, what some take for line breaks."""
+    body = json.dumps({"id": f"{chat.id}{len(said)}", "messages": [user(said)]})
+    reply = await chat.http.post(CHAT, content=body, headers={"content-type": "application/json"})
+    assert text_of(chunks(reply)) == said

@@ -33,7 +33,7 @@ class UIMessage(_Lenient):
     parts: list[dict[str, Any]] = Field(default_factory=list)
 
 
-class Options(starts.Options):
+class ChatOptions(starts.Options):
     """Mainstem's part of a request. `if_active` is about runs of the user's own; others are left alone."""
 
     # Stock frontends stop by cutting their connection: what they send next is meant to supersede.
@@ -46,7 +46,7 @@ class ChatRequest(_Lenient):
     id: models.ThreadId
     messages: Annotated[list[UIMessage], Field(min_length=1, max_length=10_000)]
     trigger: Literal["submit-message", "regenerate-message"] = "submit-message"
-    mainstem: Options = Field(default_factory=Options)
+    mainstem: ChatOptions = Field(default_factory=ChatOptions)
 
     @property
     def continued(self) -> UIMessage | None:
