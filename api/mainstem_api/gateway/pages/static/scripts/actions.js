@@ -76,7 +76,7 @@ class Call {
     this.done = done;
     this.chosen = null;
     this.buttons = new Map();
-    const bar = el("div", { class: "decisions", role: "group", "aria-label": `Decide about ${call.name}` });
+    const bar = this.bar = el("div", { class: "decisions", role: "group", "aria-label": `Decide about ${call.name}` });
     for (const type of ["approve", "edit", "respond", "reject"]) {
       if (!call.allowed_decisions.includes(type)) continue;
       const button = el("button", { type: "button", class: `button ${type === "approve" ? "primary" : ""}`, data: { decision: type } }, LABELS[type]);
@@ -85,10 +85,15 @@ class Call {
       bar.append(button);
     }
     this.field = el("div", { class: "decision-field", hidden: true });
+    this.field.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape") return;
+      event.preventDefault(); // it closes the field; it does not stop the run
+      this.back();
+    });
+    this.given = el("pre", { class: "asked-arguments", tabindex: "0", "aria-label": "Arguments" }, pretty(call.arguments));
     this.node = el("div", { class: "asked", data: { call: call.call_id } },
       el("p", { class: "asked-name" }, el("code", {}, call.name), call.reason ? ` ${call.reason}` : null),
-      el("pre", { class: "asked-arguments", tabindex: "0", "aria-label": "Arguments" }, pretty(call.arguments)),
-      this.field, bar);
+      this.given, this.field, bar);
   }
 
   choose(type) {
@@ -98,6 +103,8 @@ class Call {
     this.field.hidden = !this.chosen || this.chosen === "approve";
     this.input = null;
     if (!this.field.hidden) this.ask();
+    this.bar.hidden = this.alone && !this.field.hidden;
+    this.given.hidden = this.chosen === "edit"; // the field has them
     this.changed();
     if (this.chosen === "approve" && this.alone) this.done();
   }
@@ -114,9 +121,17 @@ class Call {
     this.input.value = value;
     this.confirm = this.alone ? el("button", { type: "button", class: `button ${this.chosen === "reject" ? "danger" : "primary"}`, data: { confirm: this.chosen }, on: { click: this.done } }, confirm) : null;
     this.input.addEventListener("input", () => this.judge());
-    this.field.append(el("label", {}, el("span", {}, label), this.input), this.hint, this.confirm ?? "");
+    const back = this.alone ? el("button", { type: "button", class: "button quiet", on: { click: () => this.back() } }, "Back") : null;
+    this.field.append(el("label", {}, el("span", {}, label), this.input), this.hint, el("div", { class: "decisions" }, this.confirm, back));
     this.judge();
     this.input.focus();
+  }
+
+  /** Close the field without a decision. */
+  back() {
+    const { chosen } = this;
+    this.choose(chosen);
+    this.buttons.get(chosen).focus();
   }
 
   judge() {

@@ -157,7 +157,7 @@ class Chat {
       connection: (state) => this.connection.streams(state),
       changed: (state) => this.noticed(turn, state),
       grown: () => this.pin(),
-      retry: (failed) => this.start(failed.run.metadata.prompt ?? "", failed.run).catch((error) => notify(error.message)),
+      retry: (failed) => this.start(failed.run.metadata.prompt ?? "", { like: failed.run }).catch((error) => notify(error.message)),
       send: (text) => this.send(text),
     });
     this.turns.set(run.run_id, turn);
@@ -212,11 +212,10 @@ class Chat {
   // -- what people do
 
   pick({ message, switches }) {
-    this.composer.switches.only(switches);
-    this.send(message);
+    this.send(message, { switches: new Set(switches) });
   }
 
-  async send(text) {
+  async send(text, { switches = this.composer.switches.on } = {}) {
     if (this.sending) return;
     const { active } = this;
     notify(null);
@@ -224,7 +223,7 @@ class Chat {
     this.composer.write("");
     try {
       if (active) await this.say(active, text);
-      else await this.start(text);
+      else await this.start(text, { switches });
     } catch (error) {
       if (!this.composer.field.value) this.composer.write(text); // nothing that was written gets lost
       notify(error.message);
@@ -239,16 +238,16 @@ class Chat {
       turn.expects(await api.steer(turn.run.run_id, text), text);
     } catch (error) {
       if (error.code !== "not_active") throw error;
-      await this.start(text); // it ended this very moment
+      await this.start(text, {}); // it ended this very moment
     }
     this.pin();
   }
 
   /** Start a run on the open thread, or on a new one; `like`: a run whose engine and input are to be tried again. */
-  async start(text, like = null) {
+  async start(text, { like = null, switches = new Set() }) {
     const thread = this.thread ?? `chat-${api.newId().slice(0, 16)}`;
     const engine = like?.engine ?? this.composer.engine;
-    const input = like?.metadata.input ?? this.engines.input(engine, text, { history: this.history(), switches: this.composer.switches.on });
+    const input = like?.metadata.input ?? this.engines.input(engine, text, { history: this.history(), switches });
     const metadata = { prompt: text.slice(0, 4000), thread_title: this.threadTitle(text) };
     if (JSON.stringify(input).length < 6000) metadata.input = input;
     let run;

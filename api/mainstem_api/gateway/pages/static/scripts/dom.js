@@ -59,6 +59,9 @@ export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
+/** Return how long ago something was, for lists that need no seconds. */
+export const ago = (ms) => (ms < 60_000 ? "now" : span(ms));
+
 /** Return a time span in words: `12 s`, `4 min`, `3 h 10 min`, `2 d`. */
 export function span(ms) {
   const seconds = Math.max(0, Math.floor(ms / 1000));

@@ -67,7 +67,7 @@ const words = (text) => text.match(/\s*\S+(?:\s+$)?|\s+$/g) ?? [];
 function demoInput(message, switches, hears) {
   const text = TALES.find(({ about }) => about.test(message))?.text ?? echo(message);
   const at = (share) => pauseAt(words(text), share);
-  const input = { text, interval_ms: switches.has("slow") ? 220 : 45 };
+  const input = { text, interval_ms: switches.has("slow") ? 200 : 32 };
   if (switches.has("approval")) input.approve_at = [at(0.4)];
   if (switches.has("question")) input.ask_at = [at(0.5)];
   if (switches.has("failure")) input.fail_at = at(0.7);
@@ -128,19 +128,17 @@ Try the first one now: **reload this page**.`,
   },
 ];
 
-/** Fill the engine menu and the switches; returns what is chosen. */
-export function switchButtons(container, changed) {
+/** Fill a container with the switches; returns those that are on. */
+export function switchButtons(container) {
   const on = new Set();
   const buttons = SWITCHES.map(({ name, label, title }) => {
     const button = el("button", { type: "button", class: "switch", title, "aria-pressed": "false", data: { switch: name } }, label);
-    button.addEventListener("click", () => set(name, !on.has(name)));
+    button.addEventListener("click", () => {
+      if (!on.delete(name)) on.add(name);
+      button.setAttribute("aria-pressed", String(on.has(name)));
+    });
     return button;
   });
-  function set(name, value) {
-    if (value) on.add(name); else on.delete(name);
-    buttons.find((button) => button.dataset.switch === name).setAttribute("aria-pressed", String(value));
-    changed?.();
-  }
   container.replaceChildren(...buttons);
-  return { on, only: (names) => SWITCHES.forEach(({ name }) => set(name, names.includes(name))) };
+  return { on };
 }

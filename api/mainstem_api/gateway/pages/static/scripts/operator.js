@@ -40,7 +40,7 @@ class Operator {
   }
 
   buildTiles() {
-    for (const [name, label] of [["running", "Running"], ["queued", "Queued"], ["requires_action", "Waiting for people"], ["rate", "Tokens/s"], ["oldest", "Longest wait for a worker"]]) {
+    for (const [name, label] of [["running", "Running"], ["queued", "Queued"], ["requires_action", "Waiting for people"], ["rate", "Tokens/s"], ["oldest", "Longest queue wait"]]) {
       const value = el("dd", {}, "–");
       this.tiles.set(name, value);
       byId("tiles").append(el("div", { class: "tile", data: { tile: name } }, el("dt", {}, label), value));

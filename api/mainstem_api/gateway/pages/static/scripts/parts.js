@@ -88,10 +88,10 @@ class ToolCall {
     this.state = el("span", { class: "chip" });
     this.given = el("pre", { tabindex: "0", "aria-label": "Arguments" });
     this.result = el("pre", { tabindex: "0", "aria-label": "Result" });
-    this.resultRow = el("div", { class: "call-row" }, el("h4", {}, "Result"), this.result);
+    this.resultRow = el("div", { class: "call-row" }, el("p", { class: "call-label" }, "Result"), this.result);
     this.node = el("details", { class: "call" },
       el("summary", {}, icon("tool"), this.name, this.note, this.state, icon("chevron")),
-      el("div", { class: "call-body" }, el("div", { class: "call-row" }, el("h4", {}, "Arguments"), this.given), this.resultRow));
+      el("div", { class: "call-body" }, el("div", { class: "call-row" }, el("p", { class: "call-label" }, "Arguments"), this.given), this.resultRow));
     this.node.dataset.part = "tool_call";
   }
 

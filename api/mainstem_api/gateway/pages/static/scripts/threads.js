@@ -1,6 +1,6 @@
 // The list of conversations: one entry per thread, from the overview of the user's runs, kept up to date in place.
 
-import { byId, el, icon, setText, span } from "./dom.js";
+import { ago, byId, el, icon, setText } from "./dom.js";
 
 const STATES = {
   queued: "queued", running: "running", requires_action: "waits for you", succeeded: "done", failed: "failed", aborted: "stopped",
@@ -29,7 +29,7 @@ export class Threads {
       row.node.dataset.status = active;
       setText(row.title, newest.metadata.thread_title ?? first.metadata.prompt ?? id);
       setText(row.state, STATES[active]);
-      setText(row.age, span(Date.now() - Date.parse(newest.created_at)));
+      setText(row.age, ago(Date.now() - Date.parse(newest.created_at)));
       if (id === current) row.link.setAttribute("aria-current", "page");
       else row.link.removeAttribute("aria-current");
       const place = after ? after.nextSibling : this.node.firstChild;

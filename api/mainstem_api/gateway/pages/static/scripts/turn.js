@@ -28,6 +28,7 @@ export class Turn {
     this.ending = el("div", { class: "turn-end" });
     const prompt = run.metadata?.prompt;
     this.node = el("article", { class: "turn", "aria-label": "Exchange", data: { run: run.run_id } },
+      el("h2", { class: "visually-hidden" }, prompt ? `You said: ${prompt.slice(0, 80)}` : `Run of ${run.engine}`),
       prompt ? el("p", { class: "bubble", data: { role: "user" } }, prompt) : null,
       el("div", { class: "answer" }, this.parts.node, this.status, this.waiting, this.slot, this.ending));
     this.render();
