@@ -63,6 +63,8 @@ def create_app(settings: Settings | None = None, *, authenticator: Authenticator
         summary="LLM generations as durable runs: start them, follow them from anywhere, lose nothing.",
         version="1",
         lifespan=lifespan,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,  # a redirect would answer for paths that do not exist
     )
     app.state.holder = holder

@@ -92,6 +92,7 @@ class _Admitted:
         self._limits = limits
         self._user = user
         self._refusal: errors.TooManyStreams | None = None
+        self._answered = False
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         with ExitStack() as held:
@@ -99,6 +100,7 @@ class _Admitted:
             async def counted(message: Message) -> None:
                 if message["type"] == "http.response.start" and _is_stream(message):
                     self._hold(held)
+                self._answered = True
                 await send(message)
 
             try:
@@ -106,7 +108,7 @@ class _Admitted:
             except Exception:
                 if self._refusal is None:
                     raise
-        if self._refusal is not None:
+        if self._refusal is not None and not self._answered:
             await problems.of_error(self._refusal)(scope, receive, send)
 
     def _hold(self, held: ExitStack) -> None:

@@ -96,6 +96,7 @@ async def _start(body: RunAgentInput, run_id: str, gateway: Gateway, caller: Pri
         thread_id=body.thread_id,
         request=starting.parse_request(request),
         run_id=run_id,
+        private_threads=True,
     )
 
 
