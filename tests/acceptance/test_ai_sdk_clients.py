@@ -15,6 +15,7 @@ from servers import free_port
 from stockclients import Program
 from waiting import wait_until
 
+pytestmark = pytest.mark.timeout(300)  # the first test may have to wait for npm
 LONG = {"tokens": 100_000, "interval_ms": 5}
 QUICK = {
     "MAINSTEM_LEASE_S": "1.5",
@@ -218,6 +219,23 @@ def test_reject_after_a_reload(browser: Browser):
         False,
         "No.",
     )
+
+
+def test_two_tabs_decide(browser: Browser):
+    """The same decision twice is one; a differing one is refused, and the tab that sent it can look again."""
+    first = browser.asks("tabs", tokens=4, approve_at=[2])
+    first.until("ready", text="w1")
+    second, third = browser.open("tabs"), browser.open("tabs")
+    for tab in (second, third):
+        tab.does("resume")
+        tab.until("ready", text="w1")
+    first.does("decide", approved=True)
+    first.until("ready", text="w3")
+    second.does("decide", approved=True)
+    state = second.until("ready", text="w3")
+    assert (text_of(state), len(state["messages"])) == (demo_text(4), 1)
+    third.does("decide", approved=False)
+    assert "decision_conflict" in third.until("error")["error"]
 
 
 def test_a_question_is_answered_once(browser: Browser):
