@@ -35,7 +35,10 @@ def test_an_application_is_looked_at(live, tmp_path):
     assert "Application proj" in told.stdout
     assert "! worker_disable_prefetch: This worker keeps runs waiting" in told.stdout
     assert "! --pool threads: It runs as many runs as it has threads." in told.stdout
-    assert "· visibility_timeout: Your own late-acknowledged tasks start again after 3600 s of running." in told.stdout
+    assert (
+        "· visibility_timeout: Your own late-acknowledged tasks start again after 3600 s of running."
+        in told.stdout
+    )
     assert "· task_track_started: " in told.stdout
 
 
