@@ -184,6 +184,7 @@ async def follow_run(
         gateway.tailer.subscribe(run_id, after=cursor, from_snapshot=start == "snapshot"),
         principal=caller,
         heartbeat_s=gateway.settings.heartbeat_s,
+        max_age_s=gateway.settings.stream_max_s,
         metrics=gateway.metrics,
     )
 
