@@ -8,9 +8,11 @@ import pty
 import re
 import shlex
 import signal
+import subprocess
 from contextlib import ExitStack
 from pathlib import Path
 
+import httpx
 import pytest
 
 from commands import System
@@ -86,22 +88,32 @@ def test_input_comes_from_a_file_too(system: System, tmp_path: Path):
 
 def test_ctrl_c_leaves_the_run_going_and_watch_takes_it_up(system: System, tmp_path: Path):
     """Interrupted, `run` names the command that goes on where it was: both outputs together are the text."""
-    out, err = tmp_path / "out", tmp_path / "err"
-    given = json.dumps({"tokens": 60, "interval_ms": 50})
-    with out.open("wb") as stdout, err.open("wb") as stderr:
+    out, err, more = tmp_path / "out", tmp_path / "err", tmp_path / "more"
+    given = json.dumps({"tokens": 100_000, "interval_ms": 200})  # it ends when it is told to
+    with (
+        out.open("wb") as stdout,
+        err.open("wb") as stderr,
+        more.open("wb") as taken_up,
+        ExitStack() as stack,
+    ):
         process = system.popen("run", "-e", "demo", "-i", given, stdout=stdout, stderr=stderr)
-        try:
-            wait_until(lambda: b"w3" in out.read_bytes(), description="the first words", timeout_s=30)
-            process.send_signal(signal.SIGINT)
-            assert process.wait(20) == 130
-        finally:
-            process.kill()
-            process.wait()
-    named = re.search(r"mainstem (watch .*)", err.read_text())
-    assert named is not None
-    rest = system.call(*shlex.split(named[1]))
-    assert out.read_text().removesuffix("\n") + rest.stdout == demo_text(60) + "\n"
-    assert rest.exit_code == 0
+        stack.callback(process.wait)
+        stack.callback(process.kill)
+        wait_until(lambda: b"w3" in out.read_bytes(), description="the first words", timeout_s=30)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        named = re.search(r"mainstem (watch .*)", err.read_text())
+        assert named is not None
+        command = shlex.split(named[1])
+        process = system.popen(*command, stdout=taken_up, stderr=subprocess.DEVNULL)
+        stack.callback(process.wait)
+        stack.callback(process.kill)
+        wait_until(lambda: more.read_bytes().count(b"w") > 3, description="more words", timeout_s=30)
+        assert system.call("abort", command[1], "--wait", "20").exit_code == 0
+        assert process.wait(20) == 3
+    told = out.read_text().removesuffix("\n") + more.read_text().removesuffix("\n")
+    assert told == httpx.get(f"{system.gateway.url}/v1/runs/{command[1]}", trust_env=False).json()["text"]
+    assert demo_text(100_000).startswith(told)
 
 
 def test_watch_survives_a_restart_of_the_gateway(system: System, tmp_path: Path):

@@ -20,7 +20,14 @@ from billiard.einfo import ExceptionInfo
 from celery import signals
 from celery._state import _task_stack
 from celery.concurrency.base import BasePool
-from celery.exceptions import ImproperlyConfigured, Reject, SoftTimeLimitExceeded, Terminated, WorkerLostError
+from celery.exceptions import (
+    Ignore,
+    ImproperlyConfigured,
+    Reject,
+    SoftTimeLimitExceeded,
+    Terminated,
+    WorkerLostError,
+)
 from celery.utils import threads as celery_threads
 from celery.worker import state as worker_state
 from kombu.asynchronous import get_event_loop
@@ -38,6 +45,7 @@ __all__ = [
     "BasePool",
     "Call",
     "ExceptionInfo",
+    "Ignore",
     "SoftTimeLimitExceeded",
     "failure",
     "in_shutdown_signal",

@@ -257,6 +257,10 @@ class AsyncJob(Job):
             value = self._drive(body)
         except asyncio.CancelledError:
             raise
+        except _celery.Ignore as exc:  # it has shown its own state; a cancellation came while it did
+            if not self.cancellation.final:
+                raise
+            raise asyncio.CancelledError(self.cancellation.cause) from exc
         except BaseException as exc:
             if not self.cancellation.final:
                 raise
