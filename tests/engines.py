@@ -51,3 +51,15 @@ async def listening(run: RunContext[dict[str, Any]]) -> None:
     if not run.decisions:
         await run.request_approval([{"call_id": "c", "name": "read", "arguments": {}}])
     await run.text(f"{run.decisions['c'].type}, then {await run.inbox.get()}")
+
+
+@engine("asking")
+async def asking(run: RunContext[dict[str, Any]]) -> None:
+    """Have each call of `asks` decided, in a pause of its own; then say what was decided about all of them."""
+    options = {name: run.input[name] for name in ("window_s", "on_expiry") if name in run.input}
+    for call_id in run.input["asks"]:
+        if call_id not in run.decisions:
+            call = {"call_id": call_id, "name": "tool", "arguments": {"n": 1}}
+            await run.request_approval([call], state=run.state or call_id.encode(), **options)
+    decided = " ".join(f"{call_id}={run.decisions[call_id].type}" for call_id in run.input["asks"])
+    await run.text(f"{decided} state={(run.state or b'').decode()}")

@@ -57,6 +57,7 @@ class Finaliser:
         patience_s: float | None = None,
     ) -> verbs.Finished | verbs.Already | verbs.Refused | verbs.Moved | verbs.Gone:
         """End a run under the caller's control, whose fold covers the log up to `top`."""
+        fold.action = None  # what it waited for, nobody has to decide any more
         if (
             reason is not Reason.COMPLETED
         ):  # an engine that completes may leave calls for its caller to answer

@@ -270,7 +270,7 @@ async def claim(
     body = jsontext.dumps({"worker": owner, "task_id": task_id, "at": now_ms()})
     reply = await store.verb(
         CLAIM,
-        [k.record, k.log, k.thread, k.thread_runs, k.thread_queue],
+        [k.record, k.log, k.thread, k.thread_runs, k.thread_queue, k.snapshot, k.checkpoint],
         [now_ms(), nonce, owner, task_id, live_ttl_ms, body, models.RECORD_VERSION],
         patience_s=patience_s,
     )

@@ -2,7 +2,9 @@
 --[[
 Make a queued run this worker's: open a new epoch with `run.started` (or `run.resumed`, `run.restarted`).
 
-KEYS  1 record  2 log  3 thread  4 thread runs  5 thread queue
+A checkpoint without a fold is a pause's: it gets the snapshot's, to go back to it if the claim's owner is lost.
+
+KEYS  1 record  2 log  3 thread  4 thread runs  5 thread queue  6 snapshot  7 checkpoint
 ARGV  1 now_ms  2 nonce  3 owner  4 task_id  5 live_ttl_ms  6 body  7 newest version of a record that the caller understands
 Returns
   {'claimed', epoch, segment, spec, input, started_ms, resume_as, decisions,
@@ -13,7 +15,7 @@ Returns
   {'stopping', reason, epoch}    somebody asked to stop it before it was claimed
   {'gone'}                       no such run
 --]]
-local record, log, thread, runs, queue = unpack(KEYS)
+local record, log, thread, runs, queue, snapshot, checkpoint = unpack(KEYS)
 local now, nonce, owner, task_id, live_ttl, body, understood = unpack(ARGV)
 
 local function claimed(epoch)
@@ -59,6 +61,10 @@ if r[9] then
 end
 if r[8] then
   redis.call('HINCRBY', record, 'idle', math.max(tonumber(now) - tonumber(r[8]), 0))
+end
+local state = redis.call('HGET', snapshot, 'state')
+if state and redis.call('EXISTS', checkpoint) == 1 and redis.call('HEXISTS', checkpoint, 'fold') == 0 then
+  redis.call('HSET', checkpoint, 'fold', state)
 end
 for _, key in ipairs({ record, log, thread, runs, queue }) do
   extend(key, live_ttl)

@@ -43,7 +43,8 @@ redis.call('HSET', record, 'status', 'requires_action', 'epoch', last, 'nonce', 
   'action', action, 'fingerprint', fingerprint, 'expires', expires, 'paused', now)
 redis.call('HDEL', record, 'owner', 'task', 'published', 'sealed', 'waiting')
 redis.call('HSET', snapshot, 'cursor', string.format('%d-0', last), 'state', state)
-redis.call('HSET', checkpoint, 'v', 1, 'cursor', top, 'fold', state)
+redis.call('HSET', checkpoint, 'v', 1, 'cursor', top)
+redis.call('HDEL', checkpoint, 'fold') -- it is the snapshot's, until a continuation claims the run
 if has_checkpoint == '1' then
   redis.call('HSET', checkpoint, 'state', bytes)
 end
