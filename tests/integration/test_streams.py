@@ -203,3 +203,22 @@ async def test_a_run_that_disappears_resets_its_streams(http: httpx.AsyncClient,
             await anext(stream)
         assert stream.ended == "reset"
     check_problem(await http.get(f"/v1/runs/{log.run_id}/events"), 404, "not_found")
+
+
+async def test_an_old_stream_is_reset_and_goes_on_elsewhere(
+    store_url: str, broker_url: str, store: Store
+) -> None:
+    """Before a proxy cuts it: a break, not an end, and the reader that reconnects has every event once."""
+    log = await RunLog.start(store)
+    reader = Reader(log)
+    ends: list[str] = []
+    with GatewayThread(store_url, broker_url, stream_max_s=0.3) as gateway:
+        async with gateway.client() as http:
+            while len(ends) < 3:
+                await log.say()
+                ends.append(await follow(http, reader))
+            await log.finish()
+            while ends[-1] == "reset":
+                ends.append(await follow(http, reader))
+    assert (ends[:3], ends[-1]) == (["reset"] * 3, "clean")
+    reader.check_end()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import ClassVar, Final, Protocol
@@ -93,14 +94,19 @@ class EventStream(Response):
         principal: Principal,
         heartbeat_s: float,
         metrics: Metrics,
+        max_age_s: float = 0,
         words: Callable[[Spec], Words] | None = None,
     ) -> None:
-        """Follow the run of `subscription`; `words` makes what spells it, by default our own events."""
+        """Follow the run of `subscription`; `words` makes what spells it, by default our own events.
+
+        With a `max_age_s` it is reset at about that age: for clients that reconnect where they were.
+        """
         super().__init__()
         self._subscription = subscription
         self._principal = principal
         self._heartbeat_s = heartbeat_s
         self._metrics = metrics
+        self._max_age_s = max_age_s
         self._words = words or OwnWords
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -115,13 +121,23 @@ class EventStream(Response):
             listener = asyncio.create_task(_until_disconnected(receive))
             listener.add_done_callback(lambda _: feed.close(End.CLOSED))
             self._metrics.streams.inc()
+            ageing = self._limit_age(feed)
             try:
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
                 await self._stream(feed, words, scope.get(UNLAYERED_SEND, send))
             finally:
                 self._metrics.streams.dec()
                 listener.cancel()
+                if ageing is not None:
+                    ageing.cancel()
                 await asyncio.gather(listener, return_exceptions=True)
+
+    def _limit_age(self, feed: Feed) -> asyncio.TimerHandle | None:
+        if not self._max_age_s:
+            return None
+        # Spread: the readers of a gateway that stopped came together, and would all come back together.
+        age_s = self._max_age_s * random.uniform(0.8, 1.0)
+        return asyncio.get_running_loop().call_later(age_s, feed.close, End.CLOSED)
 
     async def _stream(self, feed: Feed, words: Words, send: Send) -> None:
         end = "error"
