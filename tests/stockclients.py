@@ -14,6 +14,7 @@ import select
 import shutil
 import subprocess
 import tempfile
+from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -53,11 +54,12 @@ def versions() -> str:
     """Which clients are installed, in which versions; nothing before `install`."""
     wanted = json.loads((HOME / "package.json").read_text())["dependencies"]
     packages = {name: HOME / "node_modules" / name / "package.json" for name in sorted(wanted)}
-    return ", ".join(
+    found = [
         f"{name} {json.loads(path.read_text())['version']}"
         for name, path in packages.items()
         if path.exists()
-    )
+    ]
+    return ", ".join([*found, f"openai (PyPI) {metadata.version('openai')}"])
 
 
 def _node_version() -> int:

@@ -47,7 +47,7 @@ redis.call('HSET', record, 'status', status, 'reason', reason, 'epoch', last, 'f
 if err ~= '' then
   redis.call('HSET', record, 'error', err)
 end
-redis.call('HDEL', record, 'waiting', 'published', 'sealed', 'action', 'fingerprint', 'expires', 'decisions',
+redis.call('HDEL', record, 'waiting', 'published', 'sealed', 'action', 'fingerprint', 'expires',
   'resume_as', 'restart', 'inputs_read')
 for number = 1, tonumber(r[7] or '0') do
   redis.call('HDEL', record, 'input:' .. number)

@@ -1,0 +1,41 @@
+// The OpenAI client, told over stdin what its program does: one JSON request a line, one JSON answer a line. The
+// package is used as it is; nothing here knows how the server works.
+import { createInterface } from 'node:readline';
+import OpenAI from 'openai';
+
+const streams = new Map();
+const client = url => new OpenAI({ baseURL: `${url}/v1`, apiKey: 'unused', maxRetries: 0 });
+
+// What takes as long as the run is not waited for: `state` tells how it goes.
+async function read(as, stream) {
+  const seen = { events: [], failure: null, done: false };
+  streams.set(as, seen);
+  try {
+    for await (const event of await stream) seen.events.push(event);
+  } catch (error) {
+    seen.failure = `${error.status ?? ''} ${error.code ?? ''} ${error}`;
+  }
+  seen.done = true;
+}
+
+const actions = {
+  create: ({ url, body }) => client(url).responses.create(body),
+  createStream: ({ as, url, body }) => void read(as, client(url).responses.create({ ...body, stream: true })),
+  retrieve: ({ url, id }) => client(url).responses.retrieve(id),
+  retrieveStream: ({ as, url, id, query }) =>
+    void read(as, client(url).responses.retrieve(id, { ...query, stream: true })),
+  cancel: ({ url, id }) => client(url).responses.cancel(id),
+  state: ({ as }) => streams.get(as),
+};
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const { do: name, ...request } = JSON.parse(line);
+  const reply = await Promise.resolve()
+    .then(() => actions[name](request))
+    .then(
+      value => ({ value: value ?? null }),
+      error => ({ value: { refused: { status: error.status, code: error.code, message: String(error) } } }),
+    );
+  process.stdout.write(`${JSON.stringify(reply)}\n`);
+}
+process.exit(0);
