@@ -51,7 +51,7 @@ class Messages:
 
 
 def store(url: str, life: Life) -> Store:
-    """A store for as long as the life lasts. Of a pipeline the first commands may still go out."""
+    """A store for as long as the life lasts. Of commands sent together the first may still go out."""
     connected = Store(url)
     client = connected.client
     execute, pipeline = client.execute_command, client.pipeline
@@ -67,6 +67,17 @@ def store(url: str, life: Life) -> Store:
         return pipe
 
     client.execute_command, client.pipeline = execute_command, mortal_pipeline
+    call = connected.line.call
+
+    async def mortal_call(*commands: tuple[Any, ...]) -> Any:
+        granted = life.spend(len(commands))
+        if granted == len(commands):
+            return await call(*commands)
+        if granted:
+            await call(*commands[:granted])
+        raise Died
+
+    connected.line.call = mortal_call
     return connected
 
 

@@ -1,9 +1,11 @@
-"""redis-py's connections, made to honour cancellation on Python 3.11 and to fail on uvloop as connections do.
+"""Clients of the store, of every kind of address; nobody else makes connections.
 
-redis-py sends each command under `asyncio.wait_for`, which before Python 3.12 drops a cancellation that comes
+redis-py's are made to honour cancellation on Python 3.11, and to fail on uvloop as connections do:
+
+it sends each command under `asyncio.wait_for`, which before Python 3.12 drops a cancellation that comes
 in the same turn of the loop as the end of the sending (python/cpython#86296). Nearly every cancel of a task
 that talks to the store was lost that way. And uvloop raises a RuntimeError from a write to a transport that
-was lost a turn ago. Called by `store.connect`; nobody else makes connections.
+was lost a turn ago.
 """
 
 from __future__ import annotations
@@ -12,11 +14,71 @@ import asyncio
 from functools import cache
 from typing import Any, Final
 
+import redis
+import redis.asyncio as aioredis
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.retry import Retry as SyncRetry
+from redis.sentinel import Sentinel as SyncSentinel
 
+CONNECT_TIMEOUT_S: Final = 2.0
+REPLY_TIMEOUT_S: Final = 5.0  # loopback or a data centre: a server silent for so long is away
+MAX_CONNECTIONS: Final = 32  # verbs take under a millisecond each; more would only queue in the server
 _LOST_ON_UVLOOP: Final = "the handler is closed"
+
+
+def connect(url: str, *, max_connections: int = MAX_CONNECTIONS) -> aioredis.Redis:
+    """Return a client of `url`: `redis://`, `rediss://`, `unix://`, or `sentinel://host:port,…/service/db`.
+
+    Waits for a free connection instead of failing beyond the cap, and never repeats a command by itself.
+    """
+    options: dict[str, Any] = {
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": REPLY_TIMEOUT_S,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "protocol": 2,
+    }
+    if (address := _sentinel_address(url)) is not None:
+        nodes, service, database = address
+        sentinel = Sentinel(nodes, sentinel_kwargs={"socket_timeout": CONNECT_TIMEOUT_S})
+        client = sentinel.master_for(service, db=database, **options)
+        _make_cancellable(client.connection_pool)
+        return client
+    pool = aioredis.BlockingConnectionPool.from_url(
+        url, max_connections=max_connections, timeout=REPLY_TIMEOUT_S, **options
+    )
+    _make_cancellable(pool)
+    return aioredis.Redis.from_pool(pool)
+
+
+def connect_blocking(url: str, *, timeout_s: float) -> redis.Redis:
+    """Return a synchronous client, for threads that must not depend on any loop. Never repeats by itself."""
+    options: dict[str, Any] = {
+        "retry": SyncRetry(NoBackoff(), 0),
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "protocol": 2,
+    }
+    if (address := _sentinel_address(url)) is None:
+        return redis.Redis.from_url(url, **options)
+    nodes, service, database = address
+    return SyncSentinel(nodes, sentinel_kwargs={"socket_timeout": timeout_s}).master_for(
+        service, db=database, **options
+    )
+
+
+def _sentinel_address(url: str) -> tuple[list[tuple[str, int]], str, int] | None:
+    """Take `sentinel://host:port,…/service/db` apart; None for any other URL."""
+    if not url.startswith("sentinel://"):
+        return None
+    hosts, _, rest = url.removeprefix("sentinel://").partition("/")
+    service, _, database = rest.partition("/")
+    nodes = [(host, int(port or 26379)) for host, _, port in (h.partition(":") for h in hosts.split(","))]
+    return nodes, service, int(database or 0)
 
 
 class _Cancellable(AbstractConnection):
@@ -41,6 +103,6 @@ def _cancellable(kind: type[AbstractConnection]) -> type[AbstractConnection]:
     return type(f"Cancellable{kind.__name__}", (_Cancellable, kind), {})
 
 
-def make_cancellable(pool: ConnectionPool) -> None:
+def _make_cancellable(pool: ConnectionPool) -> None:
     """Have a pool that has made no connection yet make such connections."""
     pool.connection_class = _cancellable(pool.connection_class)

@@ -156,12 +156,14 @@ class Finaliser:
         Best effort: a sweeper repeats what a crash or an absent store left undone.
         """
         try:
-            async with self.store.client.pipeline(transaction=False) as pipe:
-                pipe.zadd(keys.COMPACT, {run_id: now_ms() + int(self.settings.compact_after_s * 1000)})
-                pipe.zrem(keys.ACTIVE, run_id)
-                if owner:
-                    pipe.srem(keys.owned(owner), run_id)
-                await pipe.execute()
+            due = now_ms() + int(self.settings.compact_after_s * 1000)
+            indexes: list[tuple[Any, ...]] = [
+                ("ZADD", keys.COMPACT, due, run_id),
+                ("ZREM", keys.ACTIVE, run_id),
+            ]
+            if owner:
+                indexes.append(("SREM", keys.owned(owner), run_id))
+            await self.store.line.call(*indexes)
             await self._release_slot(run_id)
             if next_run:
                 await self.deliver(next_run)
@@ -196,14 +198,9 @@ class Finaliser:
 async def own(store: Store, owner: str, run_id: str, *, ttl_ms: int, patience_s: float | None = None) -> None:
     """List a run among those of `owner`, before it takes control: a crash in between is harmless."""
     key = keys.owned(owner)
-
-    async def add() -> None:
-        async with store.client.pipeline(transaction=False) as pipe:
-            pipe.sadd(key, run_id)
-            pipe.pexpire(key, ttl_ms)
-            await pipe.execute()
-
-    await store.patiently(add, patience_s=patience_s)
+    await store.patiently(
+        lambda: store.line.call(("SADD", key, run_id), ("PEXPIRE", key, ttl_ms)), patience_s=patience_s
+    )
 
 
 def fold_of(state: verbs.State) -> Fold:

@@ -18,8 +18,9 @@ from typing import Final
 from redis.exceptions import RedisError
 
 from mainstem_shared import clocks, keys
+from mainstem_shared.connections import connect_blocking
 from mainstem_shared.settings import Settings
-from mainstem_shared.store import connect_blocking, now_ms
+from mainstem_shared.store import now_ms
 
 logger = logging.getLogger(__name__)
 

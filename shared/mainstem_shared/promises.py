@@ -15,7 +15,8 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 
 from mainstem_shared import errors
-from mainstem_shared.store import CONNECT_TIMEOUT_S, Store, now_ms
+from mainstem_shared.connections import CONNECT_TIMEOUT_S
+from mainstem_shared.store import Store, now_ms
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ WHOLE_MIN: Final = 4 * 1024
 """Smallest amount of log, in bytes, that is worth a whole snapshot."""
 WHOLE_FACTOR: Final = 1
 """A whole one is due when the log since the last is this many times its size: amortised O(1) a token."""
-PATCH_MIN: Final = 2 * 1024
-"""Smallest amount of log that is worth a patch: some fifty tokens."""
+PATCH_MIN: Final = 4 * 1024
+"""Smallest amount of log that is worth a patch: some hundred tokens share its 320 bytes of overhead."""
 PATCH_FACTOR: Final = 0.125
 """A patch is due at this share of the snapshot's size: what a reader without a cursor folds beside it. The
 server writes the state anew for it, to memory and append-only file: some 350 bytes a token if it is large."""

@@ -1,7 +1,8 @@
 """The connection to the store, with Mainstem's own retry policy; scripts by digest.
 
 redis-py's retries know nothing of idempotence, so they are off: a verb carries a nonce and is repeated
-here after a lost reply. Blocking reads and the event writer have connections of their own (`pipes`).
+here after a lost reply. Verbs share one connection (`lines`); everything else goes through redis-py's pool.
+Blocking reads and the event writer have connections of their own (`pipes`).
 """
 
 from __future__ import annotations
@@ -15,11 +16,6 @@ from functools import cached_property
 from importlib import resources
 from typing import Any, Final, TypeVar
 
-import redis
-import redis.asyncio as aioredis
-from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
-from redis.backoff import NoBackoff
 from redis.exceptions import (
     BusyLoadingError,
     NoScriptError,
@@ -33,10 +29,8 @@ from redis.exceptions import (
 from redis.exceptions import (
     TimeoutError as RedisTimeoutError,
 )
-from redis.retry import Retry as SyncRetry
-from redis.sentinel import Sentinel as SyncSentinel
 
-from mainstem_shared import connections, errors
+from mainstem_shared import connections, errors, lines
 
 T = TypeVar("T")
 
@@ -45,11 +39,10 @@ TRANSIENT: Final = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, R
 # The same, where redis-py has no class for it: no replica or no disk, a script in the way, moving slots.
 _TRANSIENT_CODES: Final = ("NOREPLICAS", "MASTERDOWN", "MISCONF", "BUSY ", "CLUSTERDOWN", "TRYAGAIN")
 
-CONNECT_TIMEOUT_S: Final = 2.0
-REPLY_TIMEOUT_S: Final = 5.0  # loopback or a data centre: a server silent for so long is away
-MAX_CONNECTIONS: Final = 32  # verbs take under a millisecond each; more would only queue in the server
 FIRST_DELAY_S: Final = 0.02
 LONGEST_DELAY_S: Final = 1.0
+LARGE: Final = 64 * 1024
+"""Bytes of one argument with which a verb goes over a connection of its own: nobody shall wait behind it."""
 
 _LUA = resources.files("mainstem_shared") / "lua"
 _PRELUDE: Final = (_LUA / "_prelude.lua").read_text("utf-8")
@@ -58,8 +51,10 @@ _PRELUDE: Final = (_LUA / "_prelude.lua").read_text("utf-8")
 class Script:
     """One verb's Lua source, with the prelude that all share, and its digest."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, large: bool = False) -> None:
         self.name = name
+        self.large = large
+        """Whether its replies may be megabytes."""
         shebang, _, body = (_LUA / f"{name}.lua").read_text("utf-8").partition("\n")
         self.source = f"{shebang}\n{_PRELUDE}{body}"
         self.digest = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
@@ -68,56 +63,6 @@ class Script:
 def now_ms() -> int:
     """Wall-clock milliseconds since the epoch, as stored in records."""
     return time.time_ns() // 1_000_000
-
-
-def connect(url: str, *, max_connections: int = MAX_CONNECTIONS) -> aioredis.Redis:
-    """Return a client of `url`: `redis://`, `rediss://`, `unix://`, or `sentinel://host:port,…/service/db`.
-
-    Waits for a free connection instead of failing beyond the cap, and never repeats a command by itself.
-    """
-    options: dict[str, Any] = {
-        "retry": Retry(NoBackoff(), 0),
-        "socket_timeout": REPLY_TIMEOUT_S,
-        "socket_connect_timeout": CONNECT_TIMEOUT_S,
-        "protocol": 2,
-    }
-    if (address := _sentinel_address(url)) is not None:
-        nodes, service, database = address
-        sentinel = Sentinel(nodes, sentinel_kwargs={"socket_timeout": CONNECT_TIMEOUT_S})
-        client = sentinel.master_for(service, db=database, **options)
-        connections.make_cancellable(client.connection_pool)
-        return client
-    pool = aioredis.BlockingConnectionPool.from_url(
-        url, max_connections=max_connections, timeout=REPLY_TIMEOUT_S, **options
-    )
-    connections.make_cancellable(pool)
-    return aioredis.Redis.from_pool(pool)
-
-
-def connect_blocking(url: str, *, timeout_s: float) -> redis.Redis:
-    """Return a synchronous client, for threads that must not depend on any loop. Never repeats by itself."""
-    options: dict[str, Any] = {
-        "retry": SyncRetry(NoBackoff(), 0),
-        "socket_timeout": timeout_s,
-        "socket_connect_timeout": timeout_s,
-        "protocol": 2,
-    }
-    if (address := _sentinel_address(url)) is None:
-        return redis.Redis.from_url(url, **options)
-    nodes, service, database = address
-    return SyncSentinel(nodes, sentinel_kwargs={"socket_timeout": timeout_s}).master_for(
-        service, db=database, **options
-    )
-
-
-def _sentinel_address(url: str) -> tuple[list[tuple[str, int]], str, int] | None:
-    """Take `sentinel://host:port,…/service/db` apart; None for any other URL."""
-    if not url.startswith("sentinel://"):
-        return None
-    hosts, _, rest = url.removeprefix("sentinel://").partition("/")
-    service, _, database = rest.partition("/")
-    nodes = [(host, int(port or 26379)) for host, _, port in (h.partition(":") for h in hosts.split(","))]
-    return nodes, service, int(database or 0)
 
 
 class Store:
@@ -133,10 +78,17 @@ class Store:
 
         Untyped: redis-py annotates every reply form of every protocol; ours is fixed (RESP2, bytes).
         """
-        return connect(self.url)
+        return connections.connect(self.url)
+
+    @cached_property
+    def line(self) -> lines.Line:
+        """The connection that all short calls share; made like `client`."""
+        return lines.Line(self.url)
 
     async def close(self) -> None:
         """Close all connections."""
+        if "line" in self.__dict__:
+            await self.line.close()
         if "client" in self.__dict__:
             await self.client.aclose()
 
@@ -156,10 +108,19 @@ class Store:
         return await self.patiently(lambda: self._evaluate(script, keys, args), patience_s=patience_s)
 
     async def _evaluate(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> list[Any]:
+        large = script.large or any(isinstance(arg, bytes) and len(arg) > LARGE for arg in args)
+        call = self._call_alone if large else self.call
         try:
-            return await self.client.evalsha(script.digest, len(keys), *keys, *args)
+            return await call("EVALSHA", script.digest, len(keys), *keys, *args)
         except NoScriptError:
-            return await self.client.eval(script.source, len(keys), *keys, *args)
+            return await call("EVAL", script.source, len(keys), *keys, *args)
+
+    async def call(self, *command: Any) -> Any:
+        """Send one short command over the line, once; see `Line.call` for what it raises."""
+        return (await self.line.call(command))[0]
+
+    async def _call_alone(self, *command: Any) -> Any:
+        return await self.client.execute_command(*command)
 
     async def patiently(self, operation: Callable[[], Awaitable[T]], *, patience_s: float | None = None) -> T:
         """Run an idempotent operation, again and again while the store is away, within `patience_s`.

@@ -30,7 +30,7 @@ RESYNC: Final = Script("resync")
 STOP: Final = Script("stop")
 PUBLISHED: Final = Script("published")
 COMPACT: Final = Script("compact")
-READ: Final = Script("read")
+READ: Final = Script("read", large=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -179,7 +179,7 @@ class Segment:
         self._runtime.segments[self.run_id] = self
         interrupted: asyncio.CancelledError | None = None
         try:
-            fold, state = await unreachable(self._past())
+            fold, state = (Fold(), None) if self._claimed.segment == 1 else await unreachable(self._past())
             self._checkpointed = state is not None
             if self._runtime.lease.owner != self._control.owner:
                 self.stop(Stop.SUSPENDED)  # sweepers have looked through that name's runs already
@@ -204,8 +204,6 @@ class Segment:
 
     async def _past(self) -> tuple[Fold, bytes | None]:
         """Return what earlier segments left: the content, and the engine's state."""
-        if self._claimed.segment == 1:
-            return Fold(), None
         store = self._runtime.store
         state = await verbs.read(store, self.run_id, patience_s=STORE_PATIENCE_S)
         fold = Fold() if isinstance(state, verbs.Gone) else finalisation.fold_of(state)

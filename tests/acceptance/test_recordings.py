@@ -10,8 +10,8 @@ import pytest
 import recordings
 from clients import client
 from demowords import demo_text
+from mainstem_shared.connections import connect
 from mainstem_shared.events import text_of
-from mainstem_shared.store import connect
 from recordings import Recording
 from waiting import wait_until_async
 

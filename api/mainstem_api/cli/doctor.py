@@ -19,9 +19,9 @@ from mainstem_api.cli import _application
 from mainstem_api.cli._gateway import Gateway, UnreachableError
 from mainstem_api.cli._options import Exit, Url, gateway_url
 from mainstem_shared import endpoints, errors, keys, leases, promises
+from mainstem_shared.connections import connect_blocking
 from mainstem_shared.embedded import ServerNotRunningError
 from mainstem_shared.settings import Settings
-from mainstem_shared.store import connect_blocking
 from mainstem_tasks.dispatch import Dispatcher
 
 TIMEOUT_S: Final = 3.0
