@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
@@ -28,6 +29,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 expect.set_options(timeout=TIMEOUT_MS)
 
 FLOWER = "http://flower.test"
+KEPT = "MAINSTEM_PICTURES" in os.environ
 
 
 class Stack:
@@ -107,6 +109,91 @@ async def reads(page: Page, words: int) -> str:
 
 async def finished(page: Page) -> None:
     await expect(page.locator(".turn").last.locator(".turn-notes")).to_be_visible()
+
+
+# -- looks
+
+
+async def test_the_ready_made_messages_show_what_there_is_to_see(opened: Tabs, tmp_path: Path):
+    """A stream with Markdown, an approval, a question, a failure: each one press away, and free of barriers."""
+    page = await opened.open()
+    await expect(page.locator(".suggestion")).to_have_count(4)
+    assert await barriers(page) == []
+    await picture(page, "page-empty", tmp_path)
+    for name, shows in (("See it fail", ".failure"), ("Approve a tool call", ".action-card")):
+        await page.get_by_role("button", name="New conversation").click()
+        await page.get_by_role("button", name=name).click()
+        await expect(page.locator(shows)).to_be_visible()
+        assert await barriers(page) == []
+        await picture(page, {".failure": "page-error"}.get(shows, "page-approval"), tmp_path)
+    if KEPT:  # takes a while, and tests nothing that `test_operators_see…` does not
+        await busy(page)
+    await page.get_by_role("button", name="New conversation").click()
+    await page.get_by_role("button", name="Watch it stream").click()
+    await expect(page.locator(".markdown tbody tr")).to_have_count(3)
+    await picture(page, "page-streaming", tmp_path)
+    await page.keyboard.press("Escape")
+    await page.goto(opened.url + "/runs")
+    await expect(page.locator("tbody tr")).not_to_have_count(0)
+    if KEPT:
+        await page.wait_for_timeout(30_000)  # for lines to draw
+    await picture(page, "runs", tmp_path)
+
+
+async def busy(page: Page) -> None:
+    """Have the page's gateway do what a day's work looks like."""
+    wanted: list[tuple[str, str, dict[str, Any]]] = [
+        ("reports", "Summarise last week's incident reports", {"tokens": 3000, "interval_ms": 22}),
+        ("mail", "Draft a reply to the Lisbon office", {"tokens": 3000, "interval_ms": 35}),
+        ("code", "Review the migration script", {"tokens": 3000, "interval_ms": 14}),
+        ("code", "Then write its tests", {"tokens": 3000, "interval_ms": 14}),
+        ("refund", "Refund order 4711 if the policy allows it", {"tokens": 9, "approve_at": [4]}),
+        ("trip", "Plan the team's trip to Porto", {"tokens": 9, "ask_at": [3]}),
+    ]
+    for thread, prompt, given in wanted:
+        body = {"engine": "demo", "input": given, "metadata": {"prompt": prompt}, "if_active": "enqueue"}
+        answered = await page.request.post(f"{page.url.split('#')[0]}v1/threads/{thread}/runs", data=body)
+        assert answered.status == 202
+
+
+async def test_pages_fit_a_phone(stack: Stack, browser: Browser, tmp_path: Path):
+    """Nothing is wider than the screen; the list of conversations opens and closes, by touch and by Escape."""
+    phone = {"width": 360, "height": 740}
+    async with tabs(browser, stack.url, viewport=phone, has_touch=True, is_mobile=True) as opened:
+        page = await opened.open()
+        await page.get_by_role("button", name="Watch it stream").tap()
+        await expect(page.locator(".markdown pre")).to_be_visible()
+        await picture(page, "page-phone", tmp_path)
+        await expect(page.locator(".sidebar")).to_be_hidden()
+        await page.get_by_role("button", name="Open the list").tap()
+        await expect(page.locator(".sidebar")).to_be_visible()
+        await page.keyboard.press("Escape")
+        await expect(page.locator(".sidebar")).to_be_hidden()
+        runs = await opened.open("/runs")
+        await expect(runs.locator("tbody tr")).not_to_have_count(0)
+        for shown in (page, runs):
+            assert await barriers(shown) == []
+            wide = await shown.evaluate("document.documentElement.scrollWidth")
+            assert wide <= phone["width"]
+
+
+async def test_dark_is_the_systems_choice_until_somebody_chooses(
+    stack: Stack, browser: Browser, tmp_path: Path
+):
+    """Dark where the system is, light where it was chosen here, also after a reload; readable in both."""
+    async with tabs(browser, stack.url, color_scheme="dark") as opened:
+        page = await opened.open()
+        background = "getComputedStyle(document.body).backgroundColor"
+        dark = await page.evaluate(background)
+        await page.get_by_role("button", name="Watch it stream").click()
+        await expect(page.locator(".markdown pre")).to_be_visible()
+        assert await barriers(page) == []
+        await picture(page, "page-dark", tmp_path)
+        await page.get_by_role("button", name="Switch between light and dark").click()
+        light = await page.evaluate(background)
+        assert light != dark
+        await page.reload()
+        assert await page.evaluate(background) == light
 
 
 # -- streams
@@ -365,67 +452,3 @@ async def test_a_locked_gateway_asks_for_a_token(stack: Stack, browser: Browser)
             await expect(page.locator("#connection")).to_have_text("Connected")
             assert "token" not in page.url
             await expect(page.locator(".threads li")).to_have_count(0)
-
-
-# -- looks
-
-
-async def test_the_ready_made_messages_show_what_there_is_to_see(opened: Tabs, tmp_path: Path):
-    """A stream with Markdown, an approval, a question, a failure: each one press away, and free of barriers."""
-    page = await opened.open()
-    await expect(page.locator(".suggestion")).to_have_count(4)
-    assert await barriers(page) == []
-    await picture(page, "page-empty", tmp_path)
-    await page.get_by_role("button", name="Watch it stream").click()
-    await expect(page.locator(".markdown tbody tr")).to_have_count(3)
-    await picture(page, "page-streaming", tmp_path)
-    await page.keyboard.press("Escape")
-    for name, shows in (("See it fail", ".failure"), ("Approve a tool call", ".action-card")):
-        await page.get_by_role("button", name="New conversation").click()
-        await page.get_by_role("button", name=name).click()
-        await expect(page.locator(shows)).to_be_visible()
-        assert await barriers(page) == []
-        await picture(page, {".failure": "page-error"}.get(shows, "page-approval"), tmp_path)
-    await page.goto(opened.url + "/runs")
-    await expect(page.locator("tbody tr")).not_to_have_count(0)
-    await picture(page, "runs", tmp_path)
-
-
-async def test_pages_fit_a_phone(stack: Stack, browser: Browser, tmp_path: Path):
-    """Nothing is wider than the screen; the list of conversations opens and closes, by touch and by Escape."""
-    phone = {"width": 360, "height": 740}
-    async with tabs(browser, stack.url, viewport=phone, has_touch=True, is_mobile=True) as opened:
-        page = await opened.open()
-        await page.get_by_role("button", name="Watch it stream").tap()
-        await expect(page.locator(".markdown pre")).to_be_visible()
-        await picture(page, "page-phone", tmp_path)
-        await expect(page.locator(".sidebar")).to_be_hidden()
-        await page.get_by_role("button", name="Open the list").tap()
-        await expect(page.locator(".sidebar")).to_be_visible()
-        await page.keyboard.press("Escape")
-        await expect(page.locator(".sidebar")).to_be_hidden()
-        runs = await opened.open("/runs")
-        await expect(runs.locator("tbody tr")).not_to_have_count(0)
-        for shown in (page, runs):
-            assert await barriers(shown) == []
-            wide = await shown.evaluate("document.documentElement.scrollWidth")
-            assert wide <= phone["width"]
-
-
-async def test_dark_is_the_systems_choice_until_somebody_chooses(
-    stack: Stack, browser: Browser, tmp_path: Path
-):
-    """Dark where the system is, light where it was chosen here, also after a reload; readable in both."""
-    async with tabs(browser, stack.url, color_scheme="dark") as opened:
-        page = await opened.open()
-        background = "getComputedStyle(document.body).backgroundColor"
-        dark = await page.evaluate(background)
-        await page.get_by_role("button", name="Watch it stream").click()
-        await expect(page.locator(".markdown pre")).to_be_visible()
-        assert await barriers(page) == []
-        await picture(page, "page-dark", tmp_path)
-        await page.get_by_role("button", name="Switch between light and dark").click()
-        light = await page.evaluate(background)
-        assert light != dark
-        await page.reload()
-        assert await page.evaluate(background) == light

@@ -90,7 +90,7 @@ class Call {
       event.preventDefault(); // it closes the field; it does not stop the run
       this.back();
     });
-    this.given = el("pre", { class: "asked-arguments", tabindex: "0", "aria-label": "Arguments" }, pretty(call.arguments));
+    this.given = shown(call.arguments);
     this.node = el("div", { class: "asked", data: { call: call.call_id } },
       el("p", { class: "asked-name" }, el("code", {}, call.name), call.reason ? ` ${call.reason}` : null),
       this.given, this.field, bar);
@@ -161,6 +161,15 @@ class Call {
       default: return null;
     }
   }
+}
+
+/** Show arguments to people: names and values where they are few and flat, else JSON. */
+function shown(given) {
+  const entries = Object.entries(given);
+  const flat = entries.length && entries.length <= 8 && entries.every(([, value]) => value === null || typeof value !== "object");
+  if (!flat) return el("pre", { class: "asked-arguments", tabindex: "0", "aria-label": "Arguments" }, pretty(given));
+  const rows = entries.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, typeof value === "string" ? value : JSON.stringify(value))]);
+  return el("dl", { class: "asked-arguments", "aria-label": "Arguments" }, ...rows);
 }
 
 /** One question: free text; options only suggest. */

@@ -4,7 +4,7 @@
 import * as api from "./api.js";
 import { Composer } from "./composer.js";
 import { Connection } from "./connection.js";
-import { announce, byId, icon, notify, setText } from "./dom.js";
+import { announce, byId, el, icon, notify, setText } from "./dom.js";
 import { Engines } from "./engines.js";
 import { guard } from "./identity.js";
 import { Threads } from "./threads.js";
@@ -18,7 +18,6 @@ class Chat {
   constructor() {
     this.turns = new Map();
     this.thread = null;
-    this.earlier = null;
     this.engines = new Engines([]);
     this.connection = new Connection();
     this.composer = new Composer({ send: (text) => this.send(text), stop: () => this.stop() });
@@ -76,9 +75,7 @@ class Chat {
   async begin() {
     clearTimeout(this.again);
     try {
-      const me = await api.me();
-      this.engines = new Engines(me.engines);
-      this.composer.offer(this.engines);
+      await this.learnEngines();
       this.connection.answered(true);
     } catch (error) {
       this.connection.answered(false);
@@ -88,6 +85,12 @@ class Chat {
     }
     await this.route();
     this.poll();
+  }
+
+  async learnEngines() {
+    const { engines } = await api.me();
+    this.engines = new Engines(engines);
+    this.composer.offer(this.engines);
   }
 
   async route() {
@@ -115,7 +118,6 @@ class Chat {
   close() {
     for (const turn of this.turns.values()) turn.leave();
     this.turns.clear();
-    this.earlier = null;
     this.pinned = true;
     this.column.replaceChildren();
     this.connection.streams("ended");
@@ -133,7 +135,7 @@ class Chat {
       return;
     }
     if (thread !== this.thread) return; // somebody was quicker
-    if (!this.turns.size) this.earlier = page.next;
+    if (!this.turns.size) this.offerEarlier(page.next);
     for (const run of page.runs.reverse()) this.add(run);
     this.show();
     this.attach();
@@ -146,7 +148,7 @@ class Chat {
     if (turn) turn.noted = status;
   }
 
-  add(run) {
+  add(run, before = null) {
     const known = this.turns.get(run.run_id);
     if (known) {
       known.refresh(run);
@@ -157,12 +159,37 @@ class Chat {
       connection: (state) => this.connection.streams(state),
       changed: (state) => this.noticed(turn, state),
       grown: () => this.pin(),
+      again: () => this.attach(),
       retry: (failed) => this.start(failed.run.metadata.prompt ?? "", { like: failed.run }).catch((error) => notify(error.message)),
       send: (text) => this.send(text),
     });
     this.turns.set(run.run_id, turn);
-    this.column.append(turn.node);
+    this.column.insertBefore(turn.node, before);
     return turn;
+  }
+
+  /** Show that there is more above, and read it when asked to. */
+  offerEarlier(cursor) {
+    this.column.querySelector(".earlier")?.remove();
+    if (!cursor) return;
+    const button = el("button", { type: "button", class: "button quiet earlier" }, "Show earlier messages");
+    button.addEventListener("click", async () => {
+      button.disabled = true;
+      const { scrollHeight } = this.scroller;
+      try {
+        const page = await api.threadRuns(this.thread, { limit: 20, cursor });
+        const later = [...this.turns];
+        this.turns.clear();
+        for (const run of page.runs.reverse()) this.add(run, later[0]?.[1].node ?? null);
+        for (const [id, turn] of later) this.turns.set(id, turn);
+        this.offerEarlier(page.next);
+        this.scroller.scrollTop += this.scroller.scrollHeight - scrollHeight; // what was read stays where it is
+      } catch (error) {
+        button.disabled = false;
+        notify(error.message);
+      }
+    });
+    this.column.prepend(button);
   }
 
   /** Follow the run that is at work on this thread; those that wait behind it have nothing to say yet. */
@@ -320,6 +347,8 @@ class Chat {
       const { runs } = await api.overview({ limit: 60 });
       this.connection.answered(true);
       this.threads.update(runs, this.thread);
+      for (const turn of this.turns.values()) turn.card?.tick();
+      if (!this.engines.names.length) await this.learnEngines(); // no worker had been up yet
       if (runs.some((run) => this.isNews(run))) await this.load();
     } catch (error) {
       this.connection.answered(error.status !== undefined);

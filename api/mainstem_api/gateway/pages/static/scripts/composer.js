@@ -35,10 +35,10 @@ export class Composer {
     this.show();
   }
 
-  get engine() { return this.engineMenu.value; }
+  get engine() { return this.engineMenu.value || "demo"; }
 
   offer(engines) {
-    const chosen = this.engine || store.get(ENGINE);
+    const chosen = this.engineMenu.value || store.get(ENGINE);
     this.engineMenu.replaceChildren(...engines.names.map((name) => el("option", { value: name }, name)));
     this.engineMenu.value = engines.names.includes(chosen) ? chosen : engines.first;
     this.show();
@@ -86,6 +86,7 @@ export class Composer {
     this.stopButton.hidden = !active;
     this.sendButton.hidden = active && !writing;
     this.sendButton.disabled = !writing;
+    this.engineMenu.parentNode.hidden = active || !this.engineMenu.options.length;
     byId("switches").hidden = this.engine !== "demo" || active;
   }
 }

@@ -7,8 +7,8 @@ export class Engines {
   constructor(announced) {
     this.schemas = new Map(announced.map((engine) => [engine.name, engine.input_schema]));
     const preferred = announced.find((engine) => engine.is_default) ?? announced.find((engine) => engine.name === "openai");
-    this.first = preferred?.name ?? (this.schemas.has("demo") ? "demo" : announced[0]?.name ?? "demo");
-    this.names = announced.length ? [...this.schemas.keys()] : ["demo"];
+    this.first = preferred?.name ?? (this.schemas.has("demo") ? "demo" : announced[0]?.name);
+    this.names = [...this.schemas.keys()];
   }
 
   accepts(engine, field) {

@@ -103,16 +103,20 @@ function detail(run) {
 
 function sparkline() {
   const node = document.createElementNS(SVG, "svg");
+  const area = document.createElementNS(SVG, "polygon");
   const path = document.createElementNS(SVG, "polyline");
   node.setAttribute("viewBox", "0 0 72 20");
   node.setAttribute("class", "spark");
   node.setAttribute("aria-hidden", "true");
-  node.append(path);
+  node.append(area, path);
   return {
     node,
     draw(line) {
-      const top = Math.max(...line, 1);
-      path.setAttribute("points", line.map((rate, i) => `${72 - (line.length - 1 - i) * (72 / (SAMPLES - 1))},${(18 - (rate / top) * 16).toFixed(1)}`).join(" "));
+      const top = Math.max(...line, 1) * 1.3;
+      const x = (i) => 72 - (line.length - 1 - i) * (72 / (SAMPLES - 1));
+      const points = line.map((rate, i) => `${x(i).toFixed(1)},${(19 - (rate / top) * 18).toFixed(1)}`);
+      path.setAttribute("points", points.join(" "));
+      area.setAttribute("points", line.length > 1 ? [`${x(0).toFixed(1)},20`, ...points, "72,20"].join(" ") : "");
     },
   };
 }

@@ -10,7 +10,9 @@ import { copied } from "./markdown.js";
 import { Parts } from "./parts.js";
 import { Follower } from "./stream.js";
 
-/** The view of one run. `host`: what the page does: `connection(state)`, `changed(status)`, `grown()`, `retry(turn)`, `send(text)`. */
+const AGAIN_MS = 1_500;
+
+/** The view of one run. `host`: what the page does: `connection(state)`, `changed(status)`, `grown()`, `again()`, `retry(turn)`, `send(text)`. */
 export class Turn {
   constructor(run, host) {
     this.run = run;
@@ -96,12 +98,25 @@ export class Turn {
       this.fold.status = "aborted";
       this.fold.reason = "thread_deleted";
     } else if (!this.isOver) { // somebody saw the end before us: the record has it
-      try { this.fold = new Fold(await api.getRun(this.run.run_id)); } catch (error) { this.fold.error = { code: error.code, message: error.message }; }
+      await this.read();
     }
     this.changed = true;
     this.schedule();
     this.host.connection("ended");
+    if (!this.isOver) { // the cursor was refused, or nobody answered: once more, from what is known now
+      setTimeout(() => this.host.again(), AGAIN_MS);
+      return;
+    }
     announce(this.fold.status === "succeeded" ? `Answer complete. ${this.fold.text.slice(0, 1000)}` : ends(this.fold.reason));
+  }
+
+  /** Take the run as it is now in place of what was streamed. */
+  async read() {
+    try {
+      const run = await api.getRun(this.run.run_id);
+      this.fold = new Fold(run);
+      this.cursor = run.cursor;
+    } catch { /* nobody answers; what is here stays */ }
   }
 
   render() {
