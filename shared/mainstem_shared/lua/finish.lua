@@ -48,7 +48,7 @@ if err ~= '' then
   redis.call('HSET', record, 'error', err)
 end
 redis.call('HDEL', record, 'waiting', 'published', 'sealed', 'action', 'fingerprint', 'expires',
-  'resume_as', 'restart', 'inputs_read')
+  'resume_as', 'restart', 'inputs_read', 'if_active')
 for number = 1, tonumber(r[7] or '0') do
   redis.call('HDEL', record, 'input:' .. number)
 end
