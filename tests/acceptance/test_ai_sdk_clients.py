@@ -11,6 +11,7 @@ import pytest
 
 from demowords import demo_text
 from gateways import GatewayThread
+from openai_server import Events, OpenAIServer, answer, call_chunk, chunk, text_chunks
 from servers import free_port
 from stockclients import Program
 from waiting import wait_until
@@ -88,7 +89,7 @@ def browser(program: Program, gateway: GatewayThread) -> Browser:
     return Browser(program, gateway.url)
 
 
-def answer(state: dict[str, Any]) -> dict[str, Any]:
+def answer_of(state: dict[str, Any]) -> dict[str, Any]:
     """The assistant's last message; never two."""
     assert [message["role"] for message in state["messages"]][-2:] == ["user", "assistant"]
     return state["messages"][-1]
@@ -101,7 +102,7 @@ def text_of(state: dict[str, Any]) -> str:
 
 
 def run_of(gateway: GatewayThread, state: dict[str, Any]) -> dict[str, Any]:
-    run_id = answer(state)["metadata"]["runId"]
+    run_id = answer_of(state)["metadata"]["runId"]
     return httpx.get(f"{gateway.url}/v1/runs/{run_id}", trust_env=False).json()
 
 
@@ -111,13 +112,13 @@ def test_a_whole_conversation(browser: Browser, gateway: GatewayThread):
     tab.does("send", text="Grüße, 世界 out there")
     state = tab.until(text="there")
     assert text_of(state) == "Grüße, 世界 out there"
-    assert [part["type"] for part in answer(state)["parts"]] == ["step-start", "text"]
-    assert answer(state)["parts"][1]["state"] == "done"
+    assert [part["type"] for part in answer_of(state)["parts"]] == ["step-start", "text"]
+    assert answer_of(state)["parts"][1]["state"] == "done"
     assert state["finishes"] == [
         {"isAbort": False, "isDisconnect": False, "isError": False, "finishReason": "stop"}
     ]
     first = run_of(gateway, state)
-    assert (first["status"], answer(state)["id"]) == ("succeeded", first["run_id"])
+    assert (first["status"], answer_of(state)["id"]) == ("succeeded", first["run_id"])
     tab.does("send", text="And more")
     state = tab.until(text="And more")
     assert [message["role"] for message in state["messages"]] == ["user", "assistant"] * 2
@@ -125,7 +126,7 @@ def test_a_whole_conversation(browser: Browser, gateway: GatewayThread):
     wait_until(lambda: len(tab.state["finishes"]) == 3, description="the regeneration", timeout_s=30)
     again = tab.until(text="And more")
     assert len(again["messages"]) == 4
-    assert answer(again)["id"] != answer(state)["id"]
+    assert answer_of(again)["id"] != answer_of(state)["id"]
 
 
 def test_a_reload_in_mid_stream_catches_up(browser: Browser):
@@ -187,14 +188,14 @@ def test_approve(browser: Browser, gateway: GatewayThread):
     """The call waits in the client; approved there, the run goes on in the same message."""
     tab = browser.asks("approve", tokens=6, approve_at=[2, 4])
     state = tab.until("ready", text="w1")
-    assert answer(state)["parts"][-1]["state"] == "approval-requested"
+    assert answer_of(state)["parts"][-1]["state"] == "approval-requested"
     tab.does("decide", approved=True)
     state = tab.until("ready", text="w3")
-    assert answer(state)["parts"][-1]["state"] == "approval-requested"
+    assert answer_of(state)["parts"][-1]["state"] == "approval-requested"
     tab.does("decide", approved=True)
     state = tab.until("ready", text="w5")
     assert (text_of(state), len(state["messages"])) == (demo_text(6), 2)
-    calls = [part for part in answer(state)["parts"] if part["type"] == "tool-demo_tool"]
+    calls = [part for part in answer_of(state)["parts"] if part["type"] == "tool-demo_tool"]
     assert [(call["state"], call["output"]) for call in calls] == [
         ("output-available", {"word": "w2"}),
         ("output-available", {"word": "w4"}),
@@ -253,7 +254,7 @@ def test_everything_that_an_engine_says(browser: Browser):
     tab = browser.open("rich", engine="rich")
     tab.does("send", text="Hello")
     state = tab.until("ready", text="One.")
-    message = answer(state)
+    message = answer_of(state)
     assert [part["type"] for part in message["parts"]] == [
         *("step-start", "reasoning", "text", "tool-search", "data-progress", "tool-search", "text")
     ]
@@ -296,11 +297,51 @@ def test_a_failing_engine(browser: Browser, gateway: GatewayThread):
     state = tab.until("error", text="w4")
     assert state["error"] == "DemoError: asked to fail before word 5"
     assert text_of(state) == demo_text(5)
-    assert answer(state)["parts"][-1]["state"] == "done"
+    assert answer_of(state)["parts"][-1]["state"] == "done"
     assert run_of(gateway, state)["status"] == "failed"
     refused = browser.open("nowhere", engine="no_such_engine")
     refused.does("send", text="Hello")
     assert "unknown_engine" in refused.until("error")["error"]
+
+
+def test_a_model_with_tools(live: Any, program: Program):
+    """The openai engine gets the conversation: calls run in the worker, one is approved, and all are told next time."""
+    chunks = [
+        *text_chunks("I look. "),
+        call_chunk(0, '{"city":"Bonn"}', call_id="c1", name="weather"),
+        call_chunk(1, '{"amount":5,"to":"Ann"}', call_id="c2", name="transfer"),
+        chunk(finish="tool_calls"),
+    ]
+    with OpenAIServer() as provider:
+        model = {"MAINSTEM_OPENAI_BASE_URL": provider.url, "MAINSTEM_OPENAI_API_KEY": "x"}
+        live.worker(**{**QUICK, **model, "MAINSTEM_OPENAI_MODEL": "m", "MAINSTEM_ENGINES": "toolshed"})
+        provider.reply(Events(chunks=chunks), answer("Sun, ", "and sent."), answer("Bye."))
+        with GatewayThread(live.store.url(0), live.broker.url(1), default_engine="openai") as gateway:
+            tab = Browser(program, gateway.url).open("model", input={"use_tools": ["weather", "transfer"]})
+            tab.does("send", text="Weather? And pay Ann.")
+            state = tab.until("ready", text="I look.")
+            assert [part["state"] for part in answer_of(state)["parts"] if "toolCallId" in part] == [
+                *("approval-responded", "approval-requested"),
+            ]
+            tab.does("decide", approved=True)
+            state = tab.until("ready", text="and sent.")
+            assert text_of(state) == "I look. Sun, and sent."
+            assert [part["output"] for part in answer_of(state)["parts"] if "toolCallId" in part] == [
+                "sun in Bonn for 1",
+                {"sent": 5, "to": "Ann", "key": answer_of(state)["parts"][3]["output"]["key"]},
+            ]
+            assert answer_of(state)["metadata"]["usage"]["totalTokens"] == 5
+            tab.does("send", text="Thanks.")
+            tab.until("ready", text="Bye.")
+    told = provider.requests[-1].body["messages"]
+    assert [(message["role"], message["content"]) for message in told if message["role"] != "tool"] == [
+        ("user", "Weather? And pay Ann."),
+        ("assistant", "I look. "),
+        ("assistant", "Sun, and sent."),
+        ("user", "Thanks."),
+    ]
+    assert [call["id"] for call in told[1]["tool_calls"]] == ["c1", "c2"]
+    assert [message["tool_call_id"] for message in told[2:4]] == ["c1", "c2"]
 
 
 def test_a_drained_gateway_is_an_error_and_not_an_end(stage: Any, program: Program):
@@ -332,7 +373,7 @@ def test_a_killed_worker(live: Any, program: Program):
         first.sigkill()
         state = resumed.until("ready", text="w199")
         assert (text_of(state), len(state["messages"])) == (demo_text(200), 2)
-        assert [part["type"] for part in answer(state)["parts"]] == ["step-start", "text"]
+        assert [part["type"] for part in answer_of(state)["parts"]] == ["step-start", "text"]
         state = failed.until("error", text="w20")
         assert "worker" in state["error"]
         assert demo_text(200).startswith(text_of(state))

@@ -142,6 +142,11 @@ def test_verdicts_are_ids_and_nothing_else():
         {"call_id": "c:1", "type": "approve", "reason": None},
         {"call_id": "c2", "type": "reject", "reason": "No."},
     ]
+    automatic = {**decided["approval"], "id": "act_1:c3", "isAutomatic": True}
+    same = verdicts(
+        message("assistant", decided, tool("c3", "approval-responded", approval=automatic), refused), "act_1"
+    )
+    assert same == given_
     assert verdicts(message("assistant", text("x"), old), "act_1") is None
 
     ask = {"type": "tool-ask_user", "state": "output-available"}
@@ -188,3 +193,13 @@ def test_what_users_say_meanwhile_stands_where_it_was_read():
 
 def frame(seq: int, kind: str, payload: dict[str, Any]) -> Frame:
     return Frame(Entry(Cursor(2, seq), kind, jsontext.dumps(payload)))
+
+
+def test_calls_that_nobody_is_asked_about_do_not_hold_back_a_decision():
+    """Clients send once every call of the step is decided or done: the others show as approved by rule."""
+    *before, paused = goldens.frames("paused")
+    action = paused.payload()["action"]
+    only = {**action, "calls": action["calls"][1:]}
+    asked = Frame(Entry(paused.cursor, paused.type, jsontext.dumps({"prev": "2-3", "action": only, "at": 1})))
+    words = UIMessageStream(run_id="run", message_id="run")
+    goldens.check("ai-sdk", "paused.others", goldens.translate(words, [*before, asked]))

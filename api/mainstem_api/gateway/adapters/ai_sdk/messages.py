@@ -82,8 +82,9 @@ def verdicts(message: UIMessage, pending: str | None) -> Verdicts | None:
 
 
 def _is_decided(part: Mapping[str, Any]) -> bool:
-    approval = part.get("approval")
-    return part.get("state") == "approval-responded" and isinstance(approval, dict)
+    approval: Any = part.get("approval")
+    is_one = part.get("state") == "approval-responded" and isinstance(approval, dict)
+    return is_one and approval.get("isAutomatic") is not True  # which nobody was asked about
 
 
 def _decision(approval: Mapping[str, Any]) -> dict[str, Any]:

@@ -81,11 +81,14 @@ class UIMessageStream(Translator):
 
     def _leave_open_calls(self) -> str:
         """Leave the calls that nobody answered to the client; returns the reason to finish."""
-        calls = (self.fold.parts[at] for at in range(len(self.fold.parts)))
-        open_calls = [part for part in calls if isinstance(part, dict) and part.get("state") == "called"]
+        open_calls = self._open_calls()
         for call in open_calls:
             self.say({**_input(call), "providerExecuted": False})
         return "tool-calls" if open_calls else self._finish_reason
+
+    def _open_calls(self) -> list[dict[str, Any]]:
+        parts = [part for part in self.fold.parts if isinstance(part, dict)]
+        return [part for part in parts if part.get("state") == "called"]
 
     def _finish(self, reason: str) -> None:
         self.say({"type": "finish-step"})
@@ -159,13 +162,11 @@ class UIMessageStream(Translator):
 
     def asked(self, action: Mapping[str, Any]) -> None:
         for call in action.get("calls", ()):
-            request = {
-                "type": "tool-approval-request",
-                "approvalId": f"{action['action_id']}:{call['call_id']}",
-                "toolCallId": call["call_id"],
-            }
+            request = _request(action, call)
             reason = call.get("reason")
             self.say(request if reason is None else {**request, "reason": reason})
+        if action["kind"] == "tool_approval":
+            self._approve_others(action)
         for question in action.get("questions", ()):
             asked = {name: question[name] for name in ("text", "options") if name in question}
             self.say(
@@ -176,6 +177,16 @@ class UIMessageStream(Translator):
                     "input": asked,
                 }
             )
+
+    def _approve_others(self, action: Mapping[str, Any]) -> None:
+        """Show calls that nobody is asked about as approved: clients send decisions once no call is open."""
+        asked = {call["call_id"] for call in action["calls"]}
+        for call in self._open_calls():
+            if call["call_id"] not in asked:
+                request = _request(action, call)
+                self.say({**request, "isAutomatic": True})
+                about = {"approvalId": request["approvalId"], "approved": True}
+                self.say({"type": "tool-approval-response", **about})
 
     def decided(
         self, action: Mapping[str, Any], decisions: Sequence[Mapping[str, Any]], *, expired: bool
@@ -241,6 +252,14 @@ class UIMessageStream(Translator):
         if isinstance(data, dict) and isinstance(data.get("id"), str):
             part["id"] = data["id"]  # later parts of this name and id replace the data
         self.say(part)
+
+
+def _request(action: Mapping[str, Any], call: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "tool-approval-request",
+        "approvalId": f"{action['action_id']}:{call['call_id']}",
+        "toolCallId": call["call_id"],
+    }
 
 
 def _input(call: Mapping[str, Any]) -> dict[str, Any]:
