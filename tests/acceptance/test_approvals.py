@@ -115,22 +115,6 @@ async def test_of_differing_resumes_one_wins(live):
         assert done.text == f"w0 w1 r{won[0]}"
 
 
-async def test_an_action_expires_with_a_terminal_event(live):
-    """Followers get `run.finished` within the sweep interval, late readers the stored outcome."""
-    live.worker(MAINSTEM_APPROVAL_WINDOW_S="1.5", MAINSTEM_SWEEP_S="0.5")
-    async with client(live) as runs:
-        started = await runs.start("t", "demo", {"tokens": 4, "interval_ms": 0, "approve_at": [2]})
-        run = await paused(runs, started.run_id)
-        done = await runs.wait(started.run_id, timeout=10)
-        assert (done.status, done.reason, done.text) == ("failed", "approval_expired", "w0 w1")
-        last = [event async for event in runs.events(started.run_id)][-1]
-        assert (last.type, last.data["reason"]) == ("run.finished", "approval_expired")
-        with pytest.raises(errors.ActionExpired):
-            await runs.resume(started.run_id, **decision(run, "approve"))
-        again = await runs.start("t", "demo", {"tokens": 1})
-        assert (await runs.wait(again.run_id, timeout=20)).status == "succeeded"
-
-
 async def test_a_resume_that_comes_too_late_expires_the_action_itself(live):
     """Without any sweep the late resume is told so, and ends the run."""
     live.worker(MAINSTEM_APPROVAL_WINDOW_S="0.2", MAINSTEM_SWEEP_S="3600")

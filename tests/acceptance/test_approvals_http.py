@@ -137,7 +137,29 @@ async def test_nothing_but_decisions_has_an_effect(live, http: httpx.AsyncClient
         assert (await http.post(path, json=body)).status_code == 422, extra
     swapped = await http.post(path, json=approval(run, arguments={"at": 9}))
     assert (swapped.status_code, swapped.json()["code"]) == (400, "invalid_decision")
-    accepted = await http.post(path, json=approval(run), params={"user_id": "eve", "engine": "openai"})
+    unasked = approval(run)
+    unasked["decisions"].append({"call_id": "another", "type": "approve"})
+    assert (await http.post(path, json=unasked)).json()["code"] == "invalid_decision"
+    twice = approval(run)
+    twice["decisions"].append({"call_id": "demo_tool_2", "type": "reject"})
+    assert (await http.post(path, json=twice)).json()["code"] == "invalid_decision"
+    other = await pause(http, "other")
+    foreign = {**approval(run), "action_id": other["action"]["action_id"]}
+    assert (await http.post(path, json=foreign)).json()["code"] == "stale_action"
+    app = Celery(broker=live.broker.url(1), set_as_current=False)
+    for extra in ({"engine": "openai"}, {"calls": []}, {"tenant": "other"}, {"decisions": "approve"}):
+        kwargs = {"run_id": run["run_id"], "user_id": "local", **approval(run, type="reject"), **extra}
+        app.send_task("mainstem.resume", kwargs=kwargs)
+    # The worker takes messages in order: once it has decided about the other run, it has seen all of these.
+    app.send_task(
+        "mainstem.resume", kwargs={"run_id": other["run_id"], "user_id": "local", **approval(other)}
+    )
+    app.close()
+    await ended(http, other["run_id"])
+    assert (await http.get(f"/v1/runs/{run['run_id']}")).json() == run
+    headers = {"X-User": "eve", "X-User-Id": "eve", "X-Tenant": "other", "X-Forwarded-User": "eve"}
+    query = {"user_id": "eve", "engine": "openai"}
+    accepted = await http.post(path, json=approval(run), params=query, headers=headers)
     assert accepted.status_code == 202
     done = await ended(http, run["run_id"])
     assert (done["text"], done["engine"], done["user_id"]) == (demo_text(5), "demo", "local")

@@ -173,6 +173,11 @@ async def test_followers_are_told_of_an_expiry_within_the_sweep(live):
         # Twice the interval, and time for a machine that is busy.
         assert all(0 <= at - expires <= 2 * 0.4 + 10 for _, at in told)
         assert expires * 1000 <= late.data["at"]
+        assert (await runs.get(run_id)).text == "w0 w1"
+        with pytest.raises(errors.ActionExpired):
+            await runs.resume(run_id, **decision(run, "approve"))
+        again = await runs.start("t", "demo", {"tokens": 1})  # the thread is free
+        assert (await runs.wait(again.run_id, timeout=20)).status == "succeeded"
 
 
 async def test_a_paused_run_can_be_replaced(live):
