@@ -199,6 +199,56 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
     await wait_until_async(lambda: not gateway.server.server_state.tasks, description="nobody to wait")
 
 
+# -- what requests may look like
+
+POST = b"POST /v1/threads/t/runs HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
+JSON_BODY = b"content-type: application/json\r\n"
+GET = b"GET /v1/runs%s HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"\r\n\r\n\x00\xff\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"G\x00T / HTTP/1.1\r\n\r\n",
+        GET % b"" + b"bad header\r\n\r\n",
+        GET % b"" + b"x: a\x00b\r\n\r\n",
+        GET % b"?cursor=%00" + b"\r\n",
+        GET % b"?cursor=%ff%fe" + b"\r\n",
+        GET % b"?limit=1e400" + b"\r\n",
+        GET % b"?limit=" + b"9" * 5000 + b"\r\n",
+        GET % b"?limit=%f0%9f%98%80" + b"\r\n",
+        GET % b"?status=%ed%a0%80" + b"\r\n",
+        GET % b"/%ed%a0%80" + b"\r\n",
+        GET % b"/x/events" + b"last-event-id: \xff\xfe\r\n\r\n",
+        GET % b"/x/events?after=%00" + b"\r\n",
+        GET % b"/x/events?token=%ff" + b"\r\n",
+        POST.replace(b"t/runs", b"t/../../runs") + b"\r\n",
+        POST + b"content-length: 5\r\ncontent-length: 6\r\n\r\nhello!",
+        POST + b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        POST + b"content-length: -1\r\n\r\n",
+        POST + b"content-length: 99999999999999999999\r\n\r\n",
+        POST + b"content-length: 9999999999\r\n\r\n",
+        POST + JSON_BODY + b"transfer-encoding: chunked\r\n\r\nzz\r\n\r\n",
+        POST + JSON_BODY + b"transfer-encoding: identity, chunked\r\n\r\n0\r\n\r\n",
+        POST + JSON_BODY + b"content-encoding: gzip\r\ncontent-length: 4\r\n\r\n\x1f\x8b\x08\x00",
+        POST + JSON_BODY + b"idempotency-key: \x01\r\ncontent-length: 2\r\n\r\n{}",
+        POST + b"content-type: application/json; charset=utf-16\r\ncontent-length: 2\r\n\r\n{}",
+        POST + b"content-type: \xff/\xff\r\ncontent-length: 2\r\n\r\n{}",
+    ],
+)
+async def test_hostile_requests_get_a_clear_4xx(gateway: GatewayThread, request_bytes: bytes) -> None:
+    """Neither a failure of ours, nor silence; and nothing of them is left."""
+    if not request_bytes.endswith(b"\r\n\r\n") and b"\r\n\r\n" not in request_bytes:
+        request_bytes += b"\r\n"
+    answer = await raw(gateway, request_bytes)
+    assert answer.startswith(b"HTTP/1.1 4"), answer[:200]
+    await wait_until_async(
+        lambda: not gateway.server.server_state.connections, description="the connection to be gone"
+    )
+
+
 # -- what JSON may be
 
 

@@ -81,6 +81,11 @@ DOCUMENT = schemathesis.openapi.from_dict(
 OPERATIONS = [found.ok() for found in DOCUMENT.get_all_operations()]
 
 
+# schemathesis' own strategies draw from `random`, which hypothesis seeds all the same.
+@pytest.mark.filterwarnings("ignore:Do not use the .random. module:DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore:Do not use the .random. module:hypothesis.errors.HypothesisDeprecationWarning"
+)
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.label)
 def test_answers_are_those_of_the_document(operation: Any, served: Served) -> None:
     """No failure of ours, no status, type or shape that is not documented, nothing that hangs."""

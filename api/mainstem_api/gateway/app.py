@@ -33,6 +33,9 @@ from mainstem_api.gateway.resources import Holder
 from mainstem_api.gateway.shell import Shell
 from mainstem_shared.settings import Settings
 
+_LOCKED_RESPONSES = routes.problem_documents(401, 403, 408, 413, 429, 431, 503)
+"""What the layers around all locked routes may answer."""
+
 
 def create_app(settings: Settings | None = None, *, authenticator: Authenticator | None = None) -> FastAPI:
     """Return the gateway's app; by default with the environment's settings.
@@ -75,7 +78,7 @@ def create_app(settings: Settings | None = None, *, authenticator: Authenticator
     problems.install(app)
     for router in routers:
         locked = any(is_locked(getattr(route, "path", "")) for route in router.routes)
-        app.include_router(router, responses=routes.problem_documents(401, 429, 503) if locked else {})
+        app.include_router(router, responses=_LOCKED_RESPONSES if locked else {})
     # From the inside to the outside.
     app.add_middleware(Intake)
     app.add_middleware(Locked, door=door, limits=Limits(settings), origins=origins)
