@@ -105,8 +105,7 @@ class Settings(BaseSettings):
     heartbeat_s: Seconds = 15
     """Silence after which an SSE stream carries a comment, so that proxies keep it open."""
     stream_max_s: Annotated[float, Field(ge=0)] = 540
-    """Age at which a stream of events is reset, for its reader to reconnect (proxies cut at 600 s); 0: never.
-    """
+    """Age at which event streams are reset for their readers to reconnect; 0: never. Proxies cut at 600 s."""
     flower_url: str = ""
     """Where people's browsers reach Flower; the operator's view links to it. `make run` sets it."""
 
