@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import subprocess
 from typing import Any
 
 import httpx
@@ -101,6 +102,22 @@ def test_what_does_not_fit_is_named_and_changes_nothing(system: System):
     assert system.call("abort", run_id).exit_code == 0
     over = system.call("resume", run_id, "--all", "approve")
     assert (over.exit_code, "it waits for no decision" in over.output) == (2, True)
+
+
+def test_who_watches_is_told_what_to_do(system: System):
+    """A run that pauses says so on stderr, with the command that decides."""
+    run = pause(system, approve_at=[2])
+    watching = system.popen("watch", run["run_id"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        assert watching.stderr is not None
+        lines = iter(watching.stderr.readline, b"")
+        assert any(f"decide with: mainstem resume {run['run_id']}".encode() in line for line in lines)
+        assert system.call("resume", run["run_id"], "--all", "reject").exit_code == 0
+        out, _ = watching.communicate(timeout=30)
+        assert (out.decode(), watching.returncode) == ("w0 w1 [rejected:2] w3\n", 0)
+    finally:
+        watching.kill()
+        watching.wait()
 
 
 def test_a_person_at_a_terminal_is_asked(system: System):

@@ -90,7 +90,7 @@ class Piped:
             self._write("\n" if self._wrote else "")
         self._write(text)
         if self._progress.status != status and self._progress.reason is None:
-            self._say(self._progress.status)
+            self._say(self._progress.status + self._progress.remedy)
 
     def trouble(self, why: str | None) -> None:
         if why is not None and self._trouble is None:
@@ -200,6 +200,7 @@ class Terminal:
         status = progress.status
         line = Text(status.replace("_", " "), STYLES.get(status, ""))
         line.append(f" · {progress.elapsed_s:.1f} s · {progress.amount} · {progress.cursor}", "dim")
+        line.append(progress.remedy, "dim")
         if progress.trouble:
             line.append(f" · reconnecting: {progress.trouble}", "yellow")
         line.truncate(self._console.width - 2, overflow="ellipsis")  # beside the spinner

@@ -68,6 +68,12 @@ class Progress:
         return self.text, True
 
     @property
+    def remedy(self) -> str:
+        """What to do about a run that waits for a human."""
+        waits = self.status == Status.REQUIRES_ACTION
+        return f" · decide with: mainstem resume {self.run_id}" if waits else ""
+
+    @property
     def elapsed_s(self) -> float:
         return time.monotonic() - self.begun
 
