@@ -179,18 +179,26 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 @contextlib.asynccontextmanager
 async def sse(port: int, run_id: str, query: str = "") -> AsyncIterator[asyncio.StreamReader]:
-    """An event stream as bytes, after its headers; nothing parsed, so that the client costs little."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**24)
-    try:
-        writer.write(
-            f"GET /v1/runs/{run_id}/events{query} HTTP/1.1\r\nHost: localhost\r\n"
-            "Accept: text/event-stream\r\n\r\n".encode()
-        )
-        head = await reader.readuntil(b"\r\n\r\n")
-        assert b" 200 " in head.split(b"\r\n", 1)[0], head
-        yield reader
-    finally:
-        writer.close()
+    """An event stream as bytes, after its headers; nothing parsed, so that the client costs little.
+
+    A gateway under overload answers 503 and is asked again, as any client does.
+    """
+    for _ in range(20):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**24)
+        try:
+            writer.write(
+                f"GET /v1/runs/{run_id}/events{query} HTTP/1.1\r\nHost: localhost\r\n"
+                "Accept: text/event-stream\r\n\r\n".encode()
+            )
+            head = await reader.readuntil(b"\r\n\r\n")
+            if b" 503 " not in head.split(b"\r\n", 1)[0]:
+                assert b" 200 " in head.split(b"\r\n", 1)[0], head
+                yield reader
+                return
+        finally:
+            writer.close()
+        await asyncio.sleep(0.5)
+    raise TimeoutError(f"the gateway refused {run_id} for ten seconds")
 
 
 def data_of(line: bytes) -> Any:

@@ -8,6 +8,7 @@ and very large values belong on connections of their own, where nobody waits beh
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any, Final
 
 import hiredis
@@ -31,6 +32,7 @@ class Line:
         self._pipe: Pipe | None = None
         self._opening: asyncio.Task[Pipe] | None = None
         self._look: asyncio.TimerHandle | None = None
+        self._look_due = 0.0
 
     async def call(self, *commands: tuple[Any, ...]) -> list[Reply]:
         """Send commands, in order and with nothing in between, and return their replies.
@@ -80,13 +82,15 @@ class Line:
             self._pipe = opening.result()
 
     def _look_later(self) -> None:
+        self._look_due = time.monotonic() + _LOOK_S
         self._look = asyncio.get_running_loop().call_later(_LOOK_S, self._look_at_silence)
 
     def _look_at_silence(self) -> None:
         self._look = None
         if self._pipe is None or not (silence_s := self._pipe.silence_s):
             return
-        if silence_s > SILENCE_S:
+        # A look that comes late says that this loop stood still: the replies may be there, unread.
+        if silence_s > SILENCE_S and time.monotonic() - self._look_due < _LOOK_S:
             self._pipe.abort()  # everybody who waits is told
         else:
             self._look_later()

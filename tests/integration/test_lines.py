@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import redis.exceptions
+import uvloop
 
 from mainstem_shared import lines
 from mainstem_shared.lines import Line
@@ -89,6 +92,25 @@ async def test_a_server_that_owes_a_reply_for_too_long_is_given_up(
     [after] = await line.call(("CLIENT", "ID"))
     assert after != before
     await line.close()
+
+
+def test_a_loop_that_stood_still_is_not_the_servers_silence(store_url: str, monkeypatch: pytest.MonkeyPatch):
+    """Replies that came meanwhile are read first; on uvloop, where timers come before sockets."""
+    monkeypatch.setattr(lines, "SILENCE_S", 0.2)
+    monkeypatch.setattr(lines, "_LOOK_S", 0.05)
+
+    async def stand_still() -> list[Any]:
+        line = Line(store_url)
+        await line.call(("PING",))
+        waiting = [asyncio.create_task(line.call(("ECHO", n))) for n in range(3)]
+        await asyncio.sleep(0)
+        time.sleep(0.5)  # noqa: ASYNC251 - the point
+        try:
+            return await asyncio.gather(*waiting)
+        finally:
+            await line.close()
+
+    assert uvloop.run(stand_still()) == [[b"0"], [b"1"], [b"2"]]
 
 
 async def test_a_server_that_became_a_replica_is_left(private_valkey: ValkeyProcess):
