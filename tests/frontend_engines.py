@@ -37,3 +37,16 @@ async def delegating(run: RunContext[dict[str, Any]]) -> None:
     else:
         await run.text("Let me see. ")
         await run.tool_call("c1", "pick", {"of": ["red", "blue"]})
+
+
+@engine("steered")
+async def steered(run: RunContext[dict[str, Any]]) -> None:
+    """Say what was said to it meanwhile, and go on once somebody approved."""
+    if not run.decisions:
+        await run.text("Go on? ")
+        said = await run.inbox.get()
+        await run.text(f"You said {said}. ")
+        await run.tool_call("c1", "go", {})
+        await run.request_approval([{"call_id": "c1", "name": "go", "arguments": {}}])
+    await run.tool_result("c1", "gone")
+    await run.text("Done.")

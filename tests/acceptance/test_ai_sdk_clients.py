@@ -279,6 +279,21 @@ def test_everything_that_an_engine_says(browser: Browser):
     assert (state["calls"], len(state["finishes"])) == ([], 1)
 
 
+def test_what_is_said_meanwhile(browser: Browser, gateway: GatewayThread):
+    """It shows where the engine read it, once, also over a pause."""
+    tab = browser.open("steered", engine="steered")
+    tab.does("send", text="Hello")
+    run_id = answer_of(tab.until("streaming", text="Go on?"))["id"]
+    said = httpx.post(f"{gateway.url}/v1/runs/{run_id}/input", json={"text": "left"}, trust_env=False)
+    assert said.status_code == 202
+    tab.until("ready", text="You said left.")
+    tab.does("decide", approved=True)
+    state = tab.until("ready", text="Done.")
+    kinds = [part["type"] for part in answer_of(state)["parts"]]
+    assert kinds == ["step-start", "text", "steering-message", "text", "tool-go", "text"]
+    assert answer_of(state)["parts"][2]["parts"] == [{"type": "text", "text": "left"}]
+
+
 def test_calls_of_the_clients_own_tools(browser: Browser):
     """A call that the run leaves open is the client's; its output starts a run that goes on in the same message."""
     tab = browser.open("own", engine="delegating")

@@ -178,4 +178,5 @@ def _state_of(run: Run) -> dict[str, Any]:
         "usage": None if run.usage is None else run.usage.model_dump(),
         "title": run.title,
         "action": run.action,
+        "inputs": [said for said in run.inputs if said["part"] is not None],
     }
