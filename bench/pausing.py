@@ -26,7 +26,7 @@ TEXT = b"w0 w1"
 async def pausing(bench: Bench) -> Row:
     """10,000 paused runs: the store's memory per run, the worker's growth, and tasks that are active."""
     runs = bench.scaled(RUNS, least=200)
-    first = runs // 4
+    first = runs // 2  # until then the allocator and the pools fill up
     with bench.worker() as worker:
         async with AsyncRuns(bench.settings()) as client:
             store: Any = client._store.client

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mainstem_shared import errors
+from mainstem_shared.actions import Decision
 from mainstem_tasks import registry
 from mainstem_tasks.engines.demo import DemoError, DemoInput, words
 from mainstem_tasks.testing import MemoryChannel, run_engine
@@ -80,3 +81,57 @@ def test_malformed_input_is_refused(wrong: dict[str, Any]):
     """A typo or a wrong type is no run."""
     with pytest.raises(errors.InvalidInput):
         registry.get("demo").parse(wrong)
+
+
+async def played(wanted: dict[str, Any], said: list[dict[str, Any]], inbox: tuple[str, ...] = ()) -> str:
+    """Play a run through its pauses, each decided by the next of `said`; returns the text."""
+    run = await run_engine("demo", {"interval_ms": 0, **wanted}, inbox=inbox)
+    decisions: dict[str, Decision] = {}
+    for segment, decided in enumerate(said, 2):
+        assert run.action is not None
+        asked = [call.call_id for call in run.action.calls] or [q.question_id for q in run.action.questions]
+        decisions |= {name: Decision(id=name, **decided) for name in asked}
+        state, channel = run.checkpoint, MemoryChannel(run.fold, epoch=segment + 1)
+        run = await run_engine(
+            "demo",
+            {"interval_ms": 0, **wanted},
+            segment=segment,
+            state=state,
+            decisions=decisions,
+            channel=channel,
+        )
+    assert run.action is None
+    return run.text
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said", "text"),
+    [
+        ({"tokens": 2, "ask_at": [0]}, [{"type": "answer", "text": "yes"}], "yes w0 w1"),
+        ({"tokens": 2, "ask_at": [1]}, [{"type": "answer", "text": "yes"}], "w0 yes w1"),
+        ({"tokens": 2, "approve_at": [0]}, [{"type": "approve"}], "w0 w1"),
+        ({"tokens": 2, "approve_at": [0]}, [{"type": "reject"}], "[rejected:0] w1"),
+        ({"tokens": 2, "approve_at": [0]}, [{"type": "edit", "arguments": {"at": 7}}], "w7 w1"),
+        ({"tokens": 2, "approve_at": [0]}, [{"type": "respond", "text": "hi"}], "hi w1"),
+        (
+            {"tokens": 3, "ask_at": [0, 1], "approve_at": [0, 2]},
+            [
+                {"type": "answer", "text": "a"},
+                {"type": "approve"},
+                {"type": "answer", "text": "b"},
+                {"type": "reject"},
+            ],
+            "a w0 b w1 [rejected:2]",
+        ),
+        ({"text": "one two", "ask_at": [0]}, [{"type": "answer", "text": "zero"}], "zero one two"),
+    ],
+)
+async def test_what_humans_decide_is_inserted(wanted: dict[str, Any], said: list[dict[str, Any]], text: str):
+    """Each piece is preceded by one space, unless it is the first."""
+    assert await played(wanted, said) == text
+
+
+async def test_what_users_say_is_echoed_if_wanted():
+    """Before the next word; without `echo_input` nobody reads it."""
+    assert await played({"tokens": 2, "echo_input": True}, [], ("hello", "you")) == "hello you w0 w1"
+    assert await played({"tokens": 2}, [], ("hello",)) == "w0 w1"
