@@ -13,16 +13,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LAST_ITEM = 218
-ONE_BY_ONE = [*range(1, 85), *range(104, 140), *range(163, 204), *range(209, 219)]
-"""The items that have a row of their own; sections that are later work may be one row."""
 STANDS = ("met by ", "impossible because ", "not applicable because ", "open: ")
 TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 FILE = re.compile(r"`(tests/[\w/]+\.py)(?:::\w+)?`")
 
 
 class Row(NamedTuple):
-    first: int
-    last: int
+    item: int
     promise: str
     stand: str
 
@@ -32,9 +29,8 @@ def rows() -> list[Row]:
     for line in (ROOT / "docs" / "contract.md").read_text().splitlines():
         if not line.startswith("| ") or line.startswith("| # "):
             continue
-        items, promise, stand = (cell.strip() for cell in line.strip("|").split(" | "))
-        first, _, last = items.partition(" to ")
-        found.append(Row(int(first), int(last or first), promise, stand))
+        item, promise, stand = (cell.strip() for cell in line.strip("|").split(" | "))
+        found.append(Row(int(item), promise, stand))
     return found
 
 
@@ -47,13 +43,11 @@ def names_in(path: str) -> frozenset[str]:
 
 
 def test_every_item_is_there_exactly_once():
-    """Alone, or in a row for its whole section; those that are to be listed one by one are."""
-    listed = Counter(item for row in rows() for item in range(row.first, row.last + 1))
-    assert listed == Counter(range(1, LAST_ITEM + 1))
-    assert {row.first for row in rows() if row.first == row.last} >= set(ONE_BY_ONE)
+    """In a row of its own."""
+    assert Counter(row.item for row in rows()) == Counter(range(1, LAST_ITEM + 1))
 
 
-@pytest.mark.parametrize("row", rows(), ids=lambda row: str(row.first))
+@pytest.mark.parametrize("row", rows(), ids=lambda row: str(row.item))
 def test_a_row_says_where_its_promise_stands(row: Row):
     """One of four words; what is met names tests, and every test and file that is named exists."""
     assert row.promise
