@@ -12,8 +12,11 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
+from mainstem_api.cli.processes import _flower_address
+from mainstem_api.gateway import authentication
 from mainstem_api.supervisor._stack import Stack, program
 from mainstem_api.supervisor._tether import Tether
+from mainstem_shared import errors
 from mainstem_shared.settings import Settings
 from mainstem_workers.hosts import CANCEL_GRACE_S
 
@@ -52,6 +55,25 @@ def test_compose_keeps_runs_and_closes_doors():
     for name, service in SERVICES.items():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
         assert "healthcheck" in service or name == "worker"
+
+
+def test_compose_does_not_serve_strangers():
+    """Without further settings the gateway wants tokens, and without keys for them it does not start."""
+    given = SERVICES["gateway"]["environment"]
+    assert given["MAINSTEM_AUTH"] == "${MAINSTEM_AUTH:-jwt}"
+    with pytest.raises(errors.Misconfigured):
+        authentication.authenticator(Settings(auth="jwt", host="0.0.0.0"))  # as in the image
+
+
+def test_flower_without_a_password_stays_on_this_machine(monkeypatch: pytest.MonkeyPatch):
+    """Whoever reaches Flower can end any run."""
+    for name in ("FLOWER_BASIC_AUTH", "FLOWER_AUTH"):
+        monkeypatch.delenv(name, raising=False)
+    everywhere = Settings(host="0.0.0.0", auth="jwt")
+    assert _flower_address(everywhere, []) == "127.0.0.1"
+    assert _flower_address(everywhere, ["--basic-auth=a:b"]) == "0.0.0.0"
+    monkeypatch.setenv("FLOWER_BASIC_AUTH", "a:b")
+    assert _flower_address(everywhere, []) == "0.0.0.0"
 
 
 def test_compose_settings_exist():

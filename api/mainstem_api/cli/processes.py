@@ -108,12 +108,26 @@ def flower(
         args=[
             f"--broker={endpoints.broker_url(settings)}",
             "flower",
-            f"--address={settings.host}",
+            f"--address={_flower_address(settings, context.args)}",
             f"--port={settings.flower_port}",
             *context.args,
         ],
         prog_name="mainstem",
     )
+
+
+def _flower_address(settings: Settings, arguments: list[str]) -> str:
+    """Return where Flower listens: beyond this machine only if it asks who comes. It can end any run."""
+    from mainstem_api.gateway.authentication import is_loopback
+
+    asks = any(os.environ.get(f"FLOWER_{name}") for name in ("BASIC_AUTH", "AUTH"))
+    asks = asks or any(
+        argument.startswith(("--basic-auth", "--basic_auth", "--auth")) for argument in arguments
+    )
+    if asks or is_loopback(settings.host):
+        return settings.host
+    print("Flower has no password (FLOWER_BASIC_AUTH): it listens on 127.0.0.1 only.", flush=True)
+    return "127.0.0.1"
 
 
 def _prepare(**options: str | int | None) -> Settings:
