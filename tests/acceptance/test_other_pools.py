@@ -6,6 +6,7 @@ import psutil
 import pytest
 
 from clients import client, finished
+from deciding import decision, paused
 from demowords import demo_text
 from projects import Project
 from waiting import wait_until, wait_until_async
@@ -25,9 +26,25 @@ async def streaming(runs, thread_id: str) -> str:
     return started.run_id
 
 
+async def asks_and_listens(runs) -> None:
+    """Pause and resume a run; say something to another one."""
+    asking = await runs.start("asking", "demo", {"tokens": 3, "interval_ms": 0, "approve_at": [1]})
+    run = await paused(runs, asking.run_id)
+    await runs.resume(asking.run_id, **decision(run, "approve"))
+    assert (await runs.wait(asking.run_id, 20)).text == demo_text(3)
+    hearing = await runs.start("hearing", "demo", {**ENDLESS, "echo_input": True})
+    await runs.send_input(hearing.run_id, "hello")
+
+    async def heard() -> bool:
+        return "hello" in (await runs.get(hearing.run_id)).text
+
+    await wait_until_async(heard, description="the echo", timeout_s=20)
+    await runs.abort(hearing.run_id, wait=10)
+
+
 @pytest.mark.parametrize("pool", POOLS)
 async def test_runs_on_other_pools(live, tmp_path, pool):
-    """A run streams to its end, is aborted by its id, and ends at a warm shutdown after the drain, text kept."""
+    """A run streams to its end, pauses, hears its user, is aborted, ends at a warm shutdown, its text kept."""
     worker = Project(live, tmp_path).worker("--pool", pool, "-c", str(POOLS[pool]), **QUICK)
     assert f"--pool {pool}: " in worker.log
     async with client(live) as runs:
@@ -35,6 +52,7 @@ async def test_runs_on_other_pools(live, tmp_path, pool):
         assert (done.status, done.text) == ("succeeded", demo_text(20))
         greeted = await runs.start("hello", "greet", {"name": "you"})
         assert (await runs.wait(greeted.run_id, 20)).text == "Hello, you"
+        await asks_and_listens(runs)
 
         aborted = await runs.abort(await streaming(runs, "second"), wait=10)
         assert (aborted.outcome, aborted.run.reason, aborted.signal_delivered) == (
