@@ -44,7 +44,7 @@ chaos: $(VENV)/.test ## kill, freeze and cut everything under load, over and ove
 rabbitmq: $(VENV)/.test ## runs with RabbitMQ as the broker; needs Debian's rabbitmq-server
 	@exec env MAINSTEM_RABBITMQ=1 $(BIN)/pytest tests/acceptance/test_rabbitmq.py $(ARGS)
 
-soak: $(VENV)/.test ## run for hours and watch memory, keys and connections
+soak: $(VENV)/.test ## ten minutes of steady load and of the model test: watch memory, keys, connections; check every run
 	@exec $(BIN)/python bench/soak.py $(ARGS)
 
 lock: $(BIN)/python ## renew requirements/*.txt from pyproject.toml (ARGS=--upgrade: to the newest versions)

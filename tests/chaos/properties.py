@@ -53,13 +53,16 @@ class Properties:
 
     def check_all(self) -> None:
         for run in self._started:
-            record = self._record(run)
-            self._check_end(run, record)
-            log = self._log(run)
-            self._check_log(run, log)
-            self._check_readers(run, log)
+            self.check_run(run)
         self._check_threads()
         self._check_starts()
+
+    def check_run(self, run: Started) -> None:
+        """Check one run that is over, and what its readers saw."""
+        self._check_end(run, self._record(run))
+        log = self._log(run)
+        self._check_log(run, log)
+        self._check_readers(run, log)
 
     def _record(self, run: Started) -> dict[str, str]:
         found: Any = self._store.hgetall(keys.run(run.run_id).record)
