@@ -52,7 +52,12 @@ class Stack:
         )
 
     def start_worker(self) -> None:
-        env = {"MAINSTEM_REDIS_URL": self.server.url(0), "MAINSTEM_BROKER_URL": self.server.url(1)}
+        env = {
+            "MAINSTEM_REDIS_URL": self.server.url(0),
+            "MAINSTEM_BROKER_URL": self.server.url(1),
+            "MAINSTEM_ENGINES": "page_engines",
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+        }
         self.starts += 1
         child = worker(env, self.directory, f"worker{self.starts}")
         self.worker: Child = self.parts.enter_context(child)
@@ -228,7 +233,7 @@ async def test_a_run_streams_to_its_exact_text(opened: Tabs):
 async def test_a_reload_in_mid_stream_loses_no_character(opened: Tabs):
     """What was there is there at once, the rest follows, and what was being written is still in the field."""
     page = await opened.open()
-    await say(page, {"tokens": 120, "interval_ms": 25})
+    await say(page, {"tokens": 90, "interval_ms": 20})
     before = await reads(page, 10)
     await page.get_by_label("Message", exact=True).fill("half a thought")
     await page.reload()
@@ -236,21 +241,21 @@ async def test_a_reload_in_mid_stream_loses_no_character(opened: Tabs):
     assert (await reads(page, 10)).startswith(before)
     await expect(page.get_by_label("Message", exact=True)).to_have_value("half a thought")
     await finished(page)
-    assert await answer(page) == demo_text(120)
+    assert await answer(page) == demo_text(90)
     await page.reload()
     await finished(page)
-    assert await answer(page) == demo_text(120)
+    assert await answer(page) == demo_text(90)
 
 
 async def test_tabs_on_one_run_show_the_same(opened: Tabs):
     """The second tab joins in mid-stream; what it starts later shows in the first one without being asked."""
     first = await opened.open()
-    await say(first, {"tokens": 80, "interval_ms": 25})
+    await say(first, {"tokens": 70, "interval_ms": 20})
     await reads(first, 5)
     second = await opened.open("/" + first.url.removeprefix(opened.url).lstrip("/"))
     for page in (first, second):
         await finished(page)
-        assert await answer(page) == demo_text(80)
+        assert await answer(page) == demo_text(70)
     await say(second, {"tokens": 4, "interval_ms": 0})
     await expect(first.locator(".turn-notes")).to_have_count(2)
     assert await answer(first) == demo_text(4)
@@ -259,14 +264,14 @@ async def test_tabs_on_one_run_show_the_same(opened: Tabs):
 async def test_a_page_without_network_catches_up(opened: Tabs):
     """Offline it says so and keeps what it has; back online it goes on by itself, exactly."""
     page = await opened.open()
-    await say(page, {"tokens": 100, "interval_ms": 25})
+    await say(page, {"tokens": 80, "interval_ms": 20})
     await reads(page, 5)
     await opened.context.set_offline(True)
     await expect(page.locator("#connection")).to_have_text("Offline")
     await opened.context.set_offline(False)
     await expect(page.locator("#connection")).not_to_have_text("Offline")
     await finished(page)
-    assert await answer(page) == demo_text(100)
+    assert await answer(page) == demo_text(80)
     opened.expect_broken_requests()
 
 
@@ -306,8 +311,45 @@ async def test_calls_are_decided_and_questions_answered(opened: Tabs):
     assert said == "w0 w1 w2 w3 [rejected:4] w5 w99 w7 instead w9 forty-two w10 w11"
     notes = page.locator(".call-note")
     assert await notes.all_text_contents() == [
-        "approved", "rejected", "approved with changes", "answered for it",
-    ]  # fmt: skip
+        "approved",
+        "at: 4",
+        "approved with changes",
+        "answered for it",
+    ]
+    await expect(page.locator(".call .chip")).to_have_text(["done", "rejected", "done", "done"])
+
+
+async def test_all_that_an_engine_can_say_has_its_place(opened: Tabs):
+    """Thoughts, a title, calls that are decided together, a question with options, usage; and again after a reload."""
+    page = await opened.open()
+    await page.get_by_label("Engine", exact=True).select_option("planning")
+    await say(page, "Plan the dinner")
+    await expect(page.locator("#title")).to_have_text("Dinner for six")
+    send = page.get_by_role("button", name="Send decisions")
+    await expect(page.get_by_role("heading", name="2 tool calls need your approval")).to_be_visible()
+    await expect(send).to_be_disabled()
+    table, taxi = page.locator("[data-call=table]"), page.locator("[data-call=taxi]")
+    await expect(table.get_by_role("button", name="Answer instead")).to_have_count(0)
+    await expect(taxi).to_contain_text("costs money")
+    await table.get_by_role("button", name="Edit").click()
+    await table.get_by_label("Arguments, as JSON").fill('{"place": "Solar", "people": 7}')
+    await expect(send).to_be_disabled()  # the other one is not decided yet
+    await taxi.get_by_role("button", name="Reject").click()
+    assert await barriers(page) == []
+    await send.click()
+    await page.get_by_role("button", name="20:30").click()
+    await page.get_by_role("button", name="Answer").click()
+    await finished(page)
+    for refused in ("rejected", "failed"):  # who decided what is in the log alone
+        await expect(page.locator(".call .chip")).to_have_text(["done", refused])
+        await page.locator(".call summary").first.click()
+        await expect(page.get_by_label("Result").first).to_contain_text('"people": 7')
+        await page.get_by_text("Thoughts").click()
+        await expect(page.get_by_text("A table, and a way to get there.")).to_be_visible()
+        await expect(page.locator(".turn-notes")).to_contain_text("120 in · 34 out")
+        assert await answer(page) == "I would do both: See you at 20:30."
+        assert await barriers(page) == []
+        await page.reload()
 
 
 async def test_a_paused_run_is_approved_after_everything_restarted(stack: Stack, opened: Tabs):

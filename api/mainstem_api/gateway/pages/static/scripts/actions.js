@@ -5,6 +5,8 @@ import * as api from "./api.js";
 import { announce, el, icon, setText, span } from "./dom.js";
 import { pretty } from "./parts.js";
 
+const HOUR_MS = 3_600_000;
+
 /** The card of one action. */
 export class ActionCard {
   constructor(runId, action) {
@@ -34,7 +36,9 @@ export class ActionCard {
 
   tick() {
     const left = Date.parse(this.action.expires_at) - Date.now();
-    setText(this.expiry, left > 0 ? `expires in ${span(left)}` : "expired");
+    const words = left > 2 * HOUR_MS ? `${Math.floor(left / HOUR_MS)} h` : span(left);
+    setText(this.expiry, left > 0 ? `${words} left` : "expired");
+    this.expiry.title = `Until ${new Date(this.action.expires_at).toLocaleString()}`;
   }
 
   changed() {
@@ -79,7 +83,7 @@ class Call {
     const bar = this.bar = el("div", { class: "decisions", role: "group", "aria-label": `Decide about ${call.name}` });
     for (const type of ["approve", "edit", "respond", "reject"]) {
       if (!call.allowed_decisions.includes(type)) continue;
-      const button = el("button", { type: "button", class: `button ${type === "approve" ? "primary" : ""}`, data: { decision: type } }, LABELS[type]);
+      const button = el("button", { type: "button", class: alone && type === "approve" ? "button primary" : "button", data: { decision: type } }, LABELS[type]);
       button.addEventListener("click", () => this.choose(type));
       this.buttons.set(type, button);
       bar.append(button);
@@ -121,10 +125,14 @@ class Call {
     this.input.value = value;
     this.confirm = this.alone ? el("button", { type: "button", class: `button ${this.chosen === "reject" ? "danger" : "primary"}`, data: { confirm: this.chosen }, on: { click: this.done } }, confirm) : null;
     this.input.addEventListener("input", () => this.judge());
-    const back = this.alone ? el("button", { type: "button", class: "button quiet", on: { click: () => this.back() } }, "Back") : null;
-    this.field.append(el("label", {}, el("span", {}, label), this.input), this.hint, el("div", { class: "decisions" }, this.confirm, back));
+    this.field.append(el("label", {}, el("span", {}, label), this.input), this.hint);
+    if (this.alone) {
+      const back = el("button", { type: "button", class: "button quiet", on: { click: () => this.back() } }, "Back");
+      this.field.append(el("div", { class: "decisions" }, this.confirm, back));
+    }
     this.judge();
     this.input.focus();
+    requestAnimationFrame(() => this.node.scrollIntoView({ block: "nearest" })); // its buttons, too
   }
 
   /** Close the field without a decision. */

@@ -232,6 +232,7 @@ class Chat {
   }
 
   pin() {
+    if (document.activeElement?.closest(".action-card")) return; // nothing moves under somebody who decides
     if (this.pinned) this.scroller.scrollTop = this.scroller.scrollHeight;
     else this.scrolled();
   }

@@ -79,7 +79,7 @@ class Reasoning {
 const CALL_STATES = {
   streaming: "preparing", called: "running", completed: "done", failed: "failed", aborted: "stopped",
 };
-const DECIDED = { approve: "approved", edit: "approved with changes", reject: "rejected", respond: "answered for it" };
+const DECIDED = { approve: "approved", edit: "approved with changes", respond: "answered for it" };
 
 class ToolCall {
   constructor() {
@@ -100,9 +100,10 @@ class ToolCall {
     const decision = fold.decisions.get(part.call_id);
     this.node.hidden = Boolean(waits); // its approval's card says the same, and more
     setText(this.name, part.name);
-    setText(this.note, decision ? DECIDED[decision.type] ?? decision.type : brief(part.arguments));
-    setText(this.state, CALL_STATES[part.state] ?? part.state);
-    this.state.dataset.state = part.state;
+    setText(this.note, DECIDED[decision?.type] ?? brief(part.arguments));
+    const rejected = decision?.type === "reject" && part.state === "failed";
+    setText(this.state, rejected ? "rejected" : CALL_STATES[part.state] ?? part.state);
+    this.state.dataset.state = rejected ? "rejected" : part.state;
     setText(this.given, pretty(part.arguments));
     setText(this.result, pretty(part.result));
     this.resultRow.hidden = part.result === null;

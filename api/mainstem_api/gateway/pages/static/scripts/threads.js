@@ -19,16 +19,15 @@ export class Threads {
     const threads = new Map();
     for (const run of runs) {
       const known = threads.get(run.thread_id);
-      if (known) known.first = run;
-      else threads.set(run.thread_id, { newest: run, first: run });
+      if (!known) threads.set(run.thread_id, { newest: run, first: run, shown: run });
+      else Object.assign(known, { first: run, shown: run.finished_at ? known.shown : run }); // the one at work is the oldest
     }
     let after = null;
-    for (const [id, { newest, first }] of threads) {
+    for (const [id, { newest, first, shown }] of threads) {
       const row = this.row(id);
-      const active = newest.status;
-      row.node.dataset.status = active;
+      row.node.dataset.status = shown.status;
       setText(row.title, newest.metadata.thread_title ?? first.metadata.prompt ?? id);
-      setText(row.state, STATES[active]);
+      setText(row.state, STATES[shown.status]);
       setText(row.age, ago(Date.now() - Date.parse(newest.created_at)));
       if (id === current) row.link.setAttribute("aria-current", "page");
       else row.link.removeAttribute("aria-current");
