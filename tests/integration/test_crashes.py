@@ -26,6 +26,7 @@ from mainstem_shared import (
     recovery,
     slots,
     starting,
+    steering,
     verbs,
 )
 from mainstem_shared.aborting import Aborter
@@ -203,6 +204,13 @@ async def expire(case: Case) -> None:
     await approvals.expire(case.finaliser, case.run_id, sealer="the dying")
 
 
+async def steer(case: Case) -> None:
+    """Say something; the same thing, when it is said again."""
+    _, state = await case.control()
+    request = steering.parse_request({"text": "stop it", "input_id": "once"})
+    await steering.send(case.store, case.settings, state.spec, request, by=case.user)
+
+
 async def delete(case: Case) -> None:
     try:
         await Deleter(aborter=case.aborter, wait_s=0.0).delete_thread(
@@ -228,6 +236,7 @@ PAIRS: dict[str, tuple[Action, Action, bool]] = {
     "settle a lost run": (lost, settle, False),
     "pause": (running, pause, False),
     "resume": (paused, resume, True),
+    "steer": (running, steer, True),
     "expire": (expired, expire, False),
     "delete": (running_with_another_behind, delete, True),
 }
@@ -330,6 +339,8 @@ async def check_unfinished(case: Case, run_id: str, status: Status, record: dict
     if "stop_reason" in record:
         assert status is Status.RUNNING, "nobody executes it, and it was to be stopped"
         assert any(run_id in letter[b"m"].decode() for _, letter in letters), "its owner was not told"
+    if int(record.get("inputs", 0)):
+        assert any(run_id in letter[b"m"].decode() for _, letter in letters), "its owner does not hear of it"
     if status is Status.RUNNING:
         assert await client.exists(keys.lease(record["owner"])), "its owner is dead"
         assert await client.sismember(keys.owned(record["owner"]), run_id)
