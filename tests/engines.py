@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 from mainstem_tasks import engine
@@ -63,3 +64,15 @@ async def asking(run: RunContext[dict[str, Any]]) -> None:
             await run.request_approval([call], state=run.state or call_id.encode(), **options)
     decided = " ".join(f"{call_id}={run.decisions[call_id].type}" for call_id in run.input["asks"])
     await run.text(f"{decided} state={(run.state or b'').decode()}")
+
+
+@engine("hearing", checkpoints=True)
+async def hearing(run: RunContext[dict[str, Any]]) -> None:
+    """Count for ever, with a checkpoint every tenth word, and repeat whatever is said."""
+    for k in itertools.count(int(run.state or b"0")):
+        while not run.inbox.empty():
+            await run.text(f" <{run.inbox.get_nowait()}>")
+        await run.text(f" w{k}")
+        await asyncio.sleep(0.01)
+        if k % 10 == 9:
+            await run.checkpoint(b"%d" % (k + 1))

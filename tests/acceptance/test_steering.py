@@ -122,3 +122,27 @@ async def test_an_input_whose_mail_was_lost_is_told_by_a_sweeper(live, monkeypat
         monkeypatch.undo()
         await says(runs, run_id, "hello")
         await runs.abort(run_id, wait=10)
+
+
+async def test_a_killed_worker_loses_nothing_that_was_said(live):
+    """Said before, while and after its worker dies: each is heard once, in order; the rest is handed back."""
+    settings = {"MAINSTEM_LEASE_S": "1.5", "MAINSTEM_SWEEP_S": "0.4"}
+    own = {"MAINSTEM_ENGINES": "engines", "PYTHONPATH": str(Path(__file__).parents[1])}
+    workers = [live.worker(name, **settings, **own) for name in ("one", "two")]
+    async with client(live) as runs:
+        run_id = (await runs.start("t", "hearing", on_worker_lost="resume")).run_id
+        run = await says(runs, run_id, "w12")
+        for number in range(4):
+            await runs.send_input(run_id, f"said{number}")
+        await says(runs, run_id, "<said3>")
+        next(child for child in workers if f"-{child.pid}-" in run.worker).sigkill()
+        for number in range(4, 8):
+            await runs.send_input(run_id, f"said{number}")
+        await says(runs, run_id, "<said7>")
+        await runs.send_input(run_id, "said8")
+        done = (await runs.abort(run_id, wait=20)).run
+        texts = [f"said{number}" for number in range(9)]
+        assert [said["text"] for said in done.inputs] == texts
+        read = [f"<{said['text']}>" for said in done.inputs if said["state"] == "read"]
+        assert [word for word in done.text.split() if word.startswith("<")] == read
+        assert len(read) >= 8
