@@ -140,6 +140,17 @@ async def test_a_paused_run_is_told_to_who_attaches(chat: Chat):
     check_problem(await chat.post(user(), approved(said)), 409, "not_paused")
 
 
+async def test_who_says_something_else_does_not_decide(chat: Chat):
+    """A new message while a call waits: the paused run is replaced, its call never made, and cannot be decided."""
+    said = chunks(await chat.post(user(), demo=wanted(approve_at=[2])))
+    undecided = approved(said)
+    undecided["parts"][1]["state"] = "approval-requested"
+    assert text_of(chunks(await chat.post(user(), undecided, user("Something else")))) == "Something else"
+    run = (await chat.http.get(f"/v1/runs/{said[0]['messageId']}")).json()
+    assert (run["status"], run["reason"], run["text"]) == ("aborted", "replaced", "w0 w1")
+    check_problem(await chat.post(user(), approved(said)), 409, "not_paused")
+
+
 async def test_questions_are_calls_of_the_clients_own_tool(chat: Chat):
     """An answer is the tool's output; said again it changes nothing, and it is not sent twice for ever."""
     said = chunks(await chat.post(user(), demo=wanted(ask_at=[2])))
