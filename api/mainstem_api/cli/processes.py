@@ -19,6 +19,7 @@ import typer
 
 from mainstem_api.supervisor import hold_tether
 from mainstem_shared import endpoints
+from mainstem_shared.addresses import is_loopback
 from mainstem_shared.embedded import ServerNotRunningError
 from mainstem_shared.settings import Settings
 
@@ -118,8 +119,6 @@ def flower(
 
 def _flower_address(settings: Settings, arguments: list[str]) -> str:
     """Return where Flower listens: beyond this machine only if it asks who comes. It can end any run."""
-    from mainstem_api.gateway.authentication import is_loopback
-
     asks = any(os.environ.get(f"FLOWER_{name}") for name in ("BASIC_AUTH", "AUTH"))
     asks = asks or any(
         argument.startswith(("--basic-auth", "--basic_auth", "--auth")) for argument in arguments

@@ -6,14 +6,13 @@ checked stands in `jwts`, trusted headers in `proxies`. A host that mounts the a
 
 from __future__ import annotations
 
-import ipaddress
-import socket
 from typing import Final, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 from starlette.types import Scope
 
 from mainstem_shared import errors, models
+from mainstem_shared.addresses import is_loopback
 from mainstem_shared.principals import DEFAULT_TENANT, Principal
 from mainstem_shared.settings import Settings
 
@@ -79,19 +78,6 @@ def check_address(settings: Settings, host: str) -> None:
             f"MAINSTEM_AUTH=none on {host or 'all addresses'}: who reaches it would be the same user. "
             "Set MAINSTEM_AUTH to jwt or proxy, or MAINSTEM_HOST to 127.0.0.1."
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether a name or address leads to this machine only, whatever it resolves to."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        pass
-    try:
-        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)} if host else set[str]()
-    except (OSError, UnicodeError):
-        return False
-    return bool(found) and all(ipaddress.ip_address(address.split("%")[0]).is_loopback for address in found)
 
 
 def principal(user: object, tenant: object, scopes: object) -> Principal:

@@ -18,9 +18,9 @@ from typing import Any, Final
 
 import jwt
 
-from mainstem_api.gateway.authentication import is_loopback
 from mainstem_api.gateway.jwts import RSA_BITS, Key
 from mainstem_shared import errors
+from mainstem_shared.addresses import is_loopback
 
 logger = logging.getLogger(__name__)
 
