@@ -104,7 +104,7 @@ async def test_a_call_may_forbid_a_decision(live, http: httpx.AsyncClient):
 
 async def test_an_expired_action_is_gone(live, http: httpx.AsyncClient):
     """410 action_expired, before and after the run ended for it."""
-    live.worker(MAINSTEM_APPROVAL_WINDOW_S="1", MAINSTEM_SWEEP_S="0.3")
+    live.worker(MAINSTEM_APPROVAL_WINDOW_S="4", MAINSTEM_SWEEP_S="0.3")
     run = await pause(http)
     assert (await ended(http, run["run_id"]))["reason"] == "approval_expired"
     reply = await http.post(f"/v1/runs/{run['run_id']}/resume", json=approval(run))

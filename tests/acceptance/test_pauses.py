@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from clients import client
 from deciding import decision, paused
 from demowords import demo_text
 from gateways import GatewayThread
-from mainstem_api import AsyncRuns
+from mainstem_api import AsyncRuns, RunEvent
 from mainstem_shared import errors, events, folds, keys
 from mainstem_shared.events import Entry, Type
 from servers import ValkeyProcess
@@ -138,7 +137,6 @@ async def test_nobody_decides_and_the_run_goes_on_rejected(live):
     async with client(live) as runs:
         wanted = {"asks": ["a", "b"], "window_s": 0.6, "on_expiry": "reject"}
         run_id = (await runs.start("t", "asking", wanted)).run_id
-        run = await paused(runs, run_id)
         seen = [event async for event in runs.events(run_id)]
         assert seen[-1].data["text"] == "a=reject b=reject state=a"
         assert (seen[-1].data["status"], seen[-1].data["action"]) == ("succeeded", None)
@@ -148,34 +146,37 @@ async def test_nobody_decides_and_the_run_goes_on_rejected(live):
             ("b", "reject"),
         ]
         with pytest.raises(errors.ActionExpired):
-            await runs.resume(run_id, **decision(run, "approve"))
+            await runs.resume(run_id, **approval_of(seen))
+
+
+def approval_of(seen: list[RunEvent]) -> dict[str, Any]:
+    """What approves the last action that these events ask about."""
+    action = [event.data["action"] for event in seen if event.type == "approval.required"][-1]
+    decided = [{"call_id": call["call_id"], "type": "approve"} for call in action["calls"]]
+    return {"action_id": action["action_id"], "decisions": decided}
 
 
 async def test_followers_are_told_of_an_expiry_within_the_sweep(live):
     """Two attached readers get the end soon after the window; one that comes later gets the stored outcome."""
-    live.worker(MAINSTEM_APPROVAL_WINDOW_S="1.5", MAINSTEM_SWEEP_S="0.4")
+    live.worker(MAINSTEM_APPROVAL_WINDOW_S="1", MAINSTEM_SWEEP_S="0.4")
     async with client(live) as runs:
         run_id = (await runs.start("t", "demo", {"tokens": 4, "interval_ms": 0, "approve_at": [2]})).run_id
 
-        async def last(events_of: AsyncIterator[Any]) -> tuple[Any, float]:
-            *_, event = [event async for event in events_of]
-            return event, time.time()
+        async def follow() -> tuple[list[RunEvent], float]:
+            return [event async for event in runs.events(run_id)], time.time()
 
-        followers = [asyncio.create_task(last(runs.events(run_id))) for _ in range(2)]
-        run = await paused(runs, run_id)
-        assert run.action is not None
-        told = await asyncio.wait_for(asyncio.gather(*followers), 30)
-        late, _ = await last(runs.events(run_id))
-        assert {event.cursor for event, _ in told} == {late.cursor}
+        told = await asyncio.wait_for(asyncio.gather(follow(), follow()), 60)
+        (*_, late), _ = await follow()
+        assert {seen[-1].cursor for seen, _ in told} == {late.cursor}
         assert (late.type, late.data["reason"]) == ("run.finished", "approval_expired")
-        assert late.data["error"]["code"] == "approval_expired"
-        expires = datetime.fromisoformat(run.action["expires_at"]).timestamp()
+        assert (late.data["error"]["code"], late.data["text"]) == ("approval_expired", "w0 w1")
+        (asked,) = [event.data["action"] for event in told[0][0] if event.type == "approval.required"]
+        expires = datetime.fromisoformat(asked["expires_at"]).timestamp()
         # Twice the interval, and time for a machine that is busy.
         assert all(0 <= at - expires <= 2 * 0.4 + 10 for _, at in told)
         assert expires * 1000 <= late.data["at"]
-        assert (await runs.get(run_id)).text == "w0 w1"
         with pytest.raises(errors.ActionExpired):
-            await runs.resume(run_id, **decision(run, "approve"))
+            await runs.resume(run_id, **approval_of(told[0][0]))
         again = await runs.start("t", "demo", {"tokens": 1})  # the thread is free
         assert (await runs.wait(again.run_id, timeout=20)).status == "succeeded"
 
