@@ -18,7 +18,7 @@ from starlette.types import Scope
 
 from gateways import GatewayThread, Stream, check_problem
 from logs import RunLog
-from mainstem_api.gateway import create_app
+from mainstem_api.gateway import create_app, stream_tokens
 from mainstem_shared import keys
 from mainstem_shared.principals import Principal
 from mainstem_shared.settings import Settings
@@ -159,6 +159,20 @@ async def test_a_stream_token_expires_and_holds_at_every_gateway(
             refused = await two.get(events, params={"token": given})
             assert "expired" in check_problem(refused, 401, "not_authenticated")["detail"]
     assert await store.client.strlen(keys.STREAM_SECRET) == 32
+
+
+async def test_a_lost_secret_comes_back(
+    http: httpx.AsyncClient, gateway: GatewayThread, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that failed over without it gets it from the gateways: tokens that are out stay good."""
+    log = await RunLog.start(store, user_id="ann")
+    given = await stream_token(http, log.run_id, bearer())
+    secret = await store.client.get(keys.STREAM_SECRET)
+    await store.client.delete(keys.STREAM_SECRET)
+    monkeypatch.setattr(stream_tokens, "REREAD_S", 0.0)
+    async with http.stream("GET", f"/v1/runs/{log.run_id}/events", params={"token": given}) as response:
+        assert response.status_code == 200
+    assert await store.client.get(keys.STREAM_SECRET) == secret
 
 
 async def test_no_token_is_ever_logged(

@@ -125,8 +125,10 @@ def _is_stream(message: Message) -> bool:
 
 
 def path_of(scope: Scope) -> str:
-    """Return a request's path within this app."""
-    return scope["path"].removeprefix(scope.get("root_path", ""))
+    """Return a request's path within this app, as routing sees it."""
+    path: str = scope["path"]
+    root = scope.get("root_path", "")
+    return path[len(root) :] if path.startswith(f"{root}/") or path == root else path
 
 
 def is_locked(path: str) -> bool:

@@ -93,7 +93,7 @@ class JwtAuthentication:
             )
         except jwt.ExpiredSignatureError:
             raise _refusal("The token expired.") from None
-        except (jwt.PyJWTError, ValueError, RecursionError):
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
             # Not why: that would help those who try, and might repeat what the token says.
             raise _refusal("The token is not valid here.") from None
 

@@ -20,6 +20,9 @@ from mainstem_shared.store import Store
 
 PARAMETER: Final = "token"
 """The query parameter; the door takes it out before anybody could log the address."""
+SECRET_BYTES: Final = 32
+REREAD_S: Final = 60.0
+"""How soon gateways agree again after the store lost the secret, or somebody replaced it."""
 _ALGORITHM: Final = "HS256"
 _AUDIENCE: Final = "mainstem:events"
 
@@ -39,6 +42,7 @@ class StreamTokens:
         self._store = store
         self._lifetime_s = lifetime_s
         self._secret: bytes | None = None
+        self._read_at = 0.0
 
     async def issue(self, principal: Principal, run_id: str) -> Issued:
         """Return a token for one run's events. Whether the user may read them is up to the caller."""
@@ -77,10 +81,13 @@ class StreamTokens:
         return Principal(user_id=claims["sub"], tenant=claims["tenant"], is_admin=claims.get("admin") is True)
 
     async def _key(self) -> bytes:
-        if self._secret is None:
-            fresh = secrets.token_bytes(32)
-            await self._store.patiently(lambda: self._store.client.set(keys.STREAM_SECRET, fresh, nx=True))
-            self._secret = await self._store.patiently(lambda: self._store.client.get(keys.STREAM_SECRET))
+        now = time.monotonic()
+        if self._secret is None or now - self._read_at > REREAD_S:
+            # A store that lost the secret gets the one back that tokens are out with.
+            wanted, client = self._secret or secrets.token_bytes(SECRET_BYTES), self._store.client
+            await self._store.patiently(lambda: client.set(keys.STREAM_SECRET, wanted, nx=True))
+            self._secret = await self._store.patiently(lambda: client.get(keys.STREAM_SECRET))
+            self._read_at = now
             if self._secret is None:
                 raise errors.StoreUnavailable
         return self._secret
