@@ -28,7 +28,7 @@ class Silent(Dispatcher):
 
 async def aborts(bench: Bench) -> Row:
     """On an idle worker, with everything an abort has."""
-    return _row(bench, "abort, idle", await times(bench), within_ms=(25, 50))
+    return _row(bench, "abort, idle", await times(bench), within_ms=(25, 50), mostly_ms=(5, 10))
 
 
 async def aborts_busy(bench: Bench) -> Row:
@@ -47,15 +47,24 @@ async def aborts_by_mail(bench: Bench) -> Row:
 
 
 def _row(
-    bench: Bench, name: str, measured: tuple[list[float], list[float]], *, within_ms: tuple[float, float]
+    bench: Bench,
+    name: str,
+    measured: tuple[list[float], list[float]],
+    *,
+    within_ms: tuple[float, float],
+    mostly_ms: tuple[float, float] | None = None,
 ) -> Row:
     """Tell p50 and p99 to the engine's cancellation, and to the terminal event at a reader."""
     cancelled, ended = ((percentile(values, 0.5), percentile(values, 0.99)) for values in measured)
+    met, mostly = cancelled[1] <= within_ms[0] and ended[1] <= within_ms[1], ""
+    if mostly_ms is not None:
+        met = met and cancelled[0] <= mostly_ms[0] and ended[0] <= mostly_ms[1]
+        mostly = f"p50 ≤ {mostly_ms[0]:g} / {mostly_ms[1]:g} ms, "
     return Row(
         name=f"{name}: engine cancelled / terminal event",
         figure=f"p50 {cancelled[0]:.1f} / {ended[0]:.1f} ms, p99 {cancelled[1]:.1f} / {ended[1]:.1f} ms",
-        goal=f"p99 ≤ {within_ms[0]:g} / {within_ms[1]:g} ms",
-        met=bench.judge(cancelled[1] <= within_ms[0] and ended[1] <= within_ms[1]),
+        goal=f"{mostly}p99 ≤ {within_ms[0]:g} / {within_ms[1]:g} ms",
+        met=bench.judge(met),
         data={"cancelled": cancelled, "ended": ended, "tries": len(measured[1])},
     )
 

@@ -36,6 +36,8 @@ class Row:
     ratio: str = ""
     goal: str = ""
     met: bool | None = None
+    load: float = 0.0
+    """The machine's load average: over the row's own two or so, others had their share of the cores."""
     data: dict[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
@@ -170,6 +172,12 @@ def free_port() -> int:
 def cpu_s(process: psutil.Process) -> float:
     times = process.cpu_times()
     return times.user + times.system
+
+
+async def store_cpu_s(client: Any) -> float:
+    """CPU seconds of the server so far."""
+    used = await client.info("cpu")
+    return float(used["used_cpu_user"]) + float(used["used_cpu_sys"])
 
 
 def percentile(values: Sequence[float], share: float) -> float:

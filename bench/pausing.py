@@ -25,7 +25,7 @@ TEXT = b"w0 w1"
 
 async def pausing(bench: Bench) -> Row:
     """10,000 paused runs: the store's memory per run, the worker's growth, and tasks that are active."""
-    runs = bench.scaled(RUNS, least=200)
+    runs = 200 if bench.quick else RUNS
     first = runs // 2  # until then the allocator and the pools fill up
     with bench.worker() as worker:
         async with AsyncRuns(bench.settings()) as client:

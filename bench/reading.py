@@ -197,12 +197,13 @@ async def deliveries(bench: Bench, runs: int) -> dict[str, float]:
             started = await start_all(client, runs, "demo", {"tokens": 20 * seconds, "interval_ms": 50})
             followers = [asyncio.create_task(_follow(port, r, delivered)) for r in (*started, *started)]
             await asyncio.sleep(1)
+            memory = gateway.memory_info().rss / 2**20
             cpu, seen, own = cpu_s(gateway), delivered[0], time.process_time()
             await asyncio.sleep(seconds * 0.5)
             used, got = cpu_s(gateway) - cpu, delivered[0] - seen
             own = time.process_time() - own
             await asyncio.gather(*followers)
-    return {"clients": 2 * runs, "events_per_cpu_s": got / used, "client": got / own}
+    return {"clients": 2 * runs, "events_per_cpu_s": got / used, "client": got / own, "rss_mb": memory}
 
 
 async def _follow(port: int, run_id: str, delivered: list[int]) -> None:

@@ -5,17 +5,24 @@ Figures are of this machine; ratios are inside one run. Goals that are missed ar
 
 from __future__ import annotations
 
+from aborting import aborts, aborts_busy, aborts_by_mail
 from growth import growth
+from monitoring import fleet
+from pausing import pausing
 from reading import audience, delivery, fan_out, reconnects, reconnects_100k
-from starting import aborts, aborts_busy, first_event, memory, starts
+from serving import capacity
+from starting import first_event, memory, starts
 
 from writing import burst, per_token, per_token_economy, runs_1000, runs_4000
 
 ROWS = (
     burst, runs_1000, runs_4000, delivery, first_event, starts, reconnects, memory,
-    per_token, per_token_economy, fan_out, audience, aborts, aborts_busy,
+    per_token, per_token_economy, fan_out, audience, capacity, aborts, aborts_by_mail, aborts_busy,
+    pausing, fleet,
 )  # fmt: skip
+SLOW = frozenset({capacity, pausing, aborts_by_mail})
+"""Rows that quick runs leave out: their clients or runs alone take longer than there is."""
 FULL = (reconnects_100k, growth)
 """Beside the others in `make bench-full`."""
-ALONE = frozenset({memory, per_token_economy, burst})
+ALONE = frozenset({memory, per_token_economy, burst, pausing})
 """Rows that want a server of their own also in quick runs: they count it all, or have other settings."""

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from harness import Row, bench
 from rich.console import Console
 from rich.table import Table
-from rows import ALONE, FULL, ROWS
+from rows import ALONE, FULL, ROWS, SLOW
 
 console = Console(width=170)
 
@@ -42,7 +42,7 @@ def main() -> int:
     wanted = [
         measure
         for measure in (*ROWS, *FULL)
-        if (measure.__name__ in options.rows if options.rows else options.full or measure in ROWS)
+        if (measure.__name__ in options.rows if options.rows else _belongs(measure, options))
     ]
     rows, broken = _measured(wanted, quick=options.quick)
     _print(rows)
@@ -55,12 +55,18 @@ def main() -> int:
     return 1 if broken else 0
 
 
+def _belongs(measure: Measure, options: argparse.Namespace) -> bool:
+    if options.quick:
+        return measure in ROWS and measure not in SLOW
+    return options.full or measure in ROWS
+
+
 def _measured(wanted: list[Measure], *, quick: bool) -> tuple[list[Row], list[str]]:
     rows: list[Row] = []
     broken: list[str] = []
     with bench(QUICK if quick else 1.0, keep=True) if quick else contextlib.nullcontext() as shared:
         for measure in wanted:
-            begun = time.monotonic()
+            begun, load = time.monotonic(), os.getloadavg()[0]
             fresh = bench(QUICK if quick else 1.0) if shared is None or measure in ALONE else None
             try:
                 with fresh or contextlib.nullcontext(shared) as place:
@@ -69,7 +75,10 @@ def _measured(wanted: list[Measure], *, quick: bool) -> tuple[list[Row], list[st
                 traceback.print_exc()
                 broken.append(measure.__name__)
                 continue
-            rows.extend(got if isinstance(got, list) else [got])
+            made = got if isinstance(got, list) else [got]
+            for row in made:
+                row.load = max(load, os.getloadavg()[0])
+            rows.extend(made)
             console.print(f"[dim]{measure.__name__} took {time.monotonic() - begun:.0f} s[/dim]")
     return rows, broken
 
@@ -80,10 +89,10 @@ async def _in_time(row: Any) -> Any:
 
 
 def _print(rows: list[Row]) -> None:
-    table = Table("row", "figure", "baseline", "ratio", "goal", "met")
+    table = Table("row", "figure", "baseline", "ratio", "goal", "met", "load")
     for row in rows:
         met = {True: "yes", False: "[red]no[/red]", None: ""}[row.met]
-        table.add_row(row.name, row.figure, row.baseline, row.ratio, row.goal, met)
+        table.add_row(row.name, row.figure, row.baseline, row.ratio, row.goal, met, f"{row.load:.0f}")
     console.print(table)
 
 

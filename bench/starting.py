@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import psutil
 from celery import Celery
-from harness import Bench, Row, cpu_s, data_of, percentile, sse
+from harness import Bench, Row, cpu_s, percentile, sse, store_cpu_s
 
 from mainstem_api import AsyncRuns
 from mainstem_shared import ids, keys, verbs
@@ -90,12 +90,14 @@ async def start_rates(
     store, broker = client._store.client, Store(bench.server.url(1))
     app = Celery(broker=bench.server.url(1), set_as_current=False)
 
-    async def drained(left: Callable[[], Awaitable[int]]) -> tuple[float, float]:
-        cpu, begun = cpu_s(worker), time.perf_counter()
+    async def drained(left: Callable[[], Awaitable[int]]) -> tuple[float, float, float]:
+        cpu, served, begun = cpu_s(worker), await store_cpu_s(store), time.perf_counter()
         worker.resume()
         while await left():
-            await asyncio.sleep(0.005)
-        return count / (time.perf_counter() - begun), 1e6 * (cpu_s(worker) - cpu) / count
+            await asyncio.sleep(0.02)
+        taken = time.perf_counter() - begun
+        served = await store_cpu_s(store) - served
+        return count / taken, 1e6 * (cpu_s(worker) - cpu) / count, 1e6 * served / count
 
     try:
         worker.suspend()
@@ -113,60 +115,8 @@ async def start_rates(
         await broker.close()
     return {
         "runs": count, "ours": ours[0], "floor": floor[0], "ours_cpu_us": ours[1], "floor_cpu_us": floor[1],
-        "enqueued_per_s": enqueued,
+        "ours_server_us": ours[2], "floor_server_us": floor[2], "enqueued_per_s": enqueued,
     }  # fmt: skip
-
-
-async def aborts(bench: Bench) -> Row:
-    """`abort` on an idle worker: to the engine's cancellation, and to the terminal event at the client."""
-    cancelled, ended = await _abort_times(bench, others=0, tries=bench.scaled(100, 20))
-    met = cancelled[0] <= 5 and ended[0] <= 10 and cancelled[1] <= 25 and ended[1] <= 50
-    return Row(
-        name="abort, idle: engine cancelled / terminal event",
-        figure=f"p50 {cancelled[0]:.1f} / {ended[0]:.1f} ms, p99 {cancelled[1]:.1f} / {ended[1]:.1f} ms",
-        goal="p50 ≤ 5 / 10 ms, p99 ≤ 25 / 50 ms",
-        met=bench.judge(met),
-        data={"cancelled": cancelled, "ended": ended},
-    )
-
-
-async def aborts_busy(bench: Bench) -> Row:
-    """The same while the worker executes 500 other runs."""
-    others = bench.scaled(500, 50)
-    cancelled, ended = await _abort_times(bench, others=others, tries=bench.scaled(60, 15))
-    return Row(
-        name=f"abort beside {others} runs × 20/s",
-        figure=f"p50 {cancelled[0]:.1f} / {ended[0]:.1f} ms, p99 {cancelled[1]:.1f} / {ended[1]:.1f} ms",
-        goal="p99 ≤ 100 ms at 500",
-        met=bench.judge(ended[1] <= 100),
-        data={"cancelled": cancelled, "ended": ended},
-    )
-
-
-async def _abort_times(
-    bench: Bench, *, others: int, tries: int
-) -> tuple[tuple[float, float], tuple[float, float]]:
-    cancelled: list[float] = []
-    ended: list[float] = []
-    with bench.worker(), bench.gateway() as (_, port):
-        async with AsyncRuns(bench.settings()) as client:
-            crowd = await start_all(client, others, "demo", {"tokens": 10_000, "interval_ms": 50})
-            for n in range(tries):
-                run_id = (await client.start(f"a{time.monotonic_ns()}-{n}", "bench.patient")).run_id
-                async with sse(port, run_id) as stream:
-                    while b"waiting" not in await stream.readline():
-                        pass
-                    begun = time.time_ns()
-                    aborting = asyncio.create_task(client.abort(run_id))
-                    while not (line := await stream.readline()).startswith(b"event: run.finished"):
-                        if b'"cancelled"' in line:
-                            cancelled.append((data_of(line)["data"] - begun) / 1e6)
-                    ended.append((time.time_ns() - begun) / 1e6)
-                    await aborting
-            await asyncio.gather(*(client.abort(run_id, wait=20) for run_id in crowd))
-    return (percentile(cancelled, 0.5), percentile(cancelled, 0.99)), (
-        percentile(ended, 0.5), percentile(ended, 0.99),
-    )  # fmt: skip
 
 
 async def memory(bench: Bench) -> Row:
