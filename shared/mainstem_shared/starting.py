@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 
 FIRST_LOOK_MS: Final = 5000
 """When a sweeper first looks at a new run: long after a healthy start is through with publishing."""
+STALE: Final = 10
+"""How many of a user's oldest entries a start looks at: more than it adds, so that lists stay short."""
 IDEMPOTENCY_KEY_LIMIT: Final = 255
 
 _THREAD_ID: Final[TypeAdapter[str]] = TypeAdapter(models.ThreadId)
@@ -274,10 +276,29 @@ async def _index(store: Store, spec: Spec, *, ttl_ms: int) -> None:
             pipe.zadd(keys.ACTIVE, {spec.run_id: spec.created_ms + FIRST_LOOK_MS}, nx=True)
             pipe.zadd(keys.RECENT, {spec.run_id: spec.created_ms}, nx=True)
             pipe.zadd(mine, {spec.run_id: spec.created_ms}, nx=True)
-            pipe.pexpire(mine, ttl_ms)
-            await pipe.execute()
+            pipe.pexpire(mine, ttl_ms, nx=True)
+            pipe.pexpire(mine, ttl_ms, gt=True)  # one that waits for a human for longer keeps its list alive
+            pipe.zrangebyscore(mine, "-inf", spec.created_ms - ttl_ms, start=0, num=STALE)
+            return (await pipe.execute())[-1]
 
-        await store.patiently(write)
+        stale = await store.patiently(write)
+    if stale:
+        await _drop_expired(store, mine, stale)
+
+
+async def _drop_expired(store: Store, index: str, listed: list[bytes]) -> None:
+    """Take runs off a list that are not there any more: who never stops starting would fill it for ever."""
+    async with store.client.pipeline(transaction=False) as pipe:
+
+        async def look() -> list[int]:
+            for raw in listed:
+                pipe.exists(keys.run(raw.decode()).record)
+            return await pipe.execute()
+
+        there = await store.patiently(look)
+    gone = [raw for raw, exists in zip(listed, there, strict=True) if not exists]
+    if gone:
+        await store.patiently(lambda: store.client.zrem(index, *gone))
 
 
 async def _unindex(store: Store, spec: Spec) -> None:

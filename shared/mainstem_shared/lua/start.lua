@@ -81,6 +81,12 @@ else
   redis.call('RPUSH', queue, run_id)
 end
 redis.call('ZADD', runs, now, run_id)
+local oldest = redis.call('ZRANGEBYSCORE', runs, '-inf', tonumber(now) - tonumber(thread_ttl), 'LIMIT', 0, 10)
+for _, old in ipairs(oldest) do -- or a thread that never rests would list its runs for ever
+  if redis.call('EXISTS', record_of(thread, old)) == 0 then
+    redis.call('ZREM', runs, old)
+  end
+end
 extend(thread, thread_ttl)
 extend(runs, thread_ttl)
 if active then
