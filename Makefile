@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run demo test check bench bench-quick bench-full chaos rabbitmq soak lock clean
+.PHONY: help run demo test check bench bench-quick bench-full chaos rabbitmq celery-tests soak lock clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -43,6 +43,9 @@ chaos: $(VENV)/.test ## kill, freeze and cut everything under load, over and ove
 
 rabbitmq: $(VENV)/.test ## runs with RabbitMQ as the broker; needs Debian's rabbitmq-server
 	@exec env MAINSTEM_RABBITMQ=1 $(BIN)/pytest tests/acceptance/test_rabbitmq.py $(ARGS)
+
+celery-tests: $(VENV)/.test ## Celery's own tests, from its source distribution, on our pool
+	@exec env PYTHONPATH=tests $(BIN)/python tests/upstream/run.py $(ARGS)
 
 soak: $(VENV)/.test ## ten minutes of steady load and of the model test: watch memory, keys, connections; check every run
 	@exec $(BIN)/python bench/soak.py $(ARGS)

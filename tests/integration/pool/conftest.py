@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -93,7 +94,7 @@ class PoolWorker:
             )
         self._guard = Guard(self._process.pid)
         wait_until(
-            lambda: " ready." in self.log or self.exited, description="the worker to be ready", timeout_s=30
+            lambda: " ready." in self.log or self.exited, description="the worker to be ready", timeout_s=60
         )
         assert not self.exited, self.log
 
@@ -230,16 +231,19 @@ def pool_journal(tmp_path_factory: pytest.TempPathFactory, valkey_binary: Path) 
 
 
 @pytest.fixture(scope="session")
-def shared_worker(
+def new_worker(
     pool_broker: ValkeyProcess, pool_journal: ValkeyProcess, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[PoolWorker]:
+) -> Callable[[str], PoolWorker]:
+    """Make a worker, not started yet; whoever makes it closes it."""
+    return lambda name: PoolWorker(pool_broker, pool_journal, tmp_path_factory.mktemp(name), name)
+
+
+@pytest.fixture(scope="session")
+def shared_worker(new_worker: Callable[[str], PoolWorker]) -> Iterator[PoolWorker]:
     """One worker with 1,000 slots and events on, for all tests that leave it running."""
-    worker = PoolWorker(pool_broker, pool_journal, tmp_path_factory.mktemp("worker"), "shared")
-    try:
+    with contextlib.closing(new_worker("shared")) as worker:
         worker.start("-c", "1000", "-E")
         yield worker
-    finally:
-        worker.close()
 
 
 @pytest.fixture(scope="session")

@@ -107,13 +107,15 @@ def test_cold_shutdown_flag(monkeypatch):
 
 
 def test_revoked_ids():
-    """Revoked ids are in `state.revoked`, for calls that come from a request."""
+    """Revoked ids are in `state.revoked`, expired requests say so, for calls that come from a request."""
     worker_state.revoked.add("revoked-id")
+    assert callable(celery_request.Request.maybe_expire)
+    fresh, expired = (SimpleNamespace(maybe_expire=lambda answer=answer: answer) for answer in (None, True))
     try:
-        call = SimpleNamespace(request=object(), task_id="revoked-id")
-        assert _celery.is_revoked(call)
+        assert _celery.is_revoked(SimpleNamespace(request=fresh, task_id="revoked-id"))
+        assert _celery.is_revoked(SimpleNamespace(request=expired, task_id="other"))
         assert not _celery.is_revoked(SimpleNamespace(request=None, task_id="revoked-id"))
-        assert not _celery.is_revoked(SimpleNamespace(request=object(), task_id="other"))
+        assert not _celery.is_revoked(SimpleNamespace(request=fresh, task_id="other"))
     finally:
         worker_state.revoked.discard("revoked-id")
 

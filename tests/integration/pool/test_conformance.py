@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from celery.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 
 from waiting import wait_until
 
+patiently = functools.partial(wait_until, timeout_s=40)
 PAGE = Path(__file__).parents[3] / "docs" / "pools.md"
 BEGIN, END = "<!-- conformance -->\n", "<!-- end -->"
 POOLS = {"asyncio": "custom", "threads": "threads", "prefork": "prefork", "solo": "solo"}
@@ -20,7 +24,7 @@ YES, NO = "yes", "no"
 
 
 def signals_of(worker: Any, task: Any, last: str = "postrun") -> list[str]:
-    wait_until(lambda: last in worker.signals(task), description=f"the signals of {task}")
+    patiently(lambda: last in worker.signals(task), description=f"the signals of {task}")
     return worker.signals(task)
 
 
@@ -99,7 +103,7 @@ def ended(worker: Any, before: list[int] | None) -> str:
     """What the end of a task did to its process, if the pool has one for each."""
     if before is None:
         return YES
-    wait_until(lambda: not set(before) <= set(processes(worker) or []), description="the process to end")
+    patiently(lambda: not set(before) <= set(processes(worker) or []), description="the process to end")
     return "yes, its process ends"
 
 
@@ -115,9 +119,9 @@ def hard_limit(worker: Any) -> str:
 
 def revoke_waiting(worker: Any) -> str:
     task = worker.send("nap", 0, countdown=0.5)
-    wait_until(lambda: worker.inspect("scheduled"), description="the task to be received")
+    patiently(lambda: worker.inspect("scheduled"), description="the task to be received")
     task.revoke()
-    wait_until(lambda: task.state == "REVOKED", description="the task to be revoked")
+    patiently(lambda: task.state == "REVOKED", description="the task to be revoked")
     return YES if not worker.journal(task) else NO
 
 
@@ -126,7 +130,7 @@ def terminate(worker: Any) -> str:
     task = worker.send("nap", 1.5)
     worker.noted(task, "started")
     task.revoke(terminate=True)
-    wait_until(lambda: task.state in {"SUCCESS", "REVOKED"}, description="the task to end")
+    patiently(lambda: task.state in {"SUCCESS", "REVOKED"}, description="the task to end")
     if task.state == "SUCCESS":
         return "runs on"
     worker.noted(task, "cancelled revoked")
@@ -134,10 +138,10 @@ def terminate(worker: Any) -> str:
 
 
 def inspect(worker: Any) -> str:
-    task = worker.send("nap", 1)
+    task = worker.send("nap", 3)
     worker.noted(task, "started")
     try:
-        active = worker.app.control.inspect([worker.name], timeout=0.5, limit=1).active()
+        active = worker.app.control.inspect([worker.name], timeout=2, limit=1).active()
         return (
             YES if active and [found["id"] for found in active[worker.name]] == [task.id] else "not meanwhile"
         )
@@ -154,9 +158,9 @@ def resize(worker: Any) -> str:
     [answer] = worker.app.control.pool_grow(1, [worker.name], reply=True, timeout=5)
     if "error" in next(iter(answer.values())):
         return "refused"
-    wait_until(lambda: size() == before + 1, description="the pool to grow")
+    patiently(lambda: size() == before + 1, description="the pool to grow")
     worker.app.control.pool_shrink(1, [worker.name], reply=True, timeout=5)
-    wait_until(lambda: size() == before, description="the pool to shrink")
+    patiently(lambda: size() == before, description="the pool to shrink")
     return YES
 
 
@@ -210,12 +214,47 @@ def write(table: dict[str, dict[str, str]]) -> None:
     PAGE.write_text(before + BEGIN + "\n".join(lines) + "\n" + END + rest.partition(END)[2])
 
 
+TOGETHER = 8
+"""Slots of a worker on which hooks are checked side by side."""
+ALONE = (inspect, resize)
+"""These look at the whole worker."""
+IN_ORDER = (hard_limit, terminate)
+"""Each of these looks whether a process ends: one after the other, so that it is its own doing."""
+
+
+def find(worker: Any, *, together: bool) -> dict[Callable[[Any], str], str]:
+    """Check every hook on a worker."""
+
+    def in_order(*checks: Callable[[Any], str]) -> dict[Callable[[Any], str], str]:
+        return {check: check(worker) for check in checks}
+
+    if not together:
+        return in_order(*HOOKS.values())
+    others = [check for check in HOOKS.values() if check not in {*ALONE, *IN_ORDER}]
+    with ThreadPoolExecutor(len(others) + 1) as threads:
+        parts = [threads.submit(in_order, *IN_ORDER), *(threads.submit(in_order, check) for check in others)]
+        found = {check: result for part in parts for check, result in part.result().items()}
+    return {**found, **in_order(*ALONE)}
+
+
+@pytest.fixture(scope="module")
+def findings(new_worker) -> Iterator[dict[str, Future[Any]]]:
+    """What is found on each pool. All are looked at at once: the time is that of the waiting."""
+
+    def look(pool: str) -> dict[Callable[[Any], str], str]:
+        with contextlib.closing(new_worker(f"conform-{pool}")) as worker:
+            worker.start("--pool", POOLS[pool], "-c", "1" if pool == "solo" else str(TOGETHER))
+            return find(worker, together=pool != "solo")
+
+    with ThreadPoolExecutor(len(POOLS)) as threads:
+        yield {pool: threads.submit(look, pool) for pool in POOLS}
+
+
 @pytest.mark.parametrize("pool", POOLS)
-def test_hooks_are_as_documented(make_worker, pool):
+def test_hooks_are_as_documented(findings, pool):
     """Every hook does on this pool what the table says."""
-    slots = "1" if pool == "solo" else "2"
-    worker = make_worker("--pool", POOLS[pool], "-c", slots)
-    found = {hook: check(worker) for hook, check in HOOKS.items()}
+    results = findings[pool].result()
+    found = {hook: results[check] for hook, check in HOOKS.items()}
     table = written()
     if os.environ.get("MAINSTEM_WRITE_TABLE"):
         write({hook: {**table.get(hook, {}), pool: result} for hook, result in found.items()})

@@ -148,8 +148,9 @@ def wants_redelivery(call: Call) -> bool:
 
 
 def is_revoked(call: Call) -> bool:
-    """Whether the task was revoked while it waited for a slot here (Celery looked before it came)."""
-    return call.request is not None and call.task_id in worker_state.revoked
+    """Whether it was revoked, or expired, while it waited for a slot here (Celery looked before it came)."""
+    request = call.request
+    return request is not None and bool(request.maybe_expire() or call.task_id in worker_state.revoked)
 
 
 def announce_revoked(call: Call) -> None:
