@@ -81,7 +81,7 @@ class StackProcess:
         self._guard(self._process.pid)  # its children follow it
         return self
 
-    def wait_ready(self, timeout_s: float = 30) -> float:
+    def wait_ready(self, timeout_s: float = 90) -> float:
         """Wait until it says that it is ready; return how long that took."""
         started = time.monotonic()
 
@@ -112,7 +112,7 @@ class StackProcess:
     def get(self, path: str) -> int | None:
         """Return the status with which the gateway answers, or None if it does not."""
         host, port = self.url("Gateway").removeprefix("http://").split(":")
-        with contextlib.closing(http.client.HTTPConnection(host, int(port), timeout=10)) as connection:
+        with contextlib.closing(http.client.HTTPConnection(host, int(port), timeout=60)) as connection:
             try:
                 connection.request("GET", path)
                 return connection.getresponse().status

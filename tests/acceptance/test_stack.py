@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +20,12 @@ from stacks import PROGRAM, StackProcess
 from strangers import LONG, Client, text_of
 from waiting import wait_until
 
+pytestmark = pytest.mark.timeout(300)
+
 START_S = 15
 STOP_S = 20
+PATIENCE_S = 60
+"""On a machine that others use too. What a start and a stop may take is tested once, where they do not."""
 
 
 @pytest.fixture
@@ -34,10 +39,23 @@ def gone(stack: StackProcess) -> bool:
     return not stack.alive()
 
 
+def busy() -> bool:
+    """Whether others use this machine too: then the time that something took says nothing."""
+    return os.getloadavg()[0] > 2 * (os.cpu_count() or 1)
+
+
+def flower_answers(stack: StackProcess) -> bool:
+    try:
+        return httpx.get(stack.url("Flower") + "/healthcheck", trust_env=False).text == "OK"
+    except httpx.TransportError:  # it does not listen yet
+        return False
+
+
 def test_it_starts_runs_and_stops(tmp_path: Path):
     """Ready within 15 s, one group (the server apart), two workers, gone after SIGTERM."""
     with StackProcess(tmp_path, MAINSTEM_WORKERS="2") as stack:
-        assert stack.start().wait_ready() < START_S
+        took_s = stack.start().wait_ready()
+        assert took_s < START_S or busy(), took_s
         assert stack.get("/readyz") == 200
         server = stack.find("valkey-server")
         assert len(server) == 1
@@ -46,25 +64,37 @@ def test_it_starts_runs_and_stops(tmp_path: Path):
         assert os.getsid(server[0].pid) == server[0].pid
         assert len(stack.find("mainstem worker")) == 2
         assert len(others) == 5  # the supervisor, two workers, gateway, Flower
-        wait_until(
-            lambda: "Visit me" in stack.log and httpx.get(stack.url("Flower") + "/healthcheck").text == "OK",
-            description="Flower to answer",
-            timeout_s=20,
-        )
+        wait_until(lambda: flower_answers(stack), description="Flower to answer", timeout_s=PATIENCE_S)
+        begun = time.monotonic()
         stack.signal(signal.SIGTERM)
-        assert stack.wait_end(STOP_S) == 0
+        assert stack.wait_end(PATIENCE_S) == 0
         assert gone(stack)
+        assert time.monotonic() - begun < STOP_S or busy()
 
 
 def test_ctrl_c_ends_everything_quietly(stack: StackProcess):
     """SIGINT to the whole group, then SIGTERM, ends everything, with no traceback on the way."""
     stack.start().wait_ready()
-    wait_until(lambda: "worker1@" in stack.log and " ready." in stack.log, description="the worker")
+    wait_until(
+        lambda: "worker1@" in stack.log and " ready." in stack.log,
+        description="the worker",
+        timeout_s=PATIENCE_S,
+    )
     stack.signal(signal.SIGINT, group=True)
     stack.signal(signal.SIGTERM, group=True)
-    assert stack.wait_end(STOP_S) == 0
+    assert stack.wait_end(PATIENCE_S) == 0
     assert gone(stack)
     assert "Traceback" not in stack.log.partition("stopping …")[2]
+
+
+def test_ctrl_c_during_the_start_is_quiet(stack: StackProcess):
+    """SIGINT to the whole group while the children import their modules: all end, with no traceback."""
+    stack.start()
+    wait_until(lambda: stack.find("mainstem flower"), description="the last child", timeout_s=PATIENCE_S)
+    stack.signal(signal.SIGINT, group=True)
+    assert stack.wait_end(PATIENCE_S) == 0
+    assert gone(stack)
+    assert "Traceback" not in stack.log
 
 
 def test_a_second_start_says_so_and_leaves_the_first_alone(stack: StackProcess):
@@ -72,7 +102,7 @@ def test_a_second_start_says_so_and_leaves_the_first_alone(stack: StackProcess):
     stack.start().wait_ready()
     before = {process.pid for process in stack.alive()}
     second = subprocess.run(
-        [PROGRAM, "up"], cwd=stack.directory, capture_output=True, text=True, timeout=20, check=False
+        [PROGRAM, "up"], cwd=stack.directory, capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     assert second.returncode == 1
     assert f"already runs on {stack.data} (process {stack.pid}, {stack.url('Gateway')})" in second.stderr
@@ -91,11 +121,14 @@ def test_whatever_dies_is_started_again(stack: StackProcess):
         wait_until(
             lambda name=name, victim=victim: [p for p in stack.find(name) if p != victim],
             description=f"another {name}",
+            timeout_s=PATIENCE_S,
         )
     assert "ended with SIGKILL; starting it again in 0.5 s" in stack.log
     assert stack.get("/healthz") == 200  # waits in the socket the supervisor holds, instead of failing
     wait_until(
-        lambda: stack.get("/readyz") == 200, description="the gateway to reach the store", timeout_s=20
+        lambda: stack.get("/readyz") == 200,
+        description="the gateway to reach the store",
+        timeout_s=PATIENCE_S,
     )
     with redis.Redis.from_url(stack.url("Valkey")) as client:
         assert client.get("kept") == b"yes"
@@ -108,14 +141,16 @@ def test_a_killed_supervisor_takes_its_children_but_not_the_server(stack: StackP
     with redis.Redis.from_url(stack.url("Valkey")) as client:
         client.set("kept", "yes")
     stack.signal(signal.SIGKILL)
-    stack.wait_end()
-    wait_until(lambda: stack.alive() == [server], description="all but the server to end", timeout_s=STOP_S)
+    stack.wait_end(PATIENCE_S)
+    wait_until(
+        lambda: stack.alive() == [server], description="all but the server to end", timeout_s=PATIENCE_S
+    )
     stack.start().wait_ready()
     assert [process.pid for process in stack.find("valkey-server")] == [server.pid]
     with redis.Redis.from_url(stack.url("Valkey")) as client:
         assert client.get("kept") == b"yes"
     stack.signal(signal.SIGTERM)
-    assert stack.wait_end(STOP_S) == 0
+    assert stack.wait_end(PATIENCE_S) == 0
     assert gone(stack)
 
 
@@ -129,7 +164,7 @@ def test_runs_survive_the_end_of_everything(tmp_path: Path):
             running = client.streaming(client.start(LONG))
         for process in stack.alive():
             process.kill()
-        stack.wait_end()
+        stack.wait_end(PATIENCE_S)
         stack.start().wait_ready()
         client = Client(stack)
         with client.http:
@@ -140,7 +175,7 @@ def test_runs_survive_the_end_of_everything(tmp_path: Path):
         assert lost["text"].startswith(running["text"])
         assert demo_text(3000).startswith(lost["text"])
         stack.signal(signal.SIGINT, group=True)
-        assert stack.wait_end(20) == 0
+        assert stack.wait_end(PATIENCE_S) == 0
         assert stack.alive() == []
 
 
@@ -150,7 +185,7 @@ def test_a_port_in_use_is_an_error_that_names_the_setting(tmp_path: Path, variab
     with socket.create_server(("127.0.0.1", 0)) as squatter:
         port = str(squatter.getsockname()[1])
         with StackProcess(tmp_path, **{variable: port}) as stack:
-            assert stack.start().wait_end(30) == 1
+            assert stack.start().wait_end(PATIENCE_S) == 1
             assert f"set {variable} to another one" in stack.log
             assert gone(stack)
 
@@ -161,11 +196,13 @@ def test_with_addresses_given_no_server_is_started(tmp_path: Path, store_url: st
     with StackProcess(tmp_path, **addresses) as stack:
         stack.start()
         wait_until(
-            lambda: "Mainstem is ready." in stack.log, description="the stack to be ready", timeout_s=30
+            lambda: "Mainstem is ready." in stack.log,
+            description="the stack to be ready",
+            timeout_s=PATIENCE_S,
         )
         assert stack.find("valkey-server") == []
         stack.signal(signal.SIGTERM)
-        assert stack.wait_end(STOP_S) == 0
+        assert stack.wait_end(PATIENCE_S) == 0
         assert gone(stack)
 
 
@@ -177,20 +214,20 @@ def test_make_takes_the_stack_with_it(tmp_path: Path, number: signal.Signals):
         require(Path("/proc/self/status").exists(), "needs /proc to look at make")
         stack.start().wait_ready()
         stack.signal(number)
-        stack.wait_end(STOP_S)
-        wait_until(lambda: gone(stack), description="the stack to end", timeout_s=STOP_S)
+        stack.wait_end(PATIENCE_S)
+        wait_until(lambda: gone(stack), description="the stack to end", timeout_s=PATIENCE_S)
 
 
 def test_mainstem_valkey_serves_in_the_foreground(tmp_path: Path):
     """`mainstem valkey` prints its addresses, cleans up on SIGTERM, and fails when its server dies."""
     with StackProcess(tmp_path, command=(str(PROGRAM), "valkey")) as process:
         process.start()
-        wait_until(lambda: "store redis://" in process.log, description="the addresses")
+        wait_until(lambda: "store redis://" in process.log, description="the addresses", timeout_s=PATIENCE_S)
         process.signal(signal.SIGTERM)
-        assert process.wait_end() == 0
+        assert process.wait_end(PATIENCE_S) == 0
         assert gone(process)
         process.start()
-        wait_until(lambda: "store redis://" in process.log, description="the addresses")
+        wait_until(lambda: "store redis://" in process.log, description="the addresses", timeout_s=PATIENCE_S)
         process.find("valkey-server")[0].kill()
-        assert process.wait_end() == 1
+        assert process.wait_end(PATIENCE_S) == 1
         assert "did not start: it ended" in process.log

@@ -85,6 +85,8 @@ def gateway(
     from mainstem_api.gateway import Server, create_app
 
     server = Server(create_app(settings), settings, access_log=access_log)
+    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn handles them, and raises them again at its end
+        signal.signal(number, _end_once)
     server.run(sockets=None if fd is None else [socket.socket(fileno=fd)])
 
 
@@ -131,6 +133,7 @@ def _flower_address(settings: Settings, arguments: list[str]) -> str:
 
 def _prepare(**options: str | int | None) -> Settings:
     """Return the settings, with the addresses of a running server and the options that were given in them."""
+    _take_signals()
     settings = Settings(**{name: value for name, value in options.items() if value is not None})  # type: ignore[arg-type]
     hold_tether(grace_s=settings.drain_s + TETHER_MARGIN_S)
     deadline = time.monotonic() + SERVER_PATIENCE_S
@@ -159,6 +162,19 @@ def _guard_metrics() -> None:
     for number, handler in enumerate(handlers):
         if isinstance(handler, tuple) and handler[1] is Metrics:
             handlers[number] = (handler[0], GuardedMetrics)
+
+
+def _take_signals() -> None:
+    """Until somebody else handles them, after a second of imports, signals end the process quietly."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end_at_once)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # the supervisor held it back so far
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    """Nothing has begun; an exception could end up in somebody's import, or be lost in a callback."""
+    del number, frame
+    os._exit(0)
 
 
 def _end_once(number: int, frame: FrameType | None) -> None:

@@ -84,14 +84,20 @@ class Child:
         return f"ended with {_describe(code)}"
 
     async def _start(self) -> Process:
-        return await asyncio.create_subprocess_exec(
-            *self._command.arguments,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=PIPE,
-            stderr=STDOUT,
-            env=dict(self._environment()),
-            pass_fds=self._command.descriptors,
-        )
+        # A terminal's Ctrl-C reaches the whole group, and a child that still imports its modules would end in
+        # a traceback. Held back here it is inherited as held back; the child lets it in when it can take it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return await asyncio.create_subprocess_exec(
+                *self._command.arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=PIPE,
+                stderr=STDOUT,
+                env=dict(self._environment()),
+                pass_fds=self._command.descriptors,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     async def _end(self, timeout_s: float) -> None:
         # The terminal's Ctrl-C may have reached the child already; SIGTERM on top is taken calmly by all.
