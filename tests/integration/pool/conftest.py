@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -171,10 +172,15 @@ class PoolWorker:
         )
         return running, waiting
 
+    def hooks(self) -> list[str]:
+        """What the worker's shutdown hooks have noted, in their order."""
+        return self.journal(f"worker {self.app.conf.task_default_queue}")
+
     def unacknowledged(self) -> int:
-        """How many messages any worker of this broker holds unacknowledged."""
+        """How many messages of its queue are held unacknowledged."""
         with self.broker.client() as client:
-            return client.hlen("unacked")
+            held = [json.loads(message) for message in client.hvals("unacked")]
+        return [routing_key for _, _, routing_key in held].count(self.app.conf.task_default_queue)
 
     def queue_length(self) -> int:
         with self.broker.client() as client:
@@ -253,21 +259,28 @@ def events(shared_worker: PoolWorker) -> Iterator[EventLog]:
     log.stop()
 
 
-@pytest.fixture
-def make_worker(
-    pool_broker: ValkeyProcess, pool_journal: ValkeyProcess, tmp_path: Path
+@pytest.fixture(scope="module")
+def make_workers(
+    pool_broker: ValkeyProcess, pool_journal: ValkeyProcess, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., PoolWorker]]:
-    """Start a worker of this test's own, on a queue of its own."""
+    """Start workers, each on a queue of its own; from any thread."""
     started: list[PoolWorker] = []
+    directory = tmp_path_factory.mktemp("own-workers")
 
     def make(*options: str, broker: ValkeyProcess | None = None, **env: str) -> PoolWorker:
         name = f"own-{uuid.uuid4().hex[:8]}"
-        worker = PoolWorker(broker or pool_broker, pool_journal, tmp_path, name)
+        worker = PoolWorker(broker or pool_broker, pool_journal, directory, name)
         started.append(worker)
-        worker.journal_client.delete("journal:worker")
         worker.start(*options, **env)
         return worker
 
     yield make
     for worker in started:
         worker.close()
+
+
+@pytest.fixture
+def make_worker(make_workers: Callable[..., PoolWorker]) -> Iterator[Callable[..., PoolWorker]]:
+    """Start a worker of this test's own, which ends with it."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *options, **more: stack.enter_context(contextlib.closing(make_workers(*options, **more)))

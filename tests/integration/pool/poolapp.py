@@ -61,7 +61,7 @@ class Hooks(bootsteps.StartStopStep):
 
         async def hook(word: str) -> None:
             assert asyncio.get_running_loop() is worker.pool.loop
-            note("worker", word)
+            note(f"worker {app.conf.task_default_queue}", word)
 
         async def broken() -> None:
             raise OSError("a hook that fails")

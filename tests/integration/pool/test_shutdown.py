@@ -5,11 +5,24 @@ from __future__ import annotations
 import signal
 import time
 
+import pytest
+
+from together import Together
 from waiting import wait_until
+
+together = Together()
+
+
+@pytest.fixture(scope="module")
+def at_once(request, make_workers):
+    with together.run(request, make_workers) as running:
+        yield running
+
 
 HOOKS = ["second hook", "first hook"]
 
 
+@together
 def test_warm_shutdown_waits_for_running_tasks(make_worker):
     """A warm shutdown lets running tasks end, stores their results, then runs the hooks, last added first."""
     worker = make_worker("-c", "4")
@@ -18,12 +31,13 @@ def test_warm_shutdown_waits_for_running_tasks(make_worker):
     worker.noted(late, "started")
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
-    assert early.get(timeout=5) == late.get(timeout=5) == "rested"
-    assert worker.journal("worker") == HOOKS
+    assert early.get(timeout=30) == late.get(timeout=30) == "rested"
+    assert worker.hooks() == HOOKS
     assert worker.queue_length() == 0
     assert "pool shutdown hook failed" in worker.log  # the failing hook between them, which stops nobody
 
 
+@together
 def test_grace_ends_with_a_cancellation(make_worker):
     """After the grace time tasks are cancelled with the cause SHUTDOWN; they clean up before the hooks.
 
@@ -41,7 +55,7 @@ def test_grace_ends_with_a_cancellation(make_worker):
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
     assert worker.journal(cut) == ["started", "cancelled shutdown", "cleaned"]
-    assert worker.journal("worker") == HOOKS
+    assert worker.hooks() == HOOKS
     assert cut.state == "FAILURE"
     assert type(cut.result).__name__ == "ShutdownError"
     assert catching.get() == "done anyway"
@@ -49,6 +63,7 @@ def test_grace_ends_with_a_cancellation(make_worker):
     assert worker.queue_length() == 1
 
 
+@together
 def test_waiting_tasks_go_back(make_worker):
     """Tasks that wait for a slot at shutdown are not started and not lost, also without `acks_late`."""
     worker = make_worker("-c", "1", POOLAPP_GRACE="0.2")
@@ -59,6 +74,7 @@ def test_waiting_tasks_go_back(make_worker):
     assert worker.queue_length() == 3
 
 
+@together
 def test_cold_shutdown_is_bounded(make_worker):
     """A cold shutdown cancels at once with the cause SHUTDOWN; an endless body does not hold it up."""
     worker = make_worker("-c", "4", POOLAPP_CANCEL_GRACE="1")
@@ -72,14 +88,15 @@ def test_cold_shutdown_is_bounded(make_worker):
     began = time.monotonic()
     worker.signal(signal.SIGQUIT)
     worker.wait()
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 40
     assert worker.journal(result) == ["started", "cancelled shutdown", "cleaned"]
     assert worker.journal(endless) == worker.journal(late) == ["started", "cancelled shutdown"]
     assert worker.queue_length() == 1  # the unacknowledged one
-    assert worker.journal("worker") == HOOKS
+    assert worker.hooks() == HOOKS
     assert "tasks did not end at shutdown and are abandoned" in worker.log
 
 
+@together
 def test_cold_shutdown_ends_a_warm_one(make_worker):
     """SIGQUIT during a warm shutdown ends its grace time."""
     worker = make_worker("-c", "4", POOLAPP_GRACE="60")
@@ -91,11 +108,12 @@ def test_cold_shutdown_ends_a_warm_one(make_worker):
     began = time.monotonic()
     worker.signal(signal.SIGQUIT)
     worker.wait()
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 40
     assert worker.journal(result) == ["started", "cancelled shutdown"]
-    assert worker.journal("worker") == HOOKS
+    assert worker.hooks() == HOOKS
 
 
+@together
 def test_hanging_thread_does_not_hold_up_a_shutdown(make_worker):
     """A plain task that hangs is abandoned: the process ends."""
     worker = make_worker("-c", "4", POOLAPP_GRACE="0.2", POOLAPP_CANCEL_GRACE="0.5")
@@ -104,9 +122,10 @@ def test_hanging_thread_does_not_hold_up_a_shutdown(make_worker):
     began = time.monotonic()
     worker.signal(signal.SIGTERM)
     worker.wait()
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 40
 
 
+@together
 def test_acks_flow_while_draining(make_worker):
     """A late acknowledgement of a task that ends during the drain does not wait for the drain's end."""
     worker = make_worker("-c", "4")
@@ -114,13 +133,14 @@ def test_acks_flow_while_draining(make_worker):
     worker.noted(short, "started")
     worker.noted(long, "started")
     worker.signal(signal.SIGTERM)
-    assert short.get(timeout=4) == "rested"
-    wait_until(lambda: worker.unacknowledged() == 0, description="the acknowledgement", timeout_s=2)
+    assert short.get(timeout=30) == "rested"
+    wait_until(lambda: worker.unacknowledged() == 0, description="the acknowledgement", timeout_s=10)
     assert not worker.exited
     assert worker.wait() == 0
     assert long.state == "SUCCESS"
 
 
+@together
 def test_revoked_cleanup_completes_while_draining(make_worker):
     """A revoked task whose cleanup still awaits completes it during a warm shutdown."""
     worker = make_worker("-c", "4", "-E")
