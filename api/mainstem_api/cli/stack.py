@@ -8,6 +8,7 @@ import threading
 from typing import Final
 
 from mainstem_api.supervisor import Stack
+from mainstem_shared.addresses import check_address
 from mainstem_shared.embedded import BROKER_DB, EmbeddedServer, ServerStartError
 from mainstem_shared.settings import Settings
 
@@ -16,10 +17,8 @@ _POLL_S: Final = 0.5
 
 def up() -> None:
     """Start everything on this machine: embedded Valkey, workers, gateway, Flower."""
-    from mainstem_api.gateway import authentication
-
     settings = Settings()
-    authentication.authenticator(settings)  # what the gateway would refuse is refused before anything runs
+    check_address(settings, settings.host)  # what the gateway would refuse is refused before anything runs
     asyncio.run(Stack(settings).run())
 
 

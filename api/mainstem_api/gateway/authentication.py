@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.types import Scope
 
 from mainstem_shared import errors, models
-from mainstem_shared.addresses import is_loopback
+from mainstem_shared.addresses import check_address
 from mainstem_shared.principals import DEFAULT_TENANT, Principal
 from mainstem_shared.settings import Settings
 
@@ -65,19 +65,6 @@ def authenticator(settings: Settings) -> Authenticator:
             from mainstem_api.gateway.proxies import ProxyAuthentication
 
             return ProxyAuthentication(settings)
-
-
-def check_address(settings: Settings, host: str) -> None:
-    """Make sure that a gateway without authentication is reached from its own machine only.
-
-    Raises:
-        Misconfigured: it would listen on `host`, which others reach.
-    """
-    if settings.auth == "none" and not is_loopback(host):
-        raise errors.Misconfigured(
-            f"MAINSTEM_AUTH=none on {host or 'all addresses'}: who reaches it would be the same user. "
-            "Set MAINSTEM_AUTH to jwt or proxy, or MAINSTEM_HOST to 127.0.0.1."
-        )
 
 
 def principal(user: object, tenant: object, scopes: object) -> Principal:

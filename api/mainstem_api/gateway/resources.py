@@ -94,7 +94,7 @@ class Gateway:
         it for ever. Its signal handler is a bound method; the flag on its owner is all we need.
         """
         server: Any = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-        if not hasattr(server, "should_exit"):
+        if not hasattr(server, "should_exit") or hasattr(server, "drains_itself"):
             return  # run in a thread, or by another server: whoever runs us calls `drain`, or cuts us off
         while not server.should_exit:  # noqa: ASYNC110 - a signal handler sets it, there is no event
             await asyncio.sleep(_WATCH_S)

@@ -13,10 +13,10 @@ import uvicorn
 from fastapi import FastAPI
 
 from mainstem_api.gateway.app import create_app
-from mainstem_api.gateway.authentication import check_address
 from mainstem_api.gateway.origins import OwnNames
 from mainstem_api.gateway.protocols import Protocol
 from mainstem_shared import logs
+from mainstem_shared.addresses import check_address
 from mainstem_shared.settings import Settings
 
 SHUTDOWN_S: Final = 10
@@ -27,6 +27,9 @@ BACKLOG: Final = 4096
 
 class Server(uvicorn.Server):
     """uvicorn, resetting the app's event streams first when it stops: it would wait for them for ever."""
+
+    drains_itself: Final = True
+    """For `resources`, which looks after servers that do not."""
 
     def __init__(self, app: FastAPI, settings: Settings, **options: Any) -> None:
         self._app = app
@@ -61,6 +64,11 @@ class Server(uvicorn.Server):
         await super().serve(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # The way in is closed before any stream is reset: its reader comes back at once, and not to us.
+        for listening in (*self.servers, *(sockets or ())):
+            listening.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
         self._app.state.holder.drain()
         await super().shutdown(sockets)
 
