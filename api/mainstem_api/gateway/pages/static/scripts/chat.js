@@ -26,6 +26,8 @@ class Chat {
     this.others?.addEventListener("message", () => this.poll());
     this.column = byId("turns");
     this.scroller = byId("scroller");
+    // At once, not when the gateway has answered: somebody may be writing already.
+    this.composer.turnTo(new URLSearchParams(location.hash.slice(1)).get("thread"));
     this.dress();
     this.listen();
   }
@@ -101,7 +103,7 @@ class Chat {
     if (thread === this.thread && thread) return;
     this.close();
     this.thread = thread;
-    this.composer.turnTo(thread ?? "new");
+    this.composer.turnTo(thread);
     this.show();
     if (thread) await this.load();
   }
@@ -288,7 +290,7 @@ class Chat {
     if (!this.thread) {
       this.thread = thread;
       history.pushState(null, "", `#thread=${encodeURIComponent(thread)}`);
-      this.composer.turnTo(thread);
+      this.composer.begun(thread);
       this.column.replaceChildren();
     }
     this.pinned = true;

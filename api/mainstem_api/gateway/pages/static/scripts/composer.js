@@ -20,7 +20,7 @@ export class Composer {
     this.sendButton.append(icon("send"));
     this.stopButton.append(icon("stop"));
     this.switches = switchButtons(byId("switches"));
-    this.thread = null;
+    this.thread = undefined; // not turned to any yet
     this.form.addEventListener("submit", (event) => { event.preventDefault(); this.submit(send); });
     this.field.addEventListener("keydown", (event) => {
       // While a word is composed (in Japanese, say), Enter belongs to the input method.
@@ -44,14 +44,22 @@ export class Composer {
     this.show();
   }
 
-  /** Turn to a thread, with what was begun there. */
+  /** Turn to a thread (null: one that is still to begin), with what was being written there. */
   turnTo(thread) {
+    if (thread === this.thread) return; // what was written meanwhile stays
     this.thread = thread;
     this.field.value = store.get(this.key) ?? "";
     this.changed();
   }
 
-  get key() { return `mainstem.draft.${this.thread}`; }
+  /** The thread began: what is written now belongs to it. */
+  begun(thread) {
+    store.set(this.key, "");
+    this.thread = thread;
+    this.changed();
+  }
+
+  get key() { return `mainstem.draft.${this.thread ?? "new"}`; }
 
   submit(send) {
     const text = this.field.value.trim();
