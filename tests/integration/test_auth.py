@@ -181,7 +181,7 @@ async def test_no_token_is_ever_logged(
     """Not with access logs, not by a refusal, however it is spelled in the address."""
     log = await RunLog.start(store)
     caplog.set_level(logging.DEBUG)
-    logging.getLogger("uvicorn.access").setLevel(logging.INFO)
+    caplog.set_level(logging.INFO, logger="uvicorn.access")
     with GatewayThread(store_url, broker_url, **SETTINGS) as gateway:
         async with gateway.client() as http:
             given = await stream_token(http, log.run_id, bearer("local"))

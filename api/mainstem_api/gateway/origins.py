@@ -21,7 +21,7 @@ from mainstem_shared.settings import Settings
 ANY: Final = "*"
 _HARMLESS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _PREFLIGHT_S: Final = 600
-_EXPOSED: Final = ("Location", "Idempotency-Replayed", "Retry-After")
+_EXPOSED: Final = ("Location", "Idempotency-Replayed", "Retry-After", "X-Vercel-AI-UI-Message-Stream")
 
 
 class Origins:
@@ -56,7 +56,7 @@ class Origins:
         return {
             "allow_origins": self._allowed,
             "allow_methods": ["GET", "POST", "DELETE"],
-            "allow_headers": ["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
+            "allow_headers": ["*"],  # stock clients send headers of their own, x-stainless-lang for example
             "allow_credentials": self._auth == "proxy",
             "expose_headers": list(_EXPOSED),
             "max_age": _PREFLIGHT_S,
