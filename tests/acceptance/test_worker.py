@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 import uuid
@@ -277,3 +278,12 @@ async def watch_gaps(runs, run_id: str, gaps: list[float], until: float) -> None
         if now > until:
             return
     # the run ended before the broker woke up: what it streamed until then counts
+
+
+def test_root_is_told_in_a_line(live):
+    """Celery's warning to root, a paragraph, is one line, and none for who has set C_FORCE_ROOT."""
+    worker = live.worker()
+    assert ("running_as_root" in worker.log) == (os.geteuid() == 0)
+    chosen = live.worker("chosen", C_FORCE_ROOT="1")
+    assert "superuser privileges" not in worker.log + chosen.log
+    assert "running_as_root" not in chosen.log

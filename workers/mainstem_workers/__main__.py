@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from typing import Any, Final
 
 from mainstem_shared.logs import FORMAT, FieldFormatter
@@ -17,6 +18,7 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ["CELERY_CUSTOM_WORKER_POOL"] = POOL  # read when Celery's pools are imported: before all else
 
     from celery import signals
+    from celery.exceptions import SecurityWarning
 
     from mainstem_shared.settings import Settings
     from mainstem_workers.app import make_app
@@ -27,6 +29,9 @@ def main(arguments: list[str] | None = None) -> None:
     pool = ("--pool", "custom", "--concurrency", str(settings.concurrency))
     options = ("--without-gossip", "--without-mingle", "-E", *given)
     signals.after_setup_logger.connect(_show_fields, weak=False)
+    # A paragraph on stderr, out of fear of pickle, which our app does not take: below we say it in a line.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
+    signals.worker_ready.connect(_tell_of_root, weak=False)
     make_app(settings).worker_main(["--quiet", "worker", *pool, *options])
 
 
@@ -34,6 +39,14 @@ def _show_fields(logger: logging.Logger, **_: Any) -> None:
     """Show the fields of our log lines; Celery's own format knows only the message."""
     for handler in logger.handlers:
         handler.setFormatter(FieldFormatter(FORMAT))
+
+
+def _tell_of_root(**_: Any) -> None:
+    """Where C_FORCE_ROOT is set, somebody has decided already."""
+    if hasattr(os, "geteuid") and os.geteuid() == 0 and not os.environ.get("C_FORCE_ROOT"):
+        logging.getLogger(__name__).info(
+            "running as root: in production give it a user of its own", extra={"action": "running_as_root"}
+        )
 
 
 if __name__ == "__main__":
