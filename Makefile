@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run demo test check bench bench-quick bench-full chaos rabbitmq celery-tests soak lock clean
+.PHONY: help run demo test check bench bench-quick bench-full plots chaos rabbitmq celery-tests soak lock clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -35,8 +35,11 @@ bench: $(VENV)/.test ## measure every row side by side with its baselines, in 15
 bench-quick: $(VENV)/.test ## the same rows under small loads, in a minute
 	@exec $(BIN)/python bench/run.py --quick $(ARGS)
 
-bench-full: $(VENV)/.test ## growth of costs and the longest reconnect too
+bench-full: $(VENV)/.test ## the rows that take longest: growth of costs, and a reconnect to 100,000 deltas
 	@exec $(BIN)/python bench/run.py --full $(ARGS)
+
+plots: $(VENV)/.bench ## the pictures and tables of docs/performance.md and docs/scaling.md, from the newest results
+	@exec $(BIN)/python bench/plots.py
 
 chaos: $(VENV)/.test ## kill, freeze and cut everything under load, over and over; SEED=n repeats the choices
 	@exec env MAINSTEM_CHAOS_ROUNDS=12 MAINSTEM_CHAOS_SEED=$(SEED) $(BIN)/pytest tests/chaos $(ARGS)

@@ -10,7 +10,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ class Load:
     """Event streams per run: most have one reader, some a second tab."""
     aborts: float = 0.03
     """The share of runs that somebody stops."""
-    kept_h: float = 24
+    kept_h: float = 168
     """How long a finished run stays readable."""
 
 
@@ -175,42 +175,47 @@ def checks(rows: Mapping[str, Mapping[str, Any]], cost: Costs) -> list[tuple[str
     return found
 
 
-def newest() -> dict[str, Any]:
-    """Return the rows' data of the newest whole bench, with the growth rows of the newest full one."""
-    merged: dict[str, Any] = {}
-    for kind in ("-full", ""):
+def documents() -> list[dict[str, Any]]:
+    """Return the results of the newest whole bench, and of the newest full one (growth), if there are."""
+    found: list[dict[str, Any]] = []
+    for kind in ("", "-full"):
         names = [p for p in sorted(RESULTS.glob("*.json")) if p.stem[10:] == kind]
-        if names:
-            merged |= {row["name"]: row["data"] for row in json.loads(names[-1].read_text())["rows"]}
-    return merged
+        found += [json.loads(name.read_text()) for name in names[-1:]]
+    return found
+
+
+def newest() -> dict[str, Any]:
+    """Return the data of all their rows by name."""
+    return {row["name"]: row["data"] for document in documents() for row in document["rows"]}
+
+
+def report(load: Load, rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Say what is needed, which wall comes first, and how far the model is from what was measured."""
+    cost = costs(rows)
+    kinds = "concurrent runs", "workers", "gateways", "store shards", "brokers", "Flowers", "broadcasts"
+    yield f"| {' | '.join(kinds)} |\n|{'---|' * len(kinds)}"
+    for runs in (1e3, 1e5, 1e7):
+        n = need(runs, load, cost)
+        whole = [math.ceil(x) for x in (n.workers, n.gateways, n.stores, n.brokers, n.monitors)]
+        shown = " | ".join(f"{x:,}" for x in whole)
+        yield f"| {runs:,.0f} | {shown} | {n.broadcast_share:.1%} of each worker's core |"
+    yield "\n| where one of each is full | concurrent runs |\n|---|---|"
+    for wall, runs in walls(load, cost).items():
+        yield f"| {wall} | {runs:,.0f} |"
+    yield "\n| checked where it was measured too | predicted | measured |\n|---|---|---|"
+    for what, predicted, measured in checks(rows, cost):
+        yield f"| {what} | {predicted:.1f} | {measured:.1f} |"
+    yield "\n| a unit costs (µs of CPU, or bytes) | |\n|---|---|"
+    for field in fields(Costs):
+        yield f"| {field.name.replace('_', ' ')} | {getattr(cost, field.name):,.1f} |"
 
 
 def main() -> int:
-    """Print the tables of docs/scaling.md."""
+    """Print the tables of docs/scaling.md for any load."""
     parser = argparse.ArgumentParser(description=__doc__)
     for option in fields(Load):
         parser.add_argument(f"--{option.name.replace('_', '-')}", type=float, default=option.default)
-    load = Load(**vars(parser.parse_args()))
-    rows = newest()
-    cost = costs(rows)
-    print("| a unit costs | |\n|---|---|")
-    for field in fields(Costs):
-        print(f"| {field.name} | {getattr(cost, field.name):,.1f} |")
-    print(
-        "\n| concurrent runs | workers | gateways | store shards | brokers | Flower | broadcasts |\n|"
-        + "---|" * 7
-    )
-    for runs in (1e3, 1e5, 1e7):
-        n = need(runs, load, cost)
-        whole = [math.ceil(x) for x in (n.workers, n.gateways, n.stores, n.brokers)]
-        shown = " | ".join(f"{x:,}" for x in whole)
-        print(f"| {runs:,.0f} | {shown} | {n.monitors:,.2f} | {n.broadcast_share:.1%} of each worker |")
-    print("\n| wall | concurrent runs |\n|---|---|")
-    for wall, runs in walls(load, cost).items():
-        print(f"| {wall} | {runs:,.0f} |")
-    print("\n| checked | predicted | measured |\n|---|---|---|")
-    for what, predicted, measured in checks(rows, cost):
-        print(f"| {what} | {predicted:.1f} | {measured:.1f} |")
+    print(*report(Load(**vars(parser.parse_args())), newest()), sep="\n")
     return 0
 
 

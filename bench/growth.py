@@ -42,7 +42,7 @@ async def _grown(
 
 
 async def _token_cost(bench: Bench, runs: int) -> float:
-    return (await steady(bench, runs=runs, per_s=50, seconds=25))["cpu_us"]
+    return (await steady(bench, runs=runs, per_s=50, seconds=12))["cpu_us"]
 
 
 async def _delivery_cost(bench: Bench, clients: int) -> float:

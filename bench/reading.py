@@ -190,7 +190,7 @@ async def audience(bench: Bench) -> Row:
 
 async def deliveries(bench: Bench, runs: int) -> dict[str, float]:
     """Follow so many runs with two clients each; events per CPU-second of the gateway and of the client."""
-    seconds = 3 if bench.quick else 15
+    seconds = 3 if bench.quick else 10
     delivered = [0]
     with bench.worker(), bench.gateway() as (gateway, port):
         async with AsyncRuns(bench.settings()) as client:

@@ -18,7 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from harness import Row, bench
+from harness import Bench, Row, bench
 from rich.console import Console
 from rich.table import Table
 from rows import ALONE, FULL, ROWS, SLOW
@@ -26,7 +26,7 @@ from rows import ALONE, FULL, ROWS, SLOW
 console = Console(width=170)
 
 Measure = Callable[..., Any]
-ROW_S = 240
+ROW_S = 600
 """No row takes longer, unless it hangs."""
 QUICK = 0.1
 """The loads of quick runs, as a share of the full ones."""
@@ -36,7 +36,9 @@ def main() -> int:
     """Run the rows; 1 only if a row could not run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small loads, under a minute")
-    parser.add_argument("--full", action="store_true", help="growth and the 100k row too")
+    parser.add_argument(
+        "--full", action="store_true", help="instead, the rows that take longest: growth, 100k deltas"
+    )
     parser.add_argument("rows", nargs="*", help="names of rows; all by default")
     options = parser.parse_args()
     wanted = [
@@ -44,10 +46,18 @@ def main() -> int:
         for measure in (*ROWS, *FULL)
         if (measure.__name__ in options.rows if options.rows else _belongs(measure, options))
     ]
-    rows, broken = _measured(wanted, quick=options.quick)
+    rows: list[Row] = []
+    broken: list[str] = []
+    with bench(QUICK, keep=True) if options.quick else contextlib.nullcontext() as shared:
+        for measure in wanted:
+            try:
+                rows += _measured(measure, shared)
+            except Exception:  # one row that cannot run must not hide the others
+                traceback.print_exc()
+                broken.append(measure.__name__)
+            if not options.rows:  # each time: whoever interrupts it keeps what there is
+                _write(rows, broken, kind="-quick" if options.quick else "-full" if options.full else "")
     _print(rows)
-    if not options.rows:
-        _write(rows, kind="-quick" if options.quick else "-full" if options.full else "")
     missed = [row.name for row in rows if row.met is False]
     met = sum(row.met is True for row in rows)
     verdict = f"{met} goals met, {len(missed)} missed, {len(broken)} rows broken"
@@ -58,29 +68,19 @@ def main() -> int:
 def _belongs(measure: Measure, options: argparse.Namespace) -> bool:
     if options.quick:
         return measure in ROWS and measure not in SLOW
-    return options.full or measure in ROWS
+    return measure in (FULL if options.full else ROWS)
 
 
-def _measured(wanted: list[Measure], *, quick: bool) -> tuple[list[Row], list[str]]:
-    rows: list[Row] = []
-    broken: list[str] = []
-    with bench(QUICK if quick else 1.0, keep=True) if quick else contextlib.nullcontext() as shared:
-        for measure in wanted:
-            begun, load = time.monotonic(), os.getloadavg()[0]
-            fresh = bench(QUICK if quick else 1.0) if shared is None or measure in ALONE else None
-            try:
-                with fresh or contextlib.nullcontext(shared) as place:
-                    got = asyncio.run(_in_time(measure(place)))
-            except Exception:  # one row that cannot run must not hide the others
-                traceback.print_exc()
-                broken.append(measure.__name__)
-                continue
-            made = got if isinstance(got, list) else [got]
-            for row in made:
-                row.load = max(load, os.getloadavg()[0])
-            rows.extend(made)
-            console.print(f"[dim]{measure.__name__} took {time.monotonic() - begun:.0f} s[/dim]")
-    return rows, broken
+def _measured(measure: Measure, shared: Bench | None) -> list[Row]:
+    begun, load = time.monotonic(), os.getloadavg()[0]
+    alone = shared is None or measure in ALONE
+    with bench(QUICK if shared else 1.0) if alone else contextlib.nullcontext(shared) as place:
+        got = asyncio.run(_in_time(measure(place)))
+    rows = got if isinstance(got, list) else [got]
+    for row in rows:
+        row.load = max(load, os.getloadavg()[0])
+    console.print(f"[dim]{measure.__name__} took {time.monotonic() - begun:.0f} s[/dim]")
+    return rows
 
 
 async def _in_time(row: Any) -> Any:
@@ -96,7 +96,7 @@ def _print(rows: list[Row]) -> None:
     console.print(table)
 
 
-def _write(rows: list[Row], *, kind: str) -> None:
+def _write(rows: list[Row], broken: list[str], *, kind: str) -> None:
     now = datetime.datetime.now(datetime.UTC)
     machine = {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.system()}
     document = {
@@ -104,6 +104,7 @@ def _write(rows: list[Row], *, kind: str) -> None:
         "kind": kind[1:] or "bench",
         "machine": machine,
         "rows": [row.as_json() for row in rows],
+        "broken": broken,
     }
     results = Path(__file__).resolve().parent / "results"
     results.mkdir(exist_ok=True)
