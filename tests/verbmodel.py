@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from mainstem_shared import pausing, threads, verbs
+from mainstem_shared import pausing, steering, threads, verbs
 from mainstem_shared.cursors import Cursor
 from mainstem_shared.models import Reason, Status, WaitingFor
 
@@ -38,6 +38,9 @@ class Run:
     next_run: str | None = None
     action: str | None = None
     last_action: str | None = None
+    inputs: list[str] = field(default_factory=list[str])
+    texts: dict[str, str] = field(default_factory=dict[str, str])
+    inputs_read: int = 0
     decided: dict[str, str] = field(default_factory=dict[str, str])
     snapshot: Cursor | None = None
     checkpoint: Cursor | None = None
@@ -111,7 +114,7 @@ class Model:
 
     def claim(self, run: Run, nonce: str, owner: str) -> Any:
         if run.nonce == nonce:
-            return ("claimed", run.epoch, run.segment)
+            return ("claimed", run.epoch, run.segment, len(run.inputs))
         if run.status is not Status.QUEUED or run.waiting is not WaitingFor.WORKER:
             return run.refused()
         if run.stop:
@@ -119,7 +122,7 @@ class Model:
         run.change_hands(run.opens_with, nonce)
         run.status, run.waiting, run.owner, run.task = Status.RUNNING, None, owner, "task"
         run.segment += 1
-        return ("claimed", run.epoch, run.segment)
+        return ("claimed", run.epoch, run.segment, len(run.inputs))
 
     def append(self, run: Run, epoch: int, seq: int) -> bool:
         """Whether the server takes an entry with this id: only above the top."""
@@ -248,6 +251,28 @@ class Model:
         return verbs.Intended(
             status=run.status, epoch=run.epoch, owner=run.owner, task_id=run.task, reason=run.stop
         )
+
+    def steer(self, run: Run, input_id: str, text: str) -> Any:
+        owner = run.owner if run.status is Status.RUNNING else ""
+        if input_id in run.texts:
+            if run.texts[input_id] != text:
+                return steering.Declined(why="reused")
+            return ("accepted", run.inputs.index(input_id) + 1, owner)
+        if run.status is Status.REQUIRES_ACTION and not run.stop:
+            return steering.Declined(why="paused")
+        if not run.active or run.stop:
+            return steering.Declined(why="inactive", status=run.status)
+        if len(run.inputs) + 1 - run.inputs_read > steering.WAITING_LIMIT:
+            return steering.Declined(why="full")
+        run.inputs.append(input_id)
+        run.texts[input_id] = text
+        return ("accepted", len(run.inputs), owner)
+
+    def inbox(self, run: Run, epoch: int, owner: str, read: int, known: int) -> Any:
+        if not run.controlled_by(epoch, owner):
+            return run.refused()
+        run.inputs_read = read
+        return run.inputs[known:]
 
     def publish(self, run: Run, task: str) -> bool:
         if run.status is not Status.QUEUED:

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 from redis.exceptions import ResponseError
 
 import verbcalls as v
-from mainstem_shared import events, keys, pausing, threads, verbs
+from mainstem_shared import events, keys, pausing, steering, threads, verbs
 from mainstem_shared.actions import Action, Question
 from mainstem_shared.cursors import Cursor
 from mainstem_shared.events import Type
@@ -39,6 +39,7 @@ OWNERS = st.sampled_from(("worker-1", "worker-2", "sweeper"))
 ENDINGS = st.sampled_from((Reason.COMPLETED, Reason.USER_ABORT, Reason.WORKER_LOST))
 STOPS = st.sampled_from((Reason.USER_ABORT, Reason.THREAD_DELETED))
 ACTIONS = st.sampled_from(("first", "second"))
+INPUTS = st.integers(0, steering.WAITING_LIMIT + 1).map("input-{}".format)
 DIGESTS = st.sampled_from(("approve", "reject"))
 RUNS = 8
 EXAMPLES = int(os.environ.get("MAINSTEM_MODEL_EXAMPLES", "80"))
@@ -79,8 +80,13 @@ class Verbs(RuleBasedStateMachine):
         """Ask both, and compare."""
         real, modelled = call
         answer, expected = self.loop.run_until_complete(real()), modelled()
-        if isinstance(answer, verbs.Claimed):
-            answer = ("claimed", answer.epoch, answer.segment)
+        match answer:
+            case verbs.Claimed():
+                answer = ("claimed", answer.epoch, answer.segment, answer.inputs)
+            case steering.Accepted():
+                answer = ("accepted", answer.number, answer.owner)
+            case _:
+                pass
         assert answer == expected
         return answer
 
@@ -128,8 +134,9 @@ class Verbs(RuleBasedStateMachine):
                 (1, self.stop),
             ]
             chances += [(1, self.resync), (2, self.pause), (3, self.snapshot), (2, self.checkpoint)]
+            chances += [(3, self.steer), (2, self.inbox)]
         if self.has(WAITING):
-            chances += [(4, self.resolve), (1, self.stop)]
+            chances += [(4, self.resolve), (1, self.stop), (1, self.steer)]
         if self.has(tuple(TERMINAL)):
             chances += [(1, self.compact), (1, self.claim), (1, self.finish), (1, self.resolve)]
         if self.unanswered:
@@ -306,6 +313,33 @@ class Verbs(RuleBasedStateMachine):
                 lambda: self.model.save_checkpoint(run, control.epoch, control.owner, cursor),
             )
         )
+
+    def steer(self, data: st.DataObject) -> None:
+        """A user says something, or says it again."""
+        run = self.draw(data, (*AT_WORK, *QUEUED))
+        input_id, text = data.draw(INPUTS), data.draw(DIGESTS)
+        self.ask(
+            (
+                lambda: steering.steer(self.store, run.run_id, input_id=input_id, text=text, by=None),
+                lambda: self.model.steer(run, input_id, text),
+            )
+        )
+
+    def inbox(self, data: st.DataObject) -> None:
+        run = self.draw(data, AT_WORK)
+        control = self.control(data, run)
+        known = data.draw(st.integers(0, len(run.inputs)))
+        read = data.draw(st.integers(run.inputs_read, max(run.inputs_read, known)))
+        self.ask(
+            (
+                lambda: self._inbox(control, read, known),
+                lambda: self.model.inbox(run, control.epoch, control.owner, read, known),
+            )
+        )
+
+    async def _inbox(self, control: verbs.Control, read: int, known: int) -> Any:
+        answer = await steering.inbox(self.store, control, read=read, known=known)
+        return [entry["input_id"] for entry in answer] if isinstance(answer, list) else answer
 
     def stop(self, data: st.DataObject) -> None:
         reason = data.draw(STOPS)
