@@ -44,7 +44,7 @@ def _show_fields(logger: logging.Logger, **_: Any) -> None:
 def _tell_of_root(**_: Any) -> None:
     """Where C_FORCE_ROOT is set, somebody has decided already."""
     if hasattr(os, "geteuid") and os.geteuid() == 0 and not os.environ.get("C_FORCE_ROOT"):
-        logging.getLogger(__name__).info(
+        logging.getLogger("mainstem_workers").info(
             "running as root: in production give it a user of its own", extra={"action": "running_as_root"}
         )
 
