@@ -35,7 +35,7 @@ class Turnstile:
         finally:
             for task in tasks.values():
                 task.cancel()
-        results = await asyncio.gather(*tasks.values(), return_exceptions=True)
+            results = await asyncio.gather(*tasks.values(), return_exceptions=True)
         return dict(zip(tasks, results, strict=True))
 
 
@@ -44,7 +44,7 @@ class GatedStore(Store):
 
     def __init__(self, store: Store, name: str, turnstile: Turnstile) -> None:
         super().__init__(store.url)
-        self.__dict__["client"] = store.client
+        self.__dict__ |= {"client": store.client, "line": store.line}  # its connections
         self._name = name
         self._turnstile = turnstile
 

@@ -29,7 +29,7 @@ from mainstem_shared.store import Store, now_ms
 
 SETTINGS = Settings(max_active_runs_per_user=9)
 WINDOW_MS = 60_000
-EXAMPLES = 80
+EXAMPLES = 60
 _threads = itertools.count()
 
 
@@ -183,10 +183,9 @@ class Truth:
 
 
 @pytest.fixture
-def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    loop = asyncio.new_event_loop()
-    yield loop
-    loop.close()
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as runner:
+        yield runner
 
 
 WANTED = st.lists(
@@ -197,7 +196,7 @@ WANTED = st.lists(
 
 
 def test_one_outcome_and_everybody_is_told_the_truth(
-    store_url: str, loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch
+    store_url: str, runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch
 ):
     """Any of them, in any order of their commands."""
     store = Store(store_url)
@@ -218,13 +217,18 @@ def test_one_outcome_and_everybody_is_told_the_truth(
         def choose(names: Any) -> str:
             return names[0] if len(names) == 1 else data.draw(st.sampled_from(names))
 
-        loop.run_until_complete(compete(one, kinds, choose, seen))
+        runner.run(compete(one, kinds, choose, seen))
 
     try:
         race()
     finally:
-        loop.run_until_complete(store.close())
+        runner.run(closed(store))
     assert {"queued", "user_abort", "replaced", "approval_expired"} <= seen, seen
+
+
+async def closed(store: Store) -> None:
+    await store.close()
+    await asyncio.sleep(0)  # the transports' own goodbye
 
 
 async def compete(one: Race, kinds: list[str], choose: Any, seen: set[str]) -> None:
