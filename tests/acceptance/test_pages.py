@@ -417,6 +417,34 @@ async def test_what_is_said_to_a_run_shows_where_it_was_read(opened: Tabs):
     assert await page.locator(".parts").inner_text() == shown
 
 
+async def test_what_nobody_read_is_offered_again(opened: Tabs):
+    """An engine that does not listen loses no words of the user's: they can be sent as the next message."""
+    page = await opened.open()
+    await say(page, {"tokens": 5000, "interval_ms": 20})
+    await reads(page, 2)
+    await say(page, '{"tokens": 2, "interval_ms": 0}')
+    await expect(page.locator(".steered.pending")).to_be_visible()
+    await page.keyboard.press("Escape")
+    await page.get_by_role("button", name="Send as a message").click()
+    await expect(page.locator(".turn-notes")).to_have_count(2)
+    assert await answer(page) == demo_text(2)
+
+
+async def test_a_conversation_is_deleted_at_the_second_press(opened: Tabs):
+    """Gone from the list, the page and the store."""
+    page = await opened.open()
+    await say(page, {"tokens": 2, "interval_ms": 0})
+    await finished(page)
+    thread = page.url.partition("#thread=")[2]
+    row = page.locator(f"[data-thread='{thread}']")
+    await row.hover()
+    await row.get_by_role("button", name="Delete this conversation").click()
+    await row.get_by_role("button", name="Delete it for good").click()
+    await expect(row).to_have_count(0)
+    await expect(page.locator(".suggestion")).to_have_count(4)
+    assert (await (await page.request.get(f"{opened.url}/v1/threads/{thread}/runs")).json())["runs"] == []
+
+
 async def test_escape_stops_a_run(opened: Tabs):
     """What it had said stays, as an exact prefix."""
     page = await opened.open()

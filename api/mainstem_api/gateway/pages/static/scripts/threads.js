@@ -1,10 +1,12 @@
 // The list of conversations: one entry per thread, from the overview of the user's runs, kept up to date in place.
 
-import { ago, byId, el, icon, setText } from "./dom.js";
+import { ago, announce, byId, el, icon, setText } from "./dom.js";
 
 const STATES = {
   queued: "queued", running: "running", requires_action: "waits for you", succeeded: "done", failed: "failed", aborted: "stopped",
 };
+
+const LABEL = "Delete this conversation";
 
 export class Threads {
   constructor({ open, remove }) {
@@ -47,7 +49,7 @@ export class Threads {
     if (known) return known;
     const row = { title: el("span", { class: "thread-name" }), state: el("span", { class: "visually-hidden" }), age: el("span", { class: "thread-age" }) };
     row.link = el("a", { href: `#thread=${encodeURIComponent(id)}`, on: { click: () => this.open(id) } }, el("i", { class: "dot" }), row.title, row.state, row.age);
-    const trash = el("button", { type: "button", class: "icon-button trash", "aria-label": "Delete this conversation", title: "Delete" }, icon("trash"));
+    const trash = el("button", { type: "button", class: "icon-button trash", "aria-label": LABEL, title: "Delete" }, icon("trash"));
     trash.addEventListener("click", () => this.confirm(trash, id));
     row.node = el("li", { data: { thread: id } }, row.link, trash);
     this.rows.set(id, row);
@@ -62,9 +64,12 @@ export class Threads {
     }
     button.dataset.sure = "yes";
     button.replaceChildren("Delete?");
+    button.setAttribute("aria-label", "Delete it for good? Press again");
+    announce("Press again to delete this conversation for good.");
     setTimeout(() => {
       delete button.dataset.sure;
       button.replaceChildren(icon("trash"));
+      button.setAttribute("aria-label", LABEL);
     }, 3000);
   }
 }
