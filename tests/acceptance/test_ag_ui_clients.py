@@ -175,7 +175,7 @@ def test_approve_edit_and_reject(program: Program, gateway: GatewayThread):
     state = page.run("r2", resume=[answer(asked, {"approved": True})]).ends()
     assert last(state)["outcome"]["type"] == "interrupt"
     types = [event["type"] for event in state["events"]]
-    assert types.count("TOOL_CALL_START") == 1  # the next one's; the decided one is not told again
+    assert types.count("TOOL_CALL_RESULT") == types.count("TOOL_CALL_START") == 1  # of the first, of the next
     (asked,) = state["pendingInterrupts"]
     state = page.run("r3", resume=[answer(asked, {"approved": True, "editedArgs": {"at": 77}})]).ends()
     (asked,) = state["pendingInterrupts"]
@@ -266,31 +266,45 @@ def test_a_drained_gateway_is_an_error_and_not_an_end(stage: Any, program: Progr
     port = free_port()
     addresses = (stage.store.url(0), stage.broker.url(1))
     with GatewayThread(*addresses, port=port) as first:
-        page = Agent(program, first.url, "drained").demo("r1", tokens=300, interval_ms=10)
+        page = Agent(program, first.url, "drained").demo("r1", tokens=100_000, interval_ms=10)
         page.shows("w20")
     state = page.ends()
     assert state["failure"]
     assert last(state)["type"] not in ("RUN_FINISHED", "RUN_ERROR")
-    with GatewayThread(*addresses, port=port):
-        page.run("r1").ends()
-    assert page.text == demo_text(300)
+    seen = page.text
+    with GatewayThread(*addresses, port=port) as second:
+        page.run("r1")
+        wait_until(lambda: len(page.text) > len(seen) + 20, description="what follows", timeout_s=60)
+        abort_run(second, page.state)
+        state = page.ends()
+        assert page.text == our_run(second, state)["text"]
+    assert page.text.startswith(seen)
+    assert demo_text(100_000).startswith(page.text)
 
 
 def test_a_killed_worker(live: Any, program: Program):
     """A run that begins again replaces the messages; one that cannot ends with RUN_ERROR."""
     first = live.worker("first", **QUICK)
     with GatewayThread(live.store.url(0), live.broker.url(1)) as gateway:
-        wanted = {"tokens": 300, "interval_ms": 15}
+        wanted = {"tokens": 100_000, "interval_ms": 10}
         resumed = Agent(program, gateway.url, "lost")
         resumed.run("r1", engine="demo", input=wanted, on_worker_lost="resume")
         failed = Agent(program, gateway.url, "failed").run("r1", engine="demo", input=wanted)
         for page in (resumed, failed):
-            page.shows("w20")
+            page.shows("w9")
         live.worker("second", ready=False, **QUICK)
         first.sigkill()
+        wait_until(
+            lambda: "mainstem.restarted" in [event.get("name") for event in resumed.state["events"]],
+            description="the run to begin again",
+            timeout_s=60,
+        )
+        resumed.shows("w9")
+        abort_run(gateway, resumed.state)
         state = resumed.ends()
-        assert (resumed.text, len(state["messages"])) == (demo_text(300), 1)
-        assert "mainstem.restarted" in [event.get("name") for event in state["events"]]
+        assert last(state)["outcome"] == {"type": "cancelled"}
+        assert (resumed.text, len(state["messages"])) == (our_run(gateway, state)["text"], 1)
+        assert demo_text(100_000).startswith(resumed.text)
         state = failed.ends()
         assert (last(state)["type"], last(state)["code"]) == ("RUN_ERROR", "worker_lost")
-        assert demo_text(300).startswith(failed.text)
+        assert demo_text(100_000).startswith(failed.text)

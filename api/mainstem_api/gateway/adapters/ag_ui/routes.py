@@ -54,7 +54,8 @@ async def run_agent(body: RunAgentInput, gateway: Serving, caller: Caller) -> Re
         standing = await standings.read(gateway.store, run_id, caller)
     if standing is None:
         await _start(body, run_id, gateway, caller)
-    return _follow(body, gateway, caller, run_id, standing=standing, turn=turn)
+    before = None if standing is None else _spent_before(standing, turn)
+    return _follow(body, gateway, caller, run_id, standing=standing, before=before)
 
 
 def _run_id(body: RunAgentInput, caller: Principal) -> str:
@@ -114,11 +115,24 @@ async def _resume(body: RunAgentInput, given: Verdicts, gateway: Gateway, caller
         if not given.all_cancelled:
             raise
         # The protocol's way past an interrupt that nobody can answer any more: tell what became of the run.
-    standing = await standings.read(gateway.store, run_id, caller)
-    decided = [pause["action_id"] for pause in standing.pauses]
-    turn = decided.index(given.action_id) + 1 if given.action_id in decided else len(decided)
+        standing = await standings.read(gateway.store, run_id, caller)
+    if _is_pending(given.action_id, standing):
+        # The client has it all up to the pause: what follows comes as events, however far the run is by now.
+        turn, before = len(standing.pauses) + 1, standing.fold.usage
+        standing.fold.action = None
+    else:
+        standing = await standings.read(gateway.store, run_id, caller)
+        decided = [pause["action_id"] for pause in standing.pauses]
+        turn = decided.index(given.action_id) + 1 if given.action_id in decided else len(decided)
+        before = _spent_before(standing, turn)
     await _also_known_as(gateway, body, caller, run_id, turn)
-    return _follow(body, gateway, caller, run_id, standing=standing, turn=turn)
+    return _follow(body, gateway, caller, run_id, standing=standing, before=before)
+
+
+def _spent_before(standing: Standing, turn: int) -> Mapping[str, Any] | None:
+    """Return what the run had spent when its n-th pause was decided."""
+    mark = standing.pauses[turn - 1].get("mark") if 0 < turn <= len(standing.pauses) else None
+    return mark["usage"] if mark else None
 
 
 async def _decide(given: Verdicts, standing: Standing, gateway: Gateway, caller: Principal) -> None:
@@ -186,16 +200,15 @@ def _follow(
     run_id: str,
     *,
     standing: Standing | None,
-    turn: int = 0,
+    before: Mapping[str, Any] | None,
 ) -> Response:
-    before = standing.pauses[turn - 1].get("mark") if standing is not None and turn else None
     words = Events(
         thread_id=body.thread_id,
         name=body.run_id,
         run_id=run_id,
         history=body.messages,
         standing=standing,
-        before=before and before["usage"],
+        before=before,
     )
     return EventStream(
         gateway.tailer.subscribe(run_id, after=None if standing is None else standing.cursor),

@@ -210,15 +210,15 @@ def _answer(asked: Asked, item: Mapping[str, Any]) -> dict[str, Any]:
 # -- the conversation
 
 
-def conversation(request: CreateRequest) -> list[dict[str, Any]]:
-    """Return the request's instructions and input as messages of chat completions.
+def conversation(request: CreateRequest, before: Sequence[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
+    """Return the request's instructions, what was said before, and its input as messages of chat completions.
 
     Raises:
         InvalidRequest: an item is not one that can be told to an engine; says which.
     """
-    messages: list[dict[str, Any]] = []
-    if request.instructions:
-        messages.append({"role": "system", "content": request.instructions})
+    instructions = request.instructions
+    messages = [{"role": "system", "content": instructions}] if instructions else []
+    messages += [dict(message) for message in before]
     for at, item in enumerate(request.items):
         for message in _chat(at, item):
             _append(messages, message)

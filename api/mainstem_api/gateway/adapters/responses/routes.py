@@ -112,7 +112,7 @@ async def _start(
     started = await gateway.runs.start(
         thread_id,
         engine,
-        starts.engine_input(known.get(engine), [*before, *requests.conversation(body)], parameters, options),
+        starts.engine_input(known.get(engine), requests.conversation(body, before), parameters, options),
         user_id=caller.user_id,
         tenant=caller.tenant,
         if_active=options.if_active,
