@@ -44,7 +44,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MINUTES = 11.0
 MODEL_SHARE = 0.2
 """Of the time, for the model test; one of its examples takes about a tenth of a second."""
-EXAMPLES_PER_S = 7
+EXAMPLES_PER_S = 5
 WARM_UP = 0.25
 """Of the load's time: allocators and connection pools have grown to their size by then."""
 SAMPLE_S = 3.0
@@ -63,9 +63,11 @@ ENVIRONMENT = {
     "MAINSTEM_MAX_QUEUE_S": "120",
     "MAINSTEM_APPROVAL_WINDOW_S": "120",
 }
-LONG_LIVED = frozenset({"idem", "runs"})
-"""Idempotency keys, a day; a thread's list of runs, the live TTL beyond their retention."""
-GROWTH_MB = 16.0
+LONG_LIVED = frozenset({"idem", "runs", "log"})
+"""Idempotency keys, a day; a thread's list of runs, its live TTL; logs are as many as records."""
+LONGEST_S = 60
+"""No run takes longer: what was started before that, and before the retention, must be gone."""
+GROWTH_MB = 24.0
 """From the first quarter after the warm-up to the last a process may grow so much: fragmentation, no leak."""
 GROWTH_SHARE = 0.25
 """And counts by so much of themselves: their load is random."""
@@ -102,13 +104,16 @@ class Watch:
 
     def __init__(self, system: System) -> None:
         self.series: dict[str, Series] = {}
+        self._started: list[tuple[float, int]] = [(time.monotonic(), 0)]
         self._system = system
         self._processes = {
             child.name: psutil.Process(child.pid) for child in (*system.workers, *system.gateways)
         }
         self._servers = {"store": system.store, "broker": system.broker}
 
-    def sample(self) -> None:
+    def sample(self, started: int) -> None:
+        """Take a sample; `started`: how many runs there were so far."""
+        self._started.append((time.monotonic(), started))
         for name, value, unit in self._values():
             series = self.series.setdefault(name, Series(name=name, unit=unit, allowed=_ALLOWED[unit]))
             series.values.append(value)
@@ -125,13 +130,20 @@ class Watch:
                 yield f"{name}: connections", info["connected_clients"], ""
             yield from self._kept(name, server)
 
+    def _recent(self) -> int:
+        """How many runs may still be there."""
+        since = time.monotonic() - RETENTION_S - LONGEST_S
+        before = max((count for at, count in self._started if at < since), default=0)
+        return self._started[-1][1] - before
+
     def _kept(self, name: str, server: ValkeyProcess) -> Iterator[tuple[str, float, str]]:
         """Count keys by kind, without those that stay for hours by design."""
         with server.client() as client:
             kinds = collections.Counter(_kind(str(key)) for key in client.scan_iter(count=5000))
-            for kind in sorted(kinds.keys() - LONG_LIVED):
+            for kind in sorted(kinds.keys() - LONG_LIVED - {"record"}):
                 yield f"{name}: {kind} keys", kinds[kind], ""
             if name == "store":
+                yield "store: runs beyond their retention", max(0, kinds["record"] - self._recent()), ""
                 yield "store: entries of indexes", sum(map(client.zcard, INDEXES)), ""
 
 
@@ -180,6 +192,7 @@ def model(examples: int) -> list[str]:
         "-q",
         "-p",
         "no:cacheprovider",
+        "--timeout=900",
         "tests/integration/test_model.py",
     ]
     env = {**os.environ, "MAINSTEM_MODEL_EXAMPLES": str(examples)}
@@ -242,7 +255,7 @@ async def _keep_going(
             await faults.run_joined("enqueue")
             checked += _check_and_forget(load, properties)
             if spent > max(seconds * WARM_UP, min(2 * RETENTION_S, seconds / 2)):
-                watch.sample()
+                watch.sample(checked + len(load.started))
         load.stop()
         async with asyncio.timeout(SETTLE_S):
             while not loading.done():
