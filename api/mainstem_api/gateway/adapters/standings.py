@@ -6,6 +6,7 @@ there. For adapters that attach in the middle; `translation` tells what changes 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +57,8 @@ async def read(store: Store, run_id: str, caller: Principal) -> Standing:
     state = await verbs.read(store, run_id)
     if isinstance(state, verbs.Gone) or not caller.may_read(state.spec):
         raise errors.NotFound
+    if views.size(state) > views.LARGE:
+        return await asyncio.to_thread(of_state, state)
     return of_state(state)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import uuid
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
@@ -19,7 +21,7 @@ from mainstem_api.gateway.adapters.standings import Standing
 from mainstem_api.gateway.principals import Caller
 from mainstem_api.gateway.resources import Gateway
 from mainstem_api.gateway.routes import Serving
-from mainstem_shared import catalogue, errors, jsontext
+from mainstem_shared import catalogue, errors, jsontext, views
 from mainstem_shared.folds import TextPart
 from mainstem_shared.principals import Principal
 
@@ -195,7 +197,8 @@ async def _stream(
     name: ResponseId, gateway: Gateway, caller: Principal, *, after: int = EVERYTHING
 ) -> Response:
     standing = await standings.read(gateway.store, name.run_id, caller)
-    words = translation.following(name, standing, after=after)
+    begin = functools.partial(translation.following, name, standing, after=after)
+    words = await asyncio.to_thread(begin) if standing.fold.size > views.LARGE else begin()
     return ResponseStream(
         gateway.tailer.subscribe(name.run_id, after=standing.cursor),
         principal=caller,

@@ -46,11 +46,22 @@ class Responses(Translator):
         self._start: Mapping[str, Any] = (before or {}).get("mark") or _AT_START
         self._score = Score(name, restarts=standing.restarts, after=after, say=self._say_event)
         self._usage: Mapping[str, Any] | None = None
+        self._opening: bytes | None = None
 
     def _say_event(self, kind: str, payload: Mapping[str, Any]) -> None:
         self.say(payload, event=kind)
 
     # -- what the stream calls
+
+    def prepare(self) -> None:
+        """Make what `opening` returns: it may be large, and be made in a thread."""
+        self._opening = super().opening()
+
+    def opening(self) -> bytes:
+        if self._opening is None:
+            self.prepare()
+        said, self._opening = self._opening, b""
+        return said or b""
 
     def opened(self) -> None:
         standing = self._standing
@@ -240,7 +251,7 @@ _AFTER_LIFECYCLE: Final = 3
 
 
 def following(name: ResponseId, standing: Standing, *, after: int = EVERYTHING) -> Responses:
-    """Return the words for a client that has the events up to `after`, begun but not said.
+    """Return the words for a client that has the events up to `after`; their opening is made.
 
     A number that the response does not have (yet) cannot be continued: such a client gets everything.
     """
@@ -249,4 +260,6 @@ def following(name: ResponseId, standing: Standing, *, after: int = EVERYTHING) 
         count.opening()
         if count.last_number < after:
             after = EVERYTHING
-    return Responses(name, standing, after=after)
+    words = Responses(name, standing, after=after)
+    words.prepare()
+    return words
