@@ -39,6 +39,7 @@ def main() -> int:
     parser.add_argument(
         "--full", action="store_true", help="instead, the rows that take longest: growth, 100k deltas"
     )
+    parser.add_argument("--again", action="store_true", help="put the named rows into today's results")
     parser.add_argument("rows", nargs="*", help="names of rows; all by default")
     options = parser.parse_args()
     wanted = [
@@ -55,8 +56,8 @@ def main() -> int:
             except Exception:  # one row that cannot run must not hide the others
                 traceback.print_exc()
                 broken.append(measure.__name__)
-            if not options.rows:  # each time: whoever interrupts it keeps what there is
-                _write(rows, broken, kind="-quick" if options.quick else "-full" if options.full else "")
+            if options.again or not options.rows:  # each time: whoever interrupts it keeps what there is
+                _write(rows, broken, kind=_kind(options), again=options.again)
     _print(rows)
     missed = [row.name for row in rows if row.met is False]
     met = sum(row.met is True for row in rows)
@@ -96,19 +97,31 @@ def _print(rows: list[Row]) -> None:
     console.print(table)
 
 
-def _write(rows: list[Row], broken: list[str], *, kind: str) -> None:
+def _kind(options: argparse.Namespace) -> str:
+    return "-quick" if options.quick else "-full" if options.full else ""
+
+
+def _write(rows: list[Row], broken: list[str], *, kind: str, again: bool) -> None:
+    """Write the results of today; `again`: these rows instead of those that were measured before."""
     now = datetime.datetime.now(datetime.UTC)
-    machine = {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.system()}
+    results = Path(__file__).resolve().parent / "results"
+    results.mkdir(exist_ok=True)
+    path = results / f"{now:%Y-%m-%d}{kind}.json"
+    made = {row.name: row.as_json() for row in rows}
+    if again and path.exists():
+        made = {row["name"]: row for row in json.loads(path.read_text())["rows"]} | made
     document = {
         "at": now.isoformat(timespec="seconds"),
         "kind": kind[1:] or "bench",
-        "machine": machine,
-        "rows": [row.as_json() for row in rows],
+        "machine": {
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+            "system": platform.system(),
+        },
+        "rows": list(made.values()),
         "broken": broken,
     }
-    results = Path(__file__).resolve().parent / "results"
-    results.mkdir(exist_ok=True)
-    (results / f"{now:%Y-%m-%d}{kind}.json").write_text(json.dumps(document, indent=1) + "\n")
+    path.write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":
