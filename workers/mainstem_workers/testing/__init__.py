@@ -1,8 +1,8 @@
 """A pytest plugin: a user's engines on a real worker and a real Valkey, as local processes.
 
 `pytest_plugins = ["mainstem_workers.testing"]` in a `conftest.py` gives the fixture `mainstem`, and makes
-pytest-celery's own (`celery_setup`, `celery_worker`, clusters) use processes instead of containers. Needs the
-extra `mainstem[testing]`.
+pytest-celery's own (`celery_setup`, `celery_worker`, clusters) use processes instead of containers; real ones
+with MAINSTEM_TESTING=containers. Needs the extra `mainstem[testing]`.
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ def mainstem(
     valkey = _nodes.start_valkey(tmp_path_factory.mktemp("mainstem-valkey"))
     try:
         env = _environment(valkey, pytestconfig, mainstem_env)
-        worker = _nodes.start_worker(tmp_path_factory.mktemp("mainstem-worker"), env, app=mainstem_app)
+        worker = _nodes.start_worker(
+            tmp_path_factory.mktemp("mainstem-worker"), env, modules=pytestconfig.rootpath, app=mainstem_app
+        )
         try:
             # By name: the workers' package does not depend on the web tier's.
             with importlib.import_module("mainstem_api").Runs(_settings(valkey)) as runs:
@@ -152,7 +154,9 @@ def default_worker_container(
 ) -> Iterator[MainstemContainer]:
     """A worker process instead of a worker container."""
     env = _environment(default_redis_broker, pytestconfig, mainstem_env)
-    worker = _nodes.start_worker(tmp_path_factory.mktemp("worker"), env, app=mainstem_app)
+    worker = _nodes.start_worker(
+        tmp_path_factory.mktemp("worker"), env, modules=pytestconfig.rootpath, app=mainstem_app
+    )
     yield worker
     _nodes.stop(worker)
 

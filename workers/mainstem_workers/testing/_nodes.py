@@ -1,4 +1,4 @@
-"""A Valkey server and a Mainstem worker as pytest-celery's containers, over local processes."""
+"""A Valkey server and a Mainstem worker as pytest-celery's containers: over local processes, or real ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any, cast
 from pytest_celery import CeleryWorkerContainer, RedisContainer
 
 from mainstem_shared.embedded import find_server_binary, free_port
-from mainstem_workers.testing._process import ProcessContainer
+from mainstem_workers.testing import _containers
+from mainstem_workers.testing._process import STOP_TIMEOUT_S, ProcessContainer
 
 BROKER_DB = 0
 """The one pytest-celery's own app uses."""
@@ -21,12 +22,10 @@ class ValkeyContainer(RedisContainer):
     """Store and broker. The port stays the same over restarts, the data is kept."""
 
     @property
-    def process(self) -> ProcessContainer:
-        return cast("ProcessContainer", self._container)
-
-    @property
     def port(self) -> int:
-        return int(self.process.env["PORT"])
+        """Its port, which it was told by its command; its environment remembers it."""
+        environment: list[str] = cast("Any", self._container).attrs["Config"]["Env"]
+        return int(next(line for line in environment if line.startswith("PORT=")).removeprefix("PORT="))
 
     def database(self, number: int) -> str:
         """Return the address of one of its databases."""
@@ -43,18 +42,15 @@ class ValkeyContainer(RedisContainer):
 
 def start_valkey(directory: Path) -> ValkeyContainer:
     """Start a server on a free port, with an append-only file in `directory`."""
-    port = free_port()
-    process = ProcessContainer(
-        "valkey",
-        [
-            str(find_server_binary()),
-            *("--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory)),
-            *("--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction"),
-        ],
-        ready="Ready to accept connections",
-        directory=directory,
-        env={"PORT": str(port)},
-    )
+    port, ready = str(free_port()), "Ready to accept connections"
+    options = ["--port", port, "--bind", "127.0.0.1", "--maxmemory-policy", "noeviction"]
+    options += ["--appendonly", "yes", "--save", ""]
+    if _containers.chosen():
+        command = ["valkey-server", *options]
+        image = _containers.VALKEY_IMAGE
+        return ValkeyContainer(_containers.run(image, command, env={"PORT": port}, ready=ready, modules=None))
+    command = [str(find_server_binary()), *options, "--dir", str(directory)]
+    process = ProcessContainer("valkey", command, ready=ready, directory=directory, env={"PORT": port})
     process.start()
     return ValkeyContainer(process)
 
@@ -63,9 +59,20 @@ class MainstemContainer(CeleryWorkerContainer):
     """A worker process with Mainstem's own app, or with the one that `-A` names."""
 
 
-def start_worker(directory: Path, env: dict[str, str], *, app: str = "") -> MainstemContainer:
-    """Start a worker on the asyncio pool: of a Celery app (`celery -A app`), or `mainstem worker`."""
+def start_worker(directory: Path, env: dict[str, str], *, modules: Path, app: str = "") -> MainstemContainer:
+    """Start a worker on the asyncio pool: of a Celery app (`celery -A app`), or `mainstem worker`.
+
+    `modules` is where a container finds what `env` and `app` name; a process finds it by its PYTHONPATH.
+    """
     name = ["-n", f"{MainstemContainer.worker_name()}@%h", "--loglevel", MainstemContainer.log_level()]
+    if _containers.chosen():
+        # The image's entry point is `mainstem`; with an app of one's own the image is one's own, too.
+        command = ["-A", app, "worker", "--pool", "custom", "-c", "1000", "-E"] if app else ["worker"]
+        env = {"CELERY_CUSTOM_WORKER_POOL": POOL, **env, "PYTHONPATH": _containers.TESTS}
+        image = _containers.worker_image()
+        return MainstemContainer(
+            _containers.run(image, [*command, *name], env=env, ready=" ready.", modules=modules)
+        )
     ours = ["-m", "mainstem_workers", "worker"]
     theirs = ["-m", "celery", "-A", app, "worker", "--pool", "custom", "-c", "1000", "-E"]
     process = ProcessContainer(
@@ -80,5 +87,7 @@ def start_worker(directory: Path, env: dict[str, str], *, app: str = "") -> Main
 
 
 def stop(container: Any) -> None:
-    """End a container's process for good, whatever the test did to it."""
-    container._container.remove()  # noqa: SLF001 - the wrapper refuses, and leaves it to its own fixture
+    """End a container for good, whatever the test did to it."""
+    node = container._container  # noqa: SLF001 - the wrapper refuses, and leaves it to its own fixture
+    node.stop(timeout=STOP_TIMEOUT_S)
+    node.remove(v=True)
