@@ -97,6 +97,17 @@ def test_unproven_celery_is_refused(version):
         installation.require_proven(version)
 
 
+def test_install_refuses_before_it_changes_anything(monkeypatch):
+    """On such a Celery `install` raises, and the app is as it was."""
+    monkeypatch.setattr("celery.__version__", "5.8.0")
+    app = Celery("proj", set_as_current=False)
+    with pytest.raises(ImproperlyConfigured, match=r"this is Celery 5\.8\.0"):
+        mainstem_workers.install(app)
+    assert not app.steps["worker"]
+    assert not app.configured
+    app.close()
+
+
 def test_proven_celery_is_taken():
     """All of 5.7 will do."""
     installation.require_proven("5.7.0")
