@@ -262,6 +262,20 @@ async def test_tabs_on_one_run_show_the_same(opened: Tabs):
     assert await answer(first) == demo_text(4)
 
 
+async def test_a_run_behind_another_one_streams_when_its_turn_comes(opened: Tabs):
+    """Started elsewhere, it shows by itself, waits visibly, and is followed as soon as the first one ended."""
+    page = await opened.open()
+    await say(page, {"tokens": 5000, "interval_ms": 20})
+    await reads(page, 2)
+    thread = page.url.partition("#thread=")[2]
+    body = {"engine": "demo", "input": {"tokens": 30, "interval_ms": 5}, "if_active": "enqueue"}
+    await page.request.post(f"{opened.url}/v1/threads/{thread}/runs", data=body)
+    await expect(page.get_by_text("Waits for its turn")).to_be_visible()
+    await page.keyboard.press("Escape")
+    await expect(page.locator(".turn-notes")).to_have_count(2)
+    assert await answer(page) == demo_text(30)
+
+
 async def test_a_page_without_network_catches_up(opened: Tabs):
     """Offline it says so and keeps what it has; back online it goes on by itself, exactly."""
     page = await opened.open()

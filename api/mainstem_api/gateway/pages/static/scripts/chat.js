@@ -179,7 +179,9 @@ class Chat {
       button.disabled = true;
       const { scrollHeight } = this.scroller;
       try {
-        const page = await api.threadRuns(this.thread, { limit: 20, cursor });
+        const { thread } = this;
+        const page = await api.threadRuns(thread, { limit: 20, cursor });
+        if (thread !== this.thread) return;
         const later = [...this.turns];
         this.turns.clear();
         for (const run of page.runs.reverse()) this.add(run, later[0]?.[1].node ?? null);
@@ -223,7 +225,7 @@ class Chat {
     setText(byId("title"), title);
     const mark = { running: "● ", requires_action: "? ", queued: "○ " }[active?.fold.status] ?? "";
     document.title = this.turns.size ? `${mark}${title} · Mainstem` : "Mainstem";
-    if (!active && [...this.turns.values()].some((turn) => !turn.isOver && !turn.follower)) this.attach();
+    active?.follow(); // what was queued behind the run that ended is at work now
     this.pin();
   }
 
@@ -247,7 +249,7 @@ class Chat {
 
   async send(text, { switches = this.composer.switches.on } = {}) {
     if (this.sending) return;
-    const { active } = this;
+    const { active, thread } = this;
     notify(null);
     this.sending = true;
     this.composer.write("");
@@ -255,12 +257,12 @@ class Chat {
       if (active) await this.say(active, text);
       else await this.start(text, { switches });
     } catch (error) {
-      if (!this.composer.field.value) this.composer.write(text); // nothing that was written gets lost
+      this.composer.restore(thread, text); // nothing that was written gets lost
       notify(error.message);
     } finally {
       this.sending = false;
     }
-    this.composer.field.focus();
+    if (matchMedia("(hover: hover)").matches) this.composer.field.focus(); // on phones the keyboard would cover the answer
   }
 
   async say(turn, text) {
@@ -275,7 +277,8 @@ class Chat {
 
   /** Start a run on the open thread, or on a new one; `like`: a run whose engine and input are to be tried again. */
   async start(text, { like = null, switches = new Set() }) {
-    const thread = this.thread ?? `chat-${api.newId().slice(0, 16)}`;
+    const open = this.thread;
+    const thread = open ?? `chat-${api.newId().slice(0, 16)}`;
     const engine = like?.engine ?? this.composer.engine;
     const input = like?.metadata.input ?? this.engines.input(engine, text, { history: this.history(), switches });
     const metadata = { prompt: text.slice(0, 4000), thread_title: this.threadTitle(text) };
@@ -287,7 +290,10 @@ class Chat {
       if (error.code === "thread_busy") this.load(); // another tab was quicker: show what it started
       throw error;
     }
-    if (!this.thread) {
+    this.others?.postMessage("started");
+    this.poll();
+    if (this.thread !== open) return; // somebody went elsewhere meanwhile: the list leads back
+    if (!open) {
       this.thread = thread;
       history.pushState(null, "", `#thread=${encodeURIComponent(thread)}`);
       this.composer.begun(thread);
@@ -296,8 +302,6 @@ class Chat {
     this.pinned = true;
     this.add(run);
     this.attach();
-    this.others?.postMessage("started");
-    this.poll();
   }
 
   threadTitle(text) {

@@ -72,6 +72,13 @@ export class Composer {
     this.changed();
   }
 
+  /** Give back what could not be sent: into the field, or as the draft of a thread that was left meanwhile. */
+  restore(thread, text) {
+    const key = `mainstem.draft.${thread ?? "new"}`;
+    if (key !== this.key) store.set(key, store.get(key) ?? text);
+    else if (!this.field.value) this.write(text);
+  }
+
   changed() {
     store.set(this.key, this.field.value);
     this.field.style.height = "auto";

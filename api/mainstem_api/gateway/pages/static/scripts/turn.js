@@ -47,7 +47,7 @@ export class Turn {
   }
 
   follow() {
-    if (this.follower || this.isOver) return;
+    if (this.follower || this.isOver || this.resting) return;
     this.follower = new Follower(this.run.run_id, {
       cursor: this.cursor,
       event: (type, data) => this.event(type, data),
@@ -57,6 +57,8 @@ export class Turn {
   }
 
   leave() {
+    clearTimeout(this.resting);
+    this.resting = 0;
     if (!this.follower) return;
     this.cursor = this.follower.cursor;
     this.follower.stop();
@@ -104,7 +106,7 @@ export class Turn {
     this.schedule();
     this.host.connection("ended");
     if (!this.isOver) { // the cursor was refused, or nobody answered: once more, from what is known now
-      setTimeout(() => this.host.again(), AGAIN_MS);
+      this.resting = setTimeout(() => { this.resting = 0; this.host.again(); }, AGAIN_MS);
       return;
     }
     announce(this.fold.status === "succeeded" ? `Answer complete. ${this.fold.text.slice(0, 1000)}` : ends(this.fold.reason));
