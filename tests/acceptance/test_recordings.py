@@ -19,6 +19,7 @@ QUICK = {
     "MAINSTEM_ENGINES": "engines",
     "MAINSTEM_SWEEP_S": "0.3",
     "MAINSTEM_LEASE_S": "1.5",
+    "MAINSTEM_MAX_QUEUE_S": str(100 * 365 * 86_400),  # a recording waits until it is put back
     "PYTHONPATH": str(Path(__file__).parents[1]),
 }
 
