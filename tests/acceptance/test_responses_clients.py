@@ -55,6 +55,10 @@ class Python:
     def retrieveStream(self, url: str, id: str, query: dict[str, Any], **tab: str) -> None:  # noqa: A002, N802
         self._read(tab["as"], lambda: self._responses(url).retrieve(id, stream=True, **query))
 
+    def helper(self, url: str, body: dict[str, Any]) -> Any:
+        with self._responses(url).stream(**_split(body)) as stream:
+            return stream.get_final_response().model_dump()
+
     def cancel(self, url: str, id: str) -> Any:  # noqa: A002
         return self._answer(lambda: self._responses(url).cancel(id))
 
@@ -121,6 +125,10 @@ class Client:
         stream = Stream(self.driver)
         self.driver.do("retrieveStream", **{"as": stream.name}, url=self.url, id=response_id, query=query)
         return stream
+
+    def helped(self, text: Any, **body: Any) -> dict[str, Any]:
+        """Use the client's own accumulation of a stream."""
+        return self.driver.do("helper", url=self.url, body=_body(text, body))
 
     def get(self, response_id: str) -> dict[str, Any]:
         return self.driver.do("retrieve", url=self.url, id=response_id)
@@ -234,6 +242,17 @@ def test_a_whole_response(client: Client):
     assert client.get(stream.response_id)["output"] == response["output"]
     again = client.follow(stream.response_id).completes()
     assert numbers(again) == numbers(events)
+
+
+def test_the_clients_own_accumulation(client: Client):
+    """The helpers that fold a stream into a response accept every event, tool calls and pauses too."""
+    assert said(client.helped("Hello there")) == "Hello there"
+    paused = client.helped("x", **demo(tokens=4, approve_at=[2]))
+    (asked,) = items(paused, "mcp_approval_request")
+    continued = client.helped([verdict(asked, approve=True)])
+    assert said(paused) + said(continued) == demo_text(4)
+    assert [item["type"] for item in continued["output"]] == ["mcp_call", "message"]
+    assert items(client.helped("x", **demo(tokens=2, ask_at=[1])), "function_call")
 
 
 def test_polling(client: Client):

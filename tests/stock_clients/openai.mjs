@@ -24,6 +24,7 @@ const actions = {
   retrieve: ({ url, id }) => client(url).responses.retrieve(id),
   retrieveStream: ({ as, url, id, query }) =>
     void read(as, client(url).responses.retrieve(id, { ...query, stream: true })),
+  helper: ({ url, body }) => client(url).responses.stream(body).finalResponse(),
   cancel: ({ url, id }) => client(url).responses.cancel(id),
   state: ({ as }) => streams.get(as),
 };

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from mainstem_api.gateway.adapters.standings import Standing
 from mainstem_shared import errors
 from mainstem_shared.events import Type
 from mainstem_shared.frames import Frame
+from mainstem_shared.models import Status
 from standing import NEW, RUN, Record, fresh
 
 KNOWN: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
@@ -160,3 +162,20 @@ def test_a_response_reports_its_own_usage_only():
     last = follow(Responses(ResponseId(RUN), fresh(NEW)), goldens.frames("text"))[-1]["response"]["usage"]
     assert (last["input_tokens"], last["input_tokens_details"]["cached_tokens"]) == (12, 4)
     assert (last["output_tokens"], last["output_tokens_details"]["reasoning_tokens"]) == (7, 2)
+
+
+def test_a_continuation_that_waits_for_a_worker_again_keeps_its_numbers():
+    """Handed over in mid-response, it is queued: who attaches then gets the same numbers all the same."""
+    frames = goldens.frames("decided")
+    _, standing, rest = turns(frames)[1]
+    name = ResponseId(RUN, 1)
+    whole = follow(Responses(name, fresh(standing)), rest)
+    record = Record()
+    for at, frame in enumerate(frames):
+        record.take(frame)
+        if frame.type == Type.MESSAGE_DELTA and len(record.pauses) == 1:
+            queued = dataclasses.replace(record.standing(), status=Status.QUEUED)
+            got = follow(translation.following(name, queued, after=5), frames[at + 1 :])
+            assert [brief(event) for event in got] == [brief(event) for event in whole[6:]]
+            return
+    pytest.fail("the log has no text after its pause")

@@ -30,6 +30,8 @@ STRIDE: Final = 2**32
 SERVER: Final = "mainstem"
 """The `server_label` of tools that run in our workers: to the client they are a remote server's."""
 
+_FIRST: Final = 3
+"""The number of the first event that is not about the beginning, whether or not all of those came."""
 Say = Callable[[str, Mapping[str, Any]], None]
 
 
@@ -87,6 +89,10 @@ class Score:
 
     def emit(self, kind: str, fields: Callable[[], Mapping[str, Any]]) -> None:
         """Tell the next event, unless the client has it."""
+        self._number = max(self._number, _FIRST)
+        self._emit(kind, fields)
+
+    def _emit(self, kind: str, fields: Callable[[], Mapping[str, Any]]) -> None:
         number = self._restarts * STRIDE + self._number
         self._number += 1
         if number > self._after:
@@ -101,11 +107,7 @@ class Score:
         """Tell one of the first three events, if it was not yet."""
         if self._number <= number:
             self._number = number
-            self.emit(kind, lambda: {"response": response()})
-
-    def at_least(self, number: int) -> None:
-        """Leave out the numbers before this one that were not used: what has them never came."""
-        self._number = max(self._number, number)
+            self._emit(kind, lambda: {"response": response()})
 
     def begin_anew(self, *, counted: bool) -> None:
         """Void everything: the content was replaced. `counted`: the run's record knows of it."""

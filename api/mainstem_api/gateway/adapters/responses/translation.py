@@ -187,7 +187,6 @@ class Responses(Translator):
     def finished(self, outcome: Mapping[str, Any]) -> None:
         self._outcome = outcome
         self._usage = outcome.get("usage")
-        self._score.at_least(_AFTER_LIFECYCLE)
         content = outcome["content"] or self.fold.dump()["content"]
         self._score.finish(succeeded=outcome["status"] == "succeeded", content=content)
         self._end(objects.status_of(outcome))
@@ -220,7 +219,6 @@ class Responses(Translator):
         self._score.lifecycle(number, f"response.{kind}", lambda: self._object(status, ()))
 
     def _pause(self, action: Mapping[str, Any]) -> None:
-        self._score.at_least(_AFTER_LIFECYCLE)
         self._score.pause(action)
         self._end("completed")
 
@@ -247,7 +245,6 @@ class Responses(Translator):
 
 
 _AT_START: Final[Mapping[str, Any]] = {"parts": 0, "chars": 0, "open": [], "usage": None}
-_AFTER_LIFECYCLE: Final = 3
 
 
 def following(name: ResponseId, standing: Standing, *, after: int = EVERYTHING) -> Responses:
