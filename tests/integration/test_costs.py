@@ -273,7 +273,12 @@ async def test_a_process_needs_few_connections_however_many_runs(
     settings: Settings, store: Store, empty_server: ValkeyProcess
 ):
     """A worker, a web tier and a reader's process: a dozen in all, and no more for 30 runs than for one."""
-    counted: dict[int, int] = {}
+    allowed = 14
+
+    def connections() -> int:
+        with empty_server.client() as looker:
+            return len(looker.client_list()) - 1
+
     for runs in (1, 30):
         async with working(settings) as runtime, AsyncRuns(settings) as client, Tailer(store) as tailer:
             started = [await client.start(f"c{runs}-{n}", "costs.waits") for n in range(runs)]
@@ -282,12 +287,11 @@ async def test_a_process_needs_few_connections_however_many_runs(
                 for start in started:
                     await readers.enter_async_context(tailer.subscribe(start.run_id))
                 await wait_until_async(lambda n=runs: len(runtime.segments) == n, description="all runs")
-                with empty_server.client() as looker:
-                    counted[runs] = len(looker.client_list()) - 1
+                # Waited for: connections that were closed may linger.
+                await wait_until_async(lambda: connections() <= allowed, description="few connections")
+                allowed = min(allowed, connections() + 2)  # redis-py's pool keeps what two at once needed
             await asyncio.gather(*(client.abort(start.run_id) for start in started))
             await asyncio.gather(*tasks)
-    assert max(counted.values()) <= 14
-    assert abs(counted[30] - counted[1]) <= 2  # redis-py's pool keeps what two callers at once needed
 
 
 async def test_memory_of_a_run(store: Store):
