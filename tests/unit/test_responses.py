@@ -21,6 +21,7 @@ from mainstem_api.gateway.adapters.responses.score import STRIDE
 from mainstem_api.gateway.adapters.responses.translation import Responses
 from mainstem_api.gateway.adapters.standings import Standing
 from mainstem_shared import errors
+from mainstem_shared.cursors import Cursor
 from mainstem_shared.events import Type
 from mainstem_shared.frames import Frame
 from mainstem_shared.models import Status
@@ -57,10 +58,12 @@ def turns(frames: Sequence[Frame]) -> list[tuple[int, Standing, Sequence[Frame]]
 
 
 CASES = [
-    (log, turn, standing, rest) for log in goldens.LOGS for turn, standing, rest in turns(goldens.frames(log))
+    (log, turn, standing, rest)
+    for log in goldens.LOGS
+    for turn, standing, rest in turns(goldens.frames(log))
+    if not any(frame.type == Type.SNAPSHOT for frame in rest)
 ]
 IDS = [f"{log}-{turn}" for log, turn, *_ in CASES]
-WHOLE = [case for case in CASES if not any(frame.type == Type.SNAPSHOT for frame in case[3])]
 
 
 @pytest.mark.parametrize(("log", "turn", "standing", "rest"), CASES, ids=IDS)
@@ -80,9 +83,7 @@ def test_the_stock_client_has_a_type_for_every_event(log, turn, standing, rest):
         assert type(parsed).__name__.startswith("Response")
 
 
-@pytest.mark.parametrize(
-    ("log", "turn", "standing", "rest"), WHOLE, ids=[f"{log}-{turn}" for log, turn, *_ in WHOLE]
-)
+@pytest.mark.parametrize(("log", "turn", "standing", "rest"), CASES, ids=IDS)
 def test_whoever_continues_anywhere_gets_what_the_first_reader_gets(log, turn, standing, rest):
     """From any number, attached at any moment, from the log or the final state alone: the same events."""
     name = ResponseId(RUN, turn)
@@ -179,3 +180,16 @@ def test_a_continuation_that_waits_for_a_worker_again_keeps_its_numbers():
             assert [brief(event) for event in got] == [brief(event) for event in whole[6:]]
             return
     pytest.fail("the log has no text after its pause")
+
+
+def test_a_snapshot_over_a_change_of_control_is_not_followed():
+    """Somewhere in it the response may have ended: the reader connects again, and is told from the record."""
+    frames = goldens.frames("trimmed")
+    at = next(at for at, frame in enumerate(frames) if frame.type == Type.SNAPSHOT)
+    words = Responses(ResponseId(RUN), fresh(NEW))
+    words.opening()
+    with pytest.raises(errors.StoreUnavailable):
+        words.take(frames[at : at + 1])
+    same = dataclasses.replace(fresh(NEW), cursor=Cursor(frames[at].cursor.epoch, 0), started=True)
+    said = follow(Responses(ResponseId(RUN), same), frames[at:])
+    assert said[-1]["type"] == "response.completed"

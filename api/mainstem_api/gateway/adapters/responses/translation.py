@@ -47,6 +47,7 @@ class Responses(Translator):
         self._score = Score(name, restarts=standing.restarts, after=after, say=self._say_event)
         self._usage: Mapping[str, Any] | None = None
         self._opening: bytes | None = None
+        self._epoch = standing.cursor.epoch
 
     def _say_event(self, kind: str, payload: Mapping[str, Any]) -> None:
         self.say(payload, event=kind)
@@ -83,9 +84,14 @@ class Responses(Translator):
 
     def take(self, frames: Sequence[Frame]) -> bytes:
         for frame in frames:
-            if not self.over:
-                self._take(frame.type, frame.payload())
-                self._score.pump()
+            if self.over:
+                break
+            epoch, self._epoch = self._epoch, frame.cursor.epoch
+            if frame.type == Type.SNAPSHOT and epoch != self._epoch:
+                # Perhaps it stands in for a pause too: this response would end in the middle of it.
+                raise errors.StoreUnavailable("The log cannot continue this stream; connect again.")
+            self._take(frame.type, frame.payload())
+            self._score.pump()
         return self._said()
 
     @property
