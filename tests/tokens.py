@@ -41,8 +41,8 @@ def private_pem(key: rsa.RSAPrivateKey) -> str:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
 
-def claims(sub: Any = "ann", *, expires_s: float = 600, **others: Any) -> dict[str, Any]:
-    """What a good token says; None leaves a claim out."""
+def claims(sub: Any = "ann", *, expires_s: float = 86_400, **others: Any) -> dict[str, Any]:
+    """What a good token says; None leaves a claim out. Some are made when tests are collected."""
     good = {"iss": ISSUER, "aud": AUDIENCE, "sub": sub, "exp": int(time.time() + expires_s), **others}
     return {name: value for name, value in good.items() if value is not None}
 

@@ -286,9 +286,7 @@ class Translator:
         if known is None or known["arguments"] != call["arguments"]:
             arguments = "" if known is None else known["arguments"]
             self._say_arguments(call, arguments if isinstance(arguments, str) else "")
-        if call["state"] not in ("streaming", "called") and (
-            known is None or known["state"] != call["state"]
-        ):
+        if call["state"] not in ("streaming", "called") and (known is None or _end(known) != _end(call)):
             self.call_ended(call)
 
     def _say_steps(self, steps: Sequence[Mapping[str, Any]]) -> None:
@@ -319,6 +317,10 @@ def _call(fold: Fold, call_id: str) -> dict[str, Any] | None:
         if not isinstance(part, TextPart) and part.get("call_id") == call_id:
             return part
     return None
+
+
+def _end(call: Mapping[str, Any]) -> tuple[Any, Any]:
+    return call["state"], call["result"]
 
 
 def extends(fold: Fold, content: Sequence[Mapping[str, Any]]) -> bool:
