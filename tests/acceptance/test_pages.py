@@ -548,7 +548,7 @@ async def test_operators_see_runs_and_abort_them(opened: Tabs):
 
 
 async def test_a_locked_gateway_asks_for_a_token(stack: Stack, browser: Browser):
-    """Pasted, or in the address, from where it is taken at once; without one nothing shows."""
+    """Pasted, or in the address, from where it is taken at once; others' runs show to admins alone."""
     with GatewayThread(stack.server.url(0), stack.server.url(1), **SETTINGS) as locked:
         async with tabs(browser, locked.url) as opened:
             page = await opened.open()
@@ -566,3 +566,10 @@ async def test_a_locked_gateway_asks_for_a_token(stack: Stack, browser: Browser)
             await expect(page.locator("#connection")).to_have_text("Connected")
             assert "token" not in page.url
             await expect(page.locator(".threads li")).to_have_count(0)
+            await page.get_by_role("link", name="Operator").click()
+            await page.get_by_role("button", name="Ended").click()
+            await expect(page.locator("#empty")).to_have_text("Nothing ended yet.")
+        async with tabs(browser, locked.url) as opened:
+            runs = await opened.open(f"/runs#token={token('root', scope='admin')}")
+            await runs.get_by_role("button", name="Ended").click()
+            await expect(runs.locator("tbody tr")).to_contain_text(["ann"])
