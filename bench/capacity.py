@@ -72,7 +72,8 @@ class Need:
 
     workers: float
     gateways: float
-    stores: float
+    store_cores: float
+    store_memories: float
     brokers: float
     monitors: float
     broadcast_share: float
@@ -94,7 +95,8 @@ def need(runs: float, load: Load, cost: Costs) -> Need:
     return Need(
         workers=workers,
         gateways=tokens * load.readers * cost.event_gateway / share,
-        stores=max(store_us / share, store_bytes / STORE_BYTES),
+        store_cores=store_us / share,
+        store_memories=store_bytes / STORE_BYTES,
         brokers=broker_us / share,
         monitors=monitor_us / share,
         broadcast_share=aborts * cost.broadcast_worker / 1e6,
@@ -105,7 +107,8 @@ def walls(load: Load, cost: Costs) -> dict[str, float]:
     """Concurrent runs at which one of each kind has no room left, the first wall first."""
     one = need(1, load, cost)
     found = {
-        "one store's core": 1 / one.stores,
+        "one store's core": 1 / one.store_cores,
+        "one store's 16 GB: finished runs, as long as they are kept": 1 / one.store_memories,
         "one broker's core": 1 / one.brokers,
         "one Flower": 1 / one.monitors,
         "abort broadcasts fill a tenth of every worker": 0.1 / one.broadcast_share,
@@ -192,11 +195,23 @@ def newest() -> dict[str, Any]:
 def report(load: Load, rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """Say what is needed, which wall comes first, and how far the model is from what was measured."""
     cost = costs(rows)
-    kinds = "concurrent runs", "workers", "gateways", "store shards", "brokers", "Flowers", "broadcasts"
+    kinds = (
+        "concurrent runs",
+        "workers",
+        "gateways",
+        "stores by core",
+        "stores by memory",
+        "brokers",
+        "Flowers",
+        "broadcasts",
+    )
     yield f"| {' | '.join(kinds)} |\n|{'---|' * len(kinds)}"
     for runs in (1e3, 1e5, 1e7):
         n = need(runs, load, cost)
-        whole = [math.ceil(x) for x in (n.workers, n.gateways, n.stores, n.brokers, n.monitors)]
+        whole = [
+            math.ceil(x)
+            for x in (n.workers, n.gateways, n.store_cores, n.store_memories, n.brokers, n.monitors)
+        ]
         shown = " | ".join(f"{x:,}" for x in whole)
         yield f"| {runs:,.0f} | {shown} | {n.broadcast_share:.1%} of each worker's core |"
     yield "\n| where one of each is full | concurrent runs |\n|---|---|"

@@ -232,8 +232,8 @@ def _scaling(rows: Rows) -> Any:
     sizes = [10 ** (2 + step / 8) for step in range(41)]
     needs = [capacity.need(runs, load, cost) for runs in sizes]
     figure, axes = plt.subplots(figsize=(7, 3.6))
-    for kind in ("workers", "gateways", "stores", "brokers", "monitors"):
-        axes.plot(sizes, [getattr(need, kind) for need in needs], label=kind)
+    for kind in ("workers", "gateways", "store_cores", "store_memories", "brokers", "monitors"):
+        axes.plot(sizes, [getattr(need, kind) for need in needs], label=kind.replace("_", " "))
     axes.axhline(1, color="black", linewidth=0.5)
     axes.set_xscale("log")
     axes.set_yscale("log")

@@ -6,7 +6,7 @@ Figures are of this machine; ratios are inside one run. Goals that are missed ar
 from __future__ import annotations
 
 from aborting import aborts, aborts_busy, aborts_by_mail
-from growth import growth
+from growth import growth_of_deliveries, growth_of_memory, growth_of_starts, growth_of_tokens
 from monitoring import fleet
 from pausing import pausing
 from reading import audience, delivery, fan_out, reconnects, reconnects_100k
@@ -21,7 +21,7 @@ ROWS = (
 )  # fmt: skip
 SLOW = frozenset({capacity, pausing, aborts_by_mail})
 """Rows that quick runs leave out: their clients or runs alone take longer than there is."""
-FULL = (reconnects_100k, growth)
+FULL = (growth_of_memory, growth_of_deliveries, growth_of_tokens, growth_of_starts, reconnects_100k)
 """The rows of `make bench-full`."""
 ALONE = frozenset({memory, per_token_economy, burst, pausing})
 """Rows that want a server of their own also in quick runs: they count it all, or have other settings."""

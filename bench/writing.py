@@ -18,13 +18,17 @@ from mainstem_shared.store import Store, now_ms
 from mainstem_shared.writer import Writer
 
 WORD = " word12"  # 7 characters
+HELD = 0.95
+"""The share of a load that counts as held."""
 PAYLOAD = b'{"type":"message.delta","run":"01HXYZ","part":0,"text":" word12"}..'  # 67 bytes
 assert len(PAYLOAD) == 67
 
 
 async def claimed(store: Store, settings: Any, writer: Writer, thread: str) -> Channel:
     """A run of ours, claimed in this process: the writer's work without a worker around it."""
-    run_id = ids.run_id("default", thread, ids.uuid7())
+    unique = ids.uuid7()
+    thread = f"{thread}-{unique}"
+    run_id = ids.run_id("default", thread, unique)
     spec = models.Spec(
         run_id=run_id, thread_id=thread, user_id="local", tenant="default", engine="bench", metadata={},
         created_ms=now_ms(), max_duration_s=3600,
@@ -168,10 +172,14 @@ async def _lateness(client: AsyncRuns, run_id: str, per_s: float, into: list[tup
     into.extend((at, due - first) for at, due in arrivals[1:])
 
 
+def _share(got: dict[str, float]) -> float:
+    """Which part of the load there was."""
+    return got["pace"] * got["held"] / got["runs"]
+
+
 def _late(got: dict[str, float]) -> str:
     """How late tokens came; and if the load was not held: other tenants of the machine, or a full core."""
-    share = got["pace"] * got["held"] / got["runs"]
-    held = "" if share > 0.95 else f" at {share:.0%} of the load"
+    held = "" if _share(got) > HELD else f" at {_share(got):.0%} of the load"
     return f"p99 late {got['p99_ms']:.0f} ms{held}"
 
 
@@ -183,7 +191,9 @@ async def runs_1000(bench: Bench) -> Row:
         name=f"{runs:,} runs × 50 tokens/s, one worker",
         figure=f"{_late(got)}, {got['cpu_us']:.1f} µs/token, {got['rss_mb']:.0f} MB",
         goal="≤ 50 ms, ≤ 12 µs, ≤ 200 MB at 1,000",
-        met=bench.judge(got["p99_ms"] <= 50 and got["cpu_us"] <= 12 and got["rss_mb"] <= 200),
+        met=bench.judge(
+            _share(got) > HELD and got["p99_ms"] <= 50 and got["cpu_us"] <= 12 and got["rss_mb"] <= 200
+        ),
         data=got,
     )
 
@@ -197,7 +207,7 @@ async def runs_4000(bench: Bench) -> Row:
         name=f"{runs:,} runs × 5 tokens/s, one worker",
         figure=f"{got['rss_mb']:.0f} MB, {got['failed']:.0f} failed, {_late(got)}",
         goal="held, ≤ 280 MB at 4,000",
-        met=bench.judge(got["failed"] == 0 and got["rss_mb"] <= 280),
+        met=bench.judge(_share(got) > HELD and got["failed"] == 0 and got["rss_mb"] <= 280),
         data=got,
     )
 
