@@ -12,6 +12,7 @@ from mainstem_api import AsyncRuns
 from mainstem_api.runs import RunEvent
 from mainstem_shared import cursors, events, jsontext
 from mainstem_shared.folds import Fold
+from processes import Child
 from waiting import wait_until_async
 
 QUICK = {
@@ -30,6 +31,13 @@ async def reaches(runs: AsyncRuns, run_id: str, word: str) -> None:
         return word in (await runs.get(run_id)).text.split()
 
     await wait_until_async(said, description=f"the run to say {word}", timeout_s=20)
+
+
+async def worker_of(live: Any, runs: AsyncRuns, run_id: str) -> Child:
+    """Return the process that executes a run."""
+    owner = (await runs.get(run_id)).worker or ""
+    (child,) = (child for child in live.children if f"-{child.pid}-" in owner)
+    return child
 
 
 class Following:
@@ -60,13 +68,13 @@ class Following:
 
 async def test_a_lost_run_goes_on_from_its_last_checkpoint(live):
     """SIGKILL of a worker: another one continues from the checkpoint; readers take back what came after it."""
-    first = live.worker("first", **QUICK)
+    for name in ("first", "second"):
+        live.worker(name, **QUICK)
     async with client(live) as runs:
         started = await runs.start("thread", "counting", INPUT, on_worker_lost="resume")
         reader = Following(runs, started.run_id)
-        await asyncio.to_thread(live.worker, "second", **QUICK)
         await reaches(runs, started.run_id, "w35")
-        first.sigkill()
+        (await worker_of(live, runs, started.run_id)).sigkill()
         control = await reader.ended()
         run = await runs.get(started.run_id)
     assert (run.status, run.text) == ("succeeded", demo_text(TOKENS))
@@ -84,13 +92,13 @@ async def test_a_lost_run_goes_on_from_its_last_checkpoint(live):
 
 async def test_a_lost_run_without_a_checkpoint_begins_again(live):
     """`resume` without a checkpoint: from the start, with empty content, and never two texts in one."""
-    first = live.worker("first", **QUICK)
+    for name in ("first", "second"):
+        live.worker(name, **QUICK)
     async with client(live) as runs:
         started = await runs.start("thread", "demo", INPUT, on_worker_lost="resume")
         reader = Following(runs, started.run_id)
-        await asyncio.to_thread(live.worker, "second", **QUICK)
         await reaches(runs, started.run_id, "w20")
-        first.sigkill()
+        (await worker_of(live, runs, started.run_id)).sigkill()
         await reader.ended()
         run = await runs.get(started.run_id)
     assert (run.status, run.text) == ("succeeded", demo_text(TOKENS))
@@ -100,14 +108,15 @@ async def test_a_lost_run_without_a_checkpoint_begins_again(live):
 
 async def test_a_stopped_workers_run_goes_on_elsewhere(live):
     """SIGTERM: after the grace time an engine with a checkpoint is handed over; nothing is missing or twice."""
-    first = live.worker("first", **QUICK)
+    for name in ("first", "second"):
+        live.worker(name, **QUICK)
     async with client(live) as runs:
         started = await runs.start("thread", "counting", INPUT)
         reader = Following(runs, started.run_id)
-        await asyncio.to_thread(live.worker, "second", **QUICK)
         await reaches(runs, started.run_id, "w25")
-        first.terminate()
-        assert await asyncio.to_thread(first.wait, 20) == 0
+        stopped = await worker_of(live, runs, started.run_id)
+        stopped.terminate()
+        assert await asyncio.to_thread(stopped.wait, 20) == 0
         control = await reader.ended()
         run = await runs.get(started.run_id)
     assert (run.status, run.text, reader.fold.text) == ("succeeded", demo_text(TOKENS), demo_text(TOKENS))
