@@ -186,7 +186,7 @@ def _late(got: dict[str, float]) -> str:
 async def runs_1000(bench: Bench) -> Row:
     """1,000 runs × 50 tokens/s in one worker process."""
     runs = bench.scaled(1000, 100)
-    got = await steady(bench, runs=runs, per_s=50, seconds=3 if bench.quick else 15)
+    got = await steady(bench, runs=runs, per_s=50, seconds=3 if bench.quick else 30)
     return Row(
         name=f"{runs:,} runs × 50 tokens/s, one worker",
         figure=f"{_late(got)}, {got['cpu_us']:.1f} µs/token, {got['rss_mb']:.0f} MB",
@@ -202,7 +202,7 @@ async def runs_4000(bench: Bench) -> Row:
     """4,000 runs × 5 tokens/s in one worker process."""
     runs = bench.scaled(4000, 400)
     load = {} if bench.quick else {"MAINSTEM_CONCURRENCY": "4000"}
-    got = await steady(bench, runs=runs, per_s=5, seconds=4 if bench.quick else 30, **load)
+    got = await steady(bench, runs=runs, per_s=5, seconds=4 if bench.quick else 45, **load)
     return Row(
         name=f"{runs:,} runs × 5 tokens/s, one worker",
         figure=f"{got['rss_mb']:.0f} MB, {got['failed']:.0f} failed, {_late(got)}",
