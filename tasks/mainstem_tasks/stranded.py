@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from mainstem_shared import keys, recovery, verbs
+from mainstem_shared import errors, keys, recovery, verbs
 from mainstem_shared.models import Status
 from mainstem_shared.store import now_ms
+from mainstem_shared.sweeps import UNREADABLE
 from mainstem_tasks.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -28,15 +29,23 @@ async def settle(runtime: Runtime) -> None:
     owner, store = runtime.lease.owner, runtime.store
     members = await store.patiently(lambda: store.client.smembers(keys.owned(owner)))
     for run_id in sorted(raw.decode() for raw in members):
-        if _is_held(runtime, run_id):
-            continue
-        state = await verbs.read(store, run_id)
-        if _is_held(runtime, run_id):
-            continue  # claimed while we looked
-        if isinstance(state, verbs.Gone) or state.status.is_terminal:
-            await store.patiently(lambda over=run_id: store.client.srem(keys.owned(owner), over))
-        elif state.status is Status.RUNNING and state.owner == owner and not _is_being_ended(runtime, state):
-            await _end(runtime, run_id, state)
+        if not _is_held(runtime, run_id):
+            try:
+                await _look_at(runtime, owner, run_id)
+            except (errors.NewerVersion, *UNREADABLE):  # one record must not keep the others waiting
+                noted = {"action": "run_unreadable", "run_id": run_id}
+                logger.exception("a record is damaged, or of a later version", extra=noted)
+
+
+async def _look_at(runtime: Runtime, owner: str, run_id: str) -> None:
+    store = runtime.store
+    state = await verbs.read(store, run_id)
+    if _is_held(runtime, run_id):
+        return  # claimed while we looked
+    if isinstance(state, verbs.Gone) or state.status.is_terminal:
+        await store.patiently(lambda: store.client.srem(keys.owned(owner), run_id))
+    elif state.status is Status.RUNNING and state.owner == owner and not _is_being_ended(runtime, state):
+        await _end(runtime, run_id, state)
 
 
 def _is_held(runtime: Runtime, run_id: str) -> bool:

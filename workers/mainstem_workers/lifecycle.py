@@ -108,6 +108,8 @@ class Housekeeping:
                 await stranded.settle(self.runtime)
             except errors.StoreUnavailable:
                 logger.warning("stranded runs wait for the store", extra={"action": "stranded_later"})
+            except Exception:  # the loop's boundary: whatever it was, the next round is due
+                logger.exception("stranded runs were not settled", extra={"action": "stranded_failed"})
 
     async def _announce(self) -> None:
         while True:
