@@ -20,7 +20,7 @@ from mainstem_shared import keys, pages, verbs, views
 from mainstem_shared.cursors import START
 from mainstem_shared.models import Reason, Status
 from mainstem_shared.store import Script, Store
-from servers import ValkeyProcess
+from servers import ValkeyProcess, free_port
 from waiting import wait_until
 
 SLOTS = 16384
@@ -43,8 +43,12 @@ def nodes(tmp_path: Path, valkey_binary: Path) -> Iterator[list[ValkeyProcess]]:
     """Three nodes that know each other, with a third of the slots each."""
     del valkey_binary
     with contextlib.ExitStack() as stack:
+        # Not the default, 10,000 above the other one: many a free port has none there.
+        buses = [str(free_port()) for _ in range(3)]
         started = [
-            stack.enter_context(ValkeyProcess(tmp_path / f"node{n}", "--cluster-enabled", "yes"))
+            stack.enter_context(
+                ValkeyProcess(tmp_path / f"node{n}", "--cluster-enabled", "yes", "--cluster-port", buses[n])
+            )
             for n in range(3)
         ]
         clients = [stack.enter_context(node.client()) for node in started]
@@ -52,8 +56,8 @@ def nodes(tmp_path: Path, valkey_binary: Path) -> Iterator[list[ValkeyProcess]]:
             first, last = n * SLOTS // 3, (n + 1) * SLOTS // 3 - 1
             client.execute_command("CLUSTER", "ADDSLOTSRANGE", first, last)
             client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", n + 1)
-        for node in started[1:]:
-            clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", node.port)
+        for node, bus in list(zip(started, buses, strict=True))[1:]:
+            clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", node.port, bus)
         for client in clients:
             wait_until(
                 lambda c=client: "cluster_state:ok" in c.execute_command("CLUSTER", "INFO"),
