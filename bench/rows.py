@@ -10,6 +10,7 @@ from growth import growth_of_deliveries, growth_of_memory, growth_of_starts, gro
 from monitoring import fleet
 from pausing import pausing
 from reading import audience, delivery, fan_out, reconnects, reconnects_100k
+from recovering import lost_workers
 from serving import capacity
 from starting import first_event, memory, starts
 
@@ -17,9 +18,9 @@ from writing import burst, per_token, per_token_economy, runs_1000, runs_4000
 
 ROWS = (
     burst, per_token, per_token_economy, delivery, first_event, starts, reconnects, memory, fan_out, audience,
-    aborts, aborts_by_mail, aborts_busy, fleet, runs_1000, runs_4000, capacity, pausing,
+    aborts, aborts_by_mail, aborts_busy, lost_workers, fleet, runs_1000, runs_4000, capacity, pausing,
 )  # fmt: skip
-SLOW = frozenset({capacity, pausing, aborts_by_mail})
+SLOW = frozenset({capacity, pausing, aborts_by_mail, lost_workers})
 """Rows that quick runs leave out: their clients or runs alone take longer than there is."""
 FULL = (growth_of_memory, growth_of_deliveries, growth_of_tokens, growth_of_starts, reconnects_100k)
 """The rows of `make bench-full`."""
