@@ -67,3 +67,36 @@ async def test_a_worker_consumes_again(apart, tmp_path, pool):
             assert run.text == demo_text(5), accident.__name__
             wait_until(lambda: pings(url), description=f"control after {accident.__name__}", timeout_s=20)
             assert worker.running, worker.log[-3000:]
+
+
+LATE = """
+import time
+
+@app.task(acks_late=True)
+def nap(path, seconds):
+    open(path, "a").close()
+    time.sleep(seconds)
+"""
+
+
+@pytest.mark.parametrize("pool", ["custom", "threads"])
+async def test_a_message_not_yet_acknowledged_ends_no_worker(apart, tmp_path, pool):
+    """Giving it back and acknowledging it fail on the lost connection, which Celery alone would take for fatal."""
+    project = Project(apart, tmp_path)
+    with (tmp_path / "proj.py").open("a") as module:
+        module.write(LATE)
+    worker = project.worker("--pool", pool, "-c", "2")
+    began = tmp_path / "began"
+    project.send("proj.nap", str(began), 2)
+    wait_until(began.exists, description="the task to begin", timeout_s=20)
+    apart.broker.sigkill()
+    wait_until(
+        lambda: "Trying to re-establish the connection" in worker.log or not worker.running,
+        description="the worker to notice",
+        timeout_s=20,
+    )
+    apart.broker.start()
+    async with client(apart) as runs:
+        run = await finished(runs, "thread", {"tokens": 5, "interval_ms": 1}, timeout_s=40)
+    assert run.text == demo_text(5)
+    assert worker.running, worker.log[-3000:]

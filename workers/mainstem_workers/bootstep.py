@@ -12,6 +12,7 @@ from typing import Any
 from celery import bootsteps
 
 from mainstem_workers import hosts, promises
+from mainstem_workers.pool import _celery
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ class RunsStep(bootsteps.StartStopStep):
 
     def start(self, parent: Any) -> None:
         promises.warn(parent)
+        _celery.lose_broker_channels(parent)
         self._host.start(parent)
 
     def stop(self, parent: Any) -> None:

@@ -229,6 +229,29 @@ def before_cold_cancel(worker: Any, hook: Callable[[], None]) -> None:
     consumer.cancel_active_requests = cancel_active_requests
 
 
+def lose_broker_channels(worker: Any) -> None:
+    """Have what is still to be said on a lost broker connection fail as lost, which Celery handles.
+
+    A late acknowledgement, or giving back what was not acknowledged: on Redis kombu 5.7 asks a connection that
+    it has let go of for its address, and Celery takes the AttributeError for fatal, not for a lost connection.
+    """
+    consumer = worker.consumer
+    reconnect = consumer.on_connection_error_after_connected
+
+    def on_connection_error_after_connected(error: Exception) -> None:
+        transport = getattr(consumer.connection, "_transport", None)
+        for channel in getattr(transport, "channels", None) or ():
+            if hasattr(channel, "_connparams"):  # Redis'; others raise what they should
+                channel._connparams = _lost
+        reconnect(error)
+
+    consumer.on_connection_error_after_connected = on_connection_error_after_connected
+
+
+def _lost(*_: Any, **__: Any) -> dict[str, Any]:
+    raise ConnectionError("The broker connection that this belongs to was lost.")
+
+
 # --- the tracer's own blocking calls
 
 #: Backend methods that the tracer calls and that talk to a server.
