@@ -273,11 +273,16 @@ async def test_a_process_needs_few_connections_however_many_runs(
     settings: Settings, store: Store, empty_server: ValkeyProcess
 ):
     """A worker, a web tier and a reader's process: a dozen in all, and no more for 30 runs than for one."""
+
+    def all_connections() -> int:
+        with empty_server.client() as looker:
+            return len(looker.client_list()) - 1
+
+    before = all_connections()  # what other tests left to the garbage collector
     allowed = 14
 
     def connections() -> int:
-        with empty_server.client() as looker:
-            return len(looker.client_list()) - 1
+        return all_connections() - before
 
     for runs in (1, 30):
         async with working(settings) as runtime, AsyncRuns(settings) as client, Tailer(store) as tailer:
@@ -289,7 +294,7 @@ async def test_a_process_needs_few_connections_however_many_runs(
                 await wait_until_async(lambda n=runs: len(runtime.segments) == n, description="all runs")
                 # Waited for: connections that were closed may linger.
                 await wait_until_async(lambda a=allowed: connections() <= a, description="few connections")
-                allowed = min(allowed, connections() + 2)  # redis-py's pool keeps what two at once needed
+                allowed = min(allowed, connections() + 4)  # redis-py's pool keeps what a few at once needed
             await asyncio.gather(*(client.abort(start.run_id) for start in started))
             await asyncio.gather(*tasks)
 

@@ -109,7 +109,7 @@ def _is_answer(part: Mapping[str, Any], pending: str | None) -> bool:
 
 
 def _answer(part: Mapping[str, Any]) -> dict[str, Any]:
-    action_id, _, question_id = str(part["toolCallId"]).partition(":")
+    action_id, _, question_id = str(part.get("toolCallId")).partition(":")
     return {"action_id": action_id, "question_id": question_id, "text": _spelled(part.get("output"))}
 
 
