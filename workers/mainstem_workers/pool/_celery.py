@@ -232,8 +232,8 @@ def before_cold_cancel(worker: Any, hook: Callable[[], None]) -> None:
 def lose_broker_channels(worker: Any) -> None:
     """Have what is still to be said on a lost broker connection fail as lost, which Celery handles.
 
-    A late acknowledgement, or giving back what was not acknowledged: on Redis kombu 5.7 asks a connection that
-    it has let go of for its address, and Celery takes the AttributeError for fatal, not for a lost connection.
+    A late acknowledgement, or giving back what was not acknowledged: on Redis kombu 5.7 asks a connection
+    that it has let go of for its address, and Celery takes the AttributeError for fatal.
     """
     consumer = worker.consumer
     reconnect = consumer.on_connection_error_after_connected
