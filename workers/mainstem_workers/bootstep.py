@@ -29,7 +29,7 @@ class RunsStep(bootsteps.StartStopStep):
 
     def start(self, parent: Any) -> None:
         promises.warn(parent)
-        _celery.lose_broker_channels(parent)
+        _celery.keep_broker_address(parent)
         self._host.start(parent)
 
     def stop(self, parent: Any) -> None:

@@ -229,8 +229,8 @@ def before_cold_cancel(worker: Any, hook: Callable[[], None]) -> None:
     consumer.cancel_active_requests = cancel_active_requests
 
 
-def lose_broker_channels(worker: Any) -> None:
-    """Have what is still to be said on a lost broker connection fail as lost, which Celery handles.
+def keep_broker_address(worker: Any) -> None:
+    """Have what is still to be said on a lost broker connection be said on a new one, or fail as lost.
 
     A late acknowledgement, or giving back what was not acknowledged: on Redis kombu 5.7 asks a connection
     that it has let go of for its address, and Celery takes the AttributeError for fatal.
@@ -242,14 +242,23 @@ def lose_broker_channels(worker: Any) -> None:
         transport = getattr(consumer.connection, "_transport", None)
         for channel in getattr(transport, "channels", None) or ():
             if hasattr(channel, "_connparams"):  # Redis'; others raise what they should
-                channel._connparams = _lost
+                channel._connparams = _remembering(transport, channel._connparams)
         reconnect(error)
 
     consumer.on_connection_error_after_connected = on_connection_error_after_connected
 
 
-def _lost(*_: Any, **__: Any) -> dict[str, Any]:
-    raise ConnectionError("The broker connection that this belongs to was lost.")
+def _remembering(transport: Any, connparams: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    client = transport.client
+
+    def with_client(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        now, transport.client = transport.client, client
+        try:
+            return connparams(*args, **kwargs)
+        finally:
+            transport.client = now
+
+    return with_client
 
 
 # --- the tracer's own blocking calls
