@@ -77,7 +77,8 @@ async def test_every_step_of_the_guard_ladder_has_its_code(live, http: httpx.Asy
         assert (reply.status_code, reply.json()["code"]) == (status, code), body
         assert reply.headers["content-type"] == "application/problem+json"
     assert (await http.get(f"/v1/runs/{run['run_id']}")).json() == run
-    for nowhere in ("/v1/runs/nosuch/resume", f"/v1/runs/{run['run_id'][:-1]}a/resume"):
+    another = run["run_id"][:-1] + ("i" if run["run_id"].endswith("a") else "a")
+    for nowhere in ("/v1/runs/nosuch/resume", f"/v1/runs/{another}/resume"):
         assert (await http.post(nowhere, json=approval(run))).status_code == 404
     accepted = await http.post(path, json=approval(run))
     assert (accepted.status_code, accepted.json()["run_id"]) == (202, run["run_id"])
