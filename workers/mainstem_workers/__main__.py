@@ -8,6 +8,7 @@ import sys
 import warnings
 from typing import Any, Final
 
+from mainstem_shared import collector
 from mainstem_shared.logs import FORMAT, FieldFormatter
 
 POOL: Final = "mainstem_workers.pool:TaskPool"
@@ -32,6 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
     # A paragraph on stderr, out of fear of pickle, which our app does not take: below we say it in a line.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     signals.worker_ready.connect(_tell_of_root, weak=False)
+    signals.worker_ready.connect(_settle, weak=False)
     make_app(settings).worker_main(["--quiet", "worker", *pool, *options])
 
 
@@ -47,6 +49,10 @@ def _tell_of_root(**_: Any) -> None:
         logging.getLogger("mainstem_workers").info(
             "running as root: in production give it a user of its own", extra={"action": "running_as_root"}
         )
+
+
+def _settle(**_: Any) -> None:
+    collector.settle()
 
 
 if __name__ == "__main__":

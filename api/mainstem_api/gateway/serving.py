@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from mainstem_api.gateway.app import create_app
 from mainstem_api.gateway.origins import OwnNames
 from mainstem_api.gateway.protocols import Protocol
-from mainstem_shared import logs
+from mainstem_shared import collector, logs
 from mainstem_shared.addresses import check_address
 from mainstem_shared.settings import Settings
 
@@ -76,4 +76,6 @@ class Server(uvicorn.Server):
 def serve(settings: Settings | None = None, **options: Any) -> None:
     """Serve until SIGTERM or SIGINT. `options` go to `uvicorn.Config`."""
     settings = settings or Settings()
-    Server(create_app(settings), settings, **options).run()
+    server = Server(create_app(settings), settings, **options)
+    collector.settle()
+    server.run()

@@ -1,0 +1,21 @@
+"""Python's cyclic garbage collector in processes that hold thousands of runs or readers.
+
+With its defaults it looks for cycles each time 700 more objects exist than before. Here that many come with
+every few runs, and they go when their run is over, by reference count: what it walks through is alive. At a
+thousand runs that was a sixth of the event loop's time, in pauses that all of them felt.
+"""
+
+from __future__ import annotations
+
+import gc
+from typing import Final
+
+THRESHOLDS: Final = (10_000, 10, 10)
+"""Objects more than before until the young ones are looked at: at most some MB of cycles wait for it."""
+
+
+def settle() -> None:
+    """Leave what is there now out of all later collections, and collect less often. Call when started."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*THRESHOLDS)
