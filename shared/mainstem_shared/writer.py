@@ -26,9 +26,10 @@ from mainstem_shared.store import FIRST_DELAY_S, LONGEST_DELAY_S, Store
 
 logger = logging.getLogger(__name__)
 
-WINDOW_PER_RATE: Final = 0.4e-6
-"""Seconds of window per event/s: 50,000 events/s reach the 20 ms at which a token costs a third."""
-LATENCY_WINDOW_S: Final = 0.020
+FULL_RATE: Final = 40_000
+"""Events a second, of all runs, at which a core of this process is nearly full: the window is widest."""
+LATENCY_WINDOW_S: Final = 0.030
+"""At 50 tokens/s a run, three tokens come in two windows: they share what an entry costs."""
 ECONOMY_WINDOW_S: Final = 0.080
 """At 40 tokens/s a run merges about three tokens in this window."""
 RATE_MEMORY_S: Final = 0.1
@@ -62,6 +63,7 @@ class Writer:
         self._keeper: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._rate = 0.0
+        self._marked = 0
         self._sent_at = 0.0
         self.connected = asyncio.Event()
         self.groups_sent = 0
@@ -97,6 +99,7 @@ class Writer:
     # -- sending
 
     def mark(self, channel: Channel) -> None:
+        self._marked += 1
         self._dirty[channel] = None
         if self._timer is None:
             self._timer = self._schedule()
@@ -111,7 +114,8 @@ class Writer:
             return ECONOMY_WINDOW_S
         elapsed = time.monotonic() - self._sent_at
         rate = self._rate * math.exp(-elapsed / RATE_MEMORY_S)
-        window = min(LATENCY_WINDOW_S, rate * WINDOW_PER_RATE)
+        # The square: a process that has time to spare writes at once, one that is nearly full gathers.
+        window = LATENCY_WINDOW_S * min(1.0, rate / FULL_RATE) ** 2
         return window if window > 0.0001 else 0.0  # a timer shorter than its own cost is none
 
     def _send(self) -> None:
@@ -136,7 +140,7 @@ class Writer:
             self._pipe.write(data)
             self.groups_sent += len(packed)
             self.bytes_sent += len(data)
-        self._measure(len(packed))
+        self._measure()
         if self._dirty:
             self._timer = (
                 self._schedule() if len(batch) < BATCH else asyncio.get_running_loop().call_soon(self._send)
@@ -156,11 +160,12 @@ class Writer:
             channel.lose()
             return None
 
-    def _measure(self, groups: int) -> None:
+    def _measure(self) -> None:
         now = time.monotonic()
         elapsed, self._sent_at = now - self._sent_at, now
         decay = math.exp(-elapsed / RATE_MEMORY_S)
-        self._rate = self._rate * decay + groups / RATE_MEMORY_S
+        self._rate = self._rate * decay + self._marked / RATE_MEMORY_S
+        self._marked = 0
 
     def retry_later(self, channel: Channel) -> None:
         def again() -> None:
