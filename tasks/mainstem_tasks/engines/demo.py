@@ -6,6 +6,7 @@ Its text is part of the external contract: `w0 w1 … w{N-1}`.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Final
@@ -63,25 +64,36 @@ class _Demo:
         self.begun = self.from_.begun
 
     async def stream(self) -> None:
-        wanted, loop = self.wanted, asyncio.get_running_loop()
-        interval_s = wanted.interval_ms / 1000
-        start = loop.time()
-        for k, word in enumerate(words(wanted)):
-            if k < self.from_.k:
-                continue
-            if k == wanted.fail_at:
-                raise DemoError(f"asked to fail before word {k}")
-            if interval_s and k > self.from_.k:
+        wanted, first, time = self.wanted, self.from_.k, asyncio.get_running_loop().time
+        interval_s, echo, special = wanted.interval_ms / 1000, wanted.echo_input, self._special
+        start = time() - first * interval_s
+        for k, word in itertools.islice(enumerate(words(wanted)), first, None):
+            if interval_s and k > first:
                 # Against the schedule, not after the last word: delays do not add up.
-                await asyncio.sleep(start + (k - self.from_.k) * interval_s - loop.time())
-            while wanted.echo_input and not self.run.inbox.empty():
-                await self._insert(self.run.inbox.get_nowait())
-            if k in wanted.ask_at and not self._is_answered(k):
-                await self._insert(await self._answer(k))
-            if k in wanted.approve_at:
-                await self._approved(k, word)
+                await asyncio.sleep(start + k * interval_s - time())
+            if k in special or echo or k == first:
+                await self._with_others(k, word)
             else:
-                await self._emit(word)
+                await self.run.text(word)  # as straight as can be: load tests are made of it
+
+    @property
+    def _special(self) -> frozenset[int | None]:
+        """Words at which more happens than that they are streamed."""
+        return self.wanted.approve_at | self.wanted.ask_at | {self.wanted.fail_at}
+
+    async def _with_others(self, k: int, word: str) -> None:
+        """Stream word `k` after everything that stands before it, or what a human has in its place."""
+        wanted = self.wanted
+        if k == wanted.fail_at:
+            raise DemoError(f"asked to fail before word {k}")
+        while wanted.echo_input and not self.run.inbox.empty():
+            await self._insert(self.run.inbox.get_nowait())
+        if k in wanted.ask_at and not self._is_answered(k):
+            await self._insert(await self._answer(k))
+        if k in wanted.approve_at:
+            await self._approved(k, word)
+        else:
+            await self._emit(word)
 
     async def _emit(self, word: str) -> None:
         if self.begun and not word[:1].isspace():
