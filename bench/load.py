@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
 import time
 
 from celery import shared_task
@@ -38,6 +40,13 @@ async def patient(run: RunContext) -> None:
     except asyncio.CancelledError:
         await run.custom("cancelled", time.time_ns())
         raise
+
+
+@engine("bench.census")
+async def census(run: RunContext) -> None:
+    """Count the blocks of memory that this worker's interpreter holds: exact, unlike the RSS."""
+    gc.collect()
+    await run.custom("blocks", sys.getallocatedblocks())
 
 
 @shared_task(name="bench.noop", base=AsyncTask, ignore_result=True)

@@ -11,6 +11,7 @@ from harness import Bench, Row
 
 from mainstem_api import AsyncRuns
 from mainstem_shared import keys
+from mainstem_shared.events import Type
 
 RUNS = 10_000
 GOAL_KB = 8.0
@@ -33,23 +34,34 @@ async def pausing(bench: Bench) -> Row:
             warm = await _paused(client, 100, "warm")
             used = (await store.info("memory"))["used_memory"]
             early = await _paused(client, first, "early")
-            rss_early = _rss(worker)
+            await _settled(bench)
+            rss_early, blocks_early = _rss(worker), await _blocks(client)
             late = await _paused(client, runs - first, "late")
             grown = (await store.info("memory"))["used_memory"] - used
-            rss_late = _rss(worker)
-            active = await asyncio.to_thread(_active, bench)
+            active = await _settled(bench)
+            rss_late, blocks_late = _rss(worker), await _blocks(client)
             resumed = await _resumed(client, (*warm[:5], *early[:5], *late[-TRIED:]))
     per_run = grown / runs - len(TEXT)
-    rss = (rss_late - rss_early) / (runs - first)
+    rss, blocks = (
+        (late - early) / (runs - first)
+        for early, late in ((rss_early, rss_late), (blocks_early, blocks_late))
+    )
     return Row(
         name=f"{runs:,} runs paused",
         figure=(
             f"{per_run / 1024:.1f} KB of Valkey per run beside its text; worker {rss_early / 2**20:.0f} → "
-            f"{rss_late / 2**20:.0f} MB, {rss:.0f} B per run; {active} tasks active; {resumed} resumed"
+            f"{rss_late / 2**20:.0f} MB, {rss:.0f} B and {blocks:.2f} objects per run; "
+            f"{active} tasks active; {resumed} resumed"
         ),
         goal=f"≤ {GOAL_KB:.0f} KB; RSS does not grow; no task active",
-        met=bench.judge(per_run <= GOAL_KB * 1024 and rss <= RSS_PER_RUN and active == 0),
-        data={"runs": runs, "valkey_bytes_per_run": per_run, "rss_bytes_per_run": rss, "active": active},
+        met=bench.judge(per_run <= GOAL_KB * 1024 and rss <= RSS_PER_RUN and blocks < 1 and active == 0),
+        data={
+            "runs": runs,
+            "valkey_bytes_per_run": per_run,
+            "rss_bytes_per_run": rss,
+            "blocks_per_run": blocks,
+            "active": active,
+        },
     )
 
 
@@ -85,8 +97,26 @@ async def _resumed(client: AsyncRuns, run_ids: tuple[str, ...]) -> int:
     return sum(await asyncio.gather(*map(resume, run_ids)))
 
 
+async def _blocks(client: AsyncRuns) -> int:
+    """Memory blocks that the worker's interpreter holds: a leak of one object per run would show."""
+    counted = await client.start("census", "bench.census", {})
+    [blocks] = [
+        event.data["data"] async for event in client.events(counted.run_id) if event.type == Type.CUSTOM
+    ]
+    return blocks
+
+
 def _rss(worker: psutil.Process) -> int:
     return worker.memory_info().rss
+
+
+async def _settled(bench: Bench) -> int:
+    """Return how many tasks stay active: those that paused last still have to end."""
+    for _ in range(5):
+        if not (active := await asyncio.to_thread(_active, bench)):
+            break
+    await asyncio.sleep(1)
+    return active
 
 
 def _active(bench: Bench) -> int:

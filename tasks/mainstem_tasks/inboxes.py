@@ -30,13 +30,12 @@ class Inbox:
     Once the run asks a human, nothing can be read: that decision comes first.
     """
 
-    def __init__(
-        self, channel: Channel, *, read: int = 0, on_read: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, channel: Channel, *, read: int = 0, on_read: Callable[[], None] | None = None) -> None:
         self.read = read
         """How many inputs the log has, those of earlier segments too."""
+        self.on_read = on_read
+        """Called after each read, while somebody wants to know."""
         self._channel = channel
-        self._on_read = on_read
         self._waiting: deque[dict[str, Any]] = deque()
         self._readers: dict[asyncio.Future[None], None] = {}
         self._closed = False
@@ -64,7 +63,8 @@ class Inbox:
         self._channel.emit(Type.INPUT_ACCEPTED, said)
         self._waiting.popleft()
         self.read += 1
-        self._on_read()
+        if self.on_read is not None:
+            self.on_read()
         return said["text"]
 
     def empty(self) -> bool:
@@ -112,6 +112,10 @@ class Inputs:
         if not self._fetching:
             self._fetching = True
             self._runtime.spawn(self._fetch())
+
+    def end(self) -> None:
+        """Let go of the inbox, which an engine may still hold: what it reads now is no news."""
+        self.inbox.on_read = None
 
     async def fetched(self) -> None:
         """Fetch what is there before the engine starts."""

@@ -198,9 +198,18 @@ class Segment:
             outcome = await unreachable(self._conclude(channel, self._engine))
         finally:
             self._runtime.segments.pop(self.run_id, None)
+            self._let_go()
         if interrupted is not None and cancel_cause() is not CancelCause.SHUTDOWN:
             raise interrupted  # the pool cancelled this task: Celery records that, not a success
         return outcome
+
+    def _let_go(self) -> None:
+        """Untie the run's parts, which know each other: content must not wait for the garbage collector."""
+        if self._channel is not None:
+            self._channel.on_lost = None
+        if self._inputs is not None:
+            self._inputs.end()
+        self._engine = self._channel = self._run = self._inputs = None
 
     async def _past(self) -> tuple[Fold, bytes | None]:
         """Return what earlier segments left: the content, and the engine's state."""

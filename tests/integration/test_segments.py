@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -40,6 +42,23 @@ async def billed(run: RunContext[dict[str, Any]]) -> None:
     await asyncio.gather(agent("a"), agent("b"))
     await run.text("done")
     await asyncio.Event().wait()
+
+
+contexts: list[weakref.ref[RunContext[Any]]] = []
+
+
+@engine("remembered")
+async def remembered(run: RunContext[dict[str, Any]]) -> None:
+    """Speak, and end as the input says."""
+    contexts.append(weakref.ref(run))
+    await run.text("x" * 1000)
+    match run.input["end"]:
+        case "fail":
+            raise RuntimeError("as asked")
+        case "pause":
+            await run.request_approval([{"call_id": "c", "name": "f", "arguments": {}}])
+        case "wait":
+            await asyncio.Event().wait()
 
 
 @asynccontextmanager
@@ -91,6 +110,27 @@ async def test_a_run_that_waits_holds_up_no_other(runs: AsyncRuns, settings: Set
         assert (await runs.get(silent)).text == "w0"
         here.segments[silent].stop_for(Reason.USER_ABORT)
         assert await waiting == "user_abort"
+
+
+@pytest.mark.parametrize("end", ["complete", "fail", "pause", "wait"])
+async def test_a_run_that_ended_leaves_nothing_to_the_garbage_collector(
+    runs: AsyncRuns, settings: Settings, end: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Its content may be 8 MB: that goes with the run, not with a collection some thousand objects later."""
+    monkeypatch.setattr(segments.logger, "disabled", True)  # pytest keeps what is logged: failures, frames
+    async with working(settings) as runtime:
+        contexts.clear()
+        gc.collect()
+        gc.disable()
+        try:
+            run_id, task = await started(runs, runtime, end, engine="remembered", input={"end": end})
+            if end == "wait":
+                await runs.abort(run_id)
+            await task
+            del task
+            await wait_until_async(lambda: contexts[0]() is None, description="the run's context is gone")
+        finally:
+            gc.enable()
 
 
 async def test_usage_of_an_aborted_run_is_told_once_and_whole(runs: AsyncRuns, settings: Settings):
