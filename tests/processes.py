@@ -7,43 +7,21 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import psutil
 
-from servers import Guard
+from servers import Controlled
 
 
-class Child:
-    """One process of ours. Its output goes to `log_path`; it never outlives the test run."""
+class Child(Controlled):
+    """One process of ours. Its output goes to `log_path`."""
 
     def __init__(self, name: str, *arguments: str, env: dict[str, str], directory: Path) -> None:
         self.name = name
-        self.log_path = directory / f"{name}.log"
+        super().__init__(directory / f"{name}.log")
         self._arguments = arguments
         self._env = {**os.environ, "PYTHONUNBUFFERED": "1", **env}
         self._directory = directory
-        self._process: subprocess.Popen[bytes] | None = None
-        self._guard: Guard | None = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
-    @property
-    def log(self) -> str:
-        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
     @property
     def rss_mb(self) -> float:
@@ -56,7 +34,7 @@ class Child:
     def start(self) -> None:
         assert self._process is None
         with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, *self._arguments],
                 env=self._env,
                 cwd=self._directory,
@@ -65,51 +43,16 @@ class Child:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._guard = Guard(self._process.pid)
+        self._watch(process)
 
     def terminate(self) -> None:
         self.signal(signal.SIGTERM)
 
-    def signal(self, number: int) -> None:
-        assert self._process is not None
-        self._process.send_signal(number)
-
     def wait(self, timeout_s: float) -> int:
         """Wait for the process's own end; returns its exit code."""
-        assert self._process is not None
-        code = self._process.wait(timeout_s)
-        self._forget()
+        code = self.process.wait(timeout_s)
+        self._reap()
         return code
-
-    def stop(self, timeout_s: float = 30) -> None:
-        """End it, gently at first. Safe to call twice."""
-        if self._process is None:
-            return
-        self.signal(signal.SIGCONT)
-        self._process.terminate()
-        try:
-            self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._forget()
-
-    def sigkill(self) -> None:
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
-        self._forget()
-
-    def freeze(self) -> None:
-        self.signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        self.signal(signal.SIGCONT)
-
-    def _forget(self) -> None:
-        assert self._guard is not None
-        self._guard.dismiss()
-        self._process = self._guard = None
 
 
 def worker(env: dict[str, str], directory: Path, name: str = "worker", *options: str) -> Child:

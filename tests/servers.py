@@ -1,6 +1,6 @@
-"""A real Valkey server under a test's control: killed, frozen, restarted on the same port and data.
+"""Processes under a test's control, and a real Valkey server as one: killed, frozen, restarted on the same data.
 
-It is independent of `mainstem_shared.embedded` except for finding the executable, so that failure tests do
+The server is independent of `mainstem_shared.embedded` except for finding the executable, so that failure tests do
 not lean on what they test. A server never outlives the test run, however that ends.
 """
 
@@ -52,16 +52,14 @@ class Guard:
         self._shell.stdin.close()
 
 
-class ValkeyProcess:
-    """One server process. `port` and `directory` stay the same over restarts; the append-only file is on.
+class Controlled:
+    """One process that a test starts and ends, freezes and kills. Use it as a context manager, or `start` and `stop`.
 
-    Use it as a context manager, or call `start()` and `stop()`.
+    Who derives from it starts the process (`start`) and puts it under guard (`_watch`).
     """
 
-    def __init__(self, directory: Path, *options: str, port: int | None = None) -> None:
-        self.directory = directory
-        self.options = options
-        self.port = port
+    def __init__(self, log_path: Path) -> None:
+        self.log_path = log_path
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: Guard | None = None
 
@@ -74,15 +72,67 @@ class ValkeyProcess:
     ) -> None:
         self.stop()
 
+    def start(self) -> None:
+        raise NotImplementedError
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, "the process is not running"
+        return self._process
+
     @property
     def pid(self) -> int:
-        assert self._process is not None, "the server is not running"
-        return self._process.pid
+        return self.process.pid
 
     @property
     def log(self) -> str:
-        path = self.directory / "valkey.log"
-        return path.read_text(errors="replace") if path.exists() else ""
+        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+
+    def stop(self, timeout_s: float = 30) -> None:
+        """End it whatever state it is in, gently at first. Safe to call twice."""
+        if self._process is None:
+            return
+        self.thaw()
+        self._process.terminate()
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        self._reap()
+
+    def sigkill(self) -> None:
+        """End it with no chance to do anything more, as the kernel's out-of-memory killer does."""
+        self.process.kill()
+        self._reap()
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def freeze(self) -> None:
+        """Stop the process where it stands: connections stay open, nothing answers."""
+        self.signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.signal(signal.SIGCONT)
+
+    def _watch(self, process: subprocess.Popen[bytes]) -> None:
+        self._process, self._guard = process, Guard(process.pid)
+
+    def _reap(self) -> None:
+        assert self._guard is not None
+        self.process.wait()
+        self._guard.dismiss()
+        self._process = self._guard = None
+
+
+class ValkeyProcess(Controlled):
+    """One server process. `port` and `directory` stay the same over restarts; the append-only file is on."""
+
+    def __init__(self, directory: Path, *options: str, port: int | None = None) -> None:
+        self.directory = directory
+        self.options = options
+        self.port = port
+        super().__init__(directory / "valkey.log")
 
     def url(self, db: int = 0) -> str:
         assert self.port is not None, "start the server first"
@@ -112,45 +162,18 @@ class ValkeyProcess:
         message = f"Valkey did not start:\n{self.log[-2000:]}"
         raise RuntimeError(message)
 
-    def stop(self) -> None:
-        """End the server whatever state it is in; its data stays. Safe to call twice."""
-        if self._process is None:
-            return
-        self.thaw()
-        self._process.terminate()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-        self._reap()
-
-    def sigkill(self) -> None:
-        """End the server with no chance to write anything more, as the kernel's out-of-memory killer does."""
-        assert self._process is not None, "the server is not running"
-        self._process.kill()
-        self._reap()
-
     def restart(self) -> None:
         """Start again on the same port and data, after a clean stop if the server still runs."""
         self.stop()
         self.start()
 
-    def freeze(self) -> None:
-        """Stop the process where it stands: connections stay open, nothing answers."""
-        assert self._process is not None, "the server is not running"
-        self._process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        assert self._process is not None, "the server is not running"
-        self._process.send_signal(signal.SIGCONT)
-
     def _launch(self) -> None:
-        (self.directory / "valkey.log").unlink(missing_ok=True)
-        self._process = subprocess.Popen(
+        self.log_path.unlink(missing_ok=True)
+        process = subprocess.Popen(
             [
                 str(find_server_binary()),
                 *("--port", str(self.port), "--bind", "127.0.0.1"),
-                *("--dir", str(self.directory), "--logfile", str(self.directory / "valkey.log")),
+                *("--dir", str(self.directory), "--logfile", str(self.log_path)),
                 *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
                 *("--maxmemory-policy", "noeviction"),
                 *self.options,
@@ -159,21 +182,13 @@ class ValkeyProcess:
             stdout=subprocess.DEVNULL,
             start_new_session=True,
         )
-        self._guard = Guard(self._process.pid)
+        self._watch(process)
 
     def _state(self) -> str:
         """Return `answers`, `exited`, or nothing while it is still starting."""
-        assert self._process is not None
-        if self._process.poll() is not None:
+        if self.process.poll() is not None:
             return "exited"
         with contextlib.suppress(redis.RedisError), self.client() as client:
-            if client.info("server")["process_id"] == self._process.pid:
+            if client.info("server")["process_id"] == self.pid:
                 return "answers"
         return ""
-
-    def _reap(self) -> None:
-        assert self._process is not None
-        assert self._guard is not None
-        self._process.wait()
-        self._guard.dismiss()
-        self._process = self._guard = None
