@@ -11,8 +11,9 @@ from typing import Any, Self
 from mainstem_shared import cursors, events, folds, ids, jsontext, keys, verbs
 from mainstem_shared.cursors import Cursor
 from mainstem_shared.events import Entry, Type
-from mainstem_shared.models import Reason, Spec
+from mainstem_shared.models import Reason
 from mainstem_shared.store import Store, now_ms
+from specs import spec
 
 TTL_MS = 600_000
 _numbers = itertools.count()
@@ -38,19 +39,16 @@ class RunLog:
         """Create a queued run on a thread of its own."""
         thread = thread_id or f"thread-{next(_numbers)}"
         run_id = ids.run_id(tenant, thread, ids.uuid7())
-        spec = Spec(
-            run_id=run_id,
-            thread_id=thread,
-            user_id=user_id,
-            tenant=tenant,
-            engine="demo",
-            metadata={"n": 1},
-            created_ms=now_ms(),
-            max_duration_s=60,
-        )
         started = await verbs.start(
             store,
-            spec,
+            spec(
+                run_id,
+                thread_id=thread,
+                user_id=user_id,
+                tenant=tenant,
+                metadata={"n": 1},
+                created_ms=now_ms(),
+            ),
             b"{}",
             nonce=ids.nonce(),
             if_active="reject",

@@ -8,8 +8,9 @@ from typing import Any
 
 from mainstem_shared import ids, jsontext, keys, models, verbs
 from mainstem_shared.cursors import Cursor
-from mainstem_shared.models import Reason, Spec
+from mainstem_shared.models import Reason
 from mainstem_shared.store import Store, now_ms
+from specs import spec
 
 LIVE_MS = 600_000
 THREAD_MS = 900_000
@@ -33,19 +34,9 @@ async def start(
     idempotency: tuple[str, str] | None = None,
     run_input: bytes = b'{"a":1}',
 ) -> Any:
-    spec = Spec(
-        run_id=run_id,
-        thread_id="t",
-        user_id="u",
-        tenant="default",
-        engine="demo",
-        metadata={},
-        created_ms=now_ms(),
-        max_duration_s=60,
-    )
     return await verbs.start(
         store,
-        spec,
+        spec(run_id, created_ms=now_ms()),
         run_input,
         nonce=nonce or ids.nonce(),
         if_active=if_active,
@@ -141,6 +132,12 @@ async def append(store: Store, control: verbs.Control, *texts: str, seq: int = 1
             keys.run(control.run_id).log, {"d": data}, id=f"{control.epoch}-{number}", nomkstream=True
         )
     return Cursor(control.epoch, seq + len(texts) - 1)
+
+
+async def record(store: Store, run_id: str) -> dict[str, str]:
+    """A run's record as it is in the store."""
+    fields = await store.client.hgetall(keys.run(run_id).record)
+    return {name.decode(): value.decode() for name, value in fields.items()}
 
 
 async def everything(store: Store) -> dict[bytes, Any]:

@@ -73,6 +73,13 @@ def stage(tmp_path_factory: pytest.TempPathFactory, valkey_binary: Path) -> Iter
             yield system
 
 
+@pytest.fixture(scope="module")
+def gateway(stage: Live) -> Iterator[GatewayThread]:
+    """A gateway before the stage, for all tests of a module; what names no engine gets `demo`."""
+    with GatewayThread(stage.store.url(0), stage.broker.url(1), default_engine="demo") as running:
+        yield running
+
+
 @pytest.fixture
 def apart(private_valkey: ValkeyProcess, empty_server: ValkeyProcess, tmp_path: Path) -> Iterator[Live]:
     """A live system whose broker is a server of its own, to be frozen and killed (`apart.broker`)."""

@@ -93,12 +93,6 @@ def program() -> Iterator[Program]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def gateway(stage: Any) -> Iterator[GatewayThread]:
-    with GatewayThread(stage.store.url(0), stage.broker.url(1), default_engine="demo") as running:
-        yield running
-
-
 def last(state: dict[str, Any]) -> dict[str, Any]:
     return state["events"][-1]
 

@@ -78,12 +78,6 @@ def program() -> Iterator[Program]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def gateway(stage: Any) -> Iterator[GatewayThread]:
-    with GatewayThread(stage.store.url(0), stage.broker.url(1), default_engine="demo") as running:
-        yield running
-
-
 @pytest.fixture
 def browser(program: Program, gateway: GatewayThread) -> Browser:
     return Browser(program, gateway.url)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -38,12 +38,6 @@ class Chat:
 
     async def runs(self) -> list[dict[str, Any]]:
         return (await self.http.get(f"/v1/threads/{self.id}/runs")).json()["runs"]
-
-
-@pytest.fixture(scope="module")
-def gateway(stage: Any) -> Iterator[GatewayThread]:
-    with GatewayThread(stage.store.url(0), stage.broker.url(1), default_engine="demo") as running:
-        yield running
 
 
 @pytest.fixture

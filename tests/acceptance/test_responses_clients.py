@@ -218,12 +218,6 @@ def driver(request: pytest.FixtureRequest) -> Iterator[Any]:
         running.close()
 
 
-@pytest.fixture(scope="module")
-def gateway(stage: Any) -> Iterator[GatewayThread]:
-    with GatewayThread(stage.store.url(0), stage.broker.url(1), default_engine="demo") as running:
-        yield running
-
-
 @pytest.fixture
 def client(driver: Any, gateway: GatewayThread) -> Client:
     return Client(driver, gateway.url)

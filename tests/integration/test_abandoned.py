@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
-import pytest
-
 import mortal
 from logs import RunLog
 from mainstem_shared import keys, verbs
@@ -17,13 +13,6 @@ from verbcalls import seal
 
 SETTINGS = Settings()
 LOOK_MS = int(LOOK_LEASES * SETTINGS.lease_s * 1000)
-
-
-@pytest.fixture
-async def store(store_url: str) -> AsyncIterator[Store]:
-    connected = Store(store_url)
-    yield connected
-    await connected.close()
 
 
 async def sweep(store: Store, log: RunLog) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -31,21 +31,8 @@ LEASE_MS = 60_000
 
 
 @pytest.fixture
-async def store(store_url: str) -> AsyncIterator[Store]:
-    connected = Store(store_url)
-    yield connected
-    await connected.close()
-
-
-@pytest.fixture
 def settings(store_url: str, broker_url: str) -> Settings:
     return Settings(redis_url=store_url, broker_url=broker_url, max_active_runs_per_user=2, sweep_s=0.5)
-
-
-@pytest.fixture
-async def runs(settings: Settings) -> AsyncIterator[AsyncRuns]:
-    async with AsyncRuns(settings) as client:
-        yield client
 
 
 @pytest.fixture
@@ -174,12 +161,6 @@ async def test_crash_after_the_intent(store: Store, runs: AsyncRuns, sweeper: Sw
 def gateway(settings: Settings, store_url: str, broker_url: str) -> Iterator[GatewayThread]:
     with GatewayThread(store_url, broker_url, max_active_runs_per_user=2) as running:
         yield running
-
-
-@pytest.fixture
-async def http(gateway: GatewayThread) -> AsyncIterator[httpx.AsyncClient]:
-    async with gateway.client() as client:
-        yield client
 
 
 async def test_abort_over_http(http: httpx.AsyncClient, store: Store):

@@ -8,7 +8,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -30,19 +30,6 @@ from tokens import SETTINGS, bearer, token
 def gateway(store_url: str, broker_url: str) -> Iterator[GatewayThread]:
     with GatewayThread(store_url, broker_url, **SETTINGS) as running:
         yield running
-
-
-@pytest.fixture
-async def store(store_url: str) -> AsyncIterator[Store]:
-    connected = Store(store_url)
-    yield connected
-    await connected.close()
-
-
-@pytest.fixture
-async def http(gateway: GatewayThread) -> AsyncIterator[httpx.AsyncClient]:
-    async with gateway.client() as client:
-        yield client
 
 
 async def test_a_run_belongs_to_the_user_of_the_token(http: httpx.AsyncClient) -> None:

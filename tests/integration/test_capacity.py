@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 
 import httpx
@@ -19,20 +18,6 @@ from mainstem_shared.store import Store
 from readers import Reader
 from servers import ValkeyProcess
 from waiting import wait_until_async
-
-
-@pytest.fixture
-def gateway(store_url: str, broker_url: str) -> Iterator[GatewayThread]:
-    with GatewayThread(store_url, broker_url) as running:
-        yield running
-
-
-@pytest.fixture
-async def store(store_url: str) -> AsyncIterator[Store]:
-    connected = Store(store_url)
-    yield connected
-    await connected.close()
-
 
 EVENT = 30_000
 STUCK = 8

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 import pytest
@@ -22,24 +21,6 @@ from mainstem_shared.settings import Settings
 from mainstem_shared.store import Store
 from servers import ValkeyProcess
 from waiting import wait_until_async
-
-
-@pytest.fixture
-def settings(store_url: str, broker_url: str) -> Settings:
-    return Settings(redis_url=store_url, broker_url=broker_url)
-
-
-@pytest.fixture
-async def runs(settings: Settings) -> AsyncIterator[AsyncRuns]:
-    async with AsyncRuns(settings) as runs:
-        yield runs
-
-
-@pytest.fixture
-async def store(store_url: str) -> AsyncIterator[Store]:
-    store = Store(store_url)
-    yield store
-    await store.close()
 
 
 class Owner:

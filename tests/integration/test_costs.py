@@ -10,8 +10,6 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-import pytest
-
 import verbcalls as v
 from mainstem_api import AsyncRuns
 from mainstem_shared import ids, verbs
@@ -21,21 +19,13 @@ from mainstem_shared.store import Store
 from mainstem_shared.tailer import Tailer
 from mainstem_shared.writer import Writer
 from mainstem_tasks import RunContext, engine, segments
-from mainstem_tasks.runtime import Runtime
-from mainstem_workers.lifecycle import Housekeeping
 from servers import ValkeyProcess
 from waiting import wait_until_async
+from working import working
 
 MESSAGE = Type.MESSAGE_DELTA
 WORD = " word12"  # seven characters, as a token has
 RUNS, TICKS = 20, 150
-
-
-@pytest.fixture
-async def store(store_url: str) -> AsyncIterator[Store]:
-    connected = Store(store_url)
-    yield connected
-    await connected.close()
 
 
 @engine("costs.asks")
@@ -156,22 +146,6 @@ class Trips:
         before = self.count
         await work
         return self.count - before
-
-
-@pytest.fixture
-def settings(store_url: str, broker_url: str) -> Settings:
-    return Settings(redis_url=store_url, broker_url=broker_url, sweep_s=3600)
-
-
-@contextlib.asynccontextmanager
-async def working(settings: Settings) -> AsyncIterator[Runtime]:
-    """A worker's runtime, without Celery around it."""
-    housekeeping = Housekeeping(settings, asyncio.get_running_loop())
-    await housekeeping.start()
-    try:
-        yield housekeeping.runtime
-    finally:
-        await housekeeping.stop()
 
 
 async def test_round_trips_of_a_runs_life(settings: Settings):

@@ -7,7 +7,7 @@ time on a run of its own, by a process that dies one command later than the one 
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -241,13 +241,6 @@ PAIRS: dict[str, tuple[Action, Action, bool]] = {
     "delete": (running_with_another_behind, delete, True),
 }
 """What is there before, what is done, and whether it is a client's call, to be made again after the crash."""
-
-
-@pytest.fixture
-async def store(store_url: str) -> AsyncIterator[Store]:
-    connected = Store(store_url)
-    yield connected
-    await connected.close()
 
 
 @pytest.mark.parametrize("pair", PAIRS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -19,26 +19,6 @@ from mainstem_shared.events import Type
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import Store
 from servers import ValkeyProcess
-
-
-@pytest.fixture
-def gateway(store_url: str, broker_url: str) -> Iterator[GatewayThread]:
-    with GatewayThread(store_url, broker_url, heartbeat_s=0.3) as running:
-        yield running
-
-
-@pytest.fixture
-async def store(store_url: str) -> AsyncIterator[Store]:
-    connected = Store(store_url)
-    yield connected
-    await connected.close()
-
-
-@pytest.fixture
-async def http(gateway: GatewayThread) -> AsyncIterator[httpx.AsyncClient]:
-    async with gateway.client() as client:
-        yield client
-
 
 # -- starting and reading
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -16,13 +15,6 @@ from mainstem_shared.sweeps import Sweeper
 from mainstem_tasks.dispatch import Dispatcher
 
 RUN = "abcdefgh234567ab_abcdefghijklmnopqrstuvwxyz"
-
-
-@pytest.fixture
-async def store(store_url: str) -> AsyncIterator[Store]:
-    connected = Store(store_url)
-    yield connected
-    await connected.close()
 
 
 async def test_what_is_listed_under_a_former_name_is_swept(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -20,18 +19,6 @@ from mainstem_shared.models import Reason
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import Store, now_ms
 from mainstem_shared.sweeps import Sweeper
-
-
-@pytest.fixture
-async def store(store_url: str) -> AsyncIterator[Store]:
-    connected = Store(store_url)
-    yield connected
-    await connected.close()
-
-
-@pytest.fixture
-def settings(store_url: str, broker_url: str) -> Settings:
-    return Settings(redis_url=store_url, broker_url=broker_url)
 
 
 class Messages:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -24,25 +23,6 @@ from tokens import SETTINGS, bearer
 from waiting import wait_until_async
 
 JSON = {"content-type": "application/json"}
-
-
-@pytest.fixture
-def gateway(store_url: str, broker_url: str) -> Iterator[GatewayThread]:
-    with GatewayThread(store_url, broker_url) as running:
-        yield running
-
-
-@pytest.fixture
-async def store(store_url: str) -> AsyncIterator[Store]:
-    connected = Store(store_url)
-    yield connected
-    await connected.close()
-
-
-@pytest.fixture
-async def http(gateway: GatewayThread) -> AsyncIterator[httpx.AsyncClient]:
-    async with gateway.client() as client:
-        yield client
 
 
 # -- how often

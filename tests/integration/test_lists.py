@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
-import pytest
-
 from logs import RunLog
 from mainstem_api import AsyncRuns
 from mainstem_shared import ids, keys
-from mainstem_shared.settings import Settings
 from mainstem_shared.store import Store, now_ms
 
 GONE = 25
 STARTS = 3  # of which each drops ten, or nine beside one that is there
-
-
-@pytest.fixture
-async def store(store_url: str) -> AsyncIterator[Store]:
-    connected = Store(store_url)
-    yield connected
-    await connected.close()
-
-
-@pytest.fixture
-async def runs(store_url: str, broker_url: str) -> AsyncIterator[AsyncRuns]:
-    async with AsyncRuns(
-        Settings.model_validate({"redis_url": store_url, "broker_url": broker_url})
-    ) as client:
-        yield client
 
 
 async def test_lists_of_whoever_never_stops_stay_short(store: Store, runs: AsyncRuns):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +9,6 @@ from pydantic import SecretStr
 
 from mainstem_shared import errors
 from mainstem_shared.settings import Settings
-from mainstem_tasks import registry
 from mainstem_tasks.testing import EngineRun, run_engine
 from openai_server import Events, OpenAIServer, Refusal, answer, chunk, text_chunks
 
@@ -18,24 +16,7 @@ ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "Why?"}]}
 STOP = chunk(finish="stop")
 CALLED = chunk(finish="tool_calls")
 
-
-@pytest.fixture(autouse=True)
-async def closing_clients() -> AsyncIterator[None]:
-    """The connections of a test's loop are closed with it, as a worker does when it stops."""
-    yield
-    await registry.aclose()
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[OpenAIServer]:
-    with OpenAIServer() as server:
-        yield server
-
-
-@pytest.fixture
-def provider(server: OpenAIServer) -> OpenAIServer:
-    server.clear()
-    return server
+pytestmark = pytest.mark.usefixtures("closing_clients")
 
 
 async def asked(provider: OpenAIServer, *replies: Events | Refusal, **options: Any) -> EngineRun:

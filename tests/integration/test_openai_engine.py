@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -28,24 +28,7 @@ KEY = "sk-test-0123456789abcdef"
 ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "Why?"}]}
 NOW = {"retry-after": "0"}
 
-
-@pytest.fixture(autouse=True)
-async def closing_clients() -> AsyncIterator[None]:
-    """The connections of a test's loop are closed with it, as a worker does when it stops."""
-    yield
-    await registry.aclose()
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[OpenAIServer]:
-    with OpenAIServer() as server:
-        yield server
-
-
-@pytest.fixture
-def provider(server: OpenAIServer) -> OpenAIServer:
-    server.clear()
-    return server
+pytestmark = pytest.mark.usefixtures("closing_clients")
 
 
 def settings(url: str, **fields: Any) -> Settings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -12,29 +11,11 @@ from pydantic import SecretStr
 import toolshed  # noqa: F401 - registers its tools
 from mainstem_shared import actions
 from mainstem_shared.settings import Settings
-from mainstem_tasks import registry
 from mainstem_tasks.engines.openai_chat import TooManyIterationsError
 from mainstem_tasks.testing import EngineRun, MemoryChannel, run_engine
 from openai_server import Events, OpenAIServer, answer, call_chunk, chunk
 
-
-@pytest.fixture(autouse=True)
-async def closing_clients() -> AsyncIterator[None]:
-    """The connections of a test's loop are closed with it."""
-    yield
-    await registry.aclose()
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[OpenAIServer]:
-    with OpenAIServer() as server:
-        yield server
-
-
-@pytest.fixture
-def provider(server: OpenAIServer) -> OpenAIServer:
-    server.clear()
-    return server
+pytestmark = pytest.mark.usefixtures("closing_clients")
 
 
 def calling(*calls: tuple[str, Any], ids: tuple[str, ...] | None = None) -> Events:

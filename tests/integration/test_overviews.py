@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -17,24 +17,11 @@ from tokens import SETTINGS, bearer
 
 
 @pytest.fixture
-async def store(store_url: str) -> AsyncIterator[Store]:
-    connected = Store(store_url)
-    yield connected
-    await connected.close()
-
-
-@pytest.fixture
 def gateway(store_url: str, broker_url: str) -> Iterator[GatewayThread]:
     with GatewayThread(
         store_url, broker_url, flower_url="http://flower.test", default_engine="demo"
     ) as running:
         yield running
-
-
-@pytest.fixture
-async def http(gateway: GatewayThread) -> AsyncIterator[httpx.AsyncClient]:
-    async with gateway.client() as client:
-        yield client
 
 
 async def begin(http: httpx.AsyncClient, thread: str, **headers: str) -> str:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
-
-import pytest
 
 import verbcalls as v
 from mainstem_shared import actions, ids, keys, models, pausing, verbs, views
@@ -18,13 +15,6 @@ from mainstem_shared.settings import Settings
 from mainstem_shared.store import Store, now_ms
 
 SETTINGS = Settings()
-
-
-@pytest.fixture
-async def store(store_url: str) -> AsyncIterator[Store]:
-    store = Store(store_url)
-    yield store
-    await store.close()
 
 
 def action(action_id: str = "act", *, window_ms: int = 60_000) -> Action:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-
-import pytest
 
 from following import follow, reached
 from logs import TTL_MS, RunLog
@@ -15,20 +12,6 @@ from mainstem_shared.feeds import End
 from mainstem_shared.store import Store
 from mainstem_shared.tailer import Tailer
 from readers import Reader
-
-
-@pytest.fixture
-async def store(store_url: str) -> AsyncIterator[Store]:
-    connected = Store(store_url)
-    yield connected
-    await connected.close()
-
-
-@pytest.fixture
-async def tailer(store: Store) -> AsyncIterator[Tailer]:
-    async with Tailer(store) as made:
-        yield made
-
 
 AWKWARD = {
     "empty": [[], {}, "", [[]], {"": {}}],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from mainstem_shared.cursors import Cursor
 from mainstem_shared.events import Type
 from mainstem_shared.finalisation import Finaliser, close_open_calls
 from mainstem_shared.models import RECORD_VERSION, Reason
-from mainstem_shared.settings import Settings
 from mainstem_shared.store import Store
 from recordings import Recording
 
@@ -27,21 +25,6 @@ UNFINISHED = [path for path in FILES if path not in OVER]
 
 def name_of(path: Path) -> str:
     return f"{path.parent.name}-{path.stem}"
-
-
-@pytest.fixture
-async def store(store_url: str) -> AsyncIterator[Store]:
-    connected = Store(store_url)
-    yield connected
-    await connected.close()
-
-
-@pytest.fixture
-async def runs(store_url: str, broker_url: str) -> AsyncIterator[AsyncRuns]:
-    async with AsyncRuns(
-        Settings.model_validate({"redis_url": store_url, "broker_url": broker_url})
-    ) as client:
-        yield client
 
 
 async def restored(store: Store, path: Path) -> Recording:

@@ -26,18 +26,6 @@ from waiting import wait_until_async
 
 
 @pytest.fixture
-async def store(store_url: str) -> AsyncIterator[Store]:
-    connected = Store(store_url)
-    yield connected
-    await connected.close()
-
-
-@pytest.fixture
-def settings(store_url: str, broker_url: str) -> Settings:
-    return Settings(redis_url=store_url, broker_url=broker_url)
-
-
-@pytest.fixture
 async def two(store_url: str, broker_url: str) -> AsyncIterator[tuple[httpx.AsyncClient, httpx.AsyncClient]]:
     """Clients of two gateways."""
     # Both are made before either serves: FastAPI silences warnings while it builds routes, for all threads at once.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -18,28 +18,9 @@ from mainstem_shared.store import Store
 
 
 @pytest.fixture
-def gateway(store_url: str, broker_url: str) -> Iterator[GatewayThread]:
-    with GatewayThread(store_url, broker_url, heartbeat_s=0.3) as running:
-        yield running
-
-
-@pytest.fixture
 def other_gateway(store_url: str, broker_url: str) -> Iterator[GatewayThread]:
     with GatewayThread(store_url, broker_url) as running:
         yield running
-
-
-@pytest.fixture
-async def store(store_url: str) -> AsyncIterator[Store]:
-    connected = Store(store_url)
-    yield connected
-    await connected.close()
-
-
-@pytest.fixture
-async def http(gateway: GatewayThread) -> AsyncIterator[httpx.AsyncClient]:
-    async with gateway.client() as client:
-        yield client
 
 
 async def events(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -21,20 +20,6 @@ from mainstem_shared.tailer import Tailer
 from readers import Reader
 from servers import ValkeyProcess
 from waiting import wait_until_async
-
-
-@pytest.fixture
-async def store(store_url: str) -> AsyncIterator[Store]:
-    connected = Store(store_url)
-    yield connected
-    await connected.close()
-
-
-@pytest.fixture
-async def tailer(store: Store) -> AsyncIterator[Tailer]:
-    async with Tailer(store) as made:
-        yield made
-
 
 # -- what there is to find
 

@@ -6,8 +6,6 @@ import asyncio
 import gc
 import time
 import weakref
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -22,9 +20,9 @@ from mainstem_shared.sweeps import Sweeper
 from mainstem_tasks import engine, segments
 from mainstem_tasks.context import RunContext
 from mainstem_tasks.runtime import Runtime
-from mainstem_workers.lifecycle import Housekeeping
 from servers import ValkeyProcess
 from waiting import wait_until_async
+from working import working
 
 SLOW = {"tokens": 2, "interval_ms": 60_000}
 
@@ -59,28 +57,6 @@ async def remembered(run: RunContext[dict[str, Any]]) -> None:
             await run.request_approval([{"call_id": "c", "name": "f", "arguments": {}}])
         case "wait":
             await asyncio.Event().wait()
-
-
-@asynccontextmanager
-async def working(settings: Settings) -> AsyncIterator[Runtime]:
-    """A worker's runtime, without Celery around it."""
-    housekeeping = Housekeeping(settings, asyncio.get_running_loop())
-    await housekeeping.start()
-    try:
-        yield housekeeping.runtime
-    finally:
-        await housekeeping.stop()
-
-
-@pytest.fixture
-def settings(store_url: str, broker_url: str) -> Settings:
-    return Settings(redis_url=store_url, broker_url=broker_url, sweep_s=3600)
-
-
-@pytest.fixture
-async def runs(settings: Settings) -> AsyncIterator[AsyncRuns]:
-    async with AsyncRuns(settings) as client:
-        yield client
 
 
 async def started(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -46,13 +45,6 @@ class Messages:
             raise errors.BrokerUnavailable
         self.published.append(run_id)
         return str(uuid.uuid4())
-
-
-@pytest.fixture
-async def store(store_url: str) -> AsyncIterator[Store]:
-    store = Store(store_url)
-    yield store
-    await store.close()
 
 
 @pytest.fixture

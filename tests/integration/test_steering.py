@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -18,13 +17,6 @@ from mainstem_shared.settings import Settings
 from mainstem_shared.store import Store, now_ms
 
 SETTINGS = Settings()
-
-
-@pytest.fixture
-async def store(store_url: str) -> AsyncIterator[Store]:
-    store = Store(store_url)
-    yield store
-    await store.close()
 
 
 async def say(store: Store, run_id: str, text: str, *, input_id: str | None = None) -> steering.Receipt:

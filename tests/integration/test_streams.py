@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import pytest
@@ -16,25 +15,6 @@ from mainstem_shared.models import Reason
 from mainstem_shared.store import Store
 from readers import Reader
 from waiting import wait_until_async
-
-
-@pytest.fixture
-def gateway(store_url: str, broker_url: str) -> Iterator[GatewayThread]:
-    with GatewayThread(store_url, broker_url, heartbeat_s=0.3) as running:
-        yield running
-
-
-@pytest.fixture
-async def store(store_url: str) -> AsyncIterator[Store]:
-    connected = Store(store_url)
-    yield connected
-    await connected.close()
-
-
-@pytest.fixture
-async def http(gateway: GatewayThread) -> AsyncIterator[httpx.AsyncClient]:
-    async with gateway.client() as client:
-        yield client
 
 
 async def follow(http: httpx.AsyncClient, reader: Reader, **params: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -17,19 +16,6 @@ from mainstem_shared.store import Store
 from mainstem_shared.tailer import Tailer
 from readers import Reader
 from waiting import wait_until_async
-
-
-@pytest.fixture
-async def store(store_url: str) -> AsyncIterator[Store]:
-    connected = Store(store_url)
-    yield connected
-    await connected.close()
-
-
-@pytest.fixture
-async def tailer(store: Store) -> AsyncIterator[Tailer]:
-    async with Tailer(store) as made:
-        yield made
 
 
 async def test_a_reader_from_the_start_gets_every_event_of_a_live_run(store: Store, tailer: Tailer) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -20,19 +20,6 @@ from mainstem_shared.tailer import Tailer
 from readers import Reader
 from servers import ValkeyProcess
 from waiting import wait_until_async
-
-
-@pytest.fixture
-async def store(store_url: str) -> AsyncIterator[Store]:
-    connected = Store(store_url)
-    yield connected
-    await connected.close()
-
-
-@pytest.fixture
-async def tailer(store: Store) -> AsyncIterator[Tailer]:
-    async with Tailer(store) as made:
-        yield made
 
 
 @pytest.mark.parametrize("run_id", [ids.run_id("default", "t", ids.uuid7()), "x", "../etc", "a\0b", ""])

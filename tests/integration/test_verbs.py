@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -14,19 +13,6 @@ from mainstem_shared import errors, events, ids, keys, models, verbs
 from mainstem_shared.cursors import Cursor
 from mainstem_shared.models import Reason, Status, WaitingFor
 from mainstem_shared.store import Store
-
-
-@pytest.fixture
-async def store(store_url: str) -> AsyncIterator[Store]:
-    store = Store(store_url)
-    yield store
-    await store.close()
-
-
-async def record(store: Store, run_id: str) -> dict[str, str]:
-    fields = await store.client.hgetall(keys.run(run_id).record)
-    return {name.decode(): value.decode() for name, value in fields.items()}
-
 
 # -- start
 
@@ -96,8 +82,8 @@ async def test_a_busy_thread_refuses_queues_or_replaces(store: Store):
     assert await v.start(store, replacing, if_active="replace") == waits
     line = await store.client.lrange(keys.run(first).thread_queue, 0, -1)
     assert line == [replacing.encode(), queued.encode()]
-    assert (await record(store, first))["stop_reason"] == "replaced"
-    assert "stop_reason" not in await record(store, queued)
+    assert (await v.record(store, first))["stop_reason"] == "replaced"
+    assert "stop_reason" not in await v.record(store, queued)
 
 
 async def test_a_replacement_that_still_waits_is_replaced_in_its_turn(store: Store):
@@ -107,9 +93,9 @@ async def test_a_replacement_that_still_waits_is_replaced_in_its_turn(store: Sto
     await v.start(store, queued, if_active="enqueue")
     await v.start(store, second, if_active="replace")
     await v.start(store, third, if_active="replace")
-    assert (await record(store, second))["stop_reason"] == "replaced"
-    assert "stop_reason" not in await record(store, queued)
-    assert "stop_reason" not in await record(store, third)
+    assert (await v.record(store, second))["stop_reason"] == "replaced"
+    assert "stop_reason" not in await v.record(store, queued)
+    assert "stop_reason" not in await v.record(store, third)
 
 
 async def test_a_full_queue_refuses(store: Store, monkeypatch: pytest.MonkeyPatch):
@@ -229,7 +215,7 @@ async def test_a_handed_over_run_is_claimed_as_it_was_left(store: Store):
     control = await v.running(store)
     top = await v.append(store, control, "a")
     assert await v.handover(store, control, top=top, lost=True) == 3
-    fields = await record(store, control.run_id)
+    fields = await v.record(store, control.run_id)
     assert (fields["status"], fields["waiting"], fields["attempts"]) == ("queued", "worker", "1")
     assert not {"owner", "published", "task"} & set(fields)
     state = await verbs.read(store, control.run_id)
@@ -344,10 +330,10 @@ async def test_publishing_is_noted_on_queued_runs(store: Store):
     await v.start(store, run_id)
     assert await verbs.published(store, run_id, task_id="one")
     assert await verbs.published(store, run_id, task_id="two")
-    fields = await record(store, run_id)
+    fields = await v.record(store, run_id)
     assert (fields["task"], fields["publishes"]) == ("two", "2")
     await v.claim(store, run_id)
-    assert "published" not in await record(store, run_id)
+    assert "published" not in await v.record(store, run_id)
 
 
 async def test_the_first_reason_to_stop_stands(store: Store):
@@ -357,9 +343,9 @@ async def test_the_first_reason_to_stop_stands(store: Store):
     assert first == verbs.Intended(
         status=Status.RUNNING, epoch=2, owner="me", task_id="task", reason=Reason.USER_ABORT
     )
-    at = (await record(store, control.run_id))["stop_ms"]
+    at = (await v.record(store, control.run_id))["stop_ms"]
     assert await verbs.stop(store, control.run_id, reason=Reason.SHUTDOWN) == first
-    assert (await record(store, control.run_id))["stop_ms"] == at
+    assert (await v.record(store, control.run_id))["stop_ms"] == at
 
 
 async def test_hostile_run_ids_never_reach_the_store(store: Store):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -12,19 +12,6 @@ from mainstem_shared import keys, verbs
 from mainstem_shared.cursors import Cursor
 from mainstem_shared.models import Reason, Status
 from mainstem_shared.store import Store
-
-
-@pytest.fixture
-async def store(store_url: str) -> AsyncIterator[Store]:
-    store = Store(store_url)
-    yield store
-    await store.close()
-
-
-async def record(store: Store, run_id: str) -> dict[str, str]:
-    fields = await store.client.hgetall(keys.run(run_id).record)
-    return {name.decode(): value.decode() for name, value in fields.items()}
-
 
 # -- asking again
 
@@ -76,7 +63,7 @@ async def test_control_that_was_lost_meanwhile_is_not_confirmed(store: Store, na
     if name != "claim":
         await v.claim(store, run_id)
     await ask()
-    epoch = int((await record(store, run_id))["epoch"])
+    epoch = int((await v.record(store, run_id))["epoch"])
     sealed = await v.seal(store, verbs.Control(run_id=run_id, epoch=epoch, owner="?"), sealer="third")
     assert isinstance(sealed, verbs.Control)
     assert await ask() == verbs.Refused(status=Status.RUNNING, epoch=epoch + 1)

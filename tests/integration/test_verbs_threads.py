@@ -4,28 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
-
-import pytest
 
 import verbcalls as v
 from mainstem_shared import keys, verbs
 from mainstem_shared.cursors import Cursor
 from mainstem_shared.models import Reason
 from mainstem_shared.store import Store
-
-
-@pytest.fixture
-async def store(store_url: str) -> AsyncIterator[Store]:
-    store = Store(store_url)
-    yield store
-    await store.close()
-
-
-async def record(store: Store, run_id: str) -> dict[str, str]:
-    fields = await store.client.hgetall(keys.run(run_id).record)
-    return {name.decode(): value.decode() for name, value in fields.items()}
-
 
 # -- threads
 
@@ -44,9 +28,9 @@ async def test_a_threads_runs_take_turns(store: Store):
         assert finished == verbs.Finished(epoch=3, next_run=next_run)
         assert await v.finish(store, control, nonce=run_id) == finished
         if next_run:
-            fields = await record(store, next_run)
+            fields = await v.record(store, next_run)
             assert fields["waiting"] == "worker"
-            assert int(fields["queued"]) >= int((await record(store, run_id))["finished"])
+            assert int(fields["queued"]) >= int((await v.record(store, run_id))["finished"])
     assert not await store.client.exists(keys.run(runs[0]).thread_queue)
     assert await store.client.hget(keys.run(runs[0]).thread, "active") is None
 

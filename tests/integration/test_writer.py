@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -20,12 +19,6 @@ from waiting import wait_until_async
 from writing import Engine, log_of, stored, verify, writing
 
 MESSAGE = Type.MESSAGE_DELTA
-
-
-@pytest.fixture
-async def store(store_url: str) -> AsyncIterator[Store]:
-    async with stored(store_url) as store:
-        yield store
 
 
 async def test_many_runs_write_at_once_and_each_log_is_its_own(store: Store, store_url: str):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,6 @@ from proxy import Plan, Proxy, cutting
 from servers import ValkeyProcess
 from waiting import wait_until_async
 from writing import SETTINGS, Engine, log_of, stored, verify, writing
-
-
-@pytest.fixture
-async def store(store_url: str) -> AsyncIterator[Store]:
-    async with stored(store_url) as store:
-        yield store
 
 
 @pytest.fixture

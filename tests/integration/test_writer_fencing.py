@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -16,16 +15,10 @@ from mainstem_shared.events import Type
 from mainstem_shared.models import Reason
 from mainstem_shared.store import Store
 from waiting import wait_until_async
-from writing import Engine, log_of, stored, writing
+from writing import Engine, log_of, writing
 
 ROUNDS = 50
 APPENDS = 1000
-
-
-@pytest.fixture
-async def store(store_url: str) -> AsyncIterator[Store]:
-    async with stored(store_url) as store:
-        yield store
 
 
 def appends(control: verbs.Control) -> list[bytes]:

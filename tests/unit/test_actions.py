@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from mainstem_shared import actions, errors, models
+from mainstem_shared import actions, errors
 from mainstem_shared.actions import Action, Call, Question
+from specs import spec
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "additionalProperties": False}
 FAR = 4_000_000_000_000
@@ -146,24 +147,11 @@ def test_readers_do_not_see_what_is_for_the_server():
 
 def test_a_fingerprint_ties_decisions_to_one_action_of_one_run():
     """Another run, engine, user or argument is another fingerprint."""
-    spec = models.Spec(
-        run_id="r",
-        thread_id="t",
-        user_id="u",
-        tenant="d",
-        engine="e",
-        metadata={},
-        created_ms=1,
-        max_duration_s=1,
-    )
     changed = CALLS.model_copy(update={"calls": (CALLS.calls[0].model_copy(update={"arguments": {"n": 9}}),)})
     prints = {
-        CALLS.fingerprint(spec),
-        changed.fingerprint(spec),
-        *(
-            CALLS.fingerprint(spec.model_copy(update=other))
-            for other in ({"run_id": "x"}, {"engine": "x"}, {"user_id": "x"})
-        ),
+        CALLS.fingerprint(spec()),
+        changed.fingerprint(spec()),
+        *(CALLS.fingerprint(spec(**other)) for other in ({"run_id": "x"}, {"engine": "x"}, {"user_id": "x"})),
     }
     assert len(prints) == 5
 

@@ -6,20 +6,12 @@ from typing import Any
 
 import pytest
 
-from mainstem_shared import actions, errors, guards, models
+from mainstem_shared import actions, errors, guards
 from mainstem_shared.guards import Kind, Said
 from mainstem_shared.settings import Settings
+from specs import spec
 
-SPEC = models.Spec(
-    run_id="r",
-    thread_id="t",
-    user_id="u",
-    tenant="d",
-    engine="e",
-    metadata={},
-    created_ms=1,
-    max_duration_s=1,
-)
+SPEC = spec()
 NAMES = Settings.model_fields["input_guards"].default
 
 

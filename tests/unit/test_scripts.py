@@ -18,19 +18,11 @@ from mainstem_shared.events import Type
 from mainstem_shared.folds import Fold
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import Script, Store
+from specs import spec
 
 RUN = ids.run_id("t", "t", uuid.UUID(int=1))
 CONTROL = verbs.Control(run_id=RUN, epoch=2, owner="me")
-SPEC = models.Spec(
-    run_id=RUN,
-    thread_id="t",
-    user_id="u",
-    tenant="t",
-    engine="e",
-    metadata={},
-    created_ms=1,
-    max_duration_s=1,
-)
+SPEC = spec(RUN, tenant="t")
 TOP = Cursor(2, 1)
 ACTION = Action(
     action_id="a", kind="question", questions=(Question(question_id="q", text="?"),), expires_ms=1
