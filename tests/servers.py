@@ -7,6 +7,7 @@ not lean on what they test. A server never outlives the test run, however that e
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -70,7 +71,7 @@ class Controlled:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        self.end()
 
     def start(self) -> None:
         raise NotImplementedError
@@ -99,6 +100,12 @@ class Controlled:
         except subprocess.TimeoutExpired:
             self._process.kill()
         self._reap()
+
+    def end(self) -> None:
+        """End it at once, with all that it has started: whoever wants to see how it stops calls `stop` or `signal`."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._reap()
 
     def sigkill(self) -> None:
         """End it with no chance to do anything more, as the kernel's out-of-memory killer does."""

@@ -42,14 +42,11 @@ class StackProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(20)
+            self._process.kill()  # first: it would start again what ends
+            self._process.wait()
         for process in self.alive():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        if self._process is not None:
-            self._process.wait()
         for guard in self._guards.values():
             guard.dismiss()
 
