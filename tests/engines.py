@@ -44,6 +44,22 @@ async def counting(run: RunContext[dict[str, Any]]) -> None:
             await run.checkpoint(b"%d" % (k + 1))
 
 
+@engine("hurrying", checkpoints=True)
+async def hurrying(run: RunContext[dict[str, Any]]) -> None:
+    """Do what `counting` does; whatever a later segment has left to say, it says at once."""
+    if run.segment > 1:
+        run.input["interval_ms"] = 0
+    await counting(run)
+
+
+@engine("forgetful")
+async def forgetful(run: RunContext[dict[str, Any]]) -> None:
+    """Stream the demo engine's words without a checkpoint: a later segment begins anew, and says them at once."""
+    for k in range(run.input["tokens"]):
+        await run.text(f" w{k}" if k else "w0")
+        await asyncio.sleep(run.input["interval_ms"] / 1000 if run.segment == 1 else 0)
+
+
 @engine("listening")
 async def listening(run: RunContext[dict[str, Any]]) -> None:
     """Once somebody has said something, ask before it is read; then say what was decided, and said."""

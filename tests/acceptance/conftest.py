@@ -43,6 +43,15 @@ class Live:
             wait_until(lambda: self.is_ready(child), description=f"{name} to be ready", timeout_s=30)
         return child
 
+    def workers(self, *names: str, **env: str) -> list[Child]:
+        """Start workers side by side, and wait for all of them."""
+        children = [self.worker(name, ready=False, **env) for name in names]
+        for child in children:
+            wait_until(
+                lambda c=child: self.is_ready(c), description=f"{child.name} to be ready", timeout_s=60
+            )
+        return children
+
     @staticmethod
     def is_ready(child: Child) -> bool:
         assert child.running, f"the worker ended:\n{child.log[-3000:]}"

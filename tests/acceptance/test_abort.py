@@ -239,8 +239,7 @@ async def test_who_holds_a_lease_ends_a_dead_owners_run_at_once(live):
 
 async def test_a_frozen_worker_is_not_said_to_have_heard(live):
     """SIGSTOP: pending and not delivered; after its lease the run is over, and nothing of the zombie lands."""
-    first = live.worker("first", **QUICK)
-    live.worker("second", **QUICK)
+    first, _ = live.workers("first", "second", **QUICK)
     async with client(live) as runs:
         run_id = await streaming(runs)
         frozen = first if f"-{first.pid}-" in ((await runs.get(run_id)).worker or "") else None

@@ -43,7 +43,7 @@ def log_of(server: ValkeyProcess, run_id: str) -> list[Entry]:
 
 async def test_a_pause_survives_the_restart_of_everything(whole):
     """Two workers: the one that ran is killed, all the rest restarted, Valkey too; the other one goes on."""
-    workers = [whole.worker(name, **QUICK) for name in ("one", "two")]
+    workers = whole.workers("one", "two", **QUICK)
     with GatewayThread(whole.store.url(0), whole.broker.url(1)) as gateway:
         async with gateway.client() as http:
             run_id = await start(http, tokens=40, interval_ms=15, approve_at=[20])

@@ -49,7 +49,7 @@ class Load:
         while not reader.finished:
             client = self.random.choice(self.clients)
             try:
-                async with asyncio.timeout(self.random.expovariate(2)):
+                async with asyncio.timeout(self.random.expovariate(4)):
                     await self._stream(client, reader)
             except TimeoutError:
                 self.reconnects += 1

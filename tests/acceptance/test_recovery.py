@@ -24,6 +24,7 @@ QUICK = {
 }
 TOKENS = 400
 INPUT = {"tokens": TOKENS, "interval_ms": 15}
+"""Slowly, so that a worker is lost in the middle; whoever goes on with it has no reason to wait."""
 
 
 async def reaches(runs: AsyncRuns, run_id: str, word: str) -> None:
@@ -68,10 +69,9 @@ class Following:
 
 async def test_a_lost_run_goes_on_from_its_last_checkpoint(live):
     """SIGKILL of a worker: another one continues from the checkpoint; readers take back what came after it."""
-    for name in ("first", "second"):
-        live.worker(name, **QUICK)
+    live.workers("first", "second", **QUICK)
     async with client(live) as runs:
-        started = await runs.start("thread", "counting", INPUT, on_worker_lost="resume")
+        started = await runs.start("thread", "hurrying", INPUT, on_worker_lost="resume")
         reader = Following(runs, started.run_id)
         await reaches(runs, started.run_id, "w35")
         (await worker_of(live, runs, started.run_id)).sigkill()
@@ -92,10 +92,9 @@ async def test_a_lost_run_goes_on_from_its_last_checkpoint(live):
 
 async def test_a_lost_run_without_a_checkpoint_begins_again(live):
     """`resume` without a checkpoint: from the start, with empty content, and never two texts in one."""
-    for name in ("first", "second"):
-        live.worker(name, **QUICK)
+    live.workers("first", "second", **QUICK)
     async with client(live) as runs:
-        started = await runs.start("thread", "demo", INPUT, on_worker_lost="resume")
+        started = await runs.start("thread", "forgetful", INPUT, on_worker_lost="resume")
         reader = Following(runs, started.run_id)
         await reaches(runs, started.run_id, "w20")
         (await worker_of(live, runs, started.run_id)).sigkill()
@@ -108,10 +107,9 @@ async def test_a_lost_run_without_a_checkpoint_begins_again(live):
 
 async def test_a_stopped_workers_run_goes_on_elsewhere(live):
     """SIGTERM: after the grace time an engine with a checkpoint is handed over; nothing is missing or twice."""
-    for name in ("first", "second"):
-        live.worker(name, **QUICK)
+    live.workers("first", "second", **QUICK)
     async with client(live) as runs:
-        started = await runs.start("thread", "counting", INPUT)
+        started = await runs.start("thread", "hurrying", INPUT)
         reader = Following(runs, started.run_id)
         await reaches(runs, started.run_id, "w25")
         stopped = await worker_of(live, runs, started.run_id)

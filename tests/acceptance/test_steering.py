@@ -128,7 +128,7 @@ async def test_a_killed_worker_loses_nothing_that_was_said(live):
     """Said before, while and after its worker dies: each is heard once, in order; the rest is handed back."""
     settings = {"MAINSTEM_LEASE_S": "1.5", "MAINSTEM_SWEEP_S": "0.4"}
     own = {"MAINSTEM_ENGINES": "engines", "PYTHONPATH": str(Path(__file__).parents[1])}
-    workers = [live.worker(name, **settings, **own) for name in ("one", "two")]
+    workers = live.workers("one", "two", **settings, **own)
     async with client(live) as runs:
         run_id = (await runs.start("t", "hearing", on_worker_lost="resume")).run_id
         run = await says(runs, run_id, "w12")
