@@ -19,7 +19,7 @@ Seconds = Annotated[float, Field(gt=0)]
 class WriteProfile(StrEnum):
     """How long the event writer may wait to merge tokens.
 
-    `latency` widens its window only under load (0 to 20 ms); `economy` always waits, for fewer commands
+    `latency` widens its window only under load (0 to 30 ms); `economy` always waits, for fewer commands
     and bytes per token.
     """
 

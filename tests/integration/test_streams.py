@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 
 import httpx
 import pytest
@@ -47,6 +48,27 @@ async def test_a_stream_carries_the_run_and_ends_cleanly_after_its_end(
     reader.check_end()
     assert reader.ids == [entry.cursor for entry in log.entries]
     await wait_until_async(lambda: gateway.feeds == 0, description="no reader to be left")
+
+
+def climbs(task: asyncio.Task[None]) -> list[str]:
+    """The coroutines that every wake-up of a task goes through, the outermost first."""
+    found, awaited = [], task.get_coro()
+    while inspect.iscoroutine(awaited):
+        found.append(awaited.__qualname__)
+        awaited = awaited.cr_await
+    return found
+
+
+async def test_an_event_does_not_climb_through_the_layers_of_the_app(
+    http: httpx.AsyncClient, store: Store, gateway: GatewayThread
+) -> None:
+    """What waits for a run's next event is a stream alone: below the app's twenty layers each would cost more."""
+    log = await RunLog.start(store)
+    async with open_stream(http, log.run_id) as stream:
+        assert (await anext(stream)).cursor == log.top
+        tasks = asyncio.all_tasks(gateway.server.servers[0].get_loop())
+        [streaming] = [path for path in map(climbs, tasks) if "Feed.batch" in path]
+    assert streaming == ["EventStream._stream", "EventStream._send_all", "Feed.batch"]
 
 
 async def test_the_headers_keep_proxies_from_buffering(http: httpx.AsyncClient, store: Store) -> None:
