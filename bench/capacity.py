@@ -38,12 +38,38 @@ class Load:
     """How long a finished run stays readable."""
 
 
+class Curve:
+    """What a unit costs at so many units a second: with more at once they share writes and wake-ups.
+
+    Straight between measured points if both axes are logarithms; level outside of them.
+    """
+
+    def __init__(self, points: Mapping[float, float]) -> None:
+        self.points = sorted(points.items())
+
+    def at(self, rate: float) -> float:
+        """Return the cost of a unit."""
+        below = max((point for point in self.points if point[0] <= rate), default=self.points[0])
+        above = min((point for point in self.points if point[0] >= rate), default=self.points[-1])
+        if above[0] <= below[0]:
+            return below[1] if rate >= below[0] else above[1]
+        share = math.log(rate / below[0]) / math.log(above[0] / below[0])
+        return math.exp((1 - share) * math.log(below[1]) + share * math.log(above[1]))
+
+    def where_full(self, share: float) -> float:
+        """Return the rate at which the units take that share of a core."""
+        rate = 1.0
+        for _ in range(100):  # converges: the cost falls more slowly than the rate grows
+            rate = share * 1e6 / self.at(rate)
+        return rate
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
     """CPU in microseconds, memory in bytes, of one unit."""
 
-    token_worker: float
-    token_store: float
+    token_worker: Curve
+    token_store: Curve
     token_store_bytes: float
     start_worker: float
     start_servers: float
@@ -84,9 +110,13 @@ def need(runs: float, load: Load, cost: Costs) -> Need:
     """Return what so many concurrent runs need."""
     tokens, starts = runs * load.tokens_s, runs / load.run_s
     aborts = starts * load.aborts
-    worker_us = tokens * cost.token_worker + starts * cost.start_worker
+    # Processes are as many as are well filled: a token costs what it costs in a busy one.
+    token_worker, token_store = (
+        curve.at(min(tokens, curve.where_full(BUSY))) for curve in (cost.token_worker, cost.token_store)
+    )
+    worker_us = tokens * token_worker + starts * cost.start_worker
     broker_us = starts * cost.noop_servers
-    store_us = tokens * cost.token_store + starts * max(cost.start_servers - cost.noop_servers, 0)
+    store_us = tokens * token_store + starts * max(cost.start_servers - cost.noop_servers, 0)
     kept = starts * load.kept_h * 3600
     store_bytes = runs * cost.run_store_bytes + kept * cost.over_store_bytes
     share = BUSY * 1e6
@@ -105,15 +135,16 @@ def need(runs: float, load: Load, cost: Costs) -> Need:
 
 def walls(load: Load, cost: Costs) -> dict[str, float]:
     """Concurrent runs at which one of each kind has no room left, the first wall first."""
-    one = need(1, load, cost)
+    many = 1e6  # of which each process has as much as it can take
+    one = {field.name: getattr(need(many, load, cost), field.name) / many for field in fields(Need)}
     found = {
-        "one store's core": 1 / one.store_cores,
-        "one store's 16 GB: finished runs, as long as they are kept": 1 / one.store_memories,
-        "one broker's core": 1 / one.brokers,
-        "one Flower": 1 / one.monitors,
-        "abort broadcasts fill a tenth of every worker": 0.1 / one.broadcast_share,
-        "one gateway": 1 / one.gateways,
-        "one worker process": 1 / one.workers,
+        "one store's core": 1 / one["store_cores"],
+        "one store's 16 GB: finished runs, as long as they are kept": 1 / one["store_memories"],
+        "one broker's core": 1 / one["brokers"],
+        "one Flower": 1 / one["monitors"],
+        "abort broadcasts fill a tenth of every worker": 0.1 / one["broadcast_share"],
+        "one gateway": 1 / one["gateways"],
+        "one worker process": 1 / one["workers"],
     }
     return dict(sorted(found.items(), key=lambda wall: wall[1]))
 
@@ -123,11 +154,11 @@ def costs(rows: Mapping[str, Mapping[str, Any]]) -> Costs:
     many, starts = _row(rows, "1,000 runs ×"), _row(rows, "starts per second")
     memory, fan_out = _row(rows, "Valkey memory"), _row(rows, "gateway,")
     latency, wide = _row(rows, "per token, 50 runs × 40/s, latency"), _row(rows, "4,000 runs ×")
-    fleet = _row(rows, "fleet:")
+    fleet, grown = _row(rows, "fleet:"), _row(rows, "growth: CPU per token")
     per_run = (wide["rss_mb"] - many["rss_mb"]) / (wide["runs"] - many["runs"])
     return Costs(
-        token_worker=many["cpu_us"],
-        token_store=many["store_cpu_us"],
+        token_worker=Curve({50 * int(n): us for n, us in grown["costs"].items()}),
+        token_store=Curve({50 * 40: latency["store_cpu_us"], 1000 * 50: many["store_cpu_us"]}),
         token_store_bytes=latency["bytes"],
         start_worker=starts["ours_cpu_us"],
         start_servers=starts["ours_server_us"],
@@ -150,22 +181,14 @@ def _row(rows: Mapping[str, Mapping[str, Any]], beginning: str) -> Mapping[str, 
 
 def checks(rows: Mapping[str, Mapping[str, Any]], cost: Costs) -> list[tuple[str, float, float]]:
     """What the model says about sizes that were measured too: (what, predicted, measured)."""
-    wide, latency = _row(rows, "4,000 runs ×"), _row(rows, "per token, 50 runs × 40/s, latency")
+    wide, many = _row(rows, "4,000 runs ×"), _row(rows, "1,000 runs ×")
     found = [
-        (
-            "worker CPU, 4,000 runs × 5/s (% of a core)",
-            4000 * 5 * cost.token_worker / 1e4,
-            wide["cpu_us"] * 2,
-        ),
+        ("worker CPU, 4,000 runs × 5/s (% of a core)", 2 * cost.token_worker.at(20_000), wide["cpu_us"] * 2),
+        ("worker CPU, 1,000 runs × 50/s (% of a core)", 5 * cost.token_worker.at(50_000), many["cpu_us"] * 5),
         (
             "store CPU, 4,000 runs × 5/s (% of a core)",
-            4000 * 5 * cost.token_store / 1e4,
+            2 * cost.token_store.at(20_000),
             wide["store_cpu_us"] * 2,
-        ),
-        (
-            "store CPU, 50 runs × 40/s (% of a core)",
-            2000 * cost.token_store / 1e4,
-            latency["store_cpu_us"] / 5,
         ),
     ]
     for name, data in rows.items():
@@ -222,7 +245,13 @@ def report(load: Load, rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         yield f"| {what} | {predicted:.1f} | {measured:.1f} |"
     yield "\n| a unit costs (µs of CPU, or bytes) | |\n|---|---|"
     for field in fields(Costs):
-        yield f"| {field.name.replace('_', ' ')} | {getattr(cost, field.name):,.1f} |"
+        value = getattr(cost, field.name)
+        said = (
+            ", ".join(f"{us:,.1f} at {rate:,.0f}/s" for rate, us in value.points)
+            if isinstance(value, Curve)
+            else f"{value:,.1f}"
+        )
+        yield f"| {field.name.replace('_', ' ')} | {said} |"
 
 
 def main() -> int:
