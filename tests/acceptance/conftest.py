@@ -78,8 +78,14 @@ def stage(tmp_path_factory: pytest.TempPathFactory, valkey_binary: Path) -> Iter
         system = Live(server, server, directory)
         with system.stack:
             here = str(Path(__file__).parents[1])
-            system.worker("stage", MAINSTEM_ENGINES="frontend_engines", PYTHONPATH=here)
+            system.worker("stage", MAINSTEM_ENGINES="frontend_engines,engines", PYTHONPATH=here)
             yield system
+
+
+@pytest.fixture
+def thread(request: pytest.FixtureRequest) -> str:
+    """A thread of this test's own on the stage."""
+    return request.node.name
 
 
 @pytest.fixture(scope="module")

@@ -43,11 +43,10 @@ async def ends_of(runs: AsyncRuns, run_id: str) -> list[str]:
     return [event.type for event in seen if event.type == "run.finished"]
 
 
-async def test_a_running_run_is_aborted_at_once(live):
+async def test_a_running_run_is_aborted_at_once(stage, thread: str):
     """The answer has the partial text, an exact prefix, the status it was won from, and that the worker heard."""
-    live.worker()
-    async with client(live) as runs:
-        run_id = await streaming(runs)
+    async with client(stage) as runs:
+        run_id = await streaming(runs, thread)
         begun = time.monotonic()
         aborted = await runs.abort(run_id, wait=10)
         took = time.monotonic() - begun
@@ -57,15 +56,14 @@ async def test_a_running_run_is_aborted_at_once(live):
         assert demo_text(100_000).startswith(aborted.run.text)
         assert await ends_of(runs, run_id) == ["run.finished"]
         assert took < 2
-        again = await finished(runs, "thread", {"tokens": 3, "interval_ms": 0})
+        again = await finished(runs, thread, {"tokens": 3, "interval_ms": 0})
         assert again.text == demo_text(3), "the worker and the thread are free"
 
 
-async def test_an_abort_that_does_not_wait_says_what_it_knows(live):
+async def test_an_abort_that_does_not_wait_says_what_it_knows(stage, thread: str):
     """Without waiting the answer is `pending`, delivered, as soon as the worker has read its mail."""
-    live.worker(**ENGINES)
-    async with client(live) as runs:
-        run_id = await streaming(runs, engine="careful", cleanup_s=0.5)
+    async with client(stage) as runs:
+        run_id = await streaming(runs, thread, engine="careful", cleanup_s=0.5)
         asked = await runs.abort(run_id)
         assert (asked.outcome, asked.won_from, asked.signal_delivered) == ("pending", None, True)
         assert (await runs.wait(run_id, timeout=10)).reason == "user_abort"
@@ -84,11 +82,10 @@ async def test_a_queued_run_is_aborted_without_any_worker(live):
         assert (await runs.get(started.run_id)).cursor == aborted.run.cursor
 
 
-async def test_the_engines_cleanup_completes(live):
+async def test_the_engines_cleanup_completes(stage, thread: str):
     """Aborted twice, during its `finally` too: the engine cleans up undisturbed, and the run ends once."""
-    live.worker(**ENGINES)
-    async with client(live) as runs:
-        run_id = await streaming(runs, engine="careful", cleanup_s=1.0)
+    async with client(stage) as runs:
+        run_id = await streaming(runs, thread, engine="careful", cleanup_s=1.0)
         first = asyncio.create_task(runs.abort(run_id, wait=10))
 
         async def cleaning() -> bool:
@@ -116,11 +113,10 @@ async def customs(runs: AsyncRuns, run_id: str) -> list[str]:
     return names
 
 
-async def test_dangling_tool_calls_are_closed(live):
+async def test_dangling_tool_calls_are_closed(stage, thread: str):
     """A call without an answer gets a synthetic one; an answered one keeps its own."""
-    live.worker(**ENGINES)
-    async with client(live) as runs:
-        run_id = await streaming(runs, engine="calling")
+    async with client(stage) as runs:
+        run_id = await streaming(runs, thread, engine="calling")
 
         async def asked() -> bool:
             return len((await runs.get(run_id)).content) == 2
@@ -132,12 +128,11 @@ async def test_dangling_tool_calls_are_closed(live):
         assert (two["state"], two["result"]["error"]["code"]) == ("aborted", "aborted")
 
 
-async def test_finished_runs_stay_as_they_are(live):
+async def test_finished_runs_stay_as_they_are(stage, thread: str):
     """Aborting what is over changes nothing, `finished_at` included, and says so; unknown runs are not found."""
-    live.worker()
-    async with client(live) as runs:
-        run = await finished(runs, "thread", {"tokens": 3, "interval_ms": 0})
-        newer = await streaming(runs)
+    async with client(stage) as runs:
+        run = await finished(runs, thread, {"tokens": 3, "interval_ms": 0})
+        newer = await streaming(runs, thread)
         answer = await runs.abort(run.run_id, wait=5)
         assert (answer.outcome, answer.won_from, answer.signal_delivered) == ("already_finished", None, False)
         assert answer.run == run
@@ -150,14 +145,13 @@ async def test_finished_runs_stay_as_they_are(live):
             await runs.abort(newer, user_id="somebody else")
 
 
-async def test_abort_and_finish_race(live):
+async def test_abort_and_finish_race(stage, thread: str):
     """Whoever wins, there is one end, and the answer is what happened."""
-    live.worker()
-    async with client(live) as runs:
+    async with client(stage) as runs:
         outcomes: collections.Counter[str] = collections.Counter()
 
         async def race(n: int) -> None:
-            started = await runs.start(f"t{n}", "demo", {"tokens": 10, "interval_ms": 2})
+            started = await runs.start(f"{thread} {n}", "demo", {"tokens": 10, "interval_ms": 2})
             await asyncio.sleep(n * 0.002)
             answer = await runs.abort(started.run_id, wait=10)
             outcomes[answer.outcome] += 1
@@ -173,13 +167,12 @@ async def test_abort_and_finish_race(live):
         assert set(outcomes) == {"aborted", "already_finished"}, outcomes
 
 
-async def test_aborts_overtaking_the_claim(live):
+async def test_aborts_overtaking_the_claim(stage, thread: str):
     """Aborts that meet a run between its message and its engine, waiting or not, never strand it."""
-    live.worker()
-    async with client(live) as runs:
+    async with client(stage) as runs:
 
         async def start_and_abort(n: int) -> str:
-            started = await runs.start(f"t{n}", "demo", ENDLESS)
+            started = await runs.start(f"{thread} {n}", "demo", ENDLESS)
             await asyncio.sleep((n % 10) * 0.001)
             answer = await runs.abort(started.run_id, wait=10 * (n % 2))
             assert answer.outcome != "already_finished"

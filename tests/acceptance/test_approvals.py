@@ -70,11 +70,12 @@ async def test_a_paused_run_survives_everything_and_goes_on_elsewhere(fragile):
         ("respond", {"text": "my own"}, "my own"),
     ],
 )
-async def test_each_decision_shows_in_the_text(live, kind: str, fields: dict[str, Any], piece: str):
+async def test_each_decision_shows_in_the_text(
+    stage, kind: str, fields: dict[str, Any], piece: str, thread: str
+):
     """The demo engine puts into the word's place what was decided."""
-    live.worker()
-    async with client(live) as runs:
-        started = await runs.start("t", "demo", {"tokens": 4, "interval_ms": 0, "approve_at": [2]})
+    async with client(stage) as runs:
+        started = await runs.start(thread, "demo", {"tokens": 4, "interval_ms": 0, "approve_at": [2]})
         run = await paused(runs, started.run_id)
         await runs.resume(started.run_id, **decision(run, kind, **fields))
         done = await runs.wait(started.run_id, timeout=20)
@@ -83,11 +84,10 @@ async def test_each_decision_shows_in_the_text(live, kind: str, fields: dict[str
         assert call["state"] == ("failed" if kind == "reject" else "completed")
 
 
-async def test_identical_resumes_all_succeed_with_one_continuation(live):
+async def test_identical_resumes_all_succeed_with_one_continuation(stage, thread: str):
     """Fifty at once: fifty successes, one `approval.resolved`, one `run.resumed`."""
-    live.worker()
-    async with client(live) as runs:
-        started = await runs.start("t", "demo", {"tokens": 4, "interval_ms": 0, "approve_at": [2]})
+    async with client(stage) as runs:
+        started = await runs.start(thread, "demo", {"tokens": 4, "interval_ms": 0, "approve_at": [2]})
         run = await paused(runs, started.run_id)
         answers = await asyncio.gather(
             *(runs.resume(started.run_id, **decision(run, "approve")) for _ in range(50))
@@ -98,11 +98,10 @@ async def test_identical_resumes_all_succeed_with_one_continuation(live):
         assert (kinds["approval.resolved"], kinds["run.resumed"]) == (1, 1)
 
 
-async def test_of_differing_resumes_one_wins(live):
+async def test_of_differing_resumes_one_wins(stage, thread: str):
     """Fifty that differ: one success, 49 conflicts, and the text is the winner's."""
-    live.worker()
-    async with client(live) as runs:
-        started = await runs.start("t", "demo", {"tokens": 3, "interval_ms": 0, "approve_at": [2]})
+    async with client(stage) as runs:
+        started = await runs.start(thread, "demo", {"tokens": 3, "interval_ms": 0, "approve_at": [2]})
         run = await paused(runs, started.run_id)
         answers = await asyncio.gather(
             *(runs.resume(started.run_id, **decision(run, "respond", text=f"r{n}")) for n in range(50)),
@@ -136,28 +135,26 @@ async def test_a_resume_that_comes_too_late_expires_the_action_itself(live):
         assert (await runs.get(started.run_id)).reason == "approval_expired"
 
 
-async def test_a_paused_run_can_be_aborted(live):
+async def test_a_paused_run_can_be_aborted(stage, thread: str):
     """Nobody runs it: the abort ends it at once, and a later resume is refused."""
-    live.worker()
-    async with client(live) as runs:
-        started = await runs.start("t", "demo", {"tokens": 4, "interval_ms": 0, "approve_at": [2]})
+    async with client(stage) as runs:
+        started = await runs.start(thread, "demo", {"tokens": 4, "interval_ms": 0, "approve_at": [2]})
         run = await paused(runs, started.run_id)
         aborted = await runs.abort(started.run_id)
         assert (aborted.outcome, aborted.won_from) == ("aborted", "requires_action")
         assert aborted.run.content[-1]["state"] == "aborted"
         with pytest.raises(errors.NotPaused):
             await runs.resume(started.run_id, **decision(run, "approve"))
-        with live.store.client() as store:
+        with stage.store.client() as store:
             assert not store.exists(keys.run(started.run_id).checkpoint)
 
 
-async def test_celery_alone_can_resume(live):
+async def test_celery_alone_can_resume(stage, thread: str):
     """`send_task("mainstem.resume")` decides; for another user the run is not there."""
-    live.worker()
-    app = Celery(broker=live.broker.url(1), set_as_current=False)
-    async with client(live) as runs:
+    app = Celery(broker=stage.broker.url(1), set_as_current=False)
+    async with client(stage) as runs:
         started = await runs.start(
-            "t", "demo", {"tokens": 4, "interval_ms": 0, "approve_at": [2]}, user_id="ann"
+            thread, "demo", {"tokens": 4, "interval_ms": 0, "approve_at": [2]}, user_id="ann"
         )
         run = await paused(runs, started.run_id)
         mine = {"run_id": started.run_id, **decision(run, "approve")}

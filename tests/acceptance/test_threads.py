@@ -28,12 +28,11 @@ async def streaming(runs: AsyncRuns, thread_id: str) -> str:
     return started.run_id
 
 
-async def test_a_replacement_starts_after_the_end_of_what_it_replaces(live):
+async def test_a_replacement_starts_after_the_end_of_what_it_replaces(stage, thread: str):
     """The old run ends as `replaced` with its partial text; only then the new one starts; then it is exact."""
-    live.worker()
-    async with client(live) as runs:
-        old = await streaming(runs, "t")
-        new = await runs.start("t", "demo", SHORT, if_active="replace")
+    async with client(stage) as runs:
+        old = await streaming(runs, thread)
+        new = await runs.start(thread, "demo", SHORT, if_active="replace")
         run = await runs.wait(new.run_id, timeout=10)
         assert (run.status, run.text) == ("succeeded", demo_text(5))
         replaced = await runs.get(old)
@@ -42,12 +41,13 @@ async def test_a_replacement_starts_after_the_end_of_what_it_replaces(live):
         assert replaced.finished_at <= run.started_at
 
 
-async def test_many_replacements_at_once(live):
+async def test_many_replacements_at_once(stage, thread: str):
     """Ten starts replace each other at once: one survives, the others end as replaced, none runs beside another."""
-    live.worker()
-    async with client(live) as runs:
-        old = await streaming(runs, "t")
-        new = await asyncio.gather(*(runs.start("t", "demo", SHORT, if_active="replace") for _ in range(10)))
+    async with client(stage) as runs:
+        old = await streaming(runs, thread)
+        new = await asyncio.gather(
+            *(runs.start(thread, "demo", SHORT, if_active="replace") for _ in range(10))
+        )
         ended = [await runs.wait(run_id, timeout=20) for run_id in (old, *(n.run_id for n in new))]
         assert {run.reason for run in ended} == {"replaced", "completed"}
         ran = sorted((run for run in ended if run.started_at), key=lambda run: run.started_at)
@@ -55,12 +55,11 @@ async def test_many_replacements_at_once(live):
             assert before.finished_at <= after.started_at
 
 
-async def test_queued_runs_of_a_thread_run_in_order(live):
+async def test_queued_runs_of_a_thread_run_in_order(stage, thread: str):
     """FIFO, one after the other, also when one in the middle is aborted."""
-    live.worker()
-    async with client(live) as runs:
-        first = await streaming(runs, "t")
-        queue = [(await runs.start("t", "demo", SHORT, if_active="enqueue")).run_id for _ in range(4)]
+    async with client(stage) as runs:
+        first = await streaming(runs, thread)
+        queue = [(await runs.start(thread, "demo", SHORT, if_active="enqueue")).run_id for _ in range(4)]
         dropped = await runs.abort(queue[1])
         assert (dropped.outcome, dropped.won_from) == ("aborted", "queued")
         await runs.abort(first, wait=10)

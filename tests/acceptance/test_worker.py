@@ -17,11 +17,10 @@ from mainstem_shared import errors, ids
 from waiting import wait_until, wait_until_async
 
 
-async def test_a_run_streams_and_ends(live):
+async def test_a_run_streams_and_ends(stage, thread: str):
     """A started run is executed, streamed in order and ends with its exact text."""
-    live.worker()
-    async with client(live) as runs:
-        started = await runs.start("thread", "demo", {"tokens": 50, "interval_ms": 2})
+    async with client(stage) as runs:
+        started = await runs.start(thread, "demo", {"tokens": 50, "interval_ms": 2})
         seen = [event async for event in runs.events(started.run_id)]
         assert [event.type for event in seen][:2] == ["run.created", "run.started"]
         assert seen[-1].type == "run.finished"
@@ -30,11 +29,10 @@ async def test_a_run_streams_and_ends(live):
         assert (run.status, run.reason, run.text) == ("succeeded", "completed", demo_text(50))
 
 
-async def test_an_engine_failure_keeps_what_was_streamed(live):
+async def test_an_engine_failure_keeps_what_was_streamed(stage, thread: str):
     """A run whose engine raises is failed, engine_error, and keeps its partial text."""
-    live.worker()
-    async with client(live) as runs:
-        run = await finished(runs, "thread", {"tokens": 10, "interval_ms": 0, "fail_at": 4})
+    async with client(stage) as runs:
+        run = await finished(runs, thread, {"tokens": 10, "interval_ms": 0, "fail_at": 4})
         assert (run.status, run.reason, run.text) == ("failed", "engine_error", demo_text(4))
         assert run.error is not None
         assert "word 4" in run.error.message
@@ -64,12 +62,11 @@ async def test_limits_end_runs_honestly(live):
         assert demo_text(10_000).startswith(long.text)
 
 
-async def test_messages_twice_run_once(live):
+async def test_messages_twice_run_once(stage, thread: str):
     """A message that arrives twice, early or late executes its run once."""
-    live.worker()
-    app = Celery(broker=live.broker.url(1), set_as_current=False)
-    async with client(live) as runs:
-        started = await runs.start("thread", "demo", {"tokens": 40, "interval_ms": 10})
+    app = Celery(broker=stage.broker.url(1), set_as_current=False)
+    async with client(stage) as runs:
+        started = await runs.start(thread, "demo", {"tokens": 40, "interval_ms": 10})
         for _ in range(3):
             app.send_task("mainstem.generate", kwargs={"run_id": started.run_id})
         run = await runs.wait(started.run_id, timeout=20)
@@ -80,23 +77,22 @@ async def test_messages_twice_run_once(live):
     app.close()
 
 
-async def test_celery_alone_can_submit(live):
+async def test_celery_alone_can_submit(stage, thread: str):
     """`send_task("mainstem.submit")` starts a run whose id the sender can compute by itself."""
-    live.worker()
-    app = Celery(broker=live.broker.url(1), set_as_current=False)
+    app = Celery(broker=stage.broker.url(1), set_as_current=False)
     task_id = str(uuid.uuid4())
     app.send_task(
         "mainstem.submit",
         task_id=task_id,
         kwargs={
-            "thread_id": "th",
+            "thread_id": thread,
             "engine": "demo",
             "input": {"tokens": 3, "interval_ms": 0},
             "user_id": "u",
         },
     )
-    run_id = ids.run_id("default", "th", uuid.UUID(task_id))
-    async with client(live) as runs:
+    run_id = ids.run_id("default", thread, uuid.UUID(task_id))
+    async with client(stage) as runs:
 
         async def ended():
             try:
