@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from chaos.faults import Faults
-from chaos.load import Load
+from chaos.load import LONG_TOKENS, Load
 from chaos.properties import Properties
 from chaos.system import System
 from mainstem_api import AsyncRuns
@@ -28,6 +28,8 @@ SEED = int(os.environ.get("MAINSTEM_CHAOS_SEED") or random.SystemRandom().getran
 SHORT = ROUNDS == 1
 AT_ONCE = 12 if SHORT else 30
 AT_LEAST = 40 if SHORT else 300
+TOKENS_OF_LONG = (LONG_TOKENS[0], LONG_TOKENS[0] * 3 // 2) if SHORT else LONG_TOKENS
+"""The short form waits for the last of them: long enough to be trimmed behind a snapshot will do."""
 BROKER_FROZEN_S = 4.0 if SHORT else 10.0
 SETTLE_S = 60.0
 
@@ -40,7 +42,9 @@ async def test_chaos(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     with contextlib.ExitStack() as stack:
         system = System(tmp_path, stack)
         await system.start()
-        load = Load(system, random.Random(SEED), at_once=AT_ONCE, at_least=AT_LEAST)
+        load = Load(
+            system, random.Random(SEED), at_once=AT_ONCE, at_least=AT_LEAST, long_tokens=TOKENS_OF_LONG
+        )
         properties = Properties(system, load.started)
         stack.callback(properties.close)
         async with AsyncRuns(system.settings()) as runs:
