@@ -29,13 +29,13 @@ check: $(VENV)/.check ## lint, format, types, import layers, size ceilings
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/sizes.py
 
-bench: $(VENV)/.test ## measure every row side by side with its baselines, in 15 minutes; results in bench/results
+bench: $(VENV)/.test ## measure every row side by side with its baselines, in 10 minutes; results in bench/results
 	@exec $(BIN)/python bench/run.py $(ARGS)
 
 bench-quick: $(VENV)/.test ## the same rows under small loads, in a minute
 	@exec $(BIN)/python bench/run.py --quick $(ARGS)
 
-bench-full: $(VENV)/.test ## the rows that take longest: growth of costs, and a reconnect to 100,000 deltas
+bench-full: $(VENV)/.test ## in 5 minutes: how costs grow, a reconnect to 100,000 deltas, three nodes of a Cluster
 	@exec $(BIN)/python bench/run.py --full $(ARGS)
 
 plots: $(VENV)/.bench ## the pictures and tables of docs/performance.md and docs/scaling.md, from the newest results

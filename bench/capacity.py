@@ -198,6 +198,10 @@ def checks(rows: Mapping[str, Mapping[str, Any]], cost: Costs) -> list[tuple[str
             found.append(
                 (f"{name}: {full:,} from {middle:,} ({data['unit']})", line, data["costs"][str(full)])
             )
+        elif name.startswith("Cluster of"):
+            nodes, runs = len(data["held"]), sum(data["held"])
+            found.append((f"{name}: runs on the fullest node", runs / nodes, max(data["held"])))
+            found.append((f"{name}: KB of a run on its node", cost.run_store_bytes / 1024, max(data["kb"])))
     return found
 
 

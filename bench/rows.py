@@ -12,6 +12,7 @@ from pausing import pausing
 from reading import audience, delivery, fan_out, reconnects, reconnects_100k
 from recovering import lost_workers
 from serving import capacity
+from spreading import spreading
 from starting import first_event, memory, starts
 
 from writing import burst, per_token, per_token_economy, runs_1000, runs_4000
@@ -22,7 +23,14 @@ ROWS = (
 )  # fmt: skip
 SLOW = frozenset({capacity, pausing, aborts_by_mail, lost_workers})
 """Rows that quick runs leave out: their clients or runs alone take longer than there is."""
-FULL = (growth_of_memory, growth_of_deliveries, growth_of_tokens, growth_of_starts, reconnects_100k)
+FULL = (
+    growth_of_memory,
+    growth_of_deliveries,
+    growth_of_tokens,
+    growth_of_starts,
+    reconnects_100k,
+    spreading,
+)
 """The rows of `make bench-full`."""
 ALONE = frozenset({memory, per_token_economy, burst, pausing})
 """Rows that want a server of their own also in quick runs: they count it all, or have other settings."""

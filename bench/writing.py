@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
+import uuid
 from typing import Any
 
 from baselines import naive, raw
@@ -24,10 +25,13 @@ PAYLOAD = b'{"type":"message.delta","run":"01HXYZ","part":0,"text":" word12"}..'
 assert len(PAYLOAD) == 67
 
 
-async def claimed(store: Store, settings: Any, writer: Writer, thread: str) -> Channel:
+async def claimed(
+    store: Store, settings: Any, writer: Writer, thread: str, unique: uuid.UUID | None = None
+) -> Channel:
     """A run of ours, claimed in this process: the writer's work without a worker around it."""
-    unique = ids.uuid7()
-    thread = f"{thread}-{unique}"
+    if unique is None:
+        unique = ids.uuid7()
+        thread = f"{thread}-{unique}"
     run_id = ids.run_id("default", thread, unique)
     spec = models.Spec(
         run_id=run_id, thread_id=thread, user_id="local", tenant="default", engine="bench", metadata={},
