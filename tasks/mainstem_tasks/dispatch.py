@@ -11,6 +11,7 @@ import concurrent.futures
 import contextvars
 import os
 import threading
+import traceback
 import uuid
 import weakref
 from collections.abc import Callable, Mapping
@@ -192,8 +193,10 @@ class _Sender:
     def _do(self, operation: Callable[..., T], *args: Any) -> T:
         try:
             return operation(self, *args)
-        except Exception:  # whatever it was: the next call of this thread connects anew
+        except Exception as error:  # whatever it was: the next call of this thread connects anew
             self._forget_connection()
+            if _is_closed_channel(error):
+                raise OperationalError("the broker's connection was lost") from error
             raise
 
     def _forget_connection(self) -> None:
@@ -211,6 +214,14 @@ class _Sender:
 
 
 _FAILURES: Final = (OperationalError, OSError, TimeoutError, concurrent.futures.CancelledError)
+
+
+def _is_closed_channel(error: Exception) -> bool:
+    """Whether kombu fell over a channel that it had closed itself when its connection was lost."""
+    if not isinstance(error, AttributeError):
+        return False
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__", "").startswith("kombu.")
 
 
 def _socket_options(broker_url: str) -> dict[str, Any]:

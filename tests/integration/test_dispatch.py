@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -134,6 +135,33 @@ async def test_a_frozen_broker_holds_up_neither_the_loop_nor_its_default_threads
     finally:
         private_valkey.thaw()
         await dispatcher.aclose()
+
+
+def test_a_channel_that_kombu_closed_counts_as_a_lost_broker(broker_url: str):
+    """Cut while it retries, kombu falls over its own closed channel: no AttributeError for the outbox."""
+    dispatcher = Dispatcher(broker_url)
+
+    def fall_over(sender: Any) -> None:
+        with sender.app.connection_for_write() as connection:
+            channel = connection.channel()
+            link, channel.connection = channel.connection, None  # as closing leaves it
+            try:
+                channel._put("celery", {"properties": {"priority": 0}})
+            finally:
+                channel.connection = link
+
+    def misspell(sender: Any) -> None:
+        sender.no_such_thing()
+
+    try:
+        with pytest.raises(errors.BrokerUnavailable):
+            dispatcher._wait(dispatcher._submit(fall_over))
+        with pytest.raises(AttributeError):  # a mistake of ours stays one
+            dispatcher._wait(dispatcher._submit(misspell))
+        task_id = dispatcher.publish(RUN, user_id="ann", engine="demo")
+        assert messages(broker_url)[-1]["headers"]["id"] == task_id
+    finally:
+        dispatcher.close()
 
 
 def test_publishing_goes_on_after_the_broker_restarted(private_valkey: ValkeyProcess):
