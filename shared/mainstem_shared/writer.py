@@ -26,8 +26,8 @@ from mainstem_shared.store import FIRST_DELAY_S, LONGEST_DELAY_S, Store
 
 logger = logging.getLogger(__name__)
 
-FULL_RATE: Final = 40_000
-"""Events a second, of all runs, at which a core of this process is nearly full: the window is widest."""
+FULL_RATE: Final = 33_000
+"""Groups a second, of all runs, at which a core of this process is nearly full: the window is widest."""
 LATENCY_WINDOW_S: Final = 0.030
 """At 50 tokens/s a run, three tokens come in two windows: they share what an entry costs."""
 ECONOMY_WINDOW_S: Final = 0.080
@@ -63,7 +63,6 @@ class Writer:
         self._keeper: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._rate = 0.0
-        self._marked = 0
         self._sent_at = 0.0
         self.connected = asyncio.Event()
         self.groups_sent = 0
@@ -99,7 +98,6 @@ class Writer:
     # -- sending
 
     def mark(self, channel: Channel) -> None:
-        self._marked += 1
         self._dirty[channel] = None
         if self._timer is None:
             self._timer = self._schedule()
@@ -140,7 +138,7 @@ class Writer:
             self._pipe.write(data)
             self.groups_sent += len(packed)
             self.bytes_sent += len(data)
-        self._measure()
+        self._measure(len(packed))
         if self._dirty:
             self._timer = (
                 self._schedule() if len(batch) < BATCH else asyncio.get_running_loop().call_soon(self._send)
@@ -160,12 +158,11 @@ class Writer:
             channel.lose()
             return None
 
-    def _measure(self) -> None:
+    def _measure(self, groups: int) -> None:
         now = time.monotonic()
         elapsed, self._sent_at = now - self._sent_at, now
         decay = math.exp(-elapsed / RATE_MEMORY_S)
-        self._rate = self._rate * decay + self._marked / RATE_MEMORY_S
-        self._marked = 0
+        self._rate = self._rate * decay + groups / RATE_MEMORY_S
 
     def retry_later(self, channel: Channel) -> None:
         def again() -> None:
