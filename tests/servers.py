@@ -104,7 +104,8 @@ class Controlled:
     def end(self) -> None:
         """End it at once, with all that it has started: whoever wants to see how it stops calls `stop` or `signal`."""
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it ended by itself, and somebody has looked
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._reap()
 
     def sigkill(self) -> None:

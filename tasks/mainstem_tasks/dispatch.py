@@ -218,7 +218,7 @@ _FAILURES: Final = (OperationalError, OSError, TimeoutError, concurrent.futures.
 
 def _is_closed_channel(error: Exception) -> bool:
     """Whether kombu fell over a channel that it had closed itself when its connection was lost."""
-    if not isinstance(error, AttributeError):
+    if not isinstance(error, AttributeError) or error.obj is not None:
         return False
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return frame.f_globals.get("__name__", "").startswith("kombu.")

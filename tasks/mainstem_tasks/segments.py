@@ -177,7 +177,6 @@ class Segment:
         """Run the engine under its limits and end the run."""
         # From here on stops find it. Nothing was awaited since the claim's reply, so that none falls between.
         self._runtime.segments[self.run_id] = self
-        interrupted: asyncio.CancelledError | None = None
         try:
             fold, state = (Fold(), None) if self._claimed.segment == 1 else await unreachable(self._past())
             self._checkpointed = state is not None
@@ -199,14 +198,13 @@ class Segment:
         finally:
             self._runtime.segments.pop(self.run_id, None)
             self._let_go()
-        if interrupted is not None and cancel_cause() is not CancelCause.SHUTDOWN:
-            raise interrupted  # the pool cancelled this task: Celery records that, not a success
+        if interrupted and cancel_cause() is not CancelCause.SHUTDOWN:
+            # The pool cancelled this task: Celery records that, not a success.
+            raise asyncio.CancelledError(cancel_cause())
         return outcome
 
     def _let_go(self) -> None:
         """Untie the run's parts, which know each other: content must not wait for the garbage collector."""
-        if self._channel is not None:
-            self._channel.on_lost = None
         if self._inputs is not None:
             self._inputs.end()
         self._engine = self._channel = self._run = self._inputs = None
@@ -251,15 +249,15 @@ class Segment:
             raise errors.Fenced(run_id=self.run_id)
         self._checkpointed = True
 
-    async def _watch(self, engine: asyncio.Task[None]) -> asyncio.CancelledError | None:
-        """Wait for the engine's end; returns the cancel that the pool delivered meanwhile, if any."""
-        interrupted = None
+    async def _watch(self, engine: asyncio.Task[None]) -> bool:
+        """Wait for the engine's end; returns whether the pool delivered a cancel meanwhile."""
+        interrupted = False  # not the error itself: its traceback leads back here, with all that is held here
         deadline: float | None = None
         while not engine.done():
             try:
                 await asyncio.wait({engine}, timeout=0.5 if self.cause else None)
-            except asyncio.CancelledError as cancelled:
-                interrupted = cancelled
+            except asyncio.CancelledError:
+                interrupted = True
                 self._stop_for_pool()
             except SoftTimeLimitExceeded:
                 self.stop(Stop.TIMED_OUT)
@@ -448,16 +446,17 @@ def _verdict_of(engine: asyncio.Task[None], failure: BaseException | None) -> Ve
 async def unreachable(work: Coroutine[Any, Any, T]) -> T:
     """Run `work` to its end although the caller may be cancelled; the cancel comes through afterwards."""
     task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
+    cancelled = False
     while not task.done():
         try:
             await asyncio.shield(task)
-        except asyncio.CancelledError as error:
+        except asyncio.CancelledError:
             if task.cancelled():
                 raise
-            cancelled = error
-        except BaseException:  # noqa: BLE001 - the task's own failure, raised by `result` below
-            break
-    if cancelled is not None and task.exception() is None:
+            cancelled = True
+        except BaseException as error:  # noqa: BLE001 - the task's own failure, raised by `result` below
+            if not task.done():  # injected
+                logger.info("stopped during finalisation: %r", error, extra={"action": "stop_deferred"})
+    if cancelled and task.exception() is None:
         logger.info("cancelled during finalisation", extra={"action": "cancel_deferred"})
     return task.result()

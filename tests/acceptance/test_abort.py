@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import collections
 import time
-from pathlib import Path
 
 import pytest
 from celery import Celery
@@ -19,7 +18,6 @@ from mainstem_shared.models import Status
 from waiting import wait_until_async
 
 ENDLESS = {"tokens": 100_000, "interval_ms": 5}
-ENGINES = {"MAINSTEM_ENGINES": "engines", "PYTHONPATH": str(Path(__file__).parents[1])}
 QUICK = {"MAINSTEM_LEASE_S": "1.5", "MAINSTEM_SWEEP_S": "0.3"}
 
 

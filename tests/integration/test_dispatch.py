@@ -153,11 +153,16 @@ def test_a_channel_that_kombu_closed_counts_as_a_lost_broker(broker_url: str):
     def misspell(sender: Any) -> None:
         sender.no_such_thing()
 
+    def misuse(sender: Any) -> None:
+        with sender.app.connection_for_write() as connection:
+            connection.channel()._put("celery", object())  # kombu falls over it, and not over None
+
     try:
         with pytest.raises(errors.BrokerUnavailable):
             dispatcher._wait(dispatcher._submit(fall_over))
-        with pytest.raises(AttributeError):  # a mistake of ours stays one
-            dispatcher._wait(dispatcher._submit(misspell))
+        for mistake in (misspell, misuse):  # a mistake of ours stays one
+            with pytest.raises((AttributeError, TypeError)):
+                dispatcher._wait(dispatcher._submit(mistake))
         task_id = dispatcher.publish(RUN, user_id="ann", engine="demo")
         assert messages(broker_url)[-1]["headers"]["id"] == task_id
     finally:

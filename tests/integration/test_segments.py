@@ -42,13 +42,13 @@ async def billed(run: RunContext[dict[str, Any]]) -> None:
     await asyncio.Event().wait()
 
 
-contexts: list[weakref.ref[RunContext[Any]]] = []
+remains: list[weakref.ref[Any]] = []
 
 
 @engine("remembered")
 async def remembered(run: RunContext[dict[str, Any]]) -> None:
     """Speak, and end as the input says."""
-    contexts.append(weakref.ref(run))
+    remains.extend(map(weakref.ref, (run, run._channel)))
     await run.text("x" * 1000)
     match run.input["end"]:
         case "fail":
@@ -95,7 +95,7 @@ async def test_a_run_that_ended_leaves_nothing_to_the_garbage_collector(
     """Its content may be 8 MB: that goes with the run, not with a collection some thousand objects later."""
     monkeypatch.setattr(segments.logger, "disabled", True)  # pytest keeps what is logged: failures, frames
     async with working(settings) as runtime:
-        contexts.clear()
+        remains.clear()
         gc.collect()
         gc.disable()
         try:
@@ -104,7 +104,9 @@ async def test_a_run_that_ended_leaves_nothing_to_the_garbage_collector(
                 await runs.abort(run_id)
             await task
             del task
-            await wait_until_async(lambda: contexts[0]() is None, description="the run's context is gone")
+            await wait_until_async(
+                lambda: all(ref() is None for ref in remains), description="nothing to be left"
+            )
         finally:
             gc.enable()
 

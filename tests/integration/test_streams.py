@@ -66,8 +66,12 @@ async def test_an_event_does_not_climb_through_the_layers_of_the_app(
     log = await RunLog.start(store)
     async with open_stream(http, log.run_id) as stream:
         assert (await anext(stream)).cursor == log.top
-        tasks = asyncio.all_tasks(gateway.server.servers[0].get_loop())
-        [streaming] = [path for path in map(climbs, tasks) if "Feed.batch" in path]
+        loop = gateway.server.servers[0].get_loop()
+
+        def waiting() -> list[list[str]]:
+            return [path for path in map(climbs, asyncio.all_tasks(loop)) if "Feed.batch" in path]
+
+        [streaming] = await wait_until_async(waiting, description="the stream to wait for the next event")
     assert streaming == ["EventStream._stream", "EventStream._send_all", "Feed.batch"]
 
 

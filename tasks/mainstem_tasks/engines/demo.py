@@ -65,9 +65,12 @@ class _Demo:
 
     async def stream(self) -> None:
         wanted, first, time = self.wanted, self.from_.k, asyncio.get_running_loop().time
-        interval_s, echo, special = wanted.interval_ms / 1000, wanted.echo_input, self._special
+        interval_s, echo, fails = wanted.interval_ms / 1000, wanted.echo_input, wanted.fail_at
+        special = wanted.approve_at | wanted.ask_at
         start = time() - first * interval_s
         for k, word in itertools.islice(enumerate(words(wanted)), first, None):
+            if k == fails:
+                raise DemoError(f"asked to fail before word {k}")
             if interval_s and k > first:
                 # Against the schedule, not after the last word: delays do not add up.
                 await asyncio.sleep(start + k * interval_s - time())
@@ -76,16 +79,9 @@ class _Demo:
             else:
                 await self.run.text(word)  # as straight as can be: load tests are made of it
 
-    @property
-    def _special(self) -> frozenset[int | None]:
-        """Words at which more happens than that they are streamed."""
-        return self.wanted.approve_at | self.wanted.ask_at | {self.wanted.fail_at}
-
     async def _with_others(self, k: int, word: str) -> None:
         """Stream word `k` after everything that stands before it, or what a human has in its place."""
         wanted = self.wanted
-        if k == wanted.fail_at:
-            raise DemoError(f"asked to fail before word {k}")
         while wanted.echo_input and not self.run.inbox.empty():
             await self._insert(self.run.inbox.get_nowait())
         if k in wanted.ask_at and not self._is_answered(k):

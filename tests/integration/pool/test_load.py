@@ -36,7 +36,8 @@ def test_no_more_than_the_slots_are_fetched(make_worker):
     assert worker.queue_length() == 5
     worker.app.control.revoke([result.id for result in results if worker.journal(result)], terminate=True)
     wait_until(lambda: worker.queue_length() == 2, description="freed slots to be used")
-    assert worker.inspect("stats")["pool"]["running"] == 3
+    wait_until(lambda: worker.inspect("stats")["pool"]["running"] == 3, description="three others to run")
+    assert worker.queue_length() == 2
 
 
 @together
