@@ -9,6 +9,7 @@ import datetime
 import json
 import os
 import platform
+import subprocess
 import sys
 import time
 import traceback
@@ -107,7 +108,8 @@ def _write(rows: list[Row], broken: list[str], *, kind: str, again: bool) -> Non
     results = Path(__file__).resolve().parent / "results"
     results.mkdir(exist_ok=True)
     path = results / f"{now:%Y-%m-%d}{kind}.json"
-    made = {row.name: row.as_json() for row in rows}
+    stamp = {"at": now.isoformat(timespec="seconds"), "commit": _commit()}
+    made = {row.name: row.as_json() | stamp for row in rows}
     if again and path.exists():
         made = {row["name"]: row for row in json.loads(path.read_text())["rows"]} | made
     document = {
@@ -122,6 +124,12 @@ def _write(rows: list[Row], broken: list[str], *, kind: str, again: bool) -> Non
         "broken": broken,
     }
     path.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def _commit() -> str:
+    """Return which code was measured."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude", "*"]
+    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ async def remembered(run: RunContext[dict[str, Any]]) -> None:
             raise RuntimeError("as asked")
         case "pause":
             await run.request_approval([{"call_id": "c", "name": "f", "arguments": {}}])
-        case "wait":
+        case "abort" | "cancel":
             await asyncio.Event().wait()
 
 
@@ -88,7 +88,7 @@ async def test_a_run_that_waits_holds_up_no_other(runs: AsyncRuns, settings: Set
         assert await waiting == "user_abort"
 
 
-@pytest.mark.parametrize("end", ["complete", "fail", "pause", "wait"])
+@pytest.mark.parametrize("end", ["complete", "fail", "pause", "abort", "cancel"])
 async def test_a_run_that_ended_leaves_nothing_to_the_garbage_collector(
     runs: AsyncRuns, settings: Settings, end: str, monkeypatch: pytest.MonkeyPatch
 ):
@@ -100,9 +100,11 @@ async def test_a_run_that_ended_leaves_nothing_to_the_garbage_collector(
         gc.disable()
         try:
             run_id, task = await started(runs, runtime, end, engine="remembered", input={"end": end})
-            if end == "wait":
+            if end == "abort":
                 await runs.abort(run_id)
-            await task
+            elif end == "cancel":
+                task.cancel()
+            await asyncio.wait({task})
             del task
             await wait_until_async(
                 lambda: all(ref() is None for ref in remains), description="nothing to be left"
