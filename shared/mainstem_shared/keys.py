@@ -32,6 +32,8 @@ class RunKeys(NamedTuple):
 
     record: str
     log: str
+    spare: str
+    """Where a verb writes a log anew before it replaces it: there only while the verb runs."""
     snapshot: str
     checkpoint: str
     thread: str
@@ -51,6 +53,7 @@ def run(run_id: str) -> RunKeys:
     return RunKeys(
         record=f"{own}:record",
         log=f"{own}:log",
+        spare=f"{own}:spare",
         snapshot=f"{own}:snapshot",
         checkpoint=f"{own}:checkpoint",
         thread=f"{slot}:thread",

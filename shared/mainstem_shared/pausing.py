@@ -103,7 +103,7 @@ async def pause(
     longer_ms = max(0, action.expires_ms - now - int(settings.approval_window_s * 1000))
     reply = await store.verb(
         PAUSE,
-        [k.record, k.log, k.snapshot, k.checkpoint, k.thread, k.thread_runs, k.thread_queue],
+        [k.record, k.log, k.snapshot, k.checkpoint, k.thread, k.thread_runs, k.thread_queue, k.spare],
         [
             now, nonce, control.epoch, control.owner, str(top), action.action_id, action.model_dump_json(),
             action.fingerprint(spec), jsontext.dumps({"action": public, "at": now}),

@@ -471,7 +471,7 @@ async def published(store: Store, run_id: str, *, task_id: str) -> bool:
 async def compact(store: Store, run_id: str) -> bool:
     """Drop a finished run's deltas; False if it is not finished or gone."""
     k = keys.run(run_id)
-    reply = await store.verb(COMPACT, [k.record, k.log])
+    reply = await store.verb(COMPACT, [k.record, k.log, k.spare])
     return reply[0] == b"compacted"
 
 

@@ -12,14 +12,18 @@ from typing import Any
 
 import verbcalls as v
 from mainstem_api import AsyncRuns
-from mainstem_shared import ids, verbs
+from mainstem_shared import ids, pausing, verbs
+from mainstem_shared.actions import Action, Question
+from mainstem_shared.cursors import Cursor
 from mainstem_shared.events import Type
+from mainstem_shared.folds import Fold
 from mainstem_shared.settings import Settings, WriteProfile
 from mainstem_shared.store import Store
 from mainstem_shared.tailer import Tailer
 from mainstem_shared.writer import Writer
 from mainstem_tasks import RunContext, engine, segments
 from servers import ValkeyProcess
+from specs import spec
 from waiting import wait_until_async
 from working import working
 
@@ -298,3 +302,40 @@ async def test_memory_of_a_run(store: Store):
     await writer.stop()
     assert running <= 18_000
     assert over <= 500 * len(WORD) + len(b'{"a":1}') + 2048
+
+
+async def test_a_short_run_takes_no_room_for_a_longer_one(store: Store):
+    """Over and compacted, or waiting for a human: the 4 KB that a log's first entries take are given back."""
+    runs, words = 200, 20
+
+    async def used() -> int:
+        return (await store.client.info("memory"))["used_memory_dataset"]
+
+    async def end(control: verbs.Control) -> None:
+        state = {**v.STATE, "content": [{"type": "text", "text": WORD * words}]}
+        await v.finish(store, control, top=Cursor(control.epoch, words), state=state)
+        await verbs.compact(store, control.run_id)
+
+    async def wait(control: verbs.Control) -> None:
+        top, fold = Cursor(control.epoch, words), Fold()
+        fold.append_text("text", 0, WORD * words)
+        asked = Action(
+            action_id="a", kind="question", questions=(Question(question_id="q", text="?"),), expires_ms=1
+        )
+        await pausing.pause(
+            store, control, nonce=ids.nonce(), top=top, spec=spec(control.run_id), action=asked, fold=fold,
+            checkpoint=b"state", settings=Settings(),
+        )  # fmt: skip
+
+    async def each(stops: Callable[[verbs.Control], Awaitable[None]]) -> float:
+        before = await used()
+        for _ in range(runs):
+            control = await v.running(store)
+            await v.append(store, control, *[WORD] * words)
+            await stops(control)
+        return (await used() - before) / runs
+
+    for stops in (end, wait):  # what a server keeps of scripts and of its tables comes once
+        await each(stops)
+    assert await each(end) <= len(WORD) * words + len(b'{"a":1}') + 2048
+    assert await each(wait) <= 5_000

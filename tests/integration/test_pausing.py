@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import verbcalls as v
@@ -13,6 +14,7 @@ from mainstem_shared.folds import Fold
 from mainstem_shared.models import Reason, Status
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import Store, now_ms
+from waiting import wait_until_async
 
 SETTINGS = Settings()
 
@@ -91,6 +93,37 @@ async def test_a_paused_run_is_its_record(store: Store):
     assert seen.action is not None
     assert seen.action.mark == {"parts": 0, "chars": 0, "open": [], "usage": None}
     assert (seen.action.model_copy(update={"mark": None}), seen.digest) == (asked, None)
+
+
+async def test_a_reader_waits_on_while_a_pause_writes_the_log_anew(store: Store):
+    """The log's key is replaced under a blocked read: it gets what the pause appended, and what follows."""
+    control = await v.running(store)
+    log = keys.run(control.run_id).log
+
+    async def following(cursor: str) -> str:
+        [[_, [(entry, _)]]] = await store.client.xread({log: cursor}, block=10_000, count=1)
+        return entry.decode()
+
+    before = await store.client.pttl(log)
+    reader = asyncio.create_task(following(f"{control.epoch}-0"))
+    await blocked(store)
+    await pause(store, control)
+    assert await reader == "3-0"
+    assert not await store.client.exists(keys.run(control.run_id).spare)
+    assert await store.client.pttl(log) >= before - 60_000
+    reader = asyncio.create_task(following("3-0"))
+    await blocked(store)
+    await resolve(store, control.run_id)
+    assert await reader == "4-0"
+
+
+async def blocked(store: Store) -> None:
+    """Wait until a reader waits in the server."""
+
+    async def waiting() -> bool:
+        return (await store.client.info("clients"))["blocked_clients"] == 1
+
+    await wait_until_async(waiting, description="a blocked reader")
 
 
 async def test_pause_and_resolve_answer_the_same_caller_the_same(store: Store):

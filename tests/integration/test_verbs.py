@@ -319,6 +319,9 @@ async def test_a_finished_run_is_compacted_to_its_last_entry(store: Store):
     assert await verbs.compact(store, control.run_id)
     assert await v.log_types(store, control.run_id) == ["3-0 run.finished"]
     assert await verbs.compact(store, control.run_id)
+    k = keys.run(control.run_id)
+    assert not await store.client.exists(k.spare)
+    assert 0 < await store.client.pttl(k.log) <= await store.client.pttl(k.record)
 
 
 # -- the rest

@@ -43,6 +43,13 @@ local function extend(key, ttl)
   end
 end
 
+-- Write a stream anew, in as little memory as holds it: the server allocates 4 KB for a stream's first node, and
+-- whatever that node once held stays. `spare` is a key of the same slot that is there only meanwhile.
+local function shrink(stream, spare)
+  redis.call('COPY', stream, spare, 'REPLACE') -- with its TTL
+  redis.call('RENAME', spare, stream)
+end
+
 -- The record key of another run of the same thread; same slot by construction.
 local function record_of(thread_key, run_id)
   local unique = string.match(run_id, '_(.+)$')

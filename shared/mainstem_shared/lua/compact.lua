@@ -2,10 +2,10 @@
 --[[
 Drop the deltas of a finished run: its last entry, `run.finished`, holds the whole content.
 
-KEYS  1 record  2 log
+KEYS  1 record  2 log  3 spare
 Returns  {'compacted'} | {'refused', status} | {'gone'}
 --]]
-local record, log = unpack(KEYS)
+local record, log, spare = unpack(KEYS)
 local status = redis.call('HGET', record, 'status')
 if not status then
   return { 'gone' }
@@ -22,4 +22,5 @@ local ttl = redis.call('PTTL', log)
 redis.call('DEL', log)
 redis.call('XADD', log, last[1], unpack(last[2]))
 redis.call('PEXPIRE', log, math.max(ttl, 1))
+shrink(log, spare)
 return { 'compacted' }

@@ -4,7 +4,7 @@ Let a running run wait for a human: append `approval.required`, keep what its co
 
 Runs under memory pressure: a run that could neither pause nor go on would hold its worker.
 
-KEYS  1 record  2 log  3 snapshot  4 checkpoint  5 thread  6 thread runs  7 thread queue
+KEYS  1 record  2 log  3 snapshot  4 checkpoint  5 thread  6 thread runs  7 thread queue  8 spare
 ARGV  1 now_ms  2 nonce  3 epoch  4 owner  5 expected top id  6 action_id  7 action  8 fingerprint  9 body
       10 state of the fold  11 expires_ms  12 live_ttl_ms  13 thread_ttl_ms
       14 has_checkpoint: 0 keeps the last state  15 checkpoint
@@ -15,7 +15,7 @@ Returns
   {'moved', top}
   {'gone'}
 --]]
-local record, log, snapshot, checkpoint, thread, runs, queue = unpack(KEYS)
+local record, log, snapshot, checkpoint, thread, runs, queue, spare = unpack(KEYS)
 local now, nonce, epoch, owner, expected_top, action_id, action, fingerprint, body, state, expires, live_ttl,
   thread_ttl, has_checkpoint, bytes = unpack(ARGV)
 
@@ -54,4 +54,5 @@ end
 for _, key in ipairs({ thread, runs, queue }) do
   extend(key, thread_ttl)
 end
+shrink(log, spare) -- a pause may last for days
 return { 'paused', last }
