@@ -36,6 +36,8 @@ class Load:
     """The share of runs that somebody stops."""
     kept_h: float = 168
     """How long a finished run stays readable."""
+    token_bytes: float = 7
+    """Of text, in a token."""
 
 
 class Curve:
@@ -55,6 +57,10 @@ class Curve:
             return below[1] if rate >= below[0] else above[1]
         share = math.log(rate / below[0]) / math.log(above[0] / below[0])
         return math.exp((1 - share) * math.log(below[1]) + share * math.log(above[1]))
+
+    def filled(self, rate: float) -> float:
+        """Return the cost of a unit if there are as many processes as are well filled."""
+        return self.at(min(rate, self.where_full(BUSY)))
 
     def where_full(self, share: float) -> float:
         """Return the rate at which the units take that share of a core."""
@@ -76,16 +82,20 @@ class Costs:
     """Store and broker together, as they are one process where this is measured."""
     noop_servers: float
     """The broker's part of it: what a Celery task that does nothing costs."""
-    event_gateway: float
+    event_gateway: Curve
     run_worker_bytes: float
     run_store_bytes: float
+    """Of a run of 500 tokens."""
     over_store_bytes: float
+    """Of a finished run, beside its text."""
     monitor_event: float
     """Flower, per event of a worker; measured with celery.events' own state."""
     broadcast_worker: float
     """A worker, per control message: Celery's abort of one run reaches all workers."""
 
 
+MEASURED_TEXT = 500 * 7
+"""Bytes of text of a run whose memory was measured."""
 EVENTS_PER_RUN = 4
 """Celery's sent, received, started and its end."""
 HEARTBEATS_S = 0.5
@@ -110,21 +120,20 @@ def need(runs: float, load: Load, cost: Costs) -> Need:
     """Return what so many concurrent runs need."""
     tokens, starts = runs * load.tokens_s, runs / load.run_s
     aborts = starts * load.aborts
-    # Processes are as many as are well filled: a token costs what it costs in a busy one.
-    token_worker, token_store = (
-        curve.at(min(tokens, curve.where_full(BUSY))) for curve in (cost.token_worker, cost.token_store)
-    )
-    worker_us = tokens * token_worker + starts * cost.start_worker
+    events = tokens * load.readers
+    worker_us = tokens * cost.token_worker.filled(tokens) + starts * cost.start_worker
     broker_us = starts * cost.noop_servers
-    store_us = tokens * token_store + starts * max(cost.start_servers - cost.noop_servers, 0)
+    store_us = tokens * cost.token_store.filled(tokens)
+    store_us += starts * max(cost.start_servers - cost.noop_servers, 0)
     kept = starts * load.kept_h * 3600
-    store_bytes = runs * cost.run_store_bytes + kept * cost.over_store_bytes
+    text = load.tokens_s * load.run_s * load.token_bytes
+    store_bytes = runs * cost.run_store_bytes + kept * (text + cost.over_store_bytes)
     share = BUSY * 1e6
     workers = worker_us / share
     monitor_us = (starts * EVENTS_PER_RUN + workers * HEARTBEATS_S) * cost.monitor_event
     return Need(
         workers=workers,
-        gateways=tokens * load.readers * cost.event_gateway / share,
+        gateways=events * cost.event_gateway.filled(events) / share,
         store_cores=store_us / share,
         store_memories=store_bytes / STORE_BYTES,
         brokers=broker_us / share,
@@ -152,7 +161,7 @@ def walls(load: Load, cost: Costs) -> dict[str, float]:
 def costs(rows: Mapping[str, Mapping[str, Any]]) -> Costs:
     """Take the costs from a bench's rows, by the beginnings of their names."""
     many, starts = _row(rows, "1,000 runs ×"), _row(rows, "starts per second")
-    memory, fan_out = _row(rows, "Valkey memory"), _row(rows, "gateway,")
+    memory, followed = _row(rows, "Valkey memory"), _row(rows, "growth: gateway CPU")
     latency, wide = _row(rows, "per token, 50 runs × 40/s, latency"), _row(rows, "4,000 runs ×")
     fleet, grown = _row(rows, "fleet:"), _row(rows, "growth: CPU per token")
     per_run = (wide["rss_mb"] - many["rss_mb"]) / (wide["runs"] - many["runs"])
@@ -163,10 +172,10 @@ def costs(rows: Mapping[str, Mapping[str, Any]]) -> Costs:
         start_worker=starts["ours_cpu_us"],
         start_servers=starts["ours_server_us"],
         noop_servers=starts["floor_server_us"],
-        event_gateway=1e6 / fan_out["events_per_cpu_s"],
+        event_gateway=Curve({20 * int(n): us for n, us in followed["costs"].items()}),
         run_worker_bytes=per_run * 2**20,
         run_store_bytes=memory["running_kb"] * 1024,
-        over_store_bytes=memory["over_kb"] * 1024,
+        over_store_bytes=memory["over_kb"] * 1024 - MEASURED_TEXT,
         monitor_event=fleet["event_us"],
         broadcast_worker=fleet["control_us"],
     )
@@ -180,28 +189,37 @@ def _row(rows: Mapping[str, Mapping[str, Any]], beginning: str) -> Mapping[str, 
 
 
 def checks(rows: Mapping[str, Mapping[str, Any]], cost: Costs) -> list[tuple[str, float, float]]:
-    """What the model says about sizes that were measured too: (what, predicted, measured)."""
-    wide, many = _row(rows, "4,000 runs ×"), _row(rows, "1,000 runs ×")
+    """What the model says about sizes that were measured too: (what, predicted, measured).
+
+    None of these measurements is one that the costs were taken from.
+    """
+    wide, many, fan_out = _row(rows, "4,000 runs ×"), _row(rows, "1,000 runs ×"), _row(rows, "gateway,")
+    among, spread = _row(rows, "one gateway:"), _row(rows, "Cluster of")
+    worker, store, gateway = cost.token_worker, cost.token_store, cost.event_gateway
+    nodes, runs = len(spread["held"]), sum(spread["held"])
     found = [
-        ("worker CPU, 4,000 runs × 5/s (% of a core)", 2 * cost.token_worker.at(20_000), wide["cpu_us"] * 2),
-        ("worker CPU, 1,000 runs × 50/s (% of a core)", 5 * cost.token_worker.at(50_000), many["cpu_us"] * 5),
+        ("worker, 1,000 runs × 50/s (% of a core)", 5 * worker.at(50_000), 5 * many["cpu_us"]),
+        ("worker, 4,000 runs × 5/s (% of a core)", 2 * worker.at(20_000), 2 * wide["cpu_us"]),
+        ("store, 4,000 runs × 5/s (% of a core)", 2 * store.at(20_000), 2 * wide["store_cpu_us"]),
         (
-            "store CPU, 4,000 runs × 5/s (% of a core)",
-            2 * cost.token_store.at(20_000),
-            wide["store_cpu_us"] * 2,
+            "gateway, 400 clients × 20/s (% of a core)",
+            gateway.at(8_000) * 0.8,
+            8e5 / fan_out["events_per_cpu_s"],
         ),
+        ("the same beside 2,000 idle ones (% of a core)", gateway.at(8_000) * 0.8, among["live_cpu_percent"]),
+        ("Cluster, runs on the fullest node", runs / nodes, max(spread["held"])),
+        ("Cluster, KB of a run on its node", cost.run_store_bytes / 1024, max(spread["kb"])),
     ]
-    for name, data in rows.items():
-        if name.startswith("growth: "):
-            _, middle, full = sorted(int(load) for load in data["costs"])
-            line = data["costs"][str(middle)]
-            found.append(
-                (f"{name}: {full:,} from {middle:,} ({data['unit']})", line, data["costs"][str(full)])
+    for what in ("Valkey memory per run", "worker CPU per run"):
+        grown = _row(rows, f"growth: {what}")
+        _, middle, full = sorted(map(int, grown["costs"]))
+        found.append(
+            (
+                f"{what}: {full:,} from {middle:,} ({grown['unit']})",
+                grown["costs"][str(middle)],
+                grown["costs"][str(full)],
             )
-        elif name.startswith("Cluster of"):
-            nodes, runs = len(data["held"]), sum(data["held"])
-            found.append((f"{name}: runs on the fullest node", runs / nodes, max(data["held"])))
-            found.append((f"{name}: KB of a run on its node", cost.run_store_bytes / 1024, max(data["kb"])))
+        )
     return found
 
 

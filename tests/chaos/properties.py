@@ -54,6 +54,7 @@ class Properties:
     def check_all(self) -> None:
         for run in self._started:
             self.check_run(run)
+        assert self.checked["what a snapshot covers is trimmed"], "no run was long enough"
         self._check_threads()
         self._check_starts()
 
@@ -103,6 +104,8 @@ class Properties:
                 close_open_calls(folded)
             assert folded.dump()["content"] == final["content"]
             self.checked["the whole log folds to the final content"] += 1
+        else:
+            self.checked["what a snapshot covers is trimmed"] += 1
         text = events.text_of(final["content"])
         whole = demo_text(run.tokens)
         assert text == whole if final["reason"] == "completed" else whole.startswith(text), run
