@@ -20,7 +20,8 @@ SILENCE_S = 6.0
 RETRY_S = 0.1
 SHORT_TOKENS = (20, 150)
 LONG_TOKENS = (300, 900)
-"""Runs whose logs are trimmed behind snapshots on the way."""
+"""Runs whose logs are trimmed behind snapshots on the way: one of EACH_LONG."""
+EACH_LONG = 7
 
 
 @dataclass(kw_only=True)
@@ -89,7 +90,8 @@ class Load:
     async def start(self, thread_id: str, if_active: str = "reject") -> Started:
         """Start a run, repeating the request until it is acknowledged, and have it followed."""
         dice = self.dice
-        tokens = dice.randint(*(self._long_tokens if dice.random() < 0.15 else SHORT_TOKENS))
+        is_long = len(self.started) % EACH_LONG == 0  # counted, so that there are some
+        tokens = dice.randint(*(self._long_tokens if is_long else SHORT_TOKENS))
         engine = dice.choice(("demo", "counting"))
         wanted: dict[str, Any] = {"tokens": tokens, "interval_ms": dice.choice((5, 15, 40))}
         if engine == "demo" and dice.random() < 0.4:
