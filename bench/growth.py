@@ -62,7 +62,7 @@ async def _delivery_cost(bench: Bench, clients: int) -> float:
 async def _start_cost(bench: Bench, runs: int) -> float:
     with bench.worker() as worker:
         async with AsyncRuns(bench.settings()) as client:
-            return (await start_rates(bench, worker, client, runs))["ours_cpu_us"]
+            return (await start_rates(bench, worker, client, runs, rounds=1))["ours_cpu_us"]
 
 
 async def _memory_cost(bench: Bench, runs: int) -> float:

@@ -38,6 +38,8 @@ class Row:
     met: bool | None = None
     load: float = 0.0
     """The machine's load average: over the row's own two or so, others had their share of the cores."""
+    slowed: float = 1.0
+    """How much longer a fixed piece of Python took meanwhile than at its fastest (`pace.py`)."""
     data: dict[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:

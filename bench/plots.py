@@ -124,13 +124,13 @@ def _table() -> list[str]:
         lines += [
             f"**{document['kind']}**, {document['at']}: {about}",
             "",
-            "| row | figure | baseline | ratio | goal | met | load |",
-            "|---|---|---|---|---|---|---|",
+            "| row | figure | baseline | ratio | goal | met | load | core |",
+            "|---|---|---|---|---|---|---|---|",
         ]
         for row in document["rows"]:
             met = {True: "yes", False: "**no**", None: ""}[row["met"]]
             cells = (row["name"], row["figure"], row["baseline"], row["ratio"], row["goal"], met)
-            lines.append(f"| {' | '.join(cells)} | {row['load']:.0f} |")
+            lines.append(f"| {' | '.join(cells)} | {row['load']:.0f} | {row['slowed']:.2f} × |")
         lines.append("")
     return lines[:-1]
 

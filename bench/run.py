@@ -20,6 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from harness import Bench, Row, bench
+from pace import Pace
 from rich.console import Console
 from rich.table import Table
 from rows import ALONE, FULL, ROWS, SLOW
@@ -50,10 +51,13 @@ def main() -> int:
     ]
     rows: list[Row] = []
     broken: list[str] = []
-    with bench(QUICK, keep=True) if options.quick else contextlib.nullcontext() as shared:
+    with (
+        Pace() as pace,
+        bench(QUICK, keep=True) if options.quick else contextlib.nullcontext() as shared,
+    ):
         for measure in wanted:
             try:
-                rows += _measured(measure, shared)
+                rows += _measured(measure, shared, pace)
             except Exception:  # one row that cannot run must not hide the others
                 traceback.print_exc()
                 broken.append(measure.__name__)
@@ -73,7 +77,7 @@ def _belongs(measure: Measure, options: argparse.Namespace) -> bool:
     return measure in (FULL if options.full else ROWS)
 
 
-def _measured(measure: Measure, shared: Bench | None) -> list[Row]:
+def _measured(measure: Measure, shared: Bench | None, pace: Pace) -> list[Row]:
     begun, load = time.monotonic(), os.getloadavg()[0]
     alone = shared is None or measure in ALONE
     with bench(QUICK if shared else 1.0) if alone else contextlib.nullcontext(shared) as place:
@@ -81,6 +85,7 @@ def _measured(measure: Measure, shared: Bench | None) -> list[Row]:
     rows = got if isinstance(got, list) else [got]
     for row in rows:
         row.load = max(load, os.getloadavg()[0])
+        row.slowed = pace.since(begun)
     console.print(f"[dim]{measure.__name__} took {time.monotonic() - begun:.0f} s[/dim]")
     return rows
 
@@ -91,10 +96,11 @@ async def _in_time(row: Any) -> Any:
 
 
 def _print(rows: list[Row]) -> None:
-    table = Table("row", "figure", "baseline", "ratio", "goal", "met", "load")
+    table = Table("row", "figure", "baseline", "ratio", "goal", "met", "load", "core")
     for row in rows:
         met = {True: "yes", False: "[red]no[/red]", None: ""}[row.met]
-        table.add_row(row.name, row.figure, row.baseline, row.ratio, row.goal, met, f"{row.load:.0f}")
+        slowed = f"{row.slowed:.2f} ×"
+        table.add_row(row.name, row.figure, row.baseline, row.ratio, row.goal, met, f"{row.load:.0f}", slowed)
     console.print(table)
 
 
