@@ -40,10 +40,16 @@ class Row:
     """The machine's load average: over the row's own two or so, others had their share of the cores."""
     slowed: float = 1.0
     """How much longer a fixed piece of Python took meanwhile than at its fastest (`pace.py`)."""
+    tries: int = 1
     data: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def core(self) -> str:
+        """The slow-down as tables show it."""
+        return f"{self.slowed:.2f} ×" + (f", of {self.tries}" if self.tries > 1 else "")
+
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"core": self.core}
 
 
 @dataclass(kw_only=True)

@@ -130,7 +130,7 @@ def _table() -> list[str]:
         for row in document["rows"]:
             met = {True: "yes", False: "**no**", None: ""}[row["met"]]
             cells = (row["name"], row["figure"], row["baseline"], row["ratio"], row["goal"], met)
-            lines.append(f"| {' | '.join(cells)} | {row['load']:.0f} | {row['slowed']:.2f} × |")
+            lines.append(f"| {' | '.join(cells)} | {row['load']:.0f} | {row['core']} |")
         lines.append("")
     return lines[:-1]
 

@@ -30,6 +30,9 @@ console = Console(width=170)
 Measure = Callable[..., Any]
 ROW_S = 600
 """No row takes longer, unless it hangs."""
+TRIES, SLOWED = 3, 1.15
+"""How often a row is measured that missed its goal while others slowed the core by so much; of these attempts
+the one that was slowed least counts, whatever its figures are."""
 QUICK = 0.1
 """The loads of quick runs, as a share of the full ones."""
 
@@ -57,7 +60,7 @@ def main() -> int:
     ):
         for measure in wanted:
             try:
-                rows += _measured(measure, shared, pace)
+                rows += _undisturbed(measure, shared, pace)
             except Exception:  # one row that cannot run must not hide the others
                 traceback.print_exc()
                 broken.append(measure.__name__)
@@ -75,6 +78,18 @@ def _belongs(measure: Measure, options: argparse.Namespace) -> bool:
     if options.quick:
         return measure in ROWS and measure not in SLOW
     return measure in (FULL if options.full else ROWS)
+
+
+def _undisturbed(measure: Measure, shared: Bench | None, pace: Pace) -> list[Row]:
+    attempts: list[list[Row]] = []
+    while len(attempts) < TRIES:
+        attempts.append(got := _measured(measure, shared, pace))
+        if all(row.met is not False or row.slowed < SLOWED for row in got):
+            break
+    least = min(attempts, key=lambda rows: rows[0].slowed)
+    for row in least:
+        row.tries = len(attempts)
+    return least
 
 
 def _measured(measure: Measure, shared: Bench | None, pace: Pace) -> list[Row]:
@@ -99,8 +114,9 @@ def _print(rows: list[Row]) -> None:
     table = Table("row", "figure", "baseline", "ratio", "goal", "met", "load", "core")
     for row in rows:
         met = {True: "yes", False: "[red]no[/red]", None: ""}[row.met]
-        slowed = f"{row.slowed:.2f} ×"
-        table.add_row(row.name, row.figure, row.baseline, row.ratio, row.goal, met, f"{row.load:.0f}", slowed)
+        table.add_row(
+            row.name, row.figure, row.baseline, row.ratio, row.goal, met, f"{row.load:.0f}", row.core
+        )
     console.print(table)
 
 
