@@ -100,10 +100,10 @@ def main() -> int:
     _save("bench-reconnect", _reconnects(rows))
     if any(name.startswith("growth: ") for name in rows):
         _save("bench-growth", _growth(rows))
-    _save("bench-scaling", _scaling(rows))
+    _save("bench-scaling", _scaling(capacity.undisturbed()))
     _write("performance.md", "table", "\n".join(_table()))
     _write("performance.md", "missed", "\n".join(_missed()))
-    _write("scaling.md", "capacity", "\n".join(capacity.report(capacity.Load(), rows)))
+    _write("scaling.md", "capacity", "\n".join(capacity.report(capacity.Load(), capacity.undisturbed())))
     return 0
 
 

@@ -47,7 +47,7 @@ async def spreading(bench: Bench) -> Row:
         data={
             "held": nodes.held,
             "kb": nodes.kb,
-            "cpu_us": nodes.cpu_us,
+            "cpu_us_by_node": nodes.cpu_us,
             "alone_kb": alone.kb[0],
             "alone_cpu_us": alone.cpu_us[0],
         },
