@@ -88,7 +88,8 @@ async def starts(bench: Bench) -> Row:
     count = bench.scaled(2000, 300)
     with bench.worker() as worker:
         async with AsyncRuns(bench.settings()) as client:
-            got = await start_rates(bench, worker, client, count)
+            rounds = 1 if bench.quick else ROUNDS
+            got = await start_rates(bench, worker, client, count, rounds=rounds)
     ratio, work = got["ours"] / got["floor"], got["floor_cpu_us"] / got["ours_cpu_us"]
     return Row(
         name="starts per second and worker, ended runs",
@@ -102,7 +103,7 @@ async def starts(bench: Bench) -> Row:
 
 
 async def start_rates(
-    bench: Bench, worker: psutil.Process, client: AsyncRuns, count: int, *, rounds: int = ROUNDS
+    bench: Bench, worker: psutil.Process, client: AsyncRuns, count: int, *, rounds: int
 ) -> dict[str, float]:
     """Per second and in CPU time: `count` no-op tasks and as many runs of one token, in turns."""
     store, broker = client._store.client, Store(bench.server.url(1))
