@@ -34,8 +34,8 @@ async def test_what_is_listed_under_a_former_name_is_swept(
     lease.stop()
     assert lease.owner != former
     assert await store.client.zscore(keys.WORKERS, former) is not None
-    ending = Finaliser(store=store, settings=Settings(), publisher=Dispatcher(broker_url))
-    sweeper = Sweeper(finaliser=ending, owner=lambda: "the sweeper")
+    by = Finaliser(store=store, settings=Settings(), publisher=Dispatcher(broker_url))
+    sweeper = Sweeper(finaliser=by, owner=lambda: "the sweeper")
     for _ in range(2):  # a lease must be missing twice
         await store.client.delete(keys.SWEEP)
         await sweeper.sweep()

@@ -36,10 +36,10 @@ def finaliser(store: Store, **settings: Any) -> Finaliser:
     return Finaliser(store=store, settings=Settings(**settings), publisher=Messages())
 
 
-async def sweep(store: Store, ending: Finaliser) -> None:
+async def sweep(store: Store, by: Finaliser) -> None:
     """One sweep that is sure to be elected."""
     await store.client.delete(keys.SWEEP)
-    await Sweeper(finaliser=ending, owner=lambda: "the sweeper").sweep()
+    await Sweeper(finaliser=by, owner=lambda: "the sweeper").sweep()
 
 
 async def due(store: Store, log: RunLog) -> None:
@@ -65,8 +65,8 @@ async def keys_naming(store: Store, tag: str) -> list[bytes]:
 async def test_an_end_that_races_a_deletion_leaves_nothing(store: Store):
     """Thirty times: an owner writes, ends its run and tidies while the thread is deleted: no key comes back."""
     dice = random.Random(3)
-    ending = finaliser(store, compact_after_s=0)
-    deleter = Deleter(aborter=Aborter(finaliser=ending, sealer=lambda: "the deleter"), wait_s=0.05)
+    by = finaliser(store, compact_after_s=0)
+    deleter = Deleter(aborter=Aborter(finaliser=by, sealer=lambda: "the deleter"), wait_s=0.05)
     ended_first = 0
     for n in range(30):
         log = await RunLog.start(store, thread_id=f"race {n}")
@@ -77,21 +77,21 @@ async def test_an_end_that_races_a_deletion_leaves_nothing(store: Store):
         async def work(log: RunLog = log) -> bool:
             await log.say(3)
             await asyncio.sleep(dice.uniform(0, 0.006))
-            done = await ending.finish(log.control, fold=log.fold, top=log.top, reason=Reason.COMPLETED)
+            done = await by.finish(log.control, fold=log.fold, top=log.top, reason=Reason.COMPLETED)
             return isinstance(done, verbs.Finished)
 
         deleting = deleter.delete_thread(f"race {n}", tenant="default", user_id="local")
         finished, deleted = await asyncio.gather(work(), deleting)
         ended_first += finished
         assert deleted == 1
-        await sweep(store, ending)
+        await sweep(store, by)
         assert await keys_naming(store, ids.split(log.run_id)[0]) == []
     assert ended_first, "the deletion always came first: nothing raced"
 
 
 async def test_an_end_that_did_not_reach_the_indexes_is_tidied(store: Store, settings: Settings):
     """The process died between the two writes: a sweep drops the entry, and publishes the thread's next run."""
-    ending = finaliser(store)
+    by = finaliser(store)
     log = await RunLog.start(store, thread_id="t")
     async with AsyncRuns(settings) as runs:
         waiting = (await runs.start("t", "demo", {}, if_active="enqueue")).run_id
@@ -100,28 +100,28 @@ async def test_an_end_that_did_not_reach_the_indexes_is_tidied(store: Store, set
     await log.finish()
     for run_id in (log.run_id, waiting):
         await store.client.zadd(keys.ACTIVE, {run_id: now_ms() - 1})
-    await sweep(store, ending)
+    await sweep(store, by)
     assert await store.client.zrange(keys.ACTIVE, 0, -1) == [waiting.encode()]
     assert await store.client.zscore(keys.COMPACT, log.run_id) > now_ms()
-    assert isinstance(ending.publisher, Messages)
-    assert ending.publisher.published == [waiting]
+    assert isinstance(by.publisher, Messages)
+    assert by.publisher.published == [waiting]
 
 
 @pytest.mark.parametrize(("after_s", "left"), [(0, 1), (60, 5)])
 async def test_deltas_are_dropped_when_they_are_due(store: Store, after_s: float, left: int):
     """MAINSTEM_COMPACT_AFTER_S after the end only the final event is kept; 0 means with the next sweep."""
-    ending = finaliser(store, compact_after_s=after_s)
+    by = finaliser(store, compact_after_s=after_s)
     log = await RunLog.start(store)
     await log.claim()
     await log.say(2)
     assert isinstance(
-        await ending.finish(log.control, fold=log.fold, top=log.top, reason=Reason.COMPLETED), verbs.Finished
+        await by.finish(log.control, fold=log.fold, top=log.top, reason=Reason.COMPLETED), verbs.Finished
     )
     await asyncio.sleep(0.002)  # a millisecond later than its end
-    await sweep(store, ending)
+    await sweep(store, by)
     assert await store.client.xlen(log.keys.log) == left
     ttl = await store.client.pttl(log.keys.record)
-    assert ending.settings.retention_ms - 10_000 < ttl <= ending.settings.retention_ms
+    assert by.settings.retention_ms - 10_000 < ttl <= by.settings.retention_ms
 
 
 def test_a_retention_of_nothing_is_refused():
@@ -145,7 +145,7 @@ async def test_a_start_lengthens_the_life_of_its_users_list(store: Store, settin
 
 async def test_a_run_that_cannot_be_read_does_not_stop_a_sweep(store: Store):
     """Records of another version, or damaged: those after them are looked at all the same, and they are kept."""
-    ending = finaliser(store)
+    by = finaliser(store)
     damaged, behind, lost = [await RunLog.start(store) for _ in range(3)]
     await behind.finish(Reason.USER_ABORT)
     await store.client.hset(damaged.keys.record, mapping={"status": "of a later version"})
@@ -156,7 +156,7 @@ async def test_a_run_that_cannot_be_read_does_not_stop_a_sweep(store: Store):
     await store.client.zadd(
         keys.ACTIVE, {damaged.run_id: 1, behind.run_id: 2, lost.run_id: now_ms() + 60_000}
     )
-    sweeper = Sweeper(finaliser=ending, owner=lambda: "the sweeper")
+    sweeper = Sweeper(finaliser=by, owner=lambda: "the sweeper")
     for _ in range(2):
         await store.client.delete(keys.SWEEP)
         await sweeper.sweep()
@@ -169,7 +169,7 @@ async def test_a_run_that_cannot_be_read_does_not_stop_a_sweep(store: Store):
 
 async def test_sweeps_leave_a_run_alone_that_changed_hands(store: Store):
     """Its former owner is dead, and is still said to have it; whoever saw it before does not end it either."""
-    ending = finaliser(store)
+    by = finaliser(store)
     log = await RunLog.start(store)
     await finalisation.own(store, "w1", log.run_id, ttl_ms=60_000)
     await store.client.zadd(keys.WORKERS, {"w1": 1})
@@ -178,11 +178,11 @@ async def test_sweeps_leave_a_run_alone_that_changed_hands(store: Store):
     assert isinstance(seen, verbs.State)
     await log.handover()
     await log.claim("w2")
-    sweeper = Sweeper(finaliser=ending, owner=lambda: "the sweeper")
+    sweeper = Sweeper(finaliser=by, owner=lambda: "the sweeper")
     for _ in range(2):
         await sweeper.sweep()
     assert await store.client.zrange(keys.WORKERS, 0, -1) == []
-    late = await ending.settle(log.run_id, sealer="me", reason=Reason.WORKER_LOST, expected_epoch=seen.epoch)
+    late = await by.settle(log.run_id, sealer="me", reason=Reason.WORKER_LOST, expected_epoch=seen.epoch)
     assert late is not None
     assert not late.mine
     assert await store.client.hget(log.keys.record, "owner") == b"w2"
@@ -192,9 +192,9 @@ async def test_sweeps_leave_a_run_alone_that_changed_hands(store: Store):
 
 async def test_an_unknown_run_is_settled_by_nobody(store: Store):
     """Ending what is gone writes nothing."""
-    ending = finaliser(store)
+    by = finaliser(store)
     gone = ids.run_id("default", "t", ids.uuid7())
-    assert await ending.settle(gone, sealer="me", reason=Reason.USER_ABORT) is None
+    assert await by.settle(gone, sealer="me", reason=Reason.USER_ABORT) is None
     with pytest.raises(errors.NotFound):
-        await Aborter(finaliser=ending).abort(gone)
+        await Aborter(finaliser=by).abort(gone)
     assert await store.client.dbsize() == 0

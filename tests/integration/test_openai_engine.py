@@ -427,13 +427,17 @@ async def test_a_local_server_needs_no_key(provider: OpenAIServer, monkeypatch: 
     assert "somebody" not in provider.requests[0].headers.get("authorization", "")
 
 
+def clients_in_use() -> list[list[Any]]:
+    return [list(c.values()) for c in _openai_provider._clients.values() if c]
+
+
 async def test_runs_share_one_client(provider: OpenAIServer):
     """Connections are reused between runs of a loop, and closing forgets them."""
     provider.reply(answer("a"), answer("b"))
     await asked(provider)
-    (clients,) = [list(c.values()) for c in _openai_provider._clients.values() if c]
+    (clients,) = clients_in_use()
     await asked(provider)
-    assert [list(c.values()) for c in _openai_provider._clients.values() if c] == [clients]
+    assert clients_in_use() == [clients]
     await registry.aclose()
     assert clients[0].is_closed()
 

@@ -91,12 +91,12 @@ class Provider:
                 stream_cls=openai.AsyncStream[object],
             )
         async with stream:
-            chunks = aiter(stream)
+            arriving = aiter(stream)
             while True:
                 # Only the SDK's errors are the provider's: what the consumer raises passes untouched.
                 with self._failing_clearly(silence_s):
                     try:
-                        chunk = _openai_chunks.read(await anext(chunks))
+                        chunk = _openai_chunks.read(await anext(arriving))
                     except StopAsyncIteration:
                         return
                 yield chunk
