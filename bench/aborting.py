@@ -11,8 +11,8 @@ import time
 from harness import Bench, Row, data_of, percentile, sse
 
 from mainstem_api import AsyncRuns
-from mainstem_shared import endpoints
-from mainstem_tasks.dispatch import Dispatcher
+from mainstem_shared.store import endpoints
+from mainstem_tasks.celery_support.publisher import Dispatcher
 
 TRIES = 200
 CROWD = 500

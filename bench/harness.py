@@ -20,8 +20,8 @@ from typing import Any
 
 import psutil
 
-from mainstem_shared.embedded import EmbeddedServer
 from mainstem_shared.settings import Settings
+from mainstem_shared.store.embedded import EmbeddedServer
 
 HERE = Path(__file__).resolve().parent
 
@@ -135,7 +135,7 @@ class Bench:
     def _new_gateway(self) -> Iterator[tuple[psutil.Process, int]]:
         port = free_port()
         program = (
-            "from mainstem_api.gateway.serving import serve; from mainstem_shared.settings import Settings; "
+            "from mainstem_api.gateway.server import serve; from mainstem_shared.settings import Settings; "
             f"serve(Settings(port={port}), log_level='warning')"
         )
         with self.process("gateway", "-c", program) as process:

@@ -11,9 +11,9 @@ from celery import shared_task
 from pydantic import BaseModel
 from pydantic_core import from_json
 
-from mainstem_tasks.asynctask import AsyncTask
-from mainstem_tasks.context import RunContext
-from mainstem_tasks.registry import engine
+from mainstem_tasks.celery_support.async_task import AsyncTask
+from mainstem_tasks.sdk.context import RunContext
+from mainstem_tasks.sdk.registry import engine
 
 
 class ClockInput(BaseModel):

@@ -10,8 +10,8 @@ from celery import Celery
 from harness import Bench, Row
 
 from mainstem_api import AsyncRuns
-from mainstem_shared import keys
-from mainstem_shared.events import Type
+from mainstem_shared.model.events import Type
+from mainstem_shared.store import keys
 
 RUNS = 10_000
 GOAL_KB = 8.0

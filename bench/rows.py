@@ -15,7 +15,7 @@ from serving import capacity
 from spreading import spreading
 from starting import first_event, memory, starts
 
-from writing import burst, per_token, per_token_economy, runs_1000, runs_4000
+from support.models.hostile_writing import burst, per_token, per_token_economy, runs_1000, runs_4000
 
 ROWS = (
     burst, per_token, per_token_economy, delivery, first_event, starts, reconnects, memory, fan_out, audience,

@@ -35,10 +35,10 @@ from chaos.load import Load, Started
 from chaos.properties import Properties
 from chaos.system import System
 from mainstem_api import AsyncRuns
-from mainstem_shared import keys
 from mainstem_shared.settings import Settings
-from servers import ValkeyProcess
-from waiting import NotInTimeError, wait_until_async
+from mainstem_shared.store import keys
+from support.processes.servers import ValkeyProcess
+from support.waiting import NotInTimeError, wait_until_async
 
 ROOT = Path(__file__).resolve().parents[1]
 MINUTES = 11.0

@@ -12,12 +12,14 @@ from celery import Celery
 from harness import Bench, Row, cpu_s, percentile, sse, store_cpu_s
 
 from mainstem_api import AsyncRuns
-from mainstem_shared import ids, keys, verbs
-from mainstem_shared.events import Type
-from mainstem_shared.models import Reason
-from mainstem_shared.store import Store
-from mainstem_shared.writer import Writer
-from writing import WORD, claimed, start_all
+from mainstem_shared.eventlog.writing.writer import Writer
+from mainstem_shared.model import ids
+from mainstem_shared.model.events import Type
+from mainstem_shared.model.runs import Reason
+from mainstem_shared.store import keys
+from mainstem_shared.store.client import Store
+from mainstem_shared.transitions import verbs
+from support.models.hostile_writing import WORD, claimed, start_all
 
 ROUNDS = 4
 """How often no-op tasks and runs take turns."""

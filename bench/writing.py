@@ -12,11 +12,13 @@ from baselines import naive, raw
 from harness import Bench, Row, cpu_s, percentile, store_cpu_s
 
 from mainstem_api import AsyncRuns
-from mainstem_shared import ids, keys, models, verbs
-from mainstem_shared.channels import Channel
-from mainstem_shared.events import Type
-from mainstem_shared.store import Store, now_ms
-from mainstem_shared.writer import Writer
+from mainstem_shared.eventlog.writing.channels import Channel
+from mainstem_shared.eventlog.writing.writer import Writer
+from mainstem_shared.model import ids, runs
+from mainstem_shared.model.events import Type
+from mainstem_shared.store import keys
+from mainstem_shared.store.client import Store, now_ms
+from mainstem_shared.transitions import verbs
 
 WORD = " word12"  # 7 characters
 HELD = 0.95
@@ -33,7 +35,7 @@ async def claimed(
         unique = ids.uuid7()
         thread = f"{thread}-{unique}"
     run_id = ids.run_id("default", thread, unique)
-    spec = models.Spec(
+    spec = runs.Spec(
         run_id=run_id, thread_id=thread, user_id="local", tenant="default", engine="bench", metadata={},
         created_ms=now_ms(), max_duration_s=3600,
     )  # fmt: skip

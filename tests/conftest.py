@@ -8,9 +8,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from mainstem_shared.embedded import ServerBinaryNotFoundError, find_server_binary
-from requiring import IN_CI, require
-from servers import ValkeyProcess
+from mainstem_shared.store.embedded import ServerBinaryNotFoundError, find_server_binary
+from support.processes.servers import ValkeyProcess
+from support.requiring import IN_CI, require
 
 # CI tries the same examples each time, so that a red build is the change's doing; elsewhere fresh ones look
 # for what nobody thought of. No deadline: the machines are shared, and times are not what is tested.

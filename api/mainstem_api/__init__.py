@@ -4,9 +4,9 @@
 of their own.
 """
 
-from mainstem_api.blocking import Runs
-from mainstem_api.runs import AbortResult, AsyncRuns, RunEvent, StartResult
-from mainstem_shared.listings import Page
-from mainstem_shared.models import Run
+from mainstem_api.client.async_runs import AbortResult, AsyncRuns, RunEvent, StartResult
+from mainstem_api.client.runs import Runs
+from mainstem_shared.model.runs import Run
+from mainstem_shared.operations.queries.listings import Page
 
 __all__ = ["AbortResult", "AsyncRuns", "Page", "Run", "RunEvent", "Runs", "StartResult"]

@@ -15,9 +15,10 @@ from enum import StrEnum
 from functools import cache
 from typing import Any, Final, cast
 
-from mainstem_shared import errors, jsontext
-from mainstem_shared.actions import ResumeRequest
-from mainstem_shared.models import Spec
+from mainstem_shared import errors
+from mainstem_shared.model import jsontext
+from mainstem_shared.model.actions import ResumeRequest
+from mainstem_shared.model.runs import Spec
 
 SAID_LIMIT: Final = 64 * 1024
 """Largest answer, reason, response, edit or steering text, in bytes of JSON: a long letter, no file."""

@@ -68,7 +68,7 @@ class Settings(BaseSettings):
     input_guards: str = "mainstem_shared.guards.plain"
     """Functions, comma-separated, that judge what users say; see `guards`."""
     tool_policy: dict[str, Any] | None = None
-    """The deployment's tool policy, as JSON; see `mainstem_tasks.policies`. Engines, runs may tighten it."""
+    """The deployment's tool policy, as JSON (`mainstem_tasks.sdk.policies`). Engines, runs may tighten it."""
     write_profile: WriteProfile = WriteProfile.LATENCY
     compact_after_s: Annotated[float, Field(ge=0)] = 60
     """How long after its end a run's deltas stay readable one by one; then only the final event is kept."""

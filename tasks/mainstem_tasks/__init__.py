@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mainstem_tasks.blocking import SyncRunContext
-from mainstem_tasks.context import RunContext
-from mainstem_tasks.registry import engine
+from mainstem_tasks.sdk.context import RunContext
+from mainstem_tasks.sdk.registry import engine
+from mainstem_tasks.sdk.sync_context import SyncRunContext
 
 __all__ = ["RunContext", "SyncRunContext", "engine"]

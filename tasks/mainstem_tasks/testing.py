@@ -9,17 +9,18 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mainstem_shared import errors, events, folds, ids, jsontext
-from mainstem_shared.actions import Action, Decision
-from mainstem_shared.cursors import Cursor
-from mainstem_shared.events import Entry, Type
-from mainstem_shared.folds import Fold, TextPart
-from mainstem_shared.models import Usage
+from mainstem_shared import errors
+from mainstem_shared.model import contents, events, ids, jsontext
+from mainstem_shared.model.actions import Action, Decision
+from mainstem_shared.model.contents import Fold, TextPart
+from mainstem_shared.model.cursors import Cursor
+from mainstem_shared.model.events import Entry, Type
+from mainstem_shared.model.runs import Usage
 from mainstem_shared.settings import Settings
-from mainstem_tasks import registry
-from mainstem_tasks.context import RunContext
-from mainstem_tasks.inboxes import Inbox
-from mainstem_tasks.pauses import is_only_a_pause
+from mainstem_tasks.sdk import registry
+from mainstem_tasks.sdk.context import RunContext
+from mainstem_tasks.sdk.inboxes import Inbox
+from mainstem_tasks.sdk.pauses import is_only_a_pause
 
 SENT: Final = "2026-01-01T00:00:00.000Z"
 """When a test's users say what they say."""
@@ -44,7 +45,7 @@ class MemoryChannel:
         last = self.fold.parts[-1] if self.fold.parts else None
         if (
             isinstance(last, TextPart)
-            and last.kind == folds.type_of_delta[kind]
+            and last.kind == contents.type_of_delta[kind]
             and not self.fold.interrupted
         ):
             part -= 1
@@ -53,7 +54,7 @@ class MemoryChannel:
     def emit(self, kind: str, payload: dict[str, Any]) -> None:
         """Append any other event."""
         data = events.check_size(jsontext.dumps(payload))
-        self._append(kind, folds.check(kind, jsontext.loads(data)))
+        self._append(kind, contents.check(kind, jsontext.loads(data)))
 
     def _append(self, kind: str, payload: dict[str, Any]) -> None:
         if self.closed:

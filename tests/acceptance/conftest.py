@@ -8,20 +8,21 @@ from pathlib import Path
 
 import pytest
 
-import stockclients
-from commands import System
-from gateways import GatewayThread
-from mainstem_shared import keys
 from mainstem_shared.settings import Settings
-from processes import Child, worker
-from servers import ValkeyProcess
-from waiting import wait_until
+from mainstem_shared.store import keys
+from support.clients import npm_clients
+from support.clients.commands import System
+from support.paths import TESTS
+from support.processes.gateways import GatewayThread
+from support.processes.processes import Child, worker
+from support.processes.servers import ValkeyProcess
+from support.waiting import wait_until
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say which real clients the tests ran against."""
-    if stockclients.used:
-        terminalreporter.write_line(f"stock clients: {stockclients.versions()}")
+    if npm_clients.used:
+        terminalreporter.write_line(f"stock clients: {npm_clients.versions()}")
 
 
 class Live:
@@ -77,8 +78,12 @@ def stage(tmp_path_factory: pytest.TempPathFactory, valkey_binary: Path) -> Iter
     with ValkeyProcess(directory / "valkey") as server:
         system = Live(server, server, directory)
         with system.stack:
-            here = str(Path(__file__).parents[1])
-            system.worker("stage", MAINSTEM_ENGINES="frontend_engines,engines", PYTHONPATH=here)
+            here = str(TESTS)
+            system.worker(
+                "stage",
+                MAINSTEM_ENGINES="support.engines.frontend_engines,support.engines.engines",
+                PYTHONPATH=here,
+            )
             yield system
 
 

@@ -16,9 +16,9 @@ from chaos.load import Load
 from chaos.system import LEASE_S, START_S, System, worker_is_ready
 from mainstem_api import AsyncRuns
 from mainstem_shared import errors
-from processes import Child
-from servers import ValkeyProcess
-from waiting import wait_until_async
+from support.processes.processes import Child
+from support.processes.servers import ValkeyProcess
+from support.waiting import wait_until_async
 
 FROZEN_WORKER_S = (LEASE_S + 1.0, LEASE_S + 3.0)
 PAUSE_S = (0.2, 1.2)

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 
 from chaos.system import System
-from demowords import demo_text
-from reconnecting import Reader
+from support.clients.reconnecting import Reader
+from support.engines.demowords import demo_text
 
 READERS = 2  # for each run
 SILENCE_S = 6.0

@@ -10,13 +10,14 @@ import redis
 
 from chaos.load import Started
 from chaos.system import System
-from demowords import demo_text
-from mainstem_shared import events, jsontext, keys
-from mainstem_shared.cursors import Cursor
-from mainstem_shared.events import Entry, Type
-from mainstem_shared.finalisation import close_open_calls
-from mainstem_shared.folds import fold
-from waiting import NotInTimeError, wait_until_async
+from mainstem_shared.model import events, jsontext
+from mainstem_shared.model.contents import fold
+from mainstem_shared.model.cursors import Cursor
+from mainstem_shared.model.events import Entry, Type
+from mainstem_shared.operations.ending import close_open_calls
+from mainstem_shared.store import keys
+from support.engines.demowords import demo_text
+from support.waiting import NotInTimeError, wait_until_async
 
 CLEAN_S = 20.0
 ENDINGS = {"completed", "worker_lost", "user_abort", "replaced", "shutdown"}

@@ -9,9 +9,10 @@ from pathlib import Path
 import httpx
 
 from mainstem_shared.settings import Settings
-from processes import Child, gateway, worker
-from servers import ValkeyProcess, free_port
-from waiting import wait_until_async
+from support.paths import TESTS
+from support.processes.processes import Child, gateway, worker
+from support.processes.servers import ValkeyProcess, free_port
+from support.waiting import wait_until_async
 
 LEASE_S = 3.0
 SWEEP_S = 1.0
@@ -24,8 +25,8 @@ ENVIRONMENT = {
     "MAINSTEM_DRAIN_S": "1",
     "MAINSTEM_HEARTBEAT_S": "1",
     "MAINSTEM_COMPACT_AFTER_S": "3600",  # the logs are read afterwards
-    "MAINSTEM_ENGINES": "engines",
-    "PYTHONPATH": str(Path(__file__).parents[1]),
+    "MAINSTEM_ENGINES": "support.engines.engines",
+    "PYTHONPATH": str(TESTS),
 }
 
 

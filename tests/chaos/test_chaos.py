@@ -21,7 +21,7 @@ from chaos.load import LONG_TOKENS, Load
 from chaos.properties import Properties
 from chaos.system import System
 from mainstem_api import AsyncRuns
-from reconnecting import Reader
+from support.clients.reconnecting import Reader
 
 ROUNDS = int(os.environ.get("MAINSTEM_CHAOS_ROUNDS", "1"))
 SEED = int(os.environ.get("MAINSTEM_CHAOS_SEED") or random.SystemRandom().getrandbits(32))

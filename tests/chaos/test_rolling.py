@@ -14,9 +14,9 @@ import pytest
 from chaos.load import Load
 from chaos.properties import Properties
 from chaos.system import START_S, System, gateway_is_ready, worker_is_ready
-from mainstem_shared import keys
-from processes import Child
-from waiting import wait_until_async
+from mainstem_shared.store import keys
+from support.processes.processes import Child
+from support.waiting import wait_until_async
 
 AT_ONCE = 10
 AT_LEAST = 25

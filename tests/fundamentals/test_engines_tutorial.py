@@ -12,8 +12,8 @@ from typing import Any, Final
 import pytest
 
 from mainstem_shared import errors
-from mainstem_shared.actions import Decision
-from mainstem_tasks import registry
+from mainstem_shared.model.actions import Decision
+from mainstem_tasks.sdk import registry
 from mainstem_tasks.testing import MemoryChannel, run_engine
 
 PAGE: Final = Path(__file__, "..", "..", "..", "docs", "engines.md").resolve()

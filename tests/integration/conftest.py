@@ -11,14 +11,14 @@ import httpx
 import pytest
 import redis
 
-from gateways import GatewayThread
 from mainstem_api import AsyncRuns
-from mainstem_shared import keys
+from mainstem_shared.eventlog.reading.tailer import Tailer
 from mainstem_shared.settings import Settings
-from mainstem_shared.store import Store
-from mainstem_shared.tailer import Tailer
-from mainstem_tasks import registry
-from openai_server import OpenAIServer
+from mainstem_shared.store import keys
+from mainstem_shared.store.client import Store
+from mainstem_tasks.sdk import registry
+from support.fakes.openai_server import OpenAIServer
+from support.processes.gateways import GatewayThread
 
 _INDEXES = (keys.ACTIVE, keys.RECENT, keys.COMPACT, keys.WORKERS, keys.ENGINES)
 PERMANENT = {key.encode() for key in (*_INDEXES, keys.STREAM_SECRET)}

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from mainstem_shared import actions, errors
-from mainstem_shared.actions import Action, Call, Question
-from specs import spec
+from mainstem_shared import errors
+from mainstem_shared.model import actions
+from mainstem_shared.model.actions import Action, Call, Question
+from support.models.specs import spec
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "additionalProperties": False}
 FAR = 4_000_000_000_000

@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 
-import goldens
 from mainstem_api.gateway.adapters.ag_ui import messages, requests
 from mainstem_api.gateway.adapters.ag_ui.events import Events
 from mainstem_api.gateway.adapters.ag_ui.requests import RunAgentInput
-from mainstem_api.gateway.adapters.standings import Standing
-from mainstem_shared import errors, jsontext
-from mainstem_shared.events import Type
-from mainstem_shared.frames import Frame
-from standing import RUN, Record
+from mainstem_api.gateway.adapters.attaching import Standing
+from mainstem_shared import errors
+from mainstem_shared.eventlog.reading.frames import Frame
+from mainstem_shared.model import jsontext
+from mainstem_shared.model.events import Type
+from support.models import goldens
+from support.models.record_model import RUN, Record
 
 
 def events_of(standing: Standing | None = None, history: Sequence[Any] = ()) -> Events:

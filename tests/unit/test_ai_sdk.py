@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import goldens
-from emitting import JSON
 from mainstem_api.gateway.adapters.ai_sdk.messages import UIMessage, chat_messages, verdicts
 from mainstem_api.gateway.adapters.ai_sdk.stream import UIMessageStream
-from mainstem_shared import jsontext
-from mainstem_shared.cursors import Cursor
-from mainstem_shared.events import Entry
-from mainstem_shared.folds import Fold
-from mainstem_shared.frames import Frame
+from mainstem_shared.eventlog.reading.frames import Frame
+from mainstem_shared.model import jsontext
+from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.cursors import Cursor
+from mainstem_shared.model.events import Entry
+from support.models import goldens
+from support.models.emitting import JSON
 
 
 @pytest.mark.parametrize("log", goldens.LOGS)

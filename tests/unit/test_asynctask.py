@@ -9,8 +9,8 @@ import threading
 import pytest
 from celery import Celery
 
-from mainstem_tasks.asynctask import AsyncTask, StrayCancelError
-from mainstem_tasks.loopthread import LoopThread, background
+from mainstem_tasks.celery_support.async_task import AsyncTask, StrayCancelError
+from mainstem_tasks.celery_support.background_loop import LoopThread, background
 
 
 @pytest.fixture

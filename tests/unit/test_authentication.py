@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from mainstem_api.gateway import authentication, jwks
+from mainstem_api.gateway.auth import authenticators, jwks
 from mainstem_shared import errors
-from mainstem_shared.principals import Principal
+from mainstem_shared.model.principals import Principal
 from mainstem_shared.settings import Settings
-from tokens import (
+from support.fakes.identity_provider import (
     AUDIENCE,
     ISSUER,
     SECRET,
@@ -49,7 +49,7 @@ def scope(*headers: tuple[str, str], client: str | None = "10.0.0.5") -> dict[st
 
 async def ask(settings: dict[str, Any], *tokens: str) -> Principal:
     """Ask an authenticator made for this about a request with these bearer tokens."""
-    made = authentication.authenticator(Settings(**settings))
+    made = authenticators.authenticator(Settings(**settings))
     try:
         return await made.authenticate(scope(*(("Authorization", f"Bearer {one}") for one in tokens)))
     finally:
@@ -131,7 +131,7 @@ async def test_clocks_may_differ_a_little():
 
 async def test_the_header_is_one_bearer_token():
     """Two headers, another scheme, no token: refused, with a challenge that says what is wanted."""
-    made = authentication.authenticator(Settings(**SETTINGS))
+    made = authenticators.authenticator(Settings(**SETTINGS))
     good = token()
     assert await made.authenticate(scope(("authorization", f"bearer {good}")))
     for headers in (
@@ -170,8 +170,8 @@ def provided(url: str) -> dict[str, Any]:
     return {**SETTINGS, "jwt_secret": None, "jwt_jwks": url}
 
 
-def asker(url: str) -> tuple[Callable[[str], Awaitable[Principal]], authentication.Authenticator]:
-    made = authentication.authenticator(Settings(**provided(url)))
+def asker(url: str) -> tuple[Callable[[str], Awaitable[Principal]], authenticators.Authenticator]:
+    made = authenticators.authenticator(Settings(**provided(url)))
 
     async def one(given: str) -> Principal:
         return await made.authenticate(scope(("authorization", f"Bearer {given}")))
@@ -293,7 +293,7 @@ PROXY = {
 
 
 async def test_a_listed_proxy_names_the_user():
-    made = authentication.authenticator(Settings(**PROXY))
+    made = authenticators.authenticator(Settings(**PROXY))
     headers = (("X-Forwarded-User", "änn"), ("X-Tenant", "acme"), ("X-Scope", "admin"))
     for peer in ("10.0.0.5", "::ffff:10.0.0.5", "fd00::1"):
         found = await made.authenticate(scope(*headers, client=peer))
@@ -303,7 +303,7 @@ async def test_a_listed_proxy_names_the_user():
 
 async def test_nobody_else_does():
     """Not a stranger, whatever headers say; not without an address; and not a proxy that is of two minds."""
-    made = authentication.authenticator(Settings(**PROXY))
+    made = authenticators.authenticator(Settings(**PROXY))
     user = ("X-Forwarded-User", "ann")
     for headers, peer in (
         ((user,), "10.0.1.5"),
@@ -329,7 +329,7 @@ async def test_nobody_else_does():
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
 async def test_without_authentication_loopback_is_served(host: str):
-    assert await authentication.authenticator(Settings(host=host)).authenticate({}) == Principal()
+    assert await authenticators.authenticator(Settings(host=host)).authenticate({}) == Principal()
 
 
 @pytest.mark.parametrize(
@@ -359,7 +359,7 @@ async def test_without_authentication_loopback_is_served(host: str):
 def test_settings_that_leave_the_door_open_are_refused(settings: dict[str, Any]):
     """Or that let nobody in; the gateway does not start, and says what to do, without any secret."""
     with pytest.raises(errors.Misconfigured) as refused:
-        authentication.authenticator(Settings(**settings))
+        authenticators.authenticator(Settings(**settings))
     assert "MAINSTEM_" in refused.value.detail
     assert SECRET not in refused.value.detail
 

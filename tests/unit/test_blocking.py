@@ -12,13 +12,13 @@ import pytest
 from pydantic import BaseModel
 
 from mainstem_shared import errors
-from mainstem_shared.cursors import Cursor
-from mainstem_tasks import registry
-from mainstem_tasks.blocking import SyncRunContext
-from mainstem_tasks.context import RunContext
-from mainstem_tasks.registry import engine
+from mainstem_shared.model.cursors import Cursor
+from mainstem_tasks.sdk import registry
+from mainstem_tasks.sdk.context import RunContext
+from mainstem_tasks.sdk.registry import engine
+from mainstem_tasks.sdk.sync_context import SyncRunContext
 from mainstem_tasks.testing import EngineRun, MemoryChannel, run_engine
-from waiting import wait_until_async
+from support.waiting import wait_until_async
 
 flavour: contextvars.ContextVar[str] = contextvars.ContextVar("flavour", default="plain")
 

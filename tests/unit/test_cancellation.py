@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from mainstem_tasks.cancellation import (
+from mainstem_tasks.celery_support.cancellation import (
     CancelCause,
     Cancellation,
     bind_cancellation,

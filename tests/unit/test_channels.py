@@ -11,13 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emitting import SCRIPTS, Model, perform
-from mainstem_shared import errors, events, folds, ids, jsontext, verbs
-from mainstem_shared.channels import BUFFER_LIMIT, GROUP_LIMIT, Channel, Group, Phase
-from mainstem_shared.cursors import Cursor
-from mainstem_shared.events import CONTENT_LIMIT, MERGE_LIMIT, Entry, Type
-from mainstem_shared.folds import Fold
-from mainstem_shared.snapshots import WHOLE_FACTOR
+from mainstem_shared import errors
+from mainstem_shared.eventlog.writing.channels import BUFFER_LIMIT, GROUP_LIMIT, Channel, Group, Phase
+from mainstem_shared.model import contents, events, ids, jsontext
+from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.cursors import Cursor
+from mainstem_shared.model.events import CONTENT_LIMIT, MERGE_LIMIT, Entry, Type
+from mainstem_shared.model.snapshot_pacing import WHOLE_FACTOR
+from mainstem_shared.transitions import verbs
+from support.models.emitting import SCRIPTS, Model, perform
 
 CONTROL = verbs.Control(run_id=ids.run_id("t", "t", uuid.UUID(int=1)), epoch=2, owner="me")
 MESSAGE = Type.MESSAGE_DELTA
@@ -102,7 +104,7 @@ def test_whatever_is_merged_the_log_is_what_the_engine_said(
         assert entry.follows(cursor)
         cursor = entry.cursor
     assert carrier.channel.acknowledged == cursor
-    folded = folds.fold(carrier.log)
+    folded = contents.fold(carrier.log)
     assert folded.dump()["content"] == model.content
     assert jsontext.dumps(carrier.channel.fold.dump()) == jsontext.dumps(folded.dump())
     assert carrier.channel._buffered == 0
@@ -122,7 +124,9 @@ def test_a_continuation_goes_on_numbering_parts(before: list[tuple[Any, ...]], a
     for step in after:
         perform(step, second.channel)
     second.deliver()
-    assert jsontext.dumps(folds.fold(second.log, state).dump()) == jsontext.dumps(second.channel.fold.dump())
+    assert jsontext.dumps(contents.fold(second.log, state).dump()) == jsontext.dumps(
+        second.channel.fold.dump()
+    )
 
 
 def test_consecutive_deltas_of_a_part_become_one_event():
@@ -160,7 +164,7 @@ def test_an_empty_delta_opens_no_part():
     ]:
         carrier.channel.text(kind, text)
     carrier.deliver()
-    assert folds.fold(carrier.log).dump()["content"] == [{"type": "reasoning", "text": "rs"}]
+    assert contents.fold(carrier.log).dump()["content"] == [{"type": "reasoning", "text": "rs"}]
 
 
 def test_what_the_engine_does_to_its_objects_later_changes_nothing():
@@ -174,7 +178,7 @@ def test_what_the_engine_does_to_its_objects_later_changes_nothing():
     carrier.deliver()
     arguments["items"].append(3)
     assert carrier.channel.fold.dump()["content"][0]["arguments"] == {"items": [1]}
-    assert folds.fold(carrier.log).dump() == carrier.channel.fold.dump()
+    assert contents.fold(carrier.log).dump() == carrier.channel.fold.dump()
 
 
 def test_a_group_is_bounded_and_one_large_event_still_fits():
@@ -390,4 +394,4 @@ async def test_snapshots_are_amortised():
     assert sum(sizes) < 1.2 * written * (1 + WHOLE_FACTOR) / WHOLE_FACTOR
     for cursor, state in carrier.snapshots:
         upto = [entry for entry in carrier.log if entry.cursor <= cursor]
-        assert jsontext.loads(state) == folds.fold(upto).dump()
+        assert jsontext.loads(state) == contents.fold(upto).dump()

@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
-from mainstem_shared import errors, folds
-from mainstem_shared.actions import Decision
-from mainstem_shared.channels import Channel as WriterChannel
-from mainstem_shared.cursors import Cursor
-from mainstem_shared.events import CONTENT_LIMIT, EVENT_LIMIT
-from mainstem_shared.folds import Fold
-from mainstem_tasks.channel import Channel
-from mainstem_tasks.context import RunContext
-from mainstem_tasks.registry import Engine
+from mainstem_shared import errors
+from mainstem_shared.eventlog.writing.channels import Channel as WriterChannel
+from mainstem_shared.model import contents
+from mainstem_shared.model.actions import Decision
+from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.cursors import Cursor
+from mainstem_shared.model.events import CONTENT_LIMIT, EVENT_LIMIT
+from mainstem_tasks.sdk.channel import Channel
+from mainstem_tasks.sdk.context import RunContext
+from mainstem_tasks.sdk.registry import Engine
 from mainstem_tasks.testing import EngineRun, MemoryChannel, run_engine
 
 Body = Callable[[RunContext[Any]], Awaitable[None]]
@@ -247,7 +248,7 @@ async def test_events_read_back_fold_to_the_same_content():
             await run.text("…")
 
     result = await ran(body)
-    assert folds.fold(result.events).dump() == result.fold.dump()
+    assert contents.fold(result.events).dump() == result.fold.dump()
 
 
 async def test_a_checkpoint_covers_what_was_emitted_before_it():

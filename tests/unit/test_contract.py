@@ -6,12 +6,12 @@ import ast
 import functools
 import re
 from collections import Counter
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from support.paths import ROOT
+
 LAST_ITEM = 218
 STANDS = ("met by ", "impossible because ", "not applicable because ", "open: ")
 TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")

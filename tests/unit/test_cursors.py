@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mainstem_shared import cursors, errors
-from mainstem_shared.cursors import START, Cursor, follows
+from mainstem_shared import errors
+from mainstem_shared.model import cursors
+from mainstem_shared.model.cursors import START, Cursor, follows
 
 EPOCH_LENGTHS = st.lists(
     st.tuples(st.integers(min_value=1, max_value=3), st.integers(min_value=0, max_value=6)),

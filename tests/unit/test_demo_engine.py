@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mainstem_shared import errors
-from mainstem_shared.actions import Decision
-from mainstem_tasks import registry
+from mainstem_shared.model.actions import Decision
 from mainstem_tasks.engines.demo import DemoError, DemoInput, words
+from mainstem_tasks.sdk import registry
 from mainstem_tasks.testing import MemoryChannel, run_engine
 
 

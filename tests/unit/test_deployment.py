@@ -6,21 +6,20 @@ import configparser
 import json
 import re
 import socket
-from pathlib import Path
 
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
 from mainstem_api.cli.processes import _flower_address
-from mainstem_api.gateway import authentication
-from mainstem_api.supervisor._stack import Stack, program
-from mainstem_api.supervisor._tether import Tether
+from mainstem_api.gateway.auth import authenticators
+from mainstem_api.stack._stack import Stack, program
+from mainstem_api.stack._tether import Tether
 from mainstem_shared import errors
 from mainstem_shared.settings import Settings
-from mainstem_workers.hosts import CANCEL_GRACE_S
+from mainstem_workers.pool_hosts import CANCEL_GRACE_S
+from support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = json.loads((ROOT / "tests" / "vendored" / "compose-spec" / "compose-spec.json").read_text())
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES = COMPOSE["services"]
@@ -62,7 +61,7 @@ def test_compose_does_not_serve_strangers():
     given = SERVICES["gateway"]["environment"]
     assert given["MAINSTEM_AUTH"] == "${MAINSTEM_AUTH:-jwt}"
     with pytest.raises(errors.Misconfigured):
-        authentication.authenticator(Settings(auth="jwt", host="0.0.0.0"))  # as in the image
+        authenticators.authenticator(Settings(auth="jwt", host="0.0.0.0"))  # as in the image
 
 
 def test_flower_without_a_password_stays_on_this_machine(monkeypatch: pytest.MonkeyPatch):

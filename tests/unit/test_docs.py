@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
-from pathlib import Path
 
-from mainstem_shared import ids, keys
+from mainstem_shared.model import ids
+from mainstem_shared.store import keys
+from support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 
 

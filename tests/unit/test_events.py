@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emitting import TEXTS
-from mainstem_shared import errors, events, jsontext
-from mainstem_shared.cursors import START, Cursor
-from mainstem_shared.events import EVENT_LIMIT, MERGE_LIMIT, Entry, Type
+from mainstem_shared import errors
+from mainstem_shared.model import events, jsontext
+from mainstem_shared.model.cursors import START, Cursor
+from mainstem_shared.model.events import EVENT_LIMIT, MERGE_LIMIT, Entry, Type
+from support.models.emitting import TEXTS
 
 
 def test_an_entry_is_read_from_either_form_of_a_reply():

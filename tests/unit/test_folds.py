@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emitting import SCRIPTS, Model, recorded
-from mainstem_shared import events, folds, jsontext
-from mainstem_shared.events import Type
-from mainstem_shared.folds import Fold
+from mainstem_shared.model import contents, events, jsontext
+from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.events import Type
+from support.models.emitting import SCRIPTS, Model, recorded
 
 
 @given(SCRIPTS)
@@ -20,7 +20,7 @@ def test_the_fold_is_what_the_engine_said(script: list[tuple[Any, ...]]):
     model = Model()
     for step in script:
         model.follow(step)
-    fold = folds.fold(recorded(script))
+    fold = contents.fold(recorded(script))
     assert fold.dump()["content"] == model.content
     assert (fold.title, fold.usage) == (model.title, model.usage)
     assert fold.text == events.text_of(model.content)
@@ -31,16 +31,16 @@ def test_snapshot_and_tail_are_the_whole(script: list[tuple[Any, ...]], data: st
     """Cut anywhere, store the head as JSON, fold the tail onto it: the same bytes."""
     entries = recorded(script)
     cut = data.draw(st.integers(0, len(entries)))
-    state = jsontext.loads(jsontext.dumps(folds.fold(entries[:cut]).dump()))
-    assert jsontext.dumps(folds.fold(entries[cut:], state).dump()) == jsontext.dumps(
-        folds.fold(entries).dump()
+    state = jsontext.loads(jsontext.dumps(contents.fold(entries[:cut]).dump()))
+    assert jsontext.dumps(contents.fold(entries[cut:], state).dump()) == jsontext.dumps(
+        contents.fold(entries).dump()
     )
 
 
 @given(SCRIPTS)
 def test_a_state_event_replaces_everything(script: list[tuple[Any, ...]]):
     """A resync or a final event folded onto anything is what was dumped into it."""
-    state = folds.fold(recorded(script)).dump()
+    state = contents.fold(recorded(script)).dump()
     fold = Fold()
     fold.apply(Type.MESSAGE_DELTA, {"part": 0, "text": "something else"})
     for kind in (Type.RESYNC, Type.SNAPSHOT, Type.FINISHED):
@@ -52,8 +52,8 @@ def test_a_state_event_replaces_everything(script: list[tuple[Any, ...]]):
 def test_size_is_about_the_payload(script: list[tuple[Any, ...]]):
     """What the content limit counts is within the content's own size: re-sent arguments count once."""
     entries = recorded(script)
-    size = folds.fold(entries).size
-    content = len(jsontext.dumps(folds.fold(entries).dump()["content"]))
+    size = contents.fold(entries).size
+    content = len(jsontext.dumps(contents.fold(entries).dump()["content"]))
     results = sum(len(e.data) for e in entries if e.type == Type.STEP_COMPLETED)
     assert 0 <= size <= content + results + 8
 
@@ -72,7 +72,7 @@ def test_unknown_events_and_parts_change_nothing():
 def test_open_calls_are_those_without_a_result():
     """Streaming and called ones; not completed, failed or aborted ones."""
     script = [("stream", "c1"), ("call", "c2", {}), ("call", "c3", {}), ("result", "c3", 1)]
-    assert folds.fold(recorded(script)).open_calls == ["c1", "c2"]
+    assert contents.fold(recorded(script)).open_calls == ["c1", "c2"]
 
 
 @pytest.mark.parametrize(
@@ -94,4 +94,4 @@ def test_open_calls_are_those_without_a_result():
 def test_payloads_that_no_fold_can_take_are_refused(kind: str, payload: Any):
     """Where they are emitted, with a sentence that says what is missing."""
     with pytest.raises(ValueError, match=kind.replace(".", r"\.")):
-        folds.check(kind, payload)
+        contents.check(kind, payload)

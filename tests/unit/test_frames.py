@@ -5,10 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mainstem_shared import jsontext
-from mainstem_shared.cursors import START, Cursor
-from mainstem_shared.events import Entry, Type
-from mainstem_shared.frames import Batch, Frame, chain
+from mainstem_shared.eventlog.reading.frames import Batch, Frame, chain
+from mainstem_shared.model import jsontext
+from mainstem_shared.model.cursors import START, Cursor
+from mainstem_shared.model.events import Entry, Type
 
 
 @st.composite

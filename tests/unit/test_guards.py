@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from mainstem_shared import actions, errors, guards
+from mainstem_shared import errors, guards
 from mainstem_shared.guards import Kind, Said
+from mainstem_shared.model import actions
 from mainstem_shared.settings import Settings
-from specs import spec
+from support.models.specs import spec
 
 SPEC = spec()
 NAMES = Settings.model_fields["input_guards"].default

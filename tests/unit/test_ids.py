@@ -8,15 +8,16 @@ import hashlib
 import re
 import time
 import uuid
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mainstem_shared import errors, ids, keys
+from mainstem_shared import errors
+from mainstem_shared.model import ids
+from mainstem_shared.store import keys
+from support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 TEXT = st.text(st.characters(exclude_categories=()), min_size=1, max_size=40)
 
 

@@ -7,9 +7,10 @@ import asyncio
 import pytest
 
 from mainstem_shared import errors
-from mainstem_tasks import RunContext, SyncRunContext, engine, registry
-from mainstem_tasks.inboxes import Inbox
-from mainstem_tasks.pauses import Paused
+from mainstem_tasks import RunContext, SyncRunContext, engine
+from mainstem_tasks.sdk import registry
+from mainstem_tasks.sdk.inboxes import Inbox
+from mainstem_tasks.sdk.pauses import Paused
 from mainstem_tasks.testing import SENT, MemoryChannel, run_engine
 
 

@@ -10,11 +10,11 @@ from celery.exceptions import ImproperlyConfigured
 
 import mainstem_workers
 from mainstem_shared.settings import Settings
-from mainstem_tasks.dispatch import GENERATE
-from mainstem_tasks.runs import SUBMIT
-from mainstem_workers import installation, promises
+from mainstem_tasks.celery_support.publisher import GENERATE
+from mainstem_tasks.tasks import SUBMIT
+from mainstem_workers import configuration_checks, installation
 from mainstem_workers.pool import PoolOptions
-from mainstem_workers.pools import Pool
+from mainstem_workers.pool_support import Pool
 
 URL = "redis://127.0.0.1:1/1"
 STORE = "redis://127.0.0.1:1/0"
@@ -37,7 +37,7 @@ def make_app():
 
 
 def broken(app, pool=Pool.ASYNCIO):
-    return {found.setting for found in promises.check(app, pool)}
+    return {found.setting for found in configuration_checks.check(app, pool)}
 
 
 def test_tasks_and_defaults_are_added(make_app):
@@ -48,7 +48,7 @@ def test_tasks_and_defaults_are_added(make_app):
     assert app.conf.worker_disable_prefetch
     assert app.conf.worker_prefetch_multiplier == 1
     assert app.conf.mainstem_settings.broker_url.get_secret_value() == URL
-    assert promises.check(app) == []
+    assert configuration_checks.check(app) == []
 
 
 def test_configuration_of_the_app_is_respected(make_app):
@@ -141,7 +141,7 @@ def test_limits_of_the_app_are_for_its_own_tasks(make_app):
 def test_settings_that_break_a_promise_are_named(make_app, conf, setting):
     """Each such setting is reported once, with what follows from it and what to do."""
     app = make_app(**conf)
-    [found] = promises.check(app)
+    [found] = configuration_checks.check(app)
     assert found.setting == setting
     assert found.consequence.endswith(".")
     assert found.remedy.endswith(".")
@@ -177,9 +177,11 @@ CORES = os.cpu_count() or 1
 
 def test_celerys_own_default_of_slots_is_told(make_app):
     """A worker on the asyncio pool with a slot per core was started without --concurrency; chosen, it is right."""
-    assert [found.setting for found in promises.check(make_app(), concurrency=CORES)] == ["--concurrency"]
-    assert promises.check(make_app(), concurrency=1000) == []
-    assert promises.check(make_app(worker_concurrency=CORES), concurrency=CORES) == []
+    assert [found.setting for found in configuration_checks.check(make_app(), concurrency=CORES)] == [
+        "--concurrency"
+    ]
+    assert configuration_checks.check(make_app(), concurrency=1000) == []
+    assert configuration_checks.check(make_app(worker_concurrency=CORES), concurrency=CORES) == []
 
 
 BACKEND = {"result_backend": "redis://127.0.0.1:1/2", "worker_send_task_events": True}
@@ -201,8 +203,8 @@ BACKEND = {"result_backend": "redis://127.0.0.1:1/2", "worker_send_task_events":
 def test_what_own_tasks_do_not_have_is_noted(make_app, conf, setting):
     """Such settings break nothing for runs; each is noted once, with what follows from it and what to do."""
     app = make_app(**{"worker_send_task_events": True, **conf})
-    assert promises.check(app) == []
-    [note] = promises.notes(app)
+    assert configuration_checks.check(app) == []
+    [note] = configuration_checks.notes(app)
     assert note.setting == setting
     assert note.consequence.endswith(".")
     assert note.remedy.endswith(".")
@@ -212,5 +214,5 @@ def test_what_is_in_order_is_not_noted(make_app):
     """Late acks below the visibility timeout, tracked results, prefork's own recycling, events by option."""
     late = {"task_acks_late": True, "task_time_limit": 300}
     app = make_app(**late, **BACKEND, task_track_started=True, worker_max_tasks_per_child=9)
-    assert promises.notes(app, Pool.PREFORK) == []
-    assert promises.notes(make_app(), events=True) == []
+    assert configuration_checks.notes(app, Pool.PREFORK) == []
+    assert configuration_checks.notes(make_app(), events=True) == []

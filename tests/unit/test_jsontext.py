@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mainstem_shared import jsontext
+from mainstem_shared.model import jsontext
 
 SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**64) | st.text()
 VALUES = st.recursive(

@@ -8,9 +8,9 @@ import shutil
 import subprocess
 from typing import Any
 
-from mainstem_api.gateway.pages import STATIC
-from mainstem_shared.folds import Fold
-from requiring import require
+from mainstem_api.gateway.web import STATIC
+from mainstem_shared.model.contents import Fold
+from support.requiring import require
 
 CASES, EVENTS = 150, 40
 PROGRAM = """

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mainstem_tasks.policies import Effect, Policy, rule
+from mainstem_tasks.sdk.policies import Effect, Policy, rule
 
 
 def on(**fields: Any) -> Policy:

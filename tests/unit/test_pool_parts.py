@@ -6,13 +6,13 @@ import asyncio
 import sys
 import threading
 
-from mainstem_tasks.cancellation import Cancellation
+from mainstem_tasks.celery_support.cancellation import Cancellation
+from mainstem_workers.pool.admission import Slots
 from mainstem_workers.pool.callbacks import CallbackThread
-from mainstem_workers.pool.draining import ShutdownHooks
+from mainstem_workers.pool.daemon_threads import DaemonThreads
 from mainstem_workers.pool.jobs import Phase
-from mainstem_workers.pool.slots import Slots
-from mainstem_workers.pool.threads import DaemonThreads
-from waiting import wait_until
+from mainstem_workers.pool.shutdown import ShutdownHooks
+from support.waiting import wait_until
 
 
 def test_callbacks_run_in_order_whatever_they_raise():

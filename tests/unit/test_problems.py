@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from pathlib import Path
 
 import pytest
 
 from mainstem_api.gateway import problems
 from mainstem_shared import errors
-from mainstem_shared.events import Type
+from mainstem_shared.model.events import Type
+from support.paths import ROOT
 
-EVENTS = Path(__file__).parents[2] / "docs" / "events.md"
+EVENTS = ROOT / "docs" / "events.md"
 # Raised in workers, towards engines, or before anything is served; HTTP never meets them.
 INSIDE = (
     errors.EngineLimit,

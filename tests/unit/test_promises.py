@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mainstem_shared import promises
+from mainstem_shared.store import server_checks
 
 GOOD: dict[str, Any] = {
     "aof_enabled": 1,
@@ -21,8 +21,8 @@ GOOD: dict[str, Any] = {
 def test_a_server_that_keeps_its_promises_is_not_mentioned():
     """As store and as broker; memory without a limit is none too small."""
     for info in (GOOD, {**GOOD, "maxmemory": 0, "used_memory": 10**12}):
-        assert promises.of_store(info) == promises.of_broker(info) == []
-    assert promises.of_clock(0.3) == []
+        assert server_checks.of_store(info) == server_checks.of_broker(info) == []
+    assert server_checks.of_clock(0.3) == []
 
 
 @pytest.mark.parametrize(
@@ -40,15 +40,15 @@ def test_each_setting_is_named_with_its_remedy(
     changed: dict[str, Any], setting: str, is_fatal: int, of_brokers_too: int
 ):
     """One finding for one setting. A broker need not keep anything: lost messages are published again."""
-    (found,) = promises.of_store({**GOOD, **changed})
+    (found,) = server_checks.of_store({**GOOD, **changed})
     assert (found.setting, found.fatal) == (setting, is_fatal)
     assert found.consequence
     assert found.remedy
-    assert [b.setting for b in promises.of_broker({**GOOD, **changed})] == [setting] * of_brokers_too
+    assert [b.setting for b in server_checks.of_broker({**GOOD, **changed})] == [setting] * of_brokers_too
 
 
 def test_clocks_that_differ_are_named():
     """From a second on a warning, from five on worse."""
-    (late,), (broken,) = promises.of_clock(1.2), promises.of_clock(7)
+    (late,), (broken,) = server_checks.of_clock(1.2), server_checks.of_clock(7)
     assert (late.fatal, broken.fatal) == (False, True)
     assert "1.2 s" in late.consequence

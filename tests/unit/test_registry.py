@@ -12,9 +12,9 @@ import pytest
 from pydantic import BaseModel, Field
 
 from mainstem_shared import errors
-from mainstem_tasks import registry
-from mainstem_tasks.context import RunContext
-from mainstem_tasks.registry import engine
+from mainstem_tasks.sdk import registry
+from mainstem_tasks.sdk.context import RunContext
+from mainstem_tasks.sdk.registry import engine
 from mainstem_tasks.testing import run_engine
 
 
@@ -191,7 +191,7 @@ def test_broken_packages_are_reported_and_stop_nobody(
     _install(
         tmp_path,
         "strangers_optional",
-        "from mainstem_tasks.registry import MissingExtraError\nraise MissingExtraError('pip install it')",
+        "from mainstem_tasks.sdk.registry import MissingExtraError\nraise MissingExtraError('pip install it')",
     )
     monkeypatch.syspath_prepend(tmp_path)
     caplog.set_level(logging.INFO)
@@ -209,11 +209,11 @@ def test_broken_packages_are_reported_and_stop_nobody(
 
 def test_a_missing_extra_names_its_remedy(monkeypatch: pytest.MonkeyPatch):
     """Without its client the openai engine says what to install."""
-    from mainstem_tasks.engines import openai_chat
+    from mainstem_tasks.engines.openai import engine as openai_engine
 
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(registry.MissingExtraError, match=r"mainstem\[openai\]"):
-        importlib.reload(openai_chat)
+        importlib.reload(openai_engine)
 
 
 async def test_engines_are_closed_whatever_one_of_them_does(caplog: pytest.LogCaptureFixture):

@@ -13,19 +13,19 @@ from hypothesis import strategies as st
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
-import goldens
-from mainstem_api.gateway.adapters.responses import naming, objects, translation
-from mainstem_api.gateway.adapters.responses.cuts import cuts
-from mainstem_api.gateway.adapters.responses.naming import ResponseId
-from mainstem_api.gateway.adapters.responses.score import STRIDE
-from mainstem_api.gateway.adapters.responses.translation import Responses
-from mainstem_api.gateway.adapters.standings import Standing
+from mainstem_api.gateway.adapters.attaching import Standing
+from mainstem_api.gateway.adapters.openai_responses import ids, items, translator
+from mainstem_api.gateway.adapters.openai_responses.chunking import cuts
+from mainstem_api.gateway.adapters.openai_responses.ids import ResponseId
+from mainstem_api.gateway.adapters.openai_responses.sequencer import STRIDE
+from mainstem_api.gateway.adapters.openai_responses.translator import Responses
 from mainstem_shared import errors
-from mainstem_shared.cursors import Cursor
-from mainstem_shared.events import Type
-from mainstem_shared.frames import Frame
-from mainstem_shared.models import Status
-from standing import NEW, RUN, Record, fresh
+from mainstem_shared.eventlog.reading.frames import Frame
+from mainstem_shared.model.cursors import Cursor
+from mainstem_shared.model.events import Type
+from mainstem_shared.model.runs import Status
+from support.models import goldens
+from support.models.record_model import NEW, RUN, Record, fresh
 
 KNOWN: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
@@ -98,7 +98,7 @@ def test_whoever_continues_anywhere_gets_what_the_first_reader_gets(log, turn, s
         if turn > len(now.pauses):
             continue
         for after in (-1, *numbers[:: max(1, len(numbers) // 12)], numbers[-1]):
-            got = follow(translation.following(name, record.standing(), after=after), frames[at + 1 :])
+            got = follow(translator.following(name, record.standing(), after=after), frames[at + 1 :])
             if got and got[0]["sequence_number"] <= after:
                 continue  # it was ahead of what there was: it gets everything
             base = now.restarts * STRIDE
@@ -136,15 +136,15 @@ def test_the_largest_content_has_some_ten_thousand_deltas():
 )
 def test_what_is_no_response_id_is_not_found(spelled):
     with pytest.raises(errors.NotFound):
-        naming.response(spelled)
+        ids.response(spelled)
 
 
 def test_ids_are_read_as_they_are_spelled():
     for name in (ResponseId(RUN), ResponseId(RUN, 3)):
-        assert naming.response(str(name)) == name
-    assert naming.asked(naming.approval(RUN, "act_1", "a.b\nc")) == (RUN, "act_1", "a.b\nc", True)
-    assert naming.asked(naming.question(RUN, "act_1", "q")) == (RUN, "act_1", "q", False)
-    assert naming.asked("call_1") is None
+        assert ids.response(str(name)) == name
+    assert ids.asked(ids.approval(RUN, "act_1", "a.b\nc")) == (RUN, "act_1", "a.b\nc", True)
+    assert ids.asked(ids.question(RUN, "act_1", "q")) == (RUN, "act_1", "q", False)
+    assert ids.asked("call_1") is None
 
 
 def test_a_response_that_never_was_is_not_found():
@@ -157,9 +157,9 @@ def test_a_response_reports_its_own_usage_only():
     before = {"input_tokens": 5, "output_tokens": 1, "total_tokens": 6}
     now = {"input_tokens": 9, "output_tokens": 4, "total_tokens": 13, "cached_input_tokens": 2}
     spent = {"input_tokens": 4, "output_tokens": 3, "total_tokens": 7, "cached_input_tokens": 2}
-    assert objects.usage_since(before, now) == spent
-    assert objects.usage_since(None, now) == now
-    assert objects.usage_since(None, None) is None
+    assert items.usage_since(before, now) == spent
+    assert items.usage_since(None, now) == now
+    assert items.usage_since(None, None) is None
     last = follow(Responses(ResponseId(RUN), fresh(NEW)), goldens.frames("text"))[-1]["response"]["usage"]
     assert (last["input_tokens"], last["input_tokens_details"]["cached_tokens"]) == (12, 4)
     assert (last["output_tokens"], last["output_tokens_details"]["reasoning_tokens"]) == (7, 2)
@@ -176,7 +176,7 @@ def test_a_continuation_that_waits_for_a_worker_again_keeps_its_numbers():
         record.take(frame)
         if frame.type == Type.MESSAGE_DELTA and len(record.pauses) == 1:
             queued = dataclasses.replace(record.standing(), status=Status.QUEUED)
-            got = follow(translation.following(name, queued, after=5), frames[at + 1 :])
+            got = follow(translator.following(name, queued, after=5), frames[at + 1 :])
             assert [brief(event) for event in got] == [brief(event) for event in whole[6:]]
             return
     pytest.fail("the log has no text after its pause")

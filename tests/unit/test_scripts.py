@@ -11,14 +11,16 @@ from typing import Any
 
 import pytest
 
-from mainstem_shared import ids, models, pausing, slots, steering, threads, verbs
-from mainstem_shared.actions import Action, Question
-from mainstem_shared.cursors import Cursor
-from mainstem_shared.events import Type
-from mainstem_shared.folds import Fold
+from mainstem_shared.model import ids, runs
+from mainstem_shared.model.actions import Action, Question
+from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.cursors import Cursor
+from mainstem_shared.model.events import Type
+from mainstem_shared.operations import quotas, steering
 from mainstem_shared.settings import Settings
-from mainstem_shared.store import Script, Store
-from specs import spec
+from mainstem_shared.store.client import Script, Store
+from mainstem_shared.transitions import pausing, threads, verbs
+from support.models.specs import spec
 
 RUN = ids.run_id("t", "t", uuid.UUID(int=1))
 CONTROL = verbs.Control(run_id=RUN, epoch=2, owner="me")
@@ -39,9 +41,9 @@ CALLS: dict[str, Callable[[Any], Any]] = {
         CONTROL,
         nonce="n",
         top=TOP,
-        reason=models.Reason.COMPLETED,
+        reason=runs.Reason.COMPLETED,
         state={},
-        error=models.ErrorInfo(code="c", message="m"),
+        error=runs.ErrorInfo(code="c", message="m"),
         retention_ms=1,
     ),
     "snapshot": lambda s: verbs.snapshot(s, CONTROL, cursor=TOP, state=b"{}", live_ttl_ms=1),
@@ -49,7 +51,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
         s, CONTROL, nonce="n", top=TOP, resume_as="run.restarted", cause="c", state=b"{}", live_ttl_ms=1
     ),
     "resync": lambda s: verbs.resync(s, CONTROL, nonce="n", state=b"{}", live_ttl_ms=1),
-    "stop": lambda s: verbs.stop(s, RUN, reason=models.Reason.USER_ABORT),
+    "stop": lambda s: verbs.stop(s, RUN, reason=runs.Reason.USER_ABORT),
     "published": lambda s: verbs.published(s, RUN, task_id="t"),
     "compact": lambda s: verbs.compact(s, RUN),
     "read": lambda s: verbs.read(s, RUN),
@@ -81,13 +83,13 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "forget": lambda s: threads.forget(s, RUN),
     "steer": lambda s: steering.steer(s, RUN, input_id="i", text="t", by=None),
     "inbox": lambda s: steering.inbox(s, CONTROL, read=1, known=1),
-    "take_slot": lambda s: slots.take(s, Settings(max_active_runs_per_user=1), SPEC),
+    "take_slot": lambda s: quotas.take(s, Settings(max_active_runs_per_user=1), SPEC),
 }
 """One call of each verb's function; a verb that is new must be added here."""
 
 SCRIPTS = {
     value.name: value
-    for module in (verbs, pausing, threads, slots, steering)
+    for module in (verbs, pausing, threads, quotas, steering)
     for value in vars(module).values()
     if isinstance(value, Script)
 }
@@ -112,7 +114,7 @@ class Recorder(Store):
 
 
 def source(name: str) -> str:
-    return (resources.files("mainstem_shared") / "lua" / f"{name}.lua").read_text("utf-8")
+    return (resources.files("mainstem_shared") / "transitions" / "lua" / f"{name}.lua").read_text("utf-8")
 
 
 def listed(text: str, what: str) -> list[str]:
@@ -190,7 +192,9 @@ def test_flags_say_what_a_verb_may_do(name: str):
 def test_every_script_is_a_verb():
     """No Lua file is left over; each begins with a shebang and a header of one sentence."""
     files = {
-        p.name for p in (resources.files("mainstem_shared") / "lua").iterdir() if p.name.endswith(".lua")
+        p.name
+        for p in (resources.files("mainstem_shared") / "transitions" / "lua").iterdir()
+        if p.name.endswith(".lua")
     }
     for file in files - {"_prelude.lua"}:
         text = source(file.removesuffix(".lua"))

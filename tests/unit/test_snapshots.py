@@ -5,10 +5,10 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mainstem_shared import jsontext
-from mainstem_shared.cursors import Cursor
-from mainstem_shared.folds import Fold
-from mainstem_shared.snapshots import PATCH_MIN, WHOLE_MIN, Due, Snapshots
+from mainstem_shared.model import jsontext
+from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.cursors import Cursor
+from mainstem_shared.model.snapshot_pacing import PATCH_MIN, WHOLE_MIN, Due, Snapshots
 
 TEXTS = st.text(
     st.characters(exclude_categories=()), max_size=8

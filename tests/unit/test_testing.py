@@ -7,12 +7,13 @@ from typing import Any
 
 from hypothesis import given
 
-from emitting import SCRIPTS, perform
-from mainstem_shared import ids, verbs
-from mainstem_shared.channels import Channel
-from mainstem_shared.cursors import Cursor
-from mainstem_shared.folds import Fold
+from mainstem_shared.eventlog.writing.channels import Channel
+from mainstem_shared.model import ids
+from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.cursors import Cursor
+from mainstem_shared.transitions import verbs
 from mainstem_tasks.testing import MemoryChannel
+from support.models.emitting import SCRIPTS, perform
 
 CONTROL = verbs.Control(run_id=ids.run_id("t", "t", uuid.UUID(int=1)), epoch=2, owner="me")
 

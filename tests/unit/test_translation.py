@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import goldens
-from emitting import SCRIPTS, recorded
-from mainstem_api.gateway.adapters.translation import Translator, spell
-from mainstem_shared import folds, jsontext
-from mainstem_shared.cursors import Cursor
-from mainstem_shared.events import Entry, Type
-from mainstem_shared.folds import Fold
-from mainstem_shared.frames import Frame
+from mainstem_api.gateway.adapters.translator import Translator, spell
+from mainstem_shared.eventlog.reading.frames import Frame
+from mainstem_shared.model import contents, jsontext
+from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.cursors import Cursor
+from mainstem_shared.model.events import Entry, Type
+from support.models import goldens
+from support.models.emitting import SCRIPTS, recorded
 
 
 class Listener(Translator):
@@ -86,7 +86,7 @@ def tell(listener: Listener, *entries: Entry) -> None:
 
 
 def state(kind: Type, entries: list[Entry]) -> Entry:
-    dumped = jsontext.dumps({"prev": "1-0", **folds.fold(entries).dump()})
+    dumped = jsontext.dumps({"prev": "1-0", **contents.fold(entries).dump()})
     return Entry(Cursor(3, 0), kind, dumped)
 
 
@@ -109,7 +109,7 @@ def test_what_it_says_is_the_content(script: list[tuple[Any, ...]]):
     entries = recorded(once(script))
     listener = Listener()
     tell(listener, *entries)
-    assert listener.parts == folds.fold(entries).dump()["content"]
+    assert listener.parts == contents.fold(entries).dump()["content"]
     assert listener.fold.dump()["content"] == listener.parts
 
 
@@ -121,7 +121,7 @@ def test_a_state_brings_what_is_missing(script: list[tuple[Any, ...]], data: st.
     then = data.draw(st.integers(cut, len(entries)))
     listener = Listener()
     tell(listener, *entries[:cut], state(Type.SNAPSHOT, entries[:then]), *entries[then:])
-    assert listener.parts == folds.fold(entries).dump()["content"]
+    assert listener.parts == contents.fold(entries).dump()["content"]
     assert "rewound" not in listener.told
 
 
@@ -136,7 +136,7 @@ def test_any_state_may_follow_anything(
     if kind is Type.FINISHED:
         final = final._replace(data=final.data[:-1] + b',"status":"succeeded"}')
     tell(listener, *recorded(once(before)), final)
-    assert listener.parts == folds.fold(entries).dump()["content"]
+    assert listener.parts == contents.fold(entries).dump()["content"]
     assert listener.over is (kind is Type.FINISHED)
 
 

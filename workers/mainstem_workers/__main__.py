@@ -8,7 +8,7 @@ import sys
 import warnings
 from typing import Any, Final
 
-from mainstem_shared import collector
+from mainstem_shared import garbage_collection
 from mainstem_shared.logs import FORMAT, FieldFormatter
 
 POOL: Final = "mainstem_workers.pool:TaskPool"
@@ -52,7 +52,7 @@ def _tell_of_root(**_: Any) -> None:
 
 
 def _settle(**_: Any) -> None:
-    collector.settle()
+    garbage_collection.settle()
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from typing import Any, Final
 from celery import Celery
 from kombu.entity import Exchange, Queue
 
-from mainstem_shared import endpoints
 from mainstem_shared.settings import Settings
-from mainstem_tasks.dispatch import QUEUE
+from mainstem_shared.store import endpoints
+from mainstem_tasks.celery_support.publisher import QUEUE
 from mainstem_workers.installation import install
 
 CONFIGURATION: Final[dict[str, Any]] = {

@@ -11,7 +11,7 @@ from typing import Any
 
 from celery import bootsteps
 
-from mainstem_workers import hosts, promises
+from mainstem_workers import configuration_checks, pool_hosts
 from mainstem_workers.pool import _celery
 
 logger = logging.getLogger(__name__)
@@ -25,10 +25,10 @@ class RunsStep(bootsteps.StartStopStep):
 
     def __init__(self, parent: Any, **kwargs: Any) -> None:
         super().__init__(parent, **kwargs)
-        self._host = hosts.host_for(parent)
+        self._host = pool_hosts.host_for(parent)
 
     def start(self, parent: Any) -> None:
-        promises.warn(parent)
+        configuration_checks.warn(parent)
         _celery.keep_broker_address(parent)
         self._host.start(parent)
 

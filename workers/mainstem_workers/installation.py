@@ -13,13 +13,13 @@ import celery
 from celery.exceptions import ImproperlyConfigured
 from pydantic import SecretStr
 
-from mainstem_shared import endpoints
 from mainstem_shared.settings import Settings
-from mainstem_tasks import runs
-from mainstem_tasks.dispatch import GENERATE
+from mainstem_shared.store import endpoints
+from mainstem_tasks import tasks
+from mainstem_tasks.celery_support.publisher import GENERATE
 from mainstem_workers.bootstep import RunsStep
-from mainstem_workers.hosts import CANCEL_GRACE_S
 from mainstem_workers.pool import PoolOptions
+from mainstem_workers.pool_hosts import CANCEL_GRACE_S
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -102,7 +102,7 @@ def _configure(sender: Celery, source: Any, **_: Any) -> None:
 
 
 def _register(sender: Celery, **_: Any) -> None:
-    runs.register(sender)
+    tasks.register(sender)
     task = sender.tasks[GENERATE]
     # The application's limits are meant for its own tasks; annotations for ours are meant for ours.
     for name in ("time_limit", "soft_time_limit"):

@@ -11,11 +11,12 @@ from typing import Any
 
 from celery.signals import task_revoked
 
-from mainstem_shared import errors, verbs
-from mainstem_shared.aborting import Aborter
-from mainstem_shared.models import Reason, Status
-from mainstem_tasks.dispatch import GENERATE
-from mainstem_tasks.runtime import Runtime
+from mainstem_shared import errors
+from mainstem_shared.model.runs import Reason, Status
+from mainstem_shared.operations.aborting import Aborter
+from mainstem_shared.transitions import verbs
+from mainstem_tasks.celery_support.publisher import GENERATE
+from mainstem_tasks.execution.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ import importlib
 from dataclasses import dataclass
 from typing import Any
 
-from mainstem_shared.promises import Broken
 from mainstem_shared.settings import Settings
+from mainstem_shared.store.server_checks import Broken
 
 
 class UnusableError(Exception):
@@ -33,8 +33,8 @@ def look_at(name: str | None, pool: str | None, settings: Settings) -> Report:
     Raises:
         UnusableError: there is no such app, or `install(app)` was never called on it.
     """
-    pools = importlib.import_module("mainstem_workers.pools")
-    promises = importlib.import_module("mainstem_workers.promises")
+    pools = importlib.import_module("mainstem_workers.pool_support")
+    promises = importlib.import_module("mainstem_workers.configuration_checks")
     app = _find(name) if name else importlib.import_module("mainstem_workers.app").make_app(settings)
     chosen = pools.Pool(pool) if pool else _pool_of(app, pools)
     if (installed := app.conf.get("mainstem_settings")) is None:

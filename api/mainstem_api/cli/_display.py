@@ -14,7 +14,7 @@ from rich.text import Text
 
 from mainstem_api.cli._following import Event
 from mainstem_api.cli._progress import Progress
-from mainstem_shared.events import Type
+from mainstem_shared.model.events import Type
 
 STYLES: Final = {
     "queued": "yellow",

@@ -15,9 +15,9 @@ from typing import Any, Final
 from httpx_sse import ServerSentEvent, SSEError
 
 from mainstem_api.cli._gateway import Gateway, GatewayError, UnreachableError
-from mainstem_shared import cursors, events
-from mainstem_shared.cursors import Cursor
-from mainstem_shared.events import Type
+from mainstem_shared.model import cursors, events
+from mainstem_shared.model.cursors import Cursor
+from mainstem_shared.model.events import Type
 
 FIRST_DELAY_S: Final = 0.2
 LONGEST_DELAY_S: Final = 5.0

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mainstem_api.cli._following import Event
-from mainstem_shared import cursors
-from mainstem_shared.cursors import Cursor
-from mainstem_shared.events import Type
-from mainstem_shared.models import Status
+from mainstem_shared.model import cursors
+from mainstem_shared.model.cursors import Cursor
+from mainstem_shared.model.events import Type
+from mainstem_shared.model.runs import Status
 
 _STATUS: Final[dict[str, Status]] = {
     Type.CREATED: Status.QUEUED,

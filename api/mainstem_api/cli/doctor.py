@@ -18,11 +18,13 @@ from rich.text import Text
 from mainstem_api.cli import _application
 from mainstem_api.cli._gateway import Gateway, UnreachableError
 from mainstem_api.cli._options import Exit, Url, gateway_url
-from mainstem_shared import endpoints, errors, keys, leases, promises
-from mainstem_shared.connections import connect_blocking
-from mainstem_shared.embedded import ServerNotRunningError
+from mainstem_shared import errors
+from mainstem_shared.coordination import leases
 from mainstem_shared.settings import Settings
-from mainstem_tasks.dispatch import Dispatcher
+from mainstem_shared.store import endpoints, keys, server_checks
+from mainstem_shared.store.connections import connect_blocking
+from mainstem_shared.store.embedded import ServerNotRunningError
+from mainstem_tasks.celery_support.publisher import Dispatcher
 
 TIMEOUT_S: Final = 3.0
 
@@ -152,10 +154,10 @@ def _server(client: redis.Redis, url: str) -> Iterator[Finding]:
         "maxmemory": _memory(info),
         "clocks": f"{(apart_s := _skew(client)) * 1000:.0f} ms apart from the server's",
     }
-    yield from _promised([*promises.of_store(info), *promises.of_clock(apart_s)], good)
+    yield from _promised([*server_checks.of_store(info), *server_checks.of_clock(apart_s)], good)
 
 
-def _promised(broken: list[promises.Broken], good: dict[str, str]) -> Iterator[Finding]:
+def _promised(broken: list[server_checks.Broken], good: dict[str, str]) -> Iterator[Finding]:
     """Tell what a server promises and what it does not; `good` has the words for what is as it should be."""
     wrong = {found.setting for found in broken}
     for setting, words in good.items():
@@ -231,7 +233,7 @@ def _queue(url: str, name: str) -> Iterator[Finding]:
     with connect_blocking(url, timeout_s=TIMEOUT_S) as client:
         waiting: Any = client.llen(name)
         info: dict[str, Any] = client.info("everything")  # pyright: ignore[reportAssignmentType] - not a coroutine
-    yield from _promised(promises.of_broker(info), {})
+    yield from _promised(server_checks.of_broker(info), {})
     yield Finding(Verdict.GOOD, "queue", f"{waiting:,} messages wait")
 
 

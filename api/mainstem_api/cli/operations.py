@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from mainstem_api.blocking import Runs
 from mainstem_api.cli._options import Exit
+from mainstem_api.client.runs import Runs
 
 RunId = Annotated[str, typer.Argument(metavar="RUN_ID", help="The run.")]
 

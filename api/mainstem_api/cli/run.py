@@ -11,7 +11,7 @@ import typer
 from mainstem_api.cli._gateway import Gateway, GatewayError, UnreachableError
 from mainstem_api.cli._options import Json, Url, gateway_url, json_object, reported
 from mainstem_api.cli.watch import follow
-from mainstem_shared.models import IfActive
+from mainstem_shared.model.runs import IfActive
 from mainstem_shared.settings import Settings
 
 _TRIES: Final = 4

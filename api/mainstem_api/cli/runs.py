@@ -14,7 +14,7 @@ from rich.text import Text
 from mainstem_api.cli._display import MARKS, STYLES
 from mainstem_api.cli._gateway import Gateway
 from mainstem_api.cli._options import Json, Url, gateway_url, reported
-from mainstem_shared.models import Status
+from mainstem_shared.model.runs import Status
 
 _LONGEST_PAGE: Final = 100
 _WIDE: Final = 100

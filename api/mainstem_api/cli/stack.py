@@ -7,10 +7,10 @@ import signal
 import threading
 from typing import Final
 
-from mainstem_api.supervisor import Stack
-from mainstem_shared.addresses import check_address
-from mainstem_shared.embedded import BROKER_DB, EmbeddedServer, ServerStartError
+from mainstem_api.stack import Stack
 from mainstem_shared.settings import Settings
+from mainstem_shared.store.addresses import check_address
+from mainstem_shared.store.embedded import BROKER_DB, EmbeddedServer, ServerStartError
 
 _POLL_S: Final = 0.5
 

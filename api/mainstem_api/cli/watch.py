@@ -12,7 +12,7 @@ from mainstem_api.cli._following import Follower
 from mainstem_api.cli._gateway import Gateway
 from mainstem_api.cli._options import Exit, Json, Url, gateway_url, reported
 from mainstem_api.cli._progress import Progress
-from mainstem_shared import cursors
+from mainstem_shared.model import cursors
 
 _EXITS = {"succeeded": Exit.SUCCEEDED, "failed": Exit.FAILED, "aborted": Exit.ABORTED}
 

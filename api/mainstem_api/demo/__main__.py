@@ -26,10 +26,10 @@ from rich.console import Console
 from mainstem_api.cli._following import Event, Follower
 from mainstem_api.cli._gateway import Gateway
 from mainstem_api.demo import _provider
-from mainstem_api.supervisor import Stack, program
-from mainstem_api.supervisor._output import Output
-from mainstem_shared import cursors
-from mainstem_shared.events import Type
+from mainstem_api.stack import Stack, program
+from mainstem_api.stack._output import Output
+from mainstem_shared.model import cursors
+from mainstem_shared.model.events import Type
 from mainstem_shared.settings import Settings
 
 TOKENS: Final = 60

@@ -12,28 +12,21 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from mainstem_api.gateway import (
-    approvals,
-    authentication,
-    endings,
-    health,
-    overviews,
-    pages,
-    problems,
-    routes,
-)
+from mainstem_api.gateway import problems, web
 from mainstem_api.gateway.adapters.routers import ALL as ADAPTERS
-from mainstem_api.gateway.authentication import Authenticator
-from mainstem_api.gateway.door import Door, Locked, is_locked
-from mainstem_api.gateway.intake import Intake
-from mainstem_api.gateway.limits import Limits
-from mainstem_api.gateway.middleware import RequestCount
-from mainstem_api.gateway.origins import Origins
-from mainstem_api.gateway.resources import Holder
-from mainstem_api.gateway.shell import Shell
+from mainstem_api.gateway.auth import authenticators
+from mainstem_api.gateway.auth.authenticators import Authenticator
+from mainstem_api.gateway.middleware.access import Door, Locked, is_locked
+from mainstem_api.gateway.middleware.errors_and_headers import Shell
+from mainstem_api.gateway.middleware.origins import Origins
+from mainstem_api.gateway.middleware.rate_limits import Limits
+from mainstem_api.gateway.middleware.request_limits import Intake
+from mainstem_api.gateway.middleware.request_metrics import RequestCount
+from mainstem_api.gateway.routes import approvals, endings, health, overview, runs
+from mainstem_api.gateway.state import Holder
 from mainstem_shared.settings import Settings
 
-_LOCKED_RESPONSES = routes.problem_documents(401, 403, 408, 413, 429, 431, 503)
+_LOCKED_RESPONSES = runs.problem_documents(401, 403, 408, 413, 429, 431, 503)
 """What the layers around all locked routes may answer."""
 
 
@@ -46,7 +39,7 @@ def create_app(settings: Settings | None = None, *, authenticator: Authenticator
         Misconfigured: the settings would leave a door open, or let nobody in.
     """
     settings = settings or Settings()
-    authenticator = authenticator or authentication.authenticator(settings)
+    authenticator = authenticator or authenticators.authenticator(settings)
     holder = Holder(settings)
     origins = Origins(settings)
     door = Door(authenticator, lambda: holder.gateway.tokens)
@@ -72,7 +65,7 @@ def create_app(settings: Settings | None = None, *, authenticator: Authenticator
     )
     app.state.holder = holder
     app.state.door = door
-    routers = (routes.router, endings.router, approvals.router, overviews.router, health.router, pages.router)
+    routers = (runs.router, endings.router, approvals.router, overview.router, health.router, web.router)
     routers = (*routers, *ADAPTERS)
     app.state.routes = [route for router in routers for route in router.routes]
     problems.install(app)

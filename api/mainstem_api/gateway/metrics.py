@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
-from mainstem_shared.tailer import Tailer
+from mainstem_shared.eventlog.reading.tailer import Tailer
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

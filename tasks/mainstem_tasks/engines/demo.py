@@ -13,9 +13,9 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mainstem_shared.actions import DECISIONS, Call, Decision
-from mainstem_tasks.context import RunContext
-from mainstem_tasks.registry import engine
+from mainstem_shared.model.actions import DECISIONS, Call, Decision
+from mainstem_tasks.sdk.context import RunContext
+from mainstem_tasks.sdk.registry import engine
 
 
 class DemoInput(BaseModel):

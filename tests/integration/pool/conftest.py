@@ -18,8 +18,8 @@ import pytest
 from celery import Celery, states
 from celery.backends.redis import RedisBackend
 
-from servers import Guard, ValkeyProcess
-from waiting import wait_until
+from support.processes.servers import Guard, ValkeyProcess
+from support.waiting import wait_until
 
 HERE = Path(__file__).parent
 

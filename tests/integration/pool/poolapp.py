@@ -18,7 +18,7 @@ import redis
 from celery import Celery, bootsteps, current_task, group, signals
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
-from mainstem_tasks.asynctask import AsyncTask, cancel_cause
+from mainstem_tasks.celery_support.async_task import AsyncTask, cancel_cause
 from mainstem_workers.pool import PoolOptions
 
 URL = os.environ["POOLAPP_URL"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
 
-from waiting import wait_until
+from support.waiting import wait_until
 
 
 def test_revoke_running(shared_worker, events):

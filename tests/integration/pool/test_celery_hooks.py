@@ -24,7 +24,7 @@ from celery.worker import state as worker_state
 from celery.worker.consumer import tasks as consumer_tasks
 from kombu.asynchronous import get_event_loop, hub, set_event_loop
 
-from mainstem_tasks.asynctask import AsyncTask
+from mainstem_tasks.celery_support.async_task import AsyncTask
 from mainstem_workers.pool import TaskPool, _celery
 
 

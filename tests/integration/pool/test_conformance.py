@@ -8,16 +8,16 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 
-from waiting import wait_until
+from support.paths import ROOT
+from support.waiting import wait_until
 
 patiently = functools.partial(wait_until, timeout_s=40)
-PAGE = Path(__file__).parents[3] / "docs" / "pools.md"
+PAGE = ROOT / "docs" / "pools.md"
 BEGIN, END = "<!-- conformance -->\n", "<!-- end -->"
 POOLS = {"asyncio": "custom", "threads": "threads", "prefork": "prefork", "solo": "solo"}
 YES, NO = "yes", "no"

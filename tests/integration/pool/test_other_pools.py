@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded
 
-from waiting import wait_until
+from support.waiting import wait_until
 
 POOLS = ("prefork", "threads", "solo")
 

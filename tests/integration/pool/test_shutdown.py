@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from together import Together
-from waiting import wait_until
+from support.together import Together
+from support.waiting import wait_until
 
 together = Together()
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from celery import chain
 
-from waiting import NotInTimeError, wait_until
+from support.waiting import NotInTimeError, wait_until
 
 
 def test_body_runs_on_the_loop_with_its_request_and_context(shared_worker):

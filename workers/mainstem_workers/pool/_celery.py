@@ -32,7 +32,7 @@ from celery.utils import threads as celery_threads
 from celery.worker import state as worker_state
 from kombu.asynchronous import get_event_loop
 
-from mainstem_tasks.asynctask import AsyncTask
+from mainstem_tasks.celery_support.async_task import AsyncTask
 
 try:
     import greenlet

@@ -24,8 +24,13 @@ from typing import Any, Protocol
 
 from greenlet import getcurrent, greenlet
 
-from mainstem_tasks.asynctask import AsyncTask
-from mainstem_tasks.cancellation import CancelCause, Cancellation, bind_cancellation, drive_steps
+from mainstem_tasks.celery_support.async_task import AsyncTask
+from mainstem_tasks.celery_support.cancellation import (
+    CancelCause,
+    Cancellation,
+    bind_cancellation,
+    drive_steps,
+)
 from mainstem_workers.pool import _celery
 from mainstem_workers.pool.callbacks import CallbackThread
 

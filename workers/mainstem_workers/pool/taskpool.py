@@ -16,16 +16,16 @@ import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from mainstem_tasks import asynctask
-from mainstem_tasks.cancellation import CancelCause
+from mainstem_tasks.celery_support import async_task
+from mainstem_tasks.celery_support.cancellation import CancelCause
 from mainstem_workers.pool import _celery
+from mainstem_workers.pool.admission import Slots
 from mainstem_workers.pool.callbacks import CallbackThread
-from mainstem_workers.pool.draining import Drain, Hook, ShutdownHooks
+from mainstem_workers.pool.daemon_threads import DaemonThreads
 from mainstem_workers.pool.jobs import Job, find_driver, make_job
-from mainstem_workers.pool.loops import PoolLoop
+from mainstem_workers.pool.loop_thread import PoolLoop
 from mainstem_workers.pool.options import PoolOptions
-from mainstem_workers.pool.slots import Slots
-from mainstem_workers.pool.threads import DaemonThreads
+from mainstem_workers.pool.shutdown import Drain, Hook, ShutdownHooks
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class TaskPool(_celery.BasePool):
     def on_start(self) -> None:
         _celery.require_greenlet()
         _celery.make_request_sets_iterable()
-        asynctask.register_driver(find_driver)
+        async_task.register_driver(find_driver)
         if self.app is not None:
             self._undo_offload = _celery.offload_callbacks(self.app, find_driver)
         self.callbacks.start()

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from pytest_celery import CeleryWorkerContainer, RedisContainer
 
-from mainstem_shared.embedded import find_server_binary, free_port
+from mainstem_shared.store.embedded import find_server_binary, free_port
 from mainstem_workers.testing import _containers
 from mainstem_workers.testing._process import STOP_TIMEOUT_S, ProcessContainer
 

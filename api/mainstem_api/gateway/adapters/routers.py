@@ -8,6 +8,6 @@ from fastapi import APIRouter
 
 from mainstem_api.gateway.adapters.ag_ui import routes as ag_ui
 from mainstem_api.gateway.adapters.ai_sdk import routes as ai_sdk
-from mainstem_api.gateway.adapters.responses import routes as responses
+from mainstem_api.gateway.adapters.openai_responses import routes as responses
 
 ALL: Final[tuple[APIRouter, ...]] = (ai_sdk.router, ag_ui.router, responses.router)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from mainstem_shared import keys
-from mainstem_shared.models import Spec, Status
-from mainstem_shared.principals import Principal
-from mainstem_shared.store import Store
+from mainstem_shared.model.principals import Principal
+from mainstem_shared.model.runs import Spec, Status
+from mainstem_shared.store import keys
+from mainstem_shared.store.client import Store
 
 _NEWEST: Final = 9
 """Runs of a thread that are looked at: one is active, few wait, more are history."""

@@ -14,12 +14,12 @@ from typing import Any, Final
 
 from mainstem_api.gateway.adapters.ag_ui import messages
 from mainstem_api.gateway.adapters.ag_ui.messages import Names
-from mainstem_api.gateway.adapters.standings import Standing
-from mainstem_api.gateway.adapters.starts import spelled
-from mainstem_api.gateway.adapters.translation import Translator, extends
-from mainstem_shared.events import Type
-from mainstem_shared.folds import Fold, TextPart
-from mainstem_shared.models import Usage
+from mainstem_api.gateway.adapters.attaching import Standing
+from mainstem_api.gateway.adapters.engine_input import spelled
+from mainstem_api.gateway.adapters.translator import Translator, extends
+from mainstem_shared.model.contents import Fold, TextPart
+from mainstem_shared.model.events import Type
+from mainstem_shared.model.runs import Usage
 
 PROTOCOL: Final = "1.0"
 OURS: Final = "mainstem"

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mainstem_api.gateway.adapters.starts import spelled
-from mainstem_shared import errors, ids
-from mainstem_shared.folds import Fold, TextPart
+from mainstem_api.gateway.adapters.engine_input import spelled
+from mainstem_shared import errors
+from mainstem_shared.model import ids
+from mainstem_shared.model.contents import Fold, TextPart
 
 
 class Names:

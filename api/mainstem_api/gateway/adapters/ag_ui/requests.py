@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from mainstem_api.gateway.adapters.starts import Options
-from mainstem_shared import errors, models
+from mainstem_api.gateway.adapters.engine_input import Options
+from mainstem_shared import errors
+from mainstem_shared.model import runs
 
 
 class _Wire(BaseModel):
@@ -40,7 +41,7 @@ class ForwardedProps(BaseModel):
 class RunAgentInput(_Wire):
     """What the client posts."""
 
-    thread_id: models.ThreadId
+    thread_id: runs.ThreadId
     run_id: Annotated[str, Field(min_length=1, max_length=255)]
     protocol_version: str | None = None
     parent_run_id: str | None = None

@@ -15,17 +15,21 @@ from typing import Any, Final
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from mainstem_api.gateway.adapters import standings, starts
+from mainstem_api.gateway.adapters import attaching, engine_input
 from mainstem_api.gateway.adapters.ag_ui import messages
 from mainstem_api.gateway.adapters.ag_ui.events import Events
 from mainstem_api.gateway.adapters.ag_ui.requests import RunAgentInput, Verdicts, verdicts
-from mainstem_api.gateway.adapters.standings import Standing
-from mainstem_api.gateway.principals import Caller
-from mainstem_api.gateway.resources import Gateway
-from mainstem_api.gateway.routes import Serving, problem_documents
-from mainstem_api.gateway.streams import EventStream
-from mainstem_shared import catalogue, errors, ids, keys, starting, verbs
-from mainstem_shared.principals import Principal
+from mainstem_api.gateway.adapters.attaching import Standing
+from mainstem_api.gateway.auth.caller import Caller
+from mainstem_api.gateway.routes.runs import Serving, problem_documents
+from mainstem_api.gateway.sse import EventStream
+from mainstem_api.gateway.state import Gateway
+from mainstem_shared import errors
+from mainstem_shared.model import ids
+from mainstem_shared.model.principals import Principal
+from mainstem_shared.operations import engine_catalogue, starting
+from mainstem_shared.store import keys
+from mainstem_shared.transitions import verbs
 
 router = APIRouter(tags=["ag-ui"])
 
@@ -51,7 +55,7 @@ async def run_agent(body: RunAgentInput, gateway: Serving, caller: Caller) -> Re
     turn = 0
     if standing is None and (known := await _known_as(gateway, body, caller)) is not None:
         run_id, turn = known
-        standing = await standings.read(gateway.store, run_id, caller)
+        standing = await attaching.read(gateway.store, run_id, caller)
     if standing is None:
         await _start(body, run_id, gateway, caller)
     before = None if standing is None else _spent_before(standing, turn)
@@ -71,7 +75,7 @@ def _scope(body: RunAgentInput, caller: Principal) -> bytes:
 
 async def _find(gateway: Gateway, run_id: str, caller: Principal) -> Standing | None:
     try:
-        return await standings.read(gateway.store, run_id, caller)
+        return await attaching.read(gateway.store, run_id, caller)
     except errors.NotFound:
         return None
 
@@ -79,11 +83,11 @@ async def _find(gateway: Gateway, run_id: str, caller: Principal) -> Standing | 
 async def _start(body: RunAgentInput, run_id: str, gateway: Gateway, caller: Principal) -> None:
     options = body.options
     engine = options.engine or gateway.settings.default_engine
-    schema = await catalogue.schema_of(gateway.store, engine)
+    schema = await engine_catalogue.schema_of(gateway.store, engine)
     said = messages.conversation(body.messages, body.context)
     request = {
         "engine": engine,
-        "input": starts.engine_input(schema, said, body.parameters(), options),
+        "input": engine_input.engine_input(schema, said, body.parameters(), options),
         "if_active": options.if_active,
         "metadata": options.metadata,
         "max_duration_s": options.max_duration_s,
@@ -106,7 +110,7 @@ async def _start(body: RunAgentInput, run_id: str, gateway: Gateway, caller: Pri
 
 async def _resume(body: RunAgentInput, given: Verdicts, gateway: Gateway, caller: Principal) -> Response:
     run_id = given.run_id
-    standing = await standings.read(gateway.store, run_id, caller)
+    standing = await attaching.read(gateway.store, run_id, caller)
     if standing.spec.thread_id != body.thread_id or not caller.owns(standing.spec):
         raise errors.NotFound
     try:
@@ -115,13 +119,13 @@ async def _resume(body: RunAgentInput, given: Verdicts, gateway: Gateway, caller
         if not given.all_cancelled:
             raise
         # The protocol's way past an interrupt that nobody can answer any more: tell what became of the run.
-        standing = await standings.read(gateway.store, run_id, caller)
+        standing = await attaching.read(gateway.store, run_id, caller)
     if _is_pending(given.action_id, standing):
         # The client has it all up to the pause: what follows comes as events, however far the run is by now.
         turn, before = len(standing.pauses) + 1, standing.fold.usage
         standing.fold.action = None
     else:
-        standing = await standings.read(gateway.store, run_id, caller)
+        standing = await attaching.read(gateway.store, run_id, caller)
         decided = [pause["action_id"] for pause in standing.pauses]
         turn = decided.index(given.action_id) + 1 if given.action_id in decided else len(decided)
         before = _spent_before(standing, turn)

@@ -11,9 +11,10 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mainstem_api.gateway.adapters import starts
+from mainstem_api.gateway.adapters import engine_input
 from mainstem_api.gateway.adapters.ai_sdk.stream import ASK_USER
-from mainstem_shared import errors, models
+from mainstem_shared import errors
+from mainstem_shared.model import runs
 
 UNANSWERED: Final = "The call was not answered."
 """Stands in for a result that the conversation has not: models refuse a call without one."""
@@ -33,17 +34,17 @@ class UIMessage(_Lenient):
     parts: list[dict[str, Any]] = Field(default_factory=list)
 
 
-class ChatOptions(starts.Options):
+class ChatOptions(engine_input.Options):
     """Mainstem's part of a request. `if_active` is about runs of the user's own; others are left alone."""
 
     # Stock frontends stop by cutting their connection: what they send next is meant to supersede.
-    if_active: models.IfActive = "replace"
+    if_active: runs.IfActive = "replace"
 
 
 class ChatRequest(_Lenient):
     """What the client's transport posts."""
 
-    id: models.ThreadId
+    id: runs.ThreadId
     messages: Annotated[list[UIMessage], Field(min_length=1, max_length=10_000)]
     trigger: Literal["submit-message", "regenerate-message"] = "submit-message"
     mainstem: ChatOptions = Field(default_factory=ChatOptions)
@@ -219,6 +220,6 @@ def _result(part: Mapping[str, Any]) -> str:
 
 def _spelled(value: Any) -> str:
     try:
-        return starts.spelled(value)
+        return engine_input.spelled(value)
     except ValueError as error:  # the encoder's own limit
         raise errors.InvalidRequest("messages: nested too deeply.") from error

@@ -8,17 +8,19 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from mainstem_api.gateway.adapters import starts, threads
+from mainstem_api.gateway.adapters import engine_input, threads
 from mainstem_api.gateway.adapters.ai_sdk import messages
 from mainstem_api.gateway.adapters.ai_sdk.messages import ChatRequest, UIMessage
 from mainstem_api.gateway.adapters.ai_sdk.stream import UIMessageStream
-from mainstem_api.gateway.principals import Caller
-from mainstem_api.gateway.resources import Gateway
-from mainstem_api.gateway.routes import Serving, as_json, problem_documents
-from mainstem_api.gateway.streams import EventStream
-from mainstem_shared import catalogue, cursors, errors
-from mainstem_shared.models import Run, Spec, ThreadId
-from mainstem_shared.principals import Principal
+from mainstem_api.gateway.auth.caller import Caller
+from mainstem_api.gateway.routes.runs import Serving, as_json, problem_documents
+from mainstem_api.gateway.sse import EventStream
+from mainstem_api.gateway.state import Gateway
+from mainstem_shared import errors
+from mainstem_shared.model import cursors
+from mainstem_shared.model.principals import Principal
+from mainstem_shared.model.runs import Run, Spec, ThreadId
+from mainstem_shared.operations import engine_catalogue
 
 router = APIRouter(tags=["ai-sdk"])
 
@@ -110,8 +112,8 @@ async def _input(body: ChatRequest, gateway: Gateway) -> dict[str, Any]:
     engine = body.mainstem.engine or gateway.settings.default_engine
     if not engine:
         raise errors.InvalidRequest("engine: set MAINSTEM_DEFAULT_ENGINE, or name one as `mainstem.engine`.")
-    schema = await catalogue.schema_of(gateway.store, engine)
-    return starts.engine_input(schema, messages.chat_messages(body.messages), {}, body.mainstem)
+    schema = await engine_catalogue.schema_of(gateway.store, engine)
+    return engine_input.engine_input(schema, messages.chat_messages(body.messages), {}, body.mainstem)
 
 
 async def _decide(

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
-from mainstem_api.gateway.adapters.translation import Translator
-from mainstem_shared import jsontext
-from mainstem_shared.events import Type
+from mainstem_api.gateway.adapters.translator import Translator
+from mainstem_shared.model import jsontext
+from mainstem_shared.model.events import Type
 
 ASK_USER: Final = "ask_user"
 """The name of the client's tool that a question calls: `{"text", "options"?}`; its output is the answer."""

@@ -1,0 +1,1 @@
+"""The Python client: `AsyncRuns`, and `Runs` for programs without an event loop."""

@@ -1,0 +1,100 @@
+"""Where a run stands when a client attaches: one atomic read, from which a translator begins.
+
+Protocols whose clients keep no cursor of ours begin with the content as of now, and follow the log from
+there. For adapters that attach in the middle; `translation` tells what changes afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mainstem_shared import errors
+from mainstem_shared.eventlog.reading import run_states
+from mainstem_shared.model import cursors, jsontext
+from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.cursors import Cursor
+from mainstem_shared.model.principals import Principal
+from mainstem_shared.model.runs import Spec, Status
+from mainstem_shared.store import keys
+from mainstem_shared.store.client import Store
+from mainstem_shared.transitions import verbs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """A run as of one moment.
+
+    Attributes:
+        spec: what never changes about it.
+        status: as of now.
+        started: whether a worker has ever had it.
+        fold: its content as of `cursor`. For the reader alone: changed by whoever follows from here.
+        cursor: what follows it is still to come; of a finished run, `run.finished` does.
+        outcome: the payload of `run.finished`, or None.
+        pauses: what was decided in each pause so far, in order: `action_id`, `kind`, `decisions`, and with
+            them what was `asked` and the content's `mark` at the pause (`pausing.mark`).
+        restarts: how often its content was replaced by something that is no continuation.
+        finished_ms: when it ended, or None.
+    """
+
+    spec: Spec
+    status: Status
+    started: bool
+    fold: Fold
+    cursor: Cursor
+    outcome: Mapping[str, Any] | None
+    pauses: Sequence[Mapping[str, Any]]
+    restarts: int
+    finished_ms: int | None
+
+
+async def read(store: Store, run_id: str, caller: Principal) -> Standing:
+    """Read where a run stands that the caller may read.
+
+    Raises:
+        NotFound: there is no such run, or it is not for them to read.
+        StoreUnavailable: the store does not answer.
+    """
+    state = await verbs.read(store, run_id)
+    if isinstance(state, verbs.Gone) or not caller.may_read(state.spec):
+        raise errors.NotFound
+    if run_states.size(state) > run_states.LARGE:
+        return await asyncio.to_thread(of_state, state)
+    return of_state(state)
+
+
+def of_state(state: verbs.State) -> Standing:
+    """Return where a run stands that was just read."""
+    fields = state.fields
+    fold, cursor, _ = run_states.content(state)
+    outcome = None
+    if state.status.is_terminal:
+        last = run_states.final_entry(state)
+        outcome, cursor = last.payload(), last.prev or cursors.START
+    return Standing(
+        spec=state.spec,
+        status=state.status,
+        started="segment" in fields,
+        fold=fold,
+        cursor=cursor,
+        outcome=outcome,
+        pauses=jsontext.loads(fields["decisions"]) if fields.get("decisions") else (),
+        restarts=int(fields.get("restarts", 0)),
+        finished_ms=int(fields["finished"]) if fields.get("finished") else None,
+    )
+
+
+async def input_of(store: Store, run_id: str) -> dict[str, Any]:
+    """Return what a run was started with; ownership is for the caller to check.
+
+    Raises:
+        NotFound: there is no such run.
+    """
+    record = keys.run(run_id).record
+    found = await store.patiently(lambda: store.client.hget(record, "input"))
+    if found is None:
+        raise errors.NotFound
+    return jsontext.loads(found)

@@ -1,0 +1,71 @@
+"""Ids of responses, and of what their approval items ask; everything follows from the run's own id.
+
+`resp_<run id>` is a run up to its first pause, `resp_<run id>_<n>` what follows its n-th pause.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+from mainstem_shared import errors
+from mainstem_shared.model import ids
+
+_RESPONSE: Final = re.compile(r"resp_(?P<run>[a-z2-7]{16}_[a-z2-7]{26})(?:_(?P<turn>[1-9][0-9]{0,5}))?")
+_ASKED: Final = re.compile(
+    r"(?P<kind>mcpr|ask)_(?P<run>[a-z2-7]{16}_[a-z2-7]{26})\.(?P<action>[^.]+)\.(?P<id>.+)", re.DOTALL
+)
+
+
+class ResponseId(NamedTuple):
+    """A response: a run, and how many of its pauses were decided before."""
+
+    run_id: str
+    turn: int = 0
+
+    def __str__(self) -> str:
+        return f"resp_{self.run_id}_{self.turn}" if self.turn else f"resp_{self.run_id}"
+
+
+class Asked(NamedTuple):
+    """One thing that a paused run waits for: `id` is a tool call's, or a question's."""
+
+    run_id: str
+    action_id: str
+    id: str
+    is_approval: bool
+
+
+def response(spelled: str) -> ResponseId:
+    """Read a response's id.
+
+    Raises:
+        NotFound: it cannot be one.
+    """
+    found = _RESPONSE.fullmatch(spelled)
+    if found is None:
+        raise errors.NotFound(f"Response with id {spelled[:80]!r} not found.")
+    return ResponseId(found["run"], int(found["turn"] or 0))
+
+
+def approval(run_id: str, action_id: str, call_id: str) -> str:
+    """Return the id of the item that asks for a tool call's approval."""
+    return f"mcpr_{run_id}.{action_id}.{call_id}"
+
+
+def question(run_id: str, action_id: str, question_id: str) -> str:
+    """Return the call id of the function call that asks a question."""
+    return f"ask_{run_id}.{action_id}.{question_id}"
+
+
+def asked(spelled: str) -> Asked | None:
+    """Read what `approval` or `question` spelled; None if it is neither."""
+    found = _ASKED.fullmatch(spelled)
+    return (
+        None if found is None else Asked(found["run"], found["action"], found["id"], found["kind"] == "mcpr")
+    )
+
+
+def short(run_id: str) -> str:
+    """Return the part of a run id that makes the ids of its items unique."""
+    return ids.split(run_id)[1]

@@ -1,0 +1,1 @@
+"""Who makes a request: tokens, trusted proxies, keys of identity providers."""

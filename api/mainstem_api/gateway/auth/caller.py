@@ -1,0 +1,36 @@
+"""Who a request comes from: the dependencies of routes, `Caller` and `Operator`. The `door` finds out."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from mainstem_shared import errors
+from mainstem_shared.model.principals import Principal
+
+
+async def principal(request: Request) -> Principal:
+    """Return the user of this request.
+
+    Raises:
+        NotAuthenticated: nobody proved to be one.
+    """
+    return await request.app.state.door.principal_of(request.scope)
+
+
+Caller = Annotated[Principal, Depends(principal)]
+
+
+async def operator(request: Request, caller: Caller) -> Principal:
+    """Return the user of this request if they operate the deployment: an admin, or who is alone on it.
+
+    Raises:
+        Forbidden: they do not.
+    """
+    if not caller.is_admin and request.app.state.holder.settings.auth != "none":
+        raise errors.Forbidden
+    return caller
+
+
+Operator = Annotated[Principal, Depends(operator)]

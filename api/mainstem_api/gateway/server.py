@@ -1,0 +1,81 @@
+"""Running the gateway with uvicorn: `mainstem gateway`, the supervisor and tests.
+
+Shutdown order: no new connections, all event streams reset (their readers reconnect elsewhere), other
+requests finish, then the app closes its connections.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, Final
+
+import uvicorn
+from fastapi import FastAPI
+
+from mainstem_api.gateway.app import create_app
+from mainstem_api.gateway.middleware.http_protocol import Protocol
+from mainstem_api.gateway.middleware.origins import OwnNames
+from mainstem_shared import garbage_collection, logs
+from mainstem_shared.settings import Settings
+from mainstem_shared.store.addresses import check_address
+
+SHUTDOWN_S: Final = 10
+"""After so long, requests that still run are cut off."""
+BACKLOG: Final = 4096
+"""All readers of a gateway that stopped come at once."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn, resetting the app's event streams first when it stops: it would wait for them for ever."""
+
+    drains_itself: Final = True
+    """For `resources`, which looks after servers that do not."""
+
+    def __init__(self, app: FastAPI, settings: Settings, **options: Any) -> None:
+        self._app = app
+        self._settings = settings
+        logs.set_up()
+        options.setdefault("http", Protocol)
+        super().__init__(
+            uvicorn.Config(
+                OwnNames(app, settings) if settings.auth == "none" else app,
+                host=settings.host,
+                port=settings.port,
+                backlog=BACKLOG,
+                timeout_graceful_shutdown=SHUTDOWN_S,
+                timeout_keep_alive=65,  # longer than the 60 s of common proxies, which reuse connections
+                server_header=False,
+                # Who connects is who connects: a header must not make a stranger one of MAINSTEM_PROXY_PEERS.
+                proxy_headers=False,
+                ws="none",
+                **options,
+            )
+        )
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until told to stop.
+
+        Raises:
+            Misconfigured: one of the sockets leads further than the settings allow.
+        """
+        for one in sockets or ():
+            if one.family in {socket.AF_INET, socket.AF_INET6}:
+                check_address(self._settings, one.getsockname()[0])
+        await super().serve(sockets)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # The way in is closed before any stream is reset: its reader comes back at once, and not to us.
+        for listening in (*self.servers, *(sockets or ())):
+            listening.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        self._app.state.holder.drain()
+        await super().shutdown(sockets)
+
+
+def serve(settings: Settings | None = None, **options: Any) -> None:
+    """Serve until SIGTERM or SIGINT. `options` go to `uvicorn.Config`."""
+    settings = settings or Settings()
+    server = Server(create_app(settings), settings, **options)
+    garbage_collection.settle()
+    server.run()

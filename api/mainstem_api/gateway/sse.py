@@ -1,0 +1,210 @@
+"""Server-sent events: a run's feed as an HTTP response that is reset, never ended, while the run is not over.
+
+Pure ASGI instead of Starlette's `StreamingResponse`, which ends cleanly whatever happened: clients take a
+clean end for the end of the run. Under uvicorn a callable that returns without its last body chunk closes the
+connection in mid-body, which every client reads as a break.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import ClassVar, Final, Protocol
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from mainstem_api.gateway.metrics import Metrics
+from mainstem_api.gateway.middleware.request_metrics import UNLAYERED_SEND
+from mainstem_shared import errors
+from mainstem_shared.eventlog.reading.frames import Frame
+from mainstem_shared.eventlog.reading.subscriptions import End, Feed
+from mainstem_shared.model.events import Type
+from mainstem_shared.model.principals import Principal
+from mainstem_shared.model.runs import Spec
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT: Final = b": hb\n\n"
+_HEADERS: Final = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"connection", b"keep-alive"),
+    (b"x-accel-buffering", b"no"),  # nginx would hold events back
+]
+
+
+class Words(Protocol):
+    """How a protocol spells a run's events, for one client; `adapters.translation` has the base of most."""
+
+    headers: ClassVar[Sequence[tuple[bytes, bytes]]]
+    """Response headers beside those of every event stream."""
+    over: bool
+    """Nothing more comes: the response ends."""
+
+    @property
+    def resting(self) -> bool:
+        """Whether the response ends here, with `rest`, if nothing more is to be read as of now."""
+        ...
+
+    def opening(self) -> bytes:
+        """Return what stands before the first event."""
+        ...
+
+    def take(self, frames: Sequence[Frame]) -> bytes:
+        """Return how events are spelled."""
+        ...
+
+    def rest(self) -> bytes:
+        """Return the last words of a run that waits for a human."""
+        ...
+
+
+class OwnWords:
+    """Our own protocol: frames as they are."""
+
+    headers: ClassVar[Sequence[tuple[bytes, bytes]]] = ()
+    resting = False
+
+    def __init__(self, spec: Spec) -> None:
+        del spec
+        self.over = False
+
+    def opening(self) -> bytes:
+        return b""
+
+    def take(self, frames: Sequence[Frame]) -> bytes:
+        self.over = frames[-1].type == Type.FINISHED
+        return frames[0].wire if len(frames) == 1 else b"".join([frame.wire for frame in frames])
+
+    def rest(self) -> bytes:
+        return b""
+
+
+class EventStream(Response):
+    """Follows a run for one client. Errors before the first byte become problem documents."""
+
+    def __init__(
+        self,
+        subscription: AbstractAsyncContextManager[Feed],
+        *,
+        principal: Principal,
+        heartbeat_s: float,
+        metrics: Metrics,
+        max_age_s: float = 0,
+        words: Callable[[Spec], Words] | None = None,
+    ) -> None:
+        """Follow the run of `subscription`; `words` makes what spells it, by default our own events.
+
+        With a `max_age_s` it is reset at about that age: for clients that reconnect where they were.
+        """
+        super().__init__()
+        self._subscription = subscription
+        self._principal = principal
+        self._heartbeat_s = heartbeat_s
+        self._metrics = metrics
+        self._max_age_s = max_age_s
+        self._words = words or OwnWords
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._subscription as feed:
+            if not self._principal.may_read(feed.spec):
+                raise errors.NotFound
+            if feed.end is End.FINISHED:  # the reader has it all: 204 makes an EventSource stop
+                await Response(status_code=204)(scope, receive, send)
+                return
+            words = self._words(feed.spec)
+            headers = [*_HEADERS, *words.headers]
+            listener = asyncio.create_task(_until_disconnected(receive))
+            listener.add_done_callback(lambda _: feed.close(End.CLOSED))
+            self._metrics.streams.inc()
+            ageing = self._limit_age(feed)
+            try:
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
+                # In a task of its own: a wake-up climbs through every coroutine that awaits it, and the app's
+                # layers around this one were a sixth of what an event costs.
+                await asyncio.create_task(self._stream(feed, words, scope.get(UNLAYERED_SEND, send)))
+            finally:
+                self._metrics.streams.dec()
+                listener.cancel()
+                if ageing is not None:
+                    ageing.cancel()
+                await asyncio.gather(listener, return_exceptions=True)
+
+    def _limit_age(self, feed: Feed) -> asyncio.TimerHandle | None:
+        if not self._max_age_s:
+            return None
+        # Spread: the readers of a gateway that stopped came together, and would all come back together.
+        age_s = self._max_age_s * random.uniform(0.8, 1.0)
+        return asyncio.get_running_loop().call_later(age_s, feed.close, End.CLOSED)
+
+    async def _stream(self, feed: Feed, words: Words, send: Send) -> None:
+        end = "error"
+        pulse = _Pulse(feed, self._heartbeat_s)
+        try:
+            await self._send_all(feed, words, pulse, send)
+            end = str(End.FINISHED if words.over else feed.end)
+        except errors.StoreUnavailable:
+            end = errors.StoreUnavailable.code
+        except Exception:  # the stream's boundary: raised further it could not become a response any more
+            logger.exception("a stream failed", extra={"action": "stream_failed"})
+        finally:
+            pulse.stop()
+            self._metrics.ends.labels(end).inc()
+        if end == End.FINISHED:
+            await send({"type": "http.response.body", "body": b""})
+        # Everything else is a reset: no last chunk.
+
+    async def _send_all(self, feed: Feed, words: Words, pulse: _Pulse, send: Send) -> None:
+        await self._send_body(words.opening(), 0, send)
+        while not words.over:
+            resting = words.resting
+            try:
+                frames = await feed.batch(wait=not resting)
+            except StopAsyncIteration:
+                return
+            if frames:
+                await self._send_body(words.take(frames), len(frames), send)
+            elif resting:
+                await self._send_body(words.rest(), 0, send)
+            else:
+                await send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
+            pulse.sent()
+
+    async def _send_body(self, body: bytes, events: int, send: Send) -> None:
+        if body:
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+        self._metrics.sent(events, len(body))
+
+
+class _Pulse:
+    """Nudges a feed that was silent for too long. One timer per heartbeat, not one per event."""
+
+    def __init__(self, feed: Feed, interval_s: float) -> None:
+        self._feed = feed
+        self._interval_s = interval_s
+        self._loop = asyncio.get_running_loop()
+        self._sent_at = self._loop.time()
+        self._timer = self._loop.call_later(interval_s, self._beat)
+
+    def sent(self) -> None:
+        self._sent_at = self._loop.time()
+
+    def _beat(self) -> None:
+        now = self._loop.time()
+        left = self._sent_at + self._interval_s - now
+        if left <= 0:
+            self._feed.nudge()
+            left = self._interval_s
+        self._timer = self._loop.call_later(left, self._beat)
+
+    def stop(self) -> None:
+        self._timer.cancel()
+
+
+async def _until_disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

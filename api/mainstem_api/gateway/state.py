@@ -1,0 +1,144 @@
+"""What a gateway process holds while it serves: store, tailer, client, sweeper. Routes get it per request.
+
+Opened by the app's lifespan; mounted into another app, whose server runs no lifespan of ours, on first use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from typing import Any, Final
+
+from fastapi import Request
+
+from mainstem_api.client.async_runs import AsyncRuns
+from mainstem_api.gateway.auth.stream_tokens import StreamTokens
+from mainstem_api.gateway.metrics import Metrics
+from mainstem_shared.coordination.leases import GATEWAY, Lease
+from mainstem_shared.eventlog.reading.tailer import Tailer
+from mainstem_shared.operations.ending import Finaliser
+from mainstem_shared.operations.sweeping import Sweeper
+from mainstem_shared.settings import Settings
+from mainstem_shared.store import endpoints, server_checks
+from mainstem_shared.store.client import Store
+from mainstem_tasks.celery_support.publisher import Dispatcher
+
+_WATCH_S: Final = 0.2
+_UNFINISHED: Final = "ASGI callable returned without completing response."
+
+
+class Gateway:
+    """One gateway's connections. Everything belongs to one event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.store = Store(endpoints.store_url(settings))
+        self.tailer = Tailer(self.store)
+        self.dispatcher = Dispatcher(endpoints.broker_url(settings), queue=settings.queue)
+        self.runs = AsyncRuns(
+            settings,
+            store=self.store,
+            publisher=self.dispatcher,
+            tailer=self.tailer,
+            sealer=self._sealer,
+            private_threads=True,
+        )
+        self.tokens = StreamTokens(self.store, lifetime_s=settings.stream_token_s)
+        self.metrics = Metrics()
+        self.metrics.observe(self.tailer)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._lease: Lease | None = None
+        _expect_resets()
+
+    def start(self) -> None:
+        """Begin what goes on beside requests."""
+        # Who seals runs must be seen alive: a gateway that dies while it ends a run is swept too.
+        lease = self._lease = Lease(self.store.url, self.settings, role=GATEWAY)
+        lease.start_soon()
+        finaliser = Finaliser(store=self.store, settings=self.settings, publisher=self.dispatcher)
+        sweeper = Sweeper(finaliser=finaliser, owner=lambda: lease.owner)
+        self._tasks = [
+            asyncio.create_task(sweeper.run(), name="gateway-sweeper"),
+            asyncio.create_task(self._drain_with_server(), name="gateway-drain"),
+            asyncio.create_task(
+                server_checks.watch_start(self.store.url, endpoints.broker_url(self.settings)),
+                name="gateway-promises",
+            ),
+        ]
+
+    def _sealer(self) -> str:
+        return "" if self._lease is None else self._lease.owner
+
+    def drain(self) -> None:
+        """Reset all event streams, so that their readers reconnect elsewhere; accept no new ones."""
+        self.tailer.drain()
+
+    async def close(self) -> None:
+        """Drain and close everything, in the order of use."""
+        self.drain()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.tailer.close()
+        await self.runs.aclose()
+        await self.dispatcher.aclose()
+        if self._lease is not None:
+            await asyncio.to_thread(self._lease.stop)
+        await self.store.close()
+
+    async def _drain_with_server(self) -> None:
+        """Drain as soon as the uvicorn that runs us begins to stop.
+
+        uvicorn waits for open responses before it tells the app: a stream that waits for its run would hold
+        it for ever. Its signal handler is a bound method; the flag on its owner is all we need.
+        """
+        server: Any = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+        if not hasattr(server, "should_exit") or hasattr(server, "drains_itself"):
+            return  # run in a thread, or by another server: whoever runs us calls `drain`, or cuts us off
+        while not server.should_exit:  # noqa: ASYNC110 - a signal handler sets it, there is no event
+            await asyncio.sleep(_WATCH_S)
+        self.drain()
+
+
+class Holder:
+    """Opens an app's gateway once, and closes it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._gateway: Gateway | None = None
+
+    @property
+    def gateway(self) -> Gateway:
+        if self._gateway is None:
+            self._gateway = Gateway(self.settings)
+        return self._gateway
+
+    def drain(self) -> None:
+        if self._gateway is not None:
+            self._gateway.drain()
+
+    async def close(self) -> None:
+        gateway, self._gateway = self._gateway, None
+        if gateway is not None:
+            await gateway.close()
+
+
+def gateway_of(request: Request) -> Gateway:
+    """Return the gateway that serves a request: a FastAPI dependency."""
+    holder: Holder = request.app.state.holder
+    return holder.gateway
+
+
+class _ExpectedResets(logging.Filter):
+    """Drops uvicorn's complaint about responses without an end: that is how a stream is reset."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.msg != _UNFINISHED
+
+
+_FILTER: Final = _ExpectedResets()
+
+
+def _expect_resets() -> None:
+    logging.getLogger("uvicorn.error").addFilter(_FILTER)

@@ -1,0 +1,152 @@
+// A run's state from its events: what `mainstem_shared.model.contents` does, in the browser. `docs/events.md` says what each
+// event means; types that are not here change nothing.
+
+const DELTAS = { "message.delta": "text", "reasoning.delta": "reasoning" };
+
+/** A run as of its last event: content and steps, and what became of it. */
+export class Fold {
+  /** Begin with a run as `GET /v1/runs/{run_id}` returns it. */
+  constructor(run) {
+    this.status = run.status;
+    this.reason = run.reason;
+    this.error = run.error;
+    this.waitingFor = run.waiting_for;
+    this.startedAt = run.started_at;
+    this.finishedAt = run.finished_at;
+    this.restarts = 0;
+    this.decisions = new Map(); // by call or question: only the log has them
+    this.load(run);
+  }
+
+  get text() {
+    return this.content.filter((part) => part.type === "text").map((part) => part.text).join("");
+  }
+
+  get isOver() {
+    return ["succeeded", "failed", "aborted"].includes(this.status);
+  }
+
+  load(state) {
+    this.content = state.content ?? [];
+    this.steps = state.steps ?? [];
+    this.usage = state.usage ?? null;
+    this.title = state.title ?? null;
+    this.action = state.action ?? null;
+    this.agent = state.agent ?? null;
+    this.contextUsage = state.context_usage ?? null;
+    this.inputs = state.inputs ?? [];
+    this.unread = state.unread ?? [];
+  }
+
+  apply(type, data) {
+    if (type in DELTAS) this.append(DELTAS[type], data.part, data.text);
+    else this[HANDLERS[type]]?.(data);
+  }
+
+  append(type, part, text) {
+    if (part < this.content.length) this.content[part].text += text;
+    else this.content.push({ type, text });
+  }
+
+  call(callId) {
+    return this.content.find((part) => part.type === "tool_call" && part.call_id === callId);
+  }
+
+  replaced(data) {
+    this.load(data);
+    if (this.action) this.status = "requires_action"; // a state stands in for events that would have said so
+    else if (!this.isOver && this.status === "requires_action") this.status = "running";
+  }
+
+  began(data) {
+    this.status = "running";
+    this.waitingFor = null;
+    this.startedAt ??= new Date(data.at).toISOString();
+  }
+
+  beganAgain(data) {
+    this.began(data);
+    this.restarts += 1;
+    if ("content" in data) this.load(data);
+  }
+
+  givenBack() {
+    this.status = "queued";
+    this.waitingFor = "worker";
+  }
+
+  finished(data) {
+    this.load(data);
+    this.status = data.status;
+    this.reason = data.reason;
+    this.error = data.error;
+    this.finishedAt = new Date(data.at).toISOString();
+  }
+
+  stepStarted({ step_id: id, kind, name, arguments: given, at }) {
+    const step = { step_id: id, kind, name, state: "running", started_at: new Date(at).toISOString(), completed_at: null };
+    const known = this.steps.find((other) => other.step_id === id);
+    if (known) Object.assign(known, step);
+    else this.steps.push(step);
+    if (kind !== "tool_call") return;
+    const part = { type: "tool_call", call_id: id, name, arguments: given, result: null, state: typeof given === "string" ? "streaming" : "called" };
+    const call = this.call(id);
+    if (call) Object.assign(call, part);
+    else this.content.push(part);
+  }
+
+  stepDelta({ step_id: id, arguments: text }) {
+    const call = this.call(id);
+    if (call && typeof call.arguments === "string") call.arguments += text;
+  }
+
+  stepCompleted({ step_id: id, state, result, at }) {
+    const step = this.steps.find((other) => other.step_id === id);
+    if (step) Object.assign(step, { state, completed_at: new Date(at).toISOString() });
+    const call = this.call(id);
+    if (call) Object.assign(call, { state, result: result ?? null });
+  }
+
+  used(data) { this.usage = data; }
+
+  titled(data) { this.title = data.title; }
+
+  paused(data) {
+    this.status = "requires_action";
+    this.action = data.action;
+  }
+
+  decided(data) {
+    this.action = null;
+    this.status = "queued";
+    this.waitingFor = "worker";
+    for (const decision of data.decisions ?? []) this.decisions.set(decision.id, decision);
+  }
+
+  agentChanged(data) { this.agent = data; }
+
+  contextUsed(data) { this.contextUsage = data; }
+
+  heard(data) { this.inputs.push({ ...data, part: this.content.length }); }
+}
+
+const HANDLERS = {
+  snapshot: "replaced",
+  resync: "replaced",
+  "run.started": "began",
+  "run.resumed": "began",
+  "run.restarted": "beganAgain",
+  "run.queued": "givenBack",
+  "run.finished": "finished",
+  "step.started": "stepStarted",
+  "step.delta": "stepDelta",
+  "step.completed": "stepCompleted",
+  usage: "used",
+  title: "titled",
+  "approval.required": "paused",
+  "approval.resolved": "decided",
+  "approval.expired": "decided",
+  "agent.updated": "agentChanged",
+  context_usage: "contextUsed",
+  "input.accepted": "heard",
+};

@@ -1,7 +1,0 @@
-"""What `mainstem up` runs: the whole stack on one machine, in the foreground, as one process group."""
-
-from mainstem_api.supervisor._ports import PortTakenError
-from mainstem_api.supervisor._stack import AlreadyRunningError, Stack, program
-from mainstem_api.supervisor._tether import hold_tether
-
-__all__ = ["AlreadyRunningError", "PortTakenError", "Stack", "hold_tether", "program"]

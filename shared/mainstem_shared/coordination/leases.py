@@ -1,0 +1,137 @@
+"""The lease of a process: what proves to everybody else that the owner of its runs is alive.
+
+One key with a TTL per process, renewed by a thread, so that neither a busy loop nor a garbage collection
+lets it lapse. The thread also notices when the process itself was suspended (SIGSTOP, a paused virtual
+machine): others may have taken its runs meanwhile, so it must let go of everything and begin anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from redis.exceptions import RedisError
+
+from mainstem_shared.coordination import clocks
+from mainstem_shared.settings import Settings
+from mainstem_shared.store import keys
+from mainstem_shared.store.client import now_ms
+from mainstem_shared.store.connections import connect_blocking
+
+logger = logging.getLogger(__name__)
+
+BEATS_PER_LEASE: Final = 3
+"""Two beats may be lost before the lease lapses."""
+WORKER: Final = "worker"
+GATEWAY: Final = "gateway"
+CLIENT: Final = "client"
+RETRY_S: Final = 0.5
+"""After a failed beat: a store that comes back sees the lease before any sweeper looks twice."""
+
+
+def incarnation() -> str:
+    """Name a process's current life: readable for operators, never used twice."""
+    host = "".join(c if c.isalnum() or c in "-." else "-" for c in socket.gethostname())[:40]
+    return f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+class Lease:
+    """Holds a process's lease. `owner` names it; a new name begins after every suspension."""
+
+    def __init__(
+        self,
+        url: str,
+        settings: Settings,
+        *,
+        role: str = WORKER,
+        on_suspended: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`role` is what operators are shown: gateways hold leases too, for the runs they are ending."""
+        self._settings = settings
+        self._role = role
+        self._on_suspended = on_suspended
+        self._client = connect_blocking(url, timeout_s=settings.lease_s / BEATS_PER_LEASE)
+        self._wakeup = threading.Event()
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        self._ticked = clocks.now()
+        self.owner = incarnation()
+
+    def start(self) -> None:
+        """Take the lease and keep it; a store that is away is tried again until it answers."""
+        self._ticked = clocks.now()
+        self._beat()
+        self.start_soon()
+
+    def start_soon(self) -> None:
+        """Take the lease from the beat thread, without waiting for the store here."""
+        self._ticked = clocks.now()
+        self._thread = threading.Thread(target=self._run, name="mainstem-lease", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Give the lease up, at once and for everybody to see."""
+        self._stopping = True
+        self._wakeup.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._release(self.owner)
+        self._client.close()
+
+    @property
+    def may_write(self) -> bool:
+        """Whether this process has certainly not been suspended for longer than its lease.
+
+        The beat thread's own pulse is the evidence, not its success: a store that is away takes runs from
+        nobody, but a process that did not run may have lost them.
+        """
+        return clocks.now() - self._ticked <= self._settings.lease_s
+
+    def _run(self) -> None:
+        delay = 0.0
+        while not self._stopping:
+            self._wakeup.wait(delay)
+            if self._stopping:
+                return
+            if not self.may_write:
+                self._begin_anew()
+            self._ticked = clocks.now()
+            delay = self._settings.lease_s / BEATS_PER_LEASE if self._beat() else RETRY_S
+
+    def _begin_anew(self) -> None:
+        logger.error(
+            "this process was suspended for longer than its lease; dropping all its runs",
+            extra={"action": "lease_suspended", "owner": self.owner},
+        )
+        former, self.owner = self.owner, incarnation()
+        self._on_suspended()
+        self._release(former)
+
+    def _beat(self) -> bool:
+        try:
+            with self._client.pipeline(transaction=False) as pipe:
+                pipe.set(keys.lease(self.owner), self._role, px=int(self._settings.lease_s * 1000))
+                pipe.zadd(keys.WORKERS, {self.owner: now_ms()})
+                pipe.execute()
+        except (RedisError, OSError) as error:
+            logger.warning(
+                "cannot renew the lease", extra={"action": "lease_beat_failed", "error": repr(error)}
+            )
+            return False
+        return True
+
+    def _release(self, owner: str) -> None:
+        try:
+            self._client.delete(keys.lease(owner))
+            if self._client.exists(keys.owned(owner)):
+                # Listed, it is swept. It was already, if a claim that was under way began the set anew.
+                self._client.zadd(keys.WORKERS, {owner: now_ms()}, nx=True)
+            else:
+                self._client.zrem(keys.WORKERS, owner)
+        except (RedisError, OSError):
+            pass  # it lapses by itself

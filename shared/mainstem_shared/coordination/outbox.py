@@ -1,0 +1,76 @@
+"""The outbox: handing a durable, queued run to the broker.
+
+A pair across two servers: the record is the truth, the message a hint. Order: the run is durable first, then
+the message, then `published` notes it. A crash or a broker that is away in between leaves a queued run that
+is not noted as published; a sweeper delivers it again. A message too many is refused by the claim.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from mainstem_shared import errors
+from mainstem_shared.model import ids
+from mainstem_shared.model.runs import Spec
+from mainstem_shared.store.client import Store
+from mainstem_shared.transitions import verbs
+
+CELERY: Final = "celery"
+"""What triggered a run that `mainstem.submit` started."""
+
+log = logging.getLogger(__name__)
+
+
+class Publisher(Protocol):
+    """What hands messages to the broker: `mainstem_tasks.celery_support.publisher.Dispatcher`."""
+
+    async def apublish(
+        self, run_id: str, *, user_id: str, engine: str, descent: Descent | None = None
+    ) -> str:
+        """Publish a message that makes a worker claim the run; return its task id."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Descent:
+    """The tasks that a message comes after: what monitors link it to."""
+
+    root: str
+    """The task that the run began with."""
+    parent: str
+    """The one before."""
+
+
+def descent_of(spec: Spec, fields: Mapping[str, str] | None = None) -> Descent | None:
+    """Return the tasks before a run's next message, by its record; None before the first.
+
+    Plain Celery's `mainstem.submit` is one of them: its id is in the run's.
+    """
+    fields = fields or {}
+    submitted = str(ids.unique(spec.run_id)) if spec.trigger == CELERY else ""
+    root = submitted or fields.get("first_task")
+    return Descent(root=root, parent=fields.get("last_task") or root) if root else None
+
+
+async def deliver(
+    store: Store,
+    publisher: Publisher,
+    *,
+    run_id: str,
+    user_id: str,
+    engine: str,
+    descent: Descent | None = None,
+) -> bool:
+    """Publish a run's message and note it; False if that must be tried again later. Never raises for it."""
+    noted = {"action": "deliver", "run_id": run_id}
+    try:
+        task_id = await publisher.apublish(run_id, user_id=user_id, engine=engine, descent=descent)
+        await verbs.published(store, run_id, task_id=task_id)
+    except errors.Unavailable as error:
+        log.warning("A queued run waits for its message", extra={**noted, "why": error.code})
+        return False
+    log.debug("A run's message is published", extra={**noted, "task_id": task_id})
+    return True

@@ -1,0 +1,1 @@
+"""The event log of a run: `writing` appends to it, `reading` follows it; neither knows the other."""

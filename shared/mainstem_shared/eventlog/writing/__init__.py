@@ -1,0 +1,1 @@
+"""Appending to logs: one state machine per run (`channels`), one writer per process."""

@@ -1,0 +1,496 @@
+"""One run's way into its log: merging, encoding, and what became of each group of events.
+
+A channel belongs to the segment that claimed the run; the process's one `writer` moves its bytes. Written
+down as a state machine before it was code:
+
+    OPEN ──encode──▶ IN_FLIGHT ──acknowledged──▶ OPEN
+      ▲                 │ refused for want of memory: WAITING, then the same bytes again
+      │                 │ connection lost, or "equal or smaller": outcome unknown
+      │                 ▼
+      │              PROBING: the log's top entry decides (also idle channels, after every reconnect)
+      ├── landed ───────┤
+      ├── not there ────┤ the same bytes again
+      │                 ├── a greater epoch: LOST (fenced; cancel the engine, write nothing more)
+      │                 └── an acknowledged tail is missing: RESYNC
+      └── new epoch ◀── RESYNC: the whole fold, as a verb; refused: LOST
+
+Ids and bytes are fixed when a group is encoded. At most one group is in flight: one XADD, or MULTI/EXEC
+for several, so that no error in the middle can leave a hole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, Final, NamedTuple, Protocol
+
+import hiredis
+
+from mainstem_shared import errors
+from mainstem_shared.model import contents, events, jsontext
+from mainstem_shared.model.contents import Fold, type_of_delta
+from mainstem_shared.model.cursors import Cursor
+from mainstem_shared.model.events import Type
+from mainstem_shared.model.snapshot_pacing import Patch, Snapshots
+from mainstem_shared.store import keys, raw_connections
+from mainstem_shared.transitions import verbs
+
+BUFFER_LIMIT: Final = 128 * 1024
+"""Bytes a run may have waiting before its engine is slowed down."""
+GROUP_LIMIT: Final = 256 * 1024
+"""Bytes of payload after which a group is full."""
+ENTRY_OVERHEAD: Final = 16
+"""Bytes a stream entry takes beside its payload; an estimate for pacing snapshots."""
+
+_NOMKSTREAM: Final = raw_connections.bulk(b"NOMKSTREAM")
+_MULTI: Final = raw_connections.pack(b"MULTI")
+_EXEC: Final = raw_connections.pack(b"EXEC")
+
+
+class Phase(Enum):
+    """Where a channel is in the state machine of this module's docstring."""
+
+    OPEN = auto()
+    IN_FLIGHT = auto()
+    WAITING = auto()
+    PROBING = auto()
+    RESYNC = auto()
+    LOST = auto()
+
+
+# What the log holds is not known: flushing waits.
+_UNCERTAIN: Final = frozenset({Phase.PROBING, Phase.RESYNC})
+
+# Looking up an enum's member, or making a frozen dataclass, costs what a step of a token's way may cost: the
+# states that every token passes through have names of their own, and groups are tuples.
+_OPEN: Final = Phase.OPEN
+_IN_FLIGHT: Final = Phase.IN_FLIGHT
+_LOST: Final = Phase.LOST
+_FIELDS: Final = {kind: raw_connections.bulk(events.field(kind).encode()) for kind in type_of_delta}
+
+
+class Host(Protocol):
+    """What a channel needs of the writer that carries it."""
+
+    def mark(self, channel: Channel) -> None:
+        """Note that the channel has something to send."""
+        ...
+
+    def retry_later(self, channel: Channel) -> None:
+        """Send the channel's group again after a delay."""
+        ...
+
+    def probe(self, channel: Channel) -> None:
+        """Ask for the top entry of the channel's log."""
+        ...
+
+    def reconnect(self) -> None:
+        """Give the connection up: it leads to a server that no longer takes writes."""
+        ...
+
+    def resync(self, channel: Channel) -> None:
+        """Write the channel's fold as a new epoch."""
+        ...
+
+    def snapshot(self, channel: Channel, cursor: Cursor, state: bytes) -> None:
+        """Store a snapshot, off the channel's path; `channel.snapshotted` with what became of it."""
+        ...
+
+    def patch(self, channel: Channel, cursor: Cursor, text: bytes, patch: Patch) -> None:
+        """Do the same by extending the stored one."""
+        ...
+
+    def forget(self, channel: Channel) -> None:
+        """Carry the channel no more."""
+        ...
+
+
+class _Delta:
+    """Consecutive deltas of one part, merged as long as they wait. `length` counts characters."""
+
+    __slots__ = ("kind", "length", "part", "pieces")
+
+    def __init__(self, kind: Type, part: int) -> None:
+        self.kind, self.part, self.length = kind, part, 0
+        self.pieces: list[str] = []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Event:
+    """Any other event: encoded when emitted, folded when sent.
+
+    The payload is decoded from the data: what the engine does to its own objects afterwards, and types that
+    JSON does not have, cannot make the fold differ from the log.
+    """
+
+    kind: str
+    data: bytes
+    payload: dict[str, Any]
+
+
+class Group(NamedTuple):
+    """Encoded events whose ids and bytes never change again."""
+
+    packed: bytes
+    replies: int
+    items: int
+    last: Cursor
+    size: int
+
+
+class Channel:
+    """Emit a run's events. All methods belong to the loop of the writer."""
+
+    def __init__(self, host: Host, control: verbs.Control, fold: Fold) -> None:
+        self.control = control
+        self.fold = fold
+        self.phase = Phase.OPEN
+        self.acknowledged = Cursor(control.epoch, 0)
+        self.group: Group | None = None
+        self.on_lost: Callable[[], None] | None = None
+        self.snapshot_pending = False
+        self._host = host
+        self._pending: deque[_Delta | _Event] = deque()
+        self._closed = False
+        self._last_emit = time.monotonic()
+        self._buffered = 0
+        self._part_kind: Type | None = None
+        self._parts = len(fold.parts)
+        self._calls = set(fold.calls)
+        self._enqueued = self._settled = 0
+        self._flushes: list[tuple[int, asyncio.Future[None]]] = []
+        self._drains: list[asyncio.Future[None]] = []
+        self._snapshots = Snapshots(fold.size)
+        key = keys.run(control.run_id).log.encode()
+        self._xadd = b"*6\r\n" + raw_connections.bulk(b"XADD") + raw_connections.bulk(key) + _NOMKSTREAM
+        self.log_key = key
+
+    # -- emitting
+
+    def text(self, kind: Type, text: str) -> None:
+        """Append to the open part of this kind; a new part begins when the last one is of another kind.
+
+        Raises:
+            ChannelClosed, Fenced: the segment must not write (any more).
+            ContentTooLarge: the run's content would pass its limit.
+        """
+        size = _utf8_size(text)
+        self._admit(size)
+        if not text:
+            self._last_emit = time.monotonic()
+            return  # an empty delta opens no part: its number would be taken, but no entry would say so
+        if kind is not self._part_kind:
+            self._part_kind = kind
+            self._parts += 1
+        last = self._pending[-1] if self._pending else None
+        for piece in (text,) if len(text) <= events.MERGE_LIMIT else _pieces(text):
+            if (
+                not isinstance(last, _Delta)
+                or last.part != self._parts - 1
+                or last.length + len(piece) > events.MERGE_LIMIT
+            ):
+                last = _Delta(kind, self._parts - 1)
+                self._pending.append(last)
+                self._enqueued += 1
+            last.pieces.append(piece)
+            last.length += len(piece)
+        self._emitted(size)
+
+    def emit(self, kind: str, payload: dict[str, Any]) -> None:
+        """Append any other event.
+
+        Raises:
+            ChannelClosed, Fenced: the segment must not write (any more).
+            EventTooLarge, ContentTooLarge: the event or the run's content would pass its limit.
+            ValueError: no fold could take the payload.
+        """
+        data = events.check_size(jsontext.dumps(payload))
+        decoded = contents.check(kind, jsontext.loads(data))
+        self._admit(len(data))
+        if kind == Type.STEP_STARTED and decoded["kind"] == "tool_call":
+            self._opens_call(decoded["step_id"])
+        elif kind == Type.INPUT_ACCEPTED:
+            self._part_kind = None  # what follows it is another part, so that readers can tell its place
+        self._pending.append(_Event(kind=kind, data=data, payload=decoded))
+        self._enqueued += 1
+        self._emitted(len(data))
+
+    def _opens_call(self, call_id: str) -> None:
+        if call_id not in self._calls:
+            self._calls.add(call_id)
+            self._parts += 1
+            self._part_kind = None
+
+    def _admit(self, size: int) -> None:
+        if self.phase is _LOST:
+            raise errors.Fenced(run_id=self.control.run_id)
+        if self._closed:
+            raise errors.ChannelClosed
+        if self.fold.size + self._buffered + size > events.CONTENT_LIMIT:
+            raise errors.ContentTooLarge(limit=events.CONTENT_LIMIT)
+
+    def _emitted(self, size: int) -> None:
+        self._buffered += size
+        self._last_emit = time.monotonic()
+        if self.phase is _OPEN:
+            self._host.mark(self)
+
+    @property
+    def last_emit(self) -> float:
+        """When (monotonic) the engine last emitted; now, while it waits for the store: that is no silence."""
+        if any(not waiter.done() for waiter in (*self._drains, *(waiter for _, waiter in self._flushes))):
+            return time.monotonic()
+        return self._last_emit
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything emitted is acknowledged: silence is then the engine's, not the store's."""
+        return self._settled == self._enqueued
+
+    @property
+    def congested(self) -> bool:
+        """Whether the engine should wait (`drained`) before it emits more."""
+        return self._buffered > BUFFER_LIMIT
+
+    async def drained(self) -> None:
+        """Wait until the buffer has room again.
+
+        Raises:
+            Fenced: the run was lost meanwhile.
+        """
+        while self.congested:
+            self._raise_if_lost()
+            waiter = asyncio.get_running_loop().create_future()
+            self._drains.append(waiter)
+            await waiter
+        self._last_emit = time.monotonic()
+        self._raise_if_lost()
+
+    async def flush(self) -> Cursor:
+        """Wait until everything emitted so far is acknowledged; return the log's top.
+
+        While the connection is away this waits even if nothing is pending: what was acknowledged may be gone
+        when the store is back, and then `control` and the log's top are others.
+
+        Raises:
+            Fenced: the run was lost meanwhile.
+        """
+        self._raise_if_lost()
+        if self._settled < self._enqueued or self.phase in _UNCERTAIN:
+            waiter = asyncio.get_running_loop().create_future()
+            self._flushes.append((self._enqueued, waiter))
+            await waiter
+            self._last_emit = time.monotonic()
+        self._raise_if_lost()
+        return self.acknowledged
+
+    def _raise_if_lost(self) -> None:
+        if self.phase is Phase.LOST:
+            raise errors.Fenced(run_id=self.control.run_id)
+
+    async def close(self) -> Cursor:
+        """Refuse further events, flush, and leave the writer; afterwards `fold` covers the returned cursor.
+
+        Raises:
+            Fenced: the run was lost.
+        """
+        self._closed = True
+        try:
+            return await self.flush()
+        finally:
+            self._host.forget(self)
+
+    def discard(self) -> None:
+        """Drop what is not sent and leave the writer: for a segment that must write nothing more."""
+        self._closed = True
+        self.on_lost = None  # the caller knows
+        self.lose()
+
+    # -- sending (called by the writer)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a group may be sent now."""
+        return self.phase is _OPEN and (self.group is not None or bool(self._pending))
+
+    def next_group(self) -> Group:
+        """Return the group to send: the one that must go again, or a new one, encoded and folded now."""
+        group = self.group
+        if group is None:
+            group = self.group = self._encode()
+        self.phase = _IN_FLIGHT
+        return group
+
+    def _encode(self) -> Group:
+        cursor, commands, size = self.acknowledged, list[bytes](), 0
+        pending = self._pending
+        while pending and size < GROUP_LIMIT:
+            item = pending.popleft()
+            cursor = Cursor(cursor.epoch, cursor.seq + 1)
+            field, data = self._folded(item)
+            size += len(data)
+            cid = b"%d-%d" % cursor
+            commands.append(
+                b"%b$%d\r\n%b\r\n%b$%d\r\n%b\r\n" % (self._xadd, len(cid), cid, field, len(data), data)
+            )
+        items = len(commands)
+        if items == 1:
+            return Group(commands[0], 1, 1, cursor, size + ENTRY_OVERHEAD)
+        packed = b"".join((_MULTI, *commands, _EXEC))
+        return Group(packed, items + 2, items, cursor, size + items * ENTRY_OVERHEAD)
+
+    def _folded(self, item: _Delta | _Event) -> tuple[bytes, bytes]:
+        """Fold an item now that it is sent; returns its packed field and its payload."""
+        if isinstance(item, _Delta):
+            text = item.pieces[0] if len(item.pieces) == 1 else "".join(item.pieces)
+            size = _utf8_size(text)
+            self.fold.append_text(type_of_delta[item.kind], item.part, text, size=size)
+            self._buffered -= size
+            spelled = jsontext.dumps(text)
+            self._snapshots.text(item.part, spelled)
+            return _FIELDS[item.kind], b'{"part":%d,"text":%b}' % (item.part, spelled)
+        self.fold.apply(item.kind, item.payload)
+        self._snapshots.other()
+        self._buffered -= len(item.data)
+        return raw_connections.bulk(events.field(item.kind).encode()), item.data
+
+    # -- outcomes (called by the writer)
+
+    def replied(self, replies: list[raw_connections.Reply]) -> None:
+        """Take the server's answer to the group in flight; no replies at all: the outcome is unknown."""
+        if self.phase is not _IN_FLIGHT:
+            return
+        if not replies:
+            self.phase = Phase.PROBING  # the writer probes every channel when it is connected again
+            return
+        failure = _failure(replies)
+        if failure is None:
+            self.landed()
+        elif failure == "" or "equal or smaller" in failure:
+            self._host.probe(self)
+        elif failure.startswith("READONLY"):
+            self.phase = Phase.PROBING  # a fail-over: the new primary is behind another connection
+            self._host.reconnect()
+        else:
+            self.phase = Phase.WAITING
+            self._host.retry_later(self)
+
+    def landed(self) -> None:
+        """The group is in the log."""
+        group = self.group
+        if group is not None:
+            self.acknowledged = group.last
+            self._settled += group.items
+            self._snapshots.log += group.size
+            self.group = None
+        self._open()
+
+    def _open(self) -> None:
+        self.phase = _OPEN
+        if self._flushes:
+            self._release([waiter for target, waiter in self._flushes if target <= self._settled])
+            self._flushes = [waiting for waiting in self._flushes if waiting[0] > self._settled]
+        if self._drains and not self.congested:
+            self._release(self._drains)
+        if self._snapshots.log > self._snapshots.due and self._may_snapshot():
+            self._take_snapshot()
+        if self._pending or self.group is not None:
+            self._host.mark(self)
+
+    def _may_snapshot(self) -> bool:
+        return self.group is None and not self.snapshot_pending and not self._closed
+
+    def _take_snapshot(self) -> None:
+        due = self._snapshots.take(self.acknowledged, self.fold)
+        if due is None:
+            return
+        self.snapshot_pending = True
+        if due.patch is None:
+            self._host.snapshot(self, self.acknowledged, due.state)
+        else:
+            self._host.patch(self, self.acknowledged, due.state, due.patch)
+
+    def snapshotted(self, *, stored: bool) -> None:
+        """Take what became of the snapshot under way."""
+        self.snapshot_pending = False
+        self._snapshots.stored(stored)
+
+    def again(self) -> None:
+        """Send the same bytes again: they are known not to have landed."""
+        self.phase = Phase.OPEN
+        self._open()
+
+    def probed(self, top: Cursor | None) -> None:
+        """Decide by the log's top entry what became of the group in flight, if any."""
+        landed = self.group is not None and top == self.group.last
+        if top is not None and top.epoch > self.control.epoch:
+            self.lose()
+        elif landed:
+            self.landed()
+        elif top == self.acknowledged:
+            self.again()
+        else:
+            self.phase = Phase.RESYNC
+            self._host.resync(self)
+
+    def resynced(self, epoch: int) -> None:
+        """The fold, the group in flight included, is the log's first entry in a new epoch."""
+        self.control = verbs.Control(run_id=self.control.run_id, epoch=epoch, owner=self.control.owner)
+        if self.group is not None:
+            self._settled += self.group.items
+            self.group = None
+        self.acknowledged = Cursor(epoch, 0)
+        self._snapshots.reset(self.fold.size)
+        self._open()
+
+    def lose(self) -> None:
+        """Somebody else has control: drop everything, tell everybody who waits."""
+        if self.phase is Phase.LOST:
+            return
+        self.phase = Phase.LOST
+        self._pending.clear()
+        self.group = None
+        self._host.forget(self)
+        self._release([waiter for _, waiter in self._flushes])
+        self._flushes.clear()
+        self._release(self._drains)
+        if self.on_lost is not None:
+            self.on_lost()
+
+    @staticmethod
+    def _release(waiters: list[asyncio.Future[None]]) -> None:
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        waiters.clear()
+
+
+def _utf8_size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def _pieces(text: str) -> list[str]:
+    if len(text) <= events.MERGE_LIMIT:
+        return [text]
+    step = events.MERGE_LIMIT
+    return [text[at : at + step] for at in range(0, len(text), step)]
+
+
+def _failure(replies: list[raw_connections.Reply]) -> str | None:
+    """Return why a group was refused; None if it landed, "" if its log is missing (NOMKSTREAM)."""
+    if len(replies) == 1:
+        reply = replies[0]
+        return str(reply) if isinstance(reply, hiredis.ReplyError) else None if reply else ""
+    for reply in (*replies[1:-1], replies[-1]):
+        if isinstance(reply, hiredis.ReplyError):
+            return str(reply)
+    for reply in replies[-1] or [None]:
+        if isinstance(reply, hiredis.ReplyError):
+            return str(reply)
+        if reply is None:
+            return ""
+    return None

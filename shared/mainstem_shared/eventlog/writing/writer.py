@@ -1,0 +1,317 @@
+"""The one writer of a process: carries the events of all its runs over one connection, in groups.
+
+It decides when groups go out (a window that widens with load), keeps the connection, and on every
+reconnect asks the log of each run what became of it. What a run's events go through is in `channels`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from redis.exceptions import RedisError
+
+from mainstem_shared import errors
+from mainstem_shared.eventlog.writing.channels import Channel, Group, Phase
+from mainstem_shared.model import cursors, ids, jsontext
+from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.cursors import Cursor
+from mainstem_shared.model.snapshot_pacing import Patch
+from mainstem_shared.settings import Settings, WriteProfile
+from mainstem_shared.store import raw_connections
+from mainstem_shared.store.client import FIRST_DELAY_S, LONGEST_DELAY_S, Store
+from mainstem_shared.transitions import verbs
+
+logger = logging.getLogger(__name__)
+
+FULL_RATE: Final = 33_000
+"""Groups a second, of all runs, at which a core of this process is nearly full: the window is widest."""
+LATENCY_WINDOW_S: Final = 0.030
+"""At 50 tokens/s a run, three tokens come in two windows: they share what an entry costs."""
+ECONOMY_WINDOW_S: Final = 0.080
+"""At 40 tokens/s a run merges about three tokens in this window."""
+RATE_MEMORY_S: Final = 0.1
+BATCH: Final = 256
+"""Channels sent in one go: then other work of the loop has its turn."""
+STALL_S: Final = 10.0
+"""A connection whose oldest command waits so long is given up: the server may have been replaced."""
+RETRY_S: Final = 0.2
+FOREVER: Final = math.inf
+
+
+class Writer:
+    """Carries channels. `start` and `stop` frame its life on one loop."""
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        *,
+        may_write: Callable[[], bool] = lambda: True,
+        on_suspended: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._may_write = may_write
+        self._on_suspended = on_suspended
+        self._channels: dict[Channel, None] = {}
+        self._dirty: dict[Channel, None] = {}
+        self._timer: asyncio.Handle | None = None
+        self._pipe: raw_connections.Pipe | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._rate = 0.0
+        self._sent_at = 0.0
+        self.connected = asyncio.Event()
+        self.groups_sent = 0
+        self.bytes_sent = 0
+
+    async def start(self) -> None:
+        """Begin to connect; events are accepted at once and wait for the connection."""
+        self._keeper = asyncio.create_task(self._keep_connected(), name="mainstem-writer")
+
+    async def stop(self) -> None:
+        """Close the connection. Channels must have been closed before: what they hold is dropped."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for channel in list(self._channels):
+            channel.discard()  # whoever still waits for it is told
+        if self._timer is not None:
+            self._timer.cancel()
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None:
+            pipe.abort()
+            await pipe.lost
+
+    def open(self, control: verbs.Control, fold: Fold | None = None) -> Channel:
+        """Return the channel of a run that was just claimed; `fold` is its content so far."""
+        channel = Channel(self, control, fold or Fold())
+        self._channels[channel] = None
+        return channel
+
+    # -- sending
+
+    def mark(self, channel: Channel) -> None:
+        self._dirty[channel] = None
+        if self._timer is None:
+            self._timer = self._schedule()
+
+    def _schedule(self) -> asyncio.Handle:
+        loop = asyncio.get_running_loop()
+        window = self._window()
+        return loop.call_later(window, self._send) if window else loop.call_soon(self._send)
+
+    def _window(self) -> float:
+        if self._settings.write_profile is WriteProfile.ECONOMY:
+            return ECONOMY_WINDOW_S
+        elapsed = time.monotonic() - self._sent_at
+        rate = self._rate * math.exp(-elapsed / RATE_MEMORY_S)
+        # The square: a process that has time to spare writes at once, one that is nearly full gathers.
+        window = LATENCY_WINDOW_S * min(1.0, rate / FULL_RATE) ** 2
+        return window if window > 0.0001 else 0.0  # a timer shorter than its own cost is none
+
+    def _send(self) -> None:
+        self._timer = None
+        if self._pipe is None:
+            return  # every channel is probed and marked when the connection is back
+        if not self._may_write():
+            self._on_suspended()
+            if self._dirty:
+                self._timer = asyncio.get_running_loop().call_later(RETRY_S, self._send)
+            return
+        batch = list(self._dirty)[:BATCH]
+        packed: list[bytes] = []
+        for channel in batch:
+            del self._dirty[channel]
+            group = self._group_of(channel)
+            if group is not None:
+                packed.append(group.packed)
+                self._pipe.expect(channel.replied, replies=group.replies)
+        if packed:
+            data = b"".join(packed)
+            self._pipe.write(data)
+            self.groups_sent += len(packed)
+            self.bytes_sent += len(data)
+        self._measure(len(packed))
+        if self._dirty:
+            self._timer = (
+                self._schedule() if len(batch) < BATCH else asyncio.get_running_loop().call_soon(self._send)
+            )
+
+    @staticmethod
+    def _group_of(channel: Channel) -> Group | None:
+        try:
+            return channel.next_group() if channel.ready else None
+        except Exception:
+            # A run whose events cannot be encoded must not take the others with it: replies are matched to
+            # runs by their order alone.
+            logger.exception(
+                "cannot encode a run's events; dropping the run",
+                extra={"action": "encode_failed", "run_id": channel.control.run_id},
+            )
+            channel.lose()
+            return None
+
+    def _measure(self, groups: int) -> None:
+        now = time.monotonic()
+        elapsed, self._sent_at = now - self._sent_at, now
+        decay = math.exp(-elapsed / RATE_MEMORY_S)
+        self._rate = self._rate * decay + groups / RATE_MEMORY_S
+
+    def retry_later(self, channel: Channel) -> None:
+        def again() -> None:
+            if channel.phase is Phase.WAITING:
+                channel.again()
+
+        logger.warning(
+            "the store refuses writes; events wait",
+            extra={"action": "write_refused", "run_id": channel.control.run_id},
+        )
+        asyncio.get_running_loop().call_later(RETRY_S * random.uniform(0.5, 1.5), again)
+
+    # -- connection
+
+    async def _keep_connected(self) -> None:
+        delay = FIRST_DELAY_S
+        while True:
+            try:
+                self._pipe = await raw_connections.open_pipe(self._store.url)
+            except (RedisError, OSError) as error:
+                logger.warning(
+                    "cannot reach the store; events wait",
+                    extra={"action": "writer_connect_failed", "error": repr(error)},
+                )
+                await asyncio.sleep(delay * random.uniform(0.5, 1.5))
+                delay = min(2 * delay, LONGEST_DELAY_S)
+                continue
+            delay = FIRST_DELAY_S
+            for channel in list(self._channels):
+                self.probe(channel)
+            self.connected.set()
+            await self._until_lost(self._pipe)
+            self._pipe = None
+            self.connected.clear()
+            for channel in list(self._channels):
+                self.probe(channel)
+
+    async def _until_lost(self, pipe: raw_connections.Pipe) -> None:
+        while not pipe.lost.done():
+            await asyncio.wait({pipe.lost}, timeout=1.0)
+            if pipe.silence_s > STALL_S:
+                logger.warning("the store is silent; reconnecting", extra={"action": "writer_stalled"})
+                pipe.abort()
+
+    def probe(self, channel: Channel) -> None:
+        if channel.phase in (Phase.RESYNC, Phase.LOST):
+            return
+        channel.phase = Phase.PROBING
+        if self._pipe is None:
+            return
+
+        def on_reply(replies: list[raw_connections.Reply]) -> None:
+            if channel.phase is not Phase.PROBING or channel not in self._channels or not replies:
+                return  # no reply: the next connection asks again; closed: its run's end is not a loss
+            if isinstance(replies[0], Exception):
+                asyncio.get_running_loop().call_later(RETRY_S, again)
+                return
+            channel.probed(cursors.parse(replies[0][0][0]) if replies[0] else None)
+
+        def again() -> None:
+            if channel.phase is Phase.PROBING:
+                self.probe(channel)
+
+        command = raw_connections.pack(b"XREVRANGE", channel.log_key, b"+", b"-", b"COUNT", b"1")
+        self._pipe.send(command, on_reply)
+
+    # -- verbs on behalf of channels
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("the writer failed a run", extra={"action": "writer_failed"}, exc_info=error)
+
+    def reconnect(self) -> None:
+        if self._pipe is not None:
+            self._pipe.abort()
+
+    def resync(self, channel: Channel) -> None:
+        self._spawn(self._resync(channel))
+
+    async def _resync(self, channel: Channel) -> None:
+        logger.error(
+            "the store lost acknowledged events; writing the whole state again",
+            extra={"action": "resync", "run_id": channel.control.run_id},
+        )
+        nonce = ids.nonce()
+        while channel.phase is Phase.RESYNC:
+            try:
+                outcome = await verbs.resync(
+                    self._store,
+                    channel.control,
+                    nonce=nonce,
+                    state=jsontext.dumps(channel.fold.dump()),
+                    live_ttl_ms=self._settings.live_ttl_ms,
+                )
+            except errors.StoreUnavailable:
+                continue
+            if isinstance(outcome, int):
+                channel.resynced(outcome)
+                self.probe(channel)
+            else:
+                channel.lose()
+
+    def snapshot(self, channel: Channel, cursor: Cursor, state: bytes) -> None:
+        self._spawn(self._snapshot(channel, cursor, state))
+
+    async def _snapshot(self, channel: Channel, cursor: Cursor, state: bytes) -> None:
+        stored = False
+        try:
+            stored = await verbs.snapshot(
+                self._store,
+                channel.control,
+                cursor=cursor,
+                state=state,
+                live_ttl_ms=self._settings.live_ttl_ms,
+            )
+        except errors.StoreUnavailable:
+            pass  # a snapshot saves memory and time, it is no promise: the next one will do
+        finally:
+            channel.snapshotted(stored=stored)
+
+    def patch(self, channel: Channel, cursor: Cursor, text: bytes, patch: Patch) -> None:
+        """Extend the stored snapshot, over the connection of the events: a tenth of a verb's cost."""
+        if self._pipe is None:
+            channel.snapshotted(stored=False)
+            return
+
+        def on_reply(replies: list[raw_connections.Reply]) -> None:
+            # Refused, unknown, or the server lost its scripts: the next snapshot is a whole one.
+            reply = replies[0] if replies else None
+            channel.snapshotted(stored=isinstance(reply, list) and reply[0] == b"stored")
+
+        ttl_ms = self._settings.live_ttl_ms
+        command = verbs.snapshot_command(channel.control, cursor, text, patch, live_ttl_ms=ttl_ms)
+        self._pipe.send(command, on_reply)
+
+    def forget(self, channel: Channel) -> None:
+        self._channels.pop(channel, None)
+        self._dirty.pop(channel, None)
+
+    def lose_all(self) -> None:
+        """Drop every channel: this process was suspended, and its runs belong to others by now."""
+        for channel in list(self._channels):
+            channel.lose()

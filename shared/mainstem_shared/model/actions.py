@@ -1,0 +1,283 @@
+"""Actions, what a paused run waits for, and decisions, a human's answers: their shapes and what fits what.
+
+Pure: no store, no clock. An action stands in the run's record with its server-only parts (schemas, what
+happens at its expiry); readers get `public`. Decisions are judged against the record's action alone, so that
+nothing a client sends can change what was approved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal, Self
+
+from jsonschema.exceptions import SchemaError
+from jsonschema.validators import Draft202012Validator, validator_for
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mainstem_shared import errors
+from mainstem_shared.model import jsontext, runs
+from mainstem_shared.operations import engine_catalogue
+
+ACTION_LIMIT: Final = 192 * 1024
+"""Largest action, in bytes of JSON: it stands in the log, the snapshot and the record."""
+DECISIONS_LIMIT: Final = 128 * 1024
+"""Largest set of decisions or answers, in bytes of JSON."""
+CHECKPOINT_LIMIT: Final = 1024 * 1024
+"""Largest state an engine may save, in bytes: it is kept for as long as a human takes."""
+
+DecisionType = Literal["approve", "reject", "edit", "respond"]
+OnExpiry = Literal["fail", "reject"]
+DECISIONS: Final[tuple[DecisionType, ...]] = ("approve", "reject", "edit", "respond")
+DEFAULT_DECISIONS: Final[tuple[DecisionType, ...]] = ("approve", "reject", "edit")
+"""What may be decided about a call unless its tool says otherwise; to respond in its place is opted in to."""
+
+_Id = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Call(_Strict):
+    """A tool call that waits for approval. `arguments_schema` is for judging edits, and not shown."""
+
+    call_id: _Id
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+    arguments: dict[str, Any]
+    allowed_decisions: Annotated[tuple[DecisionType, ...], Field(min_length=1)] = DEFAULT_DECISIONS
+    reason: str | None = None
+    arguments_schema: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _schema_is_one(self) -> Self:
+        schema = self.arguments_schema
+        if schema is not None:
+            try:
+                validator_for(schema, default=Draft202012Validator).check_schema(schema)
+            except SchemaError as error:
+                raise ValueError(f"arguments_schema is no JSON Schema: {error.message}") from error
+        return self
+
+    def public(self) -> dict[str, Any]:
+        """Return what readers see."""
+        return self.model_dump(mode="json", exclude={"arguments_schema"}, exclude_none=True)
+
+
+class Question(_Strict):
+    """A question to the user: free text, or one of the `options` (which only suggest)."""
+
+    question_id: _Id
+    text: Annotated[str, Field(min_length=1, max_length=8192)]
+    options: Annotated[tuple[str, ...], Field(min_length=1, max_length=50)] | None = None
+
+
+class Action(_Strict):
+    """What a paused run waits for, as its record has it."""
+
+    action_id: _Id
+    kind: Literal["tool_approval", "question"]
+    calls: Annotated[tuple[Call, ...], Field(max_length=128)] = ()
+    questions: Annotated[tuple[Question, ...], Field(max_length=4)] = ()
+    expires_ms: int
+    on_expiry: OnExpiry = "fail"
+    mark: dict[str, Any] | None = None
+    """Where the content stood at the pause (`pausing.mark`): for readers, no part of what is decided."""
+
+    @model_validator(mode="after")
+    def _asks_something_once(self) -> Self:
+        asked = [c.call_id for c in self.calls] if self.kind == "tool_approval" else self._question_ids
+        if not asked or len(set(asked)) != len(asked):
+            raise ValueError("an action asks about at least one thing, and about each once")
+        return self
+
+    @property
+    def _question_ids(self) -> list[str]:
+        return [question.question_id for question in self.questions]
+
+    def public(self) -> dict[str, Any]:
+        """Return what readers see."""
+        asked: dict[str, Any] = (
+            {"calls": [call.public() for call in self.calls]}
+            if self.kind == "tool_approval"
+            else {"questions": [q.model_dump(mode="json", exclude_none=True) for q in self.questions]}
+        )
+        expires_at = runs.rfc3339(self.expires_ms)
+        return {"action_id": self.action_id, "kind": self.kind, **asked, "expires_at": expires_at}
+
+    def fingerprint(self, spec: runs.Spec) -> str:
+        """Return the digest that ties decisions to this very action of this very run."""
+        decided = self.model_dump(mode="json", exclude={"mark"})
+        return _digest([spec.run_id, spec.engine, spec.user_id, decided])
+
+
+class DecisionInput(_Strict):
+    """What a client decides about one call. The type is free here: an unknown one has an error of its own."""
+
+    call_id: str
+    type: str
+    reason: Annotated[str, Field(max_length=8192)] | None = None
+    arguments: Any = None
+    text: str | None = None
+
+
+class AnswerInput(_Strict):
+    """A client's answer to one question."""
+
+    question_id: str
+    text: str
+
+
+class ResumeRequest(_Strict):
+    """What a client sends to resume a run: decisions about all calls, or answers to all questions."""
+
+    action_id: str
+    decisions: Annotated[list[DecisionInput], Field(max_length=256)] | None = None
+    answers: Annotated[list[AnswerInput], Field(max_length=16)] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if self.decisions is not None and self.answers is not None:
+            raise ValueError("decisions or answers, not both")
+        return self
+
+    def digest(self) -> str:
+        """Return what is equal for requests that decide the same; their order means nothing."""
+        decided = sorted((d.model_dump() for d in self.decisions or ()), key=lambda d: d["call_id"])
+        answered = sorted((a.model_dump() for a in self.answers or ()), key=lambda a: a["question_id"])
+        return _digest([self.action_id, decided, answered])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What a human decided about a call, or answered to a question; what a continuation acts on.
+
+    Attributes:
+        id: the call's or question's id.
+        type: `approve`, `reject`, `edit` or `respond`; `answer` for a question.
+        name: the tool; None for a question.
+        arguments: what the tool is to be called with: as approved, or as edited.
+        text: the answer, or what stands in for the tool's result (`respond`).
+        reason: why it was rejected.
+    """
+
+    id: str
+    type: str
+    name: str | None = None
+    arguments: Mapping[str, Any] | None = None
+    text: str | None = None
+    reason: str | None = None
+
+    @property
+    def is_approved(self) -> bool:
+        """Whether the tool is to be called, with `arguments`."""
+        return self.type in ("approve", "edit")
+
+
+def parse_request(fields: Mapping[str, Any]) -> ResumeRequest:
+    """Build a request from what a caller gave.
+
+    Raises:
+        InvalidRequest: it does not fit; says where.
+        InputTooLarge: it is larger than what a log entry may hold.
+    """
+    try:
+        request = ResumeRequest.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise errors.InvalidRequest(f"{where}: {first['msg']}" if where else first["msg"]) from error
+    size = len(jsontext.dumps(request.model_dump()))
+    if size > DECISIONS_LIMIT:
+        raise errors.InputTooLarge(what="resume request", size=size, limit=DECISIONS_LIMIT)
+    return request
+
+
+def judge(action: Action, request: ResumeRequest) -> list[dict[str, Any]]:
+    """Return the decisions as they are kept, in the action's order, if every one is there and may be.
+
+    Raises:
+        UndecidedCall: a call is not decided.
+        InvalidDecision: a decision means nothing, or is about nothing the action asks.
+        DecisionNotAllowed: the call's policy does not allow it.
+    """
+    if action.kind == "question":
+        return _answers(action, request.answers or ())
+    known = {call.call_id for call in action.calls}
+    given = {decision.call_id: decision for decision in request.decisions or ()}
+    if len(given) != len(request.decisions or ()) or request.answers or not set(given) <= known:
+        raise errors.InvalidDecision("Decide each tool call of the action, once, and nothing else.")
+    for call in action.calls:
+        if call.call_id not in given:
+            raise errors.UndecidedCall(call_id=call.call_id)
+    return [_decided(call, given[call.call_id]) for call in action.calls]
+
+
+def rejected(action: Action, reason: str) -> list[dict[str, Any]]:
+    """Return what is kept when nobody decides in time: every call is rejected, every question unanswered."""
+    if action.kind == "question":
+        return [
+            {"id": question.question_id, "type": "reject", "reason": reason} for question in action.questions
+        ]
+    return [
+        {"id": call.call_id, "type": "reject", "name": call.name, "reason": reason} for call in action.calls
+    ]
+
+
+def decisions_of(resolved: Sequence[Mapping[str, Any]]) -> dict[str, Decision]:
+    """Return all decisions of a run by id, from what `resolve` kept of each action. The latest one counts."""
+    return {decision["id"]: Decision(**decision) for action in resolved for decision in action["decisions"]}
+
+
+def _answers(action: Action, given: Sequence[AnswerInput]) -> list[dict[str, Any]]:
+    answers = {answer.question_id: answer.text for answer in given}
+    asked = [question.question_id for question in action.questions]
+    if len(answers) != len(given) or sorted(answers) != sorted(asked):
+        raise errors.InvalidDecision("Answer each question of the action, once, and nothing else.")
+    for question_id, text in answers.items():
+        if not text.strip():
+            raise errors.InvalidDecision(f"The answer to question {question_id!r} is empty.")
+    return [{"id": question_id, "type": "answer", "text": answers[question_id]} for question_id in asked]
+
+
+def _decided(call: Call, given: DecisionInput) -> dict[str, Any]:
+    if given.type not in DECISIONS:
+        raise errors.InvalidDecision(f"{given.type!r} is no decision: {', '.join(DECISIONS)}.")
+    if given.type not in call.allowed_decisions:
+        allowed = ", ".join(call.allowed_decisions)
+        raise errors.DecisionNotAllowed(decision=given.type, call_id=call.call_id, allowed=allowed)
+    kept: dict[str, Any] = {"id": call.call_id, "type": given.type, "name": call.name}
+    if given.reason is not None:
+        kept["reason"] = given.reason
+    if given.type != "edit" and given.arguments is not None:
+        raise errors.InvalidDecision(f"Only an edit has arguments; {given.type!r} would ignore them.")
+    match given.type:
+        case "approve":
+            kept["arguments"] = call.arguments
+        case "edit":
+            kept["arguments"] = _edited(call, given.arguments)
+        case "respond":
+            if not (given.text or "").strip():
+                raise errors.InvalidDecision(f"The response to call {call.call_id!r} is empty.")
+            kept["text"] = given.text
+        case _:
+            pass
+    return kept
+
+
+def _edited(call: Call, arguments: Any) -> dict[str, Any]:
+    if not isinstance(arguments, dict):
+        raise errors.InvalidDecision(f"An edit of call {call.call_id!r} needs an object as its arguments.")
+    if call.arguments_schema is not None:
+        try:
+            engine_catalogue.validate(jsontext.dumps(call.arguments_schema), arguments)  # pyright: ignore[reportUnknownArgumentType]
+        except errors.InvalidInput as error:
+            raise errors.InvalidDecision(f"The edited arguments do not fit the tool: {error}") from error
+    return arguments  # pyright: ignore[reportUnknownVariableType] - JSON
+
+
+def _digest(value: object) -> str:
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.blake2b(canonical.encode("ascii"), digest_size=16).hexdigest()

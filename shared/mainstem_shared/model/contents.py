@@ -1,0 +1,272 @@
+"""Folding a run's events into its content: the one place that knows what an event does to the state.
+
+The worker folds what it writes, readers fold snapshot and tail; both reach the same bytes. A fold's JSON
+(`dump`) is what snapshots, resyncs and the final event store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, Final
+
+from mainstem_shared.model import jsontext
+from mainstem_shared.model.events import STATES, Entry, Type
+from mainstem_shared.model.runs import rfc3339
+
+
+class TextPart:
+    """A text or reasoning part under construction: pieces are joined only when somebody looks."""
+
+    __slots__ = ("_pieces", "kind")
+
+    def __init__(self, kind: str, text: str = "") -> None:
+        self.kind = kind
+        self._pieces = [text] if text else []
+
+    def append(self, text: str) -> None:
+        self._pieces.append(text)
+
+    @property
+    def text(self) -> str:
+        if len(self._pieces) > 1:
+            self._pieces = ["".join(self._pieces)]
+        return self._pieces[0] if self._pieces else ""
+
+    def dump(self) -> dict[str, Any]:
+        return {"type": self.kind, "text": self.text}
+
+
+type_of_delta: dict[str, str] = {Type.MESSAGE_DELTA: "text", Type.REASONING_DELTA: "reasoning"}
+
+
+class Fold:
+    """A run's content as of some cursor.
+
+    `size` is the payload bytes folded so far: what CONTENT_LIMIT bounds and snapshots are paced by.
+    """
+
+    def __init__(self) -> None:
+        self.parts: list[TextPart | dict[str, Any]] = []
+        self.steps: list[dict[str, Any]] = []
+        self.usage: dict[str, int] | None = None
+        self.title: str | None = None
+        self.action: dict[str, Any] | None = None
+        self.extra: dict[str, Any] = {}
+        self.inputs: list[dict[str, Any]] = []
+        self.unread: list[dict[str, Any]] = []
+        self.size = 0
+        self._calls: dict[str, dict[str, Any]] = {}
+        self._steps: dict[str, dict[str, Any]] = {}
+
+    # -- reading
+
+    def dump(self) -> dict[str, Any]:
+        """Return the state as the JSON-able mapping that snapshots store."""
+        content = [part.dump() if isinstance(part, TextPart) else part for part in self.parts]
+        return {
+            "content": content,
+            "steps": self.steps,
+            "usage": self.usage,
+            "title": self.title,
+            "action": self.action,
+            **self.extra,
+            **({"inputs": self.inputs} if self.inputs else {}),
+        }
+
+    @property
+    def text(self) -> str:
+        """All text parts, concatenated."""
+        return "".join(p.text for p in self.parts if isinstance(p, TextPart) and p.kind == "text")
+
+    @property
+    def open_calls(self) -> list[str]:
+        """Ids of tool calls that have no result yet."""
+        return [call_id for call_id, part in self._calls.items() if part["state"] in ("streaming", "called")]
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a user's input stands behind the last part: what follows opens a new one."""
+        return bool(self.inputs) and self.inputs[-1]["part"] == len(self.parts)
+
+    # -- folding
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Replace everything by a dumped state."""
+        self.__init__()  # pyright: ignore[reportUnnecessaryComparison]
+        for part in state["content"]:
+            if part["type"] in ("text", "reasoning"):
+                self.parts.append(TextPart(part["type"], part["text"]))
+            else:
+                self.parts.append(part)
+                if part["type"] == "tool_call":
+                    self._calls[part["call_id"]] = part
+        self.steps = state["steps"]
+        self._steps = {step["step_id"]: step for step in self.steps}
+        self.usage, self.title, self.action = state["usage"], state["title"], state["action"]
+        self.extra = {key: value for key, value in state.items() if key in ("context_usage", "agent")}
+        self.inputs = state.get("inputs", [])
+        self.unread = state.get("unread", [])
+        self.size = len(jsontext.dumps(state["content"])) + _size_of_inputs(self.inputs)
+
+    @property
+    def calls(self) -> Iterable[str]:
+        """Ids of all tool calls in the content."""
+        return self._calls.keys()
+
+    def append_text(self, kind: str, part: int, text: str, *, size: int | None = None) -> None:
+        """Append to text or reasoning part number `part`; a number past the end opens a new part."""
+        if part < len(self.parts):
+            target = self.parts[part]
+            assert isinstance(target, TextPart)
+        else:
+            target = TextPart(kind)
+            self.parts.append(target)
+        target.append(text)
+        self.size += len(text) if size is None else size
+
+    def apply(self, kind: str, data: dict[str, Any]) -> None:
+        """Fold one event's payload. Unknown types change nothing."""
+        if kind in type_of_delta:
+            self.append_text(type_of_delta[kind], data["part"], data["text"])
+        elif kind in STATES or (kind == Type.RESTARTED and "content" in data):
+            self.load({"steps": [], "usage": None, "title": None, "action": None, **data})
+        elif handler := self._HANDLERS.get(kind):
+            handler(self, data)
+
+    def apply_entry(self, entry: Entry) -> None:
+        """Fold one log entry."""
+        self.apply(entry.type, entry.payload())
+
+    def _step_started(self, data: dict[str, Any]) -> None:
+        step_id, call = data["step_id"], data["kind"] == "tool_call"
+        step = {
+            "step_id": step_id,
+            "kind": data["kind"],
+            "name": data["name"],
+            "state": "running",
+            "started_at": rfc3339(data["at"]),
+            "completed_at": None,
+        }
+        if step_id in self._steps:
+            self._steps[step_id].update(step)
+        else:
+            self.steps.append(step)
+            self._steps[step_id] = step
+        if call:
+            self._call_started(step_id, data)
+
+    def _call_started(self, call_id: str, data: dict[str, Any]) -> None:
+        arguments = data["arguments"]
+        part = {
+            "type": "tool_call",
+            "call_id": call_id,
+            "name": data["name"],
+            "arguments": arguments,
+            "result": None,
+            "state": "streaming" if isinstance(arguments, str) else "called",
+        }
+        if known := self._calls.get(call_id):
+            self.size -= len(jsontext.dumps(known))
+            known.update(part)
+        else:
+            self.parts.append(part)
+            self._calls[call_id] = part
+        self.size += len(jsontext.dumps(part))
+
+    def _step_delta(self, data: dict[str, Any]) -> None:
+        part = self._calls.get(data["step_id"])
+        if part is not None and isinstance(part["arguments"], str):
+            part["arguments"] += data["arguments"]
+            self.size += len(data["arguments"])
+
+    def _step_completed(self, data: dict[str, Any]) -> None:
+        if step := self._steps.get(data["step_id"]):
+            step["state"], step["completed_at"] = data["state"], rfc3339(data["at"])
+        if part := self._calls.get(data["step_id"]):
+            part["state"], part["result"] = data["state"], data.get("result")
+            self.size += len(jsontext.dumps(part["result"]))
+
+    def _usage(self, data: dict[str, Any]) -> None:
+        self.usage = data
+
+    def _title(self, data: dict[str, Any]) -> None:
+        self.title = data["title"]
+
+    def _approval_required(self, data: dict[str, Any]) -> None:
+        self.action = data["action"]
+
+    def _approval_closed(self, data: dict[str, Any]) -> None:
+        del data
+        self.action = None
+
+    def _context_usage(self, data: dict[str, Any]) -> None:
+        self.extra["context_usage"] = data
+
+    def _agent_updated(self, data: dict[str, Any]) -> None:
+        self.extra["agent"] = data
+
+    def _input_accepted(self, data: dict[str, Any]) -> None:
+        self.inputs.append({**data, "part": len(self.parts)})
+        self.size += _size_of_inputs(self.inputs[-1:])
+
+    _HANDLERS: ClassVar[dict[str, Callable[[Fold, dict[str, Any]], None]]] = {
+        Type.STEP_STARTED: _step_started,
+        Type.STEP_DELTA: _step_delta,
+        Type.STEP_COMPLETED: _step_completed,
+        Type.USAGE: _usage,
+        Type.TITLE: _title,
+        Type.APPROVAL_REQUIRED: _approval_required,
+        Type.APPROVAL_RESOLVED: _approval_closed,
+        Type.APPROVAL_EXPIRED: _approval_closed,
+        Type.CONTEXT_USAGE: _context_usage,
+        Type.AGENT_UPDATED: _agent_updated,
+        Type.INPUT_ACCEPTED: _input_accepted,
+    }
+
+
+def _size_of_inputs(inputs: list[dict[str, Any]]) -> int:
+    return len(jsontext.dumps(inputs)) if inputs else 0
+
+
+def fold(entries: Iterable[Entry], state: dict[str, Any] | None = None) -> Fold:
+    """Fold a snapshot's state, if any, and the entries after it."""
+    result = Fold()
+    if state is not None:
+        result.load(state)
+    for entry in entries:
+        result.apply_entry(entry)
+    return result
+
+
+LAST_MS: Final = 253_402_300_799_999
+"""The end of the year 9999, the last time that RFC 3339 can spell."""
+
+_REQUIRED: Final[dict[str, tuple[tuple[str, type], ...]]] = {
+    Type.STEP_STARTED: (("step_id", str), ("kind", str), ("name", str), ("at", int)),
+    Type.STEP_DELTA: (("step_id", str), ("arguments", str)),
+    Type.STEP_COMPLETED: (("step_id", str), ("state", str), ("at", int)),
+    Type.TITLE: (("title", str),),
+    Type.APPROVAL_REQUIRED: (("action", dict),),
+    Type.INPUT_ACCEPTED: (("input_id", str), ("text", str), ("sent_at", str)),
+}
+
+
+def check(kind: str, data: Any) -> dict[str, Any]:
+    """Return an event's payload if every fold can take it: a mistake shows where it is made.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if kind in type_of_delta or kind in STATES:
+        raise ValueError(f"{kind} is not emitted as an event: texts and states have ways of their own")
+    if not isinstance(data, dict):
+        raise ValueError(f"the payload of {kind} must be an object")  # noqa: TRY004 - one kind of refusal
+    payload: dict[str, Any] = data
+    for name, expected in _REQUIRED.get(kind, ()):
+        if not isinstance(payload.get(name), expected):
+            raise ValueError(f"the payload of {kind} needs {name!r} as {expected.__name__}")  # noqa: TRY004
+    if ("at", int) in _REQUIRED.get(kind, ()) and not 0 <= payload["at"] <= LAST_MS:
+        raise ValueError(f"the payload of {kind} needs 'at' in milliseconds since 1970")
+    if kind == Type.STEP_STARTED and payload["kind"] == "tool_call" and "arguments" not in payload:
+        raise ValueError(f"the payload of {kind} needs 'arguments' for a tool call")
+    return payload

@@ -1,0 +1,205 @@
+"""What crosses a trust boundary: a run's record, its states and reasons, requests and content parts.
+
+Pydantic models with schema versions. The log's entries are in `events`, the content's fold in `folds`.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
+
+from mainstem_shared import errors
+from mainstem_shared.model import schemas
+
+RECORD_VERSION: Final = 1
+"""Schema version of a run's record and log."""
+
+
+def _timestamp(value: datetime) -> str:
+    utc = value.astimezone(UTC)
+    return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"
+
+
+Timestamp = Annotated[
+    datetime, PlainSerializer(_timestamp, when_used="json"), WithJsonSchema(schemas.TIMESTAMP)
+]
+"""RFC 3339 in UTC with milliseconds."""
+
+
+def at_ms(value: int) -> datetime:
+    """Return the time that is `value` milliseconds after the epoch."""
+    return datetime.fromtimestamp(value / 1000, tz=UTC)
+
+
+def rfc3339(value: int) -> str:
+    """Return the time that is `value` milliseconds after the epoch, as JSON spells it."""
+    return _timestamp(at_ms(value))
+
+
+def ms_of(spelled: str) -> int:
+    """Return what `rfc3339` spelled."""
+    return round(datetime.fromisoformat(spelled).timestamp() * 1000)
+
+
+class Status(StrEnum):
+    """Where a run is. One status never means two things."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    REQUIRES_ACTION = "requires_action"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    ABORTED = "aborted"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the run is over, for good."""
+        return self in TERMINAL
+
+
+TERMINAL: Final = frozenset({Status.SUCCEEDED, Status.FAILED, Status.ABORTED})
+
+
+class Reason(StrEnum):
+    """Why a run ended."""
+
+    COMPLETED = "completed"
+    ENGINE_ERROR = "engine_error"
+    PROVIDER_ERROR = "provider_error"
+    WORKER_LOST = "worker_lost"
+    TIMED_OUT = "timed_out"
+    APPROVAL_EXPIRED = "approval_expired"
+    CONTENT_TOO_LARGE = "content_too_large"
+    UNKNOWN_ENGINE = "unknown_engine"
+    NO_WORKER = "no_worker"
+    USER_ABORT = "user_abort"
+    REPLACED = "replaced"
+    SHUTDOWN = "shutdown"
+    THREAD_DELETED = "thread_deleted"
+
+    @property
+    def status(self) -> Status:
+        """The terminal status that this reason belongs to."""
+        if self is Reason.COMPLETED:
+            return Status.SUCCEEDED
+        return Status.ABORTED if self in _ABORTS else Status.FAILED
+
+
+_ABORTS: Final = frozenset({Reason.USER_ABORT, Reason.REPLACED, Reason.SHUTDOWN, Reason.THREAD_DELETED})
+
+
+class WaitingFor(StrEnum):
+    """What a queued run waits for: a worker, or its turn on the thread."""
+
+    WORKER = "worker"
+    THREAD = "thread"
+
+
+class Usage(BaseModel):
+    """Tokens that a run used, over all its calls of a provider."""
+
+    model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    total_tokens: int = 0
+    cached_input_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+class ErrorInfo(BaseModel):
+    """Why a run failed, in words."""
+
+    model_config = ConfigDict(frozen=True)
+
+    code: str
+    message: str
+
+
+IfActive = Literal["reject", "replace", "enqueue"]
+OnWorkerLost = Literal["fail", "resume"]
+ThreadId = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
+EngineName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:-]*$")]
+UserId = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+INPUT_LIMIT: Final = 1024 * 1024
+"""Largest run input, in bytes of JSON: a conversation's history fits, a file belongs elsewhere."""
+METADATA_LIMIT: Final = 16 * 1024
+"""Largest metadata of a run, in bytes of JSON."""
+
+
+def check_version(version: str | None) -> None:
+    """Take the version of a run's record before the run is changed; reading needs no more than to ignore.
+
+    Raises:
+        NewerVersion: this process does not know what it would have to keep.
+    """
+    if int(version or 1) > RECORD_VERSION:
+        raise errors.NewerVersion
+
+
+class StartRequest(BaseModel):
+    """What a caller asks for when it starts a run on a thread."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    engine: EngineName
+    input: dict[str, Any] = Field(default_factory=dict)
+    if_active: IfActive = "reject"
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    max_duration_s: Annotated[float, Field(gt=0, le=7 * 86_400)] | None = None
+    on_worker_lost: OnWorkerLost = "fail"
+
+
+class Spec(BaseModel):
+    """The part of a run's record that never changes after its start."""
+
+    model_config = ConfigDict(frozen=True)
+
+    v: int = RECORD_VERSION
+    run_id: str
+    thread_id: str
+    user_id: str
+    tenant: str
+    engine: str
+    metadata: dict[str, Any]
+    created_ms: int
+    max_duration_s: float
+    on_worker_lost: OnWorkerLost = "fail"
+    trigger: str = "user"
+
+
+class Run(BaseModel):
+    """A run as its readers see it: the record, and the content folded up to `cursor`."""
+
+    # Every member is always there, null where it says nothing.
+    model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
+
+    run_id: str
+    thread_id: str
+    user_id: str
+    tenant: str = Field(exclude=True)
+    status: Status
+    reason: Reason | None = None
+    waiting_for: WaitingFor | None = None
+    engine: str
+    created_at: Timestamp
+    started_at: Timestamp | None = None
+    finished_at: Timestamp | None = None
+    text: str = ""
+    content: Annotated[list[dict[str, Any]], WithJsonSchema(schemas.CONTENT)] = Field(default_factory=list)
+    steps: Annotated[list[dict[str, Any]], WithJsonSchema(schemas.STEPS)] = Field(default_factory=list)
+    usage: Usage | None = None
+    title: str | None = None
+    action: dict[str, Any] | None = None
+    inputs: Annotated[list[dict[str, Any]], WithJsonSchema(schemas.INPUTS)] = Field(
+        default_factory=list, exclude_if=lambda inputs: not inputs, description="If users said something."
+    )
+    cursor: str
+    epoch: int
+    worker: str | None = None
+    error: ErrorInfo | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)

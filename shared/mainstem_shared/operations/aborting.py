@@ -1,0 +1,254 @@
+"""Aborting a run, from anywhere: intent → mailbox of the owner → Celery's revocation → sweeper.
+
+The intent in the record is the truth; everything after it only makes it come true sooner, and may be lost. A
+run that nobody executes is ended here. For callers: `AsyncRuns`, starts that replace, sweepers, and the
+worker that hears of an operator's revocation. What the owner does with the message is in `segments`.
+
+The pair: the sweeper's look (`ACTIVE`) is moved up before the intent is written. A crash in between costs a
+look at a healthy run; after the intent, the sweeper does what is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Protocol
+
+from mainstem_shared import errors
+from mainstem_shared.coordination import mailboxes
+from mainstem_shared.eventlog.reading import log_pages
+from mainstem_shared.eventlog.reading.subscriptions import End
+from mainstem_shared.eventlog.reading.tailer import Tailer
+from mainstem_shared.model.cursors import Cursor
+from mainstem_shared.model.runs import Reason, Status
+from mainstem_shared.operations.ending import Finaliser
+from mainstem_shared.store import keys
+from mainstem_shared.store.client import Store, now_ms
+from mainstem_shared.transitions import verbs
+
+logger = logging.getLogger(__name__)
+
+LOOK_MS: Final = 1000
+"""When a sweeper looks whether an abort was carried out: long after a healthy owner has acted."""
+READ_S: Final = 0.1
+"""How long an abort that does not wait for the end waits for its message to be read; a millisecond or two."""
+FIRST_POLL_S: Final = 0.002
+ROUNDS: Final = 20
+"""Control may change hands while we act; each round somebody else made progress."""
+
+
+class Outcome(StrEnum):
+    """What an abort reached."""
+
+    ABORTED = "aborted"
+    ALREADY_FINISHED = "already_finished"
+    """It ended in another way, or before."""
+    PENDING = "pending"
+    """The intent is durable; the run will end as soon as its owner, or else a sweeper, acts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abort:
+    """An abort's answer.
+
+    `won_from`: the status in which the run was when it was stopped; None unless it was aborted.
+    `signal_delivered`: whether the owner is known to have heard of it; nobody to tell counts as told.
+    """
+
+    outcome: Outcome
+    won_from: Status | None = None
+    signal_delivered: bool = False
+
+
+class Revoker(Protocol):
+    """What reaches Celery's workers: `mainstem_tasks.celery_support.publisher.Dispatcher`."""
+
+    async def arevoke(self, task_id: str, *, terminate: bool = True) -> None:
+        """Drop a task's message, and cancel the task if it runs."""
+        ...
+
+
+def nobody() -> str:
+    """Return no incarnation: the caller holds no lease and must not take control of runs."""
+    return ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aborter:
+    """What aborting needs.
+
+    `sealer` tells the caller's own leased incarnation, if it has one: with it, runs of dead owners are ended
+    at once, without it by the next sweep.
+    """
+
+    finaliser: Finaliser
+    revoker: Revoker | None = None
+    tailer: Tailer | None = None
+    sealer: Callable[[], str] = nobody
+
+    @property
+    def _store(self) -> Store:
+        return self.finaliser.store
+
+    async def abort(self, run_id: str, *, reason: Reason = Reason.USER_ABORT, wait_s: float = 0.0) -> Abort:
+        """Stop a run and say what was reached, within about `wait_s`. Repeatable; the first reason stands.
+
+        Raises:
+            NotFound: there is no such run.
+            StoreUnavailable: the intent may or may not stand.
+        """
+        done = await self.pursue(run_id, reason=reason)
+        if isinstance(done, Abort):
+            return done
+        async with self._revoking(done.wish.task_id):
+            await self._wait(run_id, done, wait_s)
+        return await self._judge(run_id, done)
+
+    async def pursue(self, run_id: str, *, reason: Reason) -> Abort | Told:
+        """Do the same without waiting: end the run if nobody executes it, else tell its owner."""
+        await self._have_looked_at(run_id)
+        for _ in range(ROUNDS):
+            wish = await verbs.stop(self._store, run_id, reason=reason)
+            if isinstance(wish, verbs.Gone):
+                raise errors.NotFound
+            if isinstance(wish, verbs.Already):
+                return Abort(outcome=Outcome.ALREADY_FINISHED)
+            if wish.status is Status.RUNNING and not await self._may_take_from(wish.owner):
+                return await self._tell(run_id, wish)
+            done = await self._end(run_id, wish)
+            if done is not None:
+                return done
+        raise errors.StoreUnavailable("The run's control kept changing hands; try again.")
+
+    async def _have_looked_at(self, run_id: str) -> None:
+        keys.run(run_id)  # NotFound for what cannot be a run id
+        look = {run_id: now_ms() + LOOK_MS}
+        await self._store.patiently(lambda: self._store.client.zadd(keys.ACTIVE, look, xx=True, lt=True))
+
+    async def _may_take_from(self, owner: str) -> bool:
+        """Whether the owner has no lease, and we have one."""
+        if not self.sealer():
+            return False
+        return not await self._store.patiently(lambda: self._store.client.exists(keys.lease(owner)))
+
+    # -- nobody executes it
+
+    async def _end(self, run_id: str, wish: verbs.Intended) -> Abort | None:
+        """End a run as long as nothing has changed since the wish; None if something has."""
+        ended = await self.finaliser.settle(
+            run_id, sealer=self.sealer(), reason=wish.reason, expected_epoch=wish.epoch
+        )
+        if ended is None:
+            raise errors.NotFound
+        if ended.mine:
+            await self._drop_message(wish)
+        elif not ended.status.is_terminal:
+            return None
+        elif ended.reason is not wish.reason:
+            return Abort(outcome=Outcome.ALREADY_FINISHED)
+        return Abort(
+            outcome=Outcome.ABORTED,
+            won_from=wish.status,
+            signal_delivered=wish.status is not Status.RUNNING,
+        )
+
+    async def _drop_message(self, wish: verbs.Intended) -> None:
+        """Spare a worker the message: without this it is refused by the claim."""
+        if wish.status is Status.QUEUED:
+            async with self._revoking(wish.task_id):
+                pass
+
+    # -- somebody executes it
+
+    async def _tell(self, run_id: str, wish: verbs.Intended) -> Told:
+        letter = mailboxes.Stop(run_id=run_id, reason=wish.reason)
+        return Told(wish=wish, message=await mailboxes.post(self._store, wish.owner, letter))
+
+    @asynccontextmanager
+    async def _revoking(self, task_id: str) -> AsyncGenerator[None]:
+        """Have Celery revoke the task meanwhile. A broker that is away or frozen is not waited for long."""
+        if self.revoker is None or not task_id:
+            yield
+            return
+        revoking = asyncio.ensure_future(self.revoker.arevoke(task_id, terminate=True))
+        try:
+            yield
+            await asyncio.wait({revoking}, timeout=READ_S)
+        finally:
+            revoking.cancel()
+            for failure in await asyncio.gather(revoking, return_exceptions=True):
+                if isinstance(failure, Exception):
+                    logger.info(
+                        "the broker did not take a revocation; the mailbox has it",
+                        extra={"action": "revoke_failed", "task_id": task_id, "why": repr(failure)},
+                    )
+
+    async def _wait(self, run_id: str, told: Told, wait_s: float) -> None:
+        if wait_s <= 0 or self.tailer is None:
+            await self._until_read(told)
+            return
+        with contextlib.suppress(TimeoutError, errors.StoreUnavailable, errors.NotFound):
+            async with asyncio.timeout(wait_s):
+                await until_over(self.tailer, self._store, run_id)
+
+    async def _until_read(self, told: Told) -> None:
+        deadline, pause = time.monotonic() + READ_S, FIRST_POLL_S
+        while not await mailboxes.is_read(self._store, told.wish.owner, told.message):
+            if time.monotonic() + pause > deadline:
+                return
+            await asyncio.sleep(pause)
+            pause *= 2
+
+    async def _judge(self, run_id: str, told: Told) -> Abort:
+        """Say what has become of it."""
+        wish = told.wish
+        names = ("status", "reason", "owner")
+        values = await self._store.patiently(
+            lambda: self._store.client.hmget(keys.run(run_id).record, *names)
+        )
+        if values[0] is None:
+            raise errors.NotFound
+        status, reason, owner = (None if value is None else value.decode() for value in values)
+        is_over = Status(status).is_terminal
+        heard = (is_over and owner == wish.owner) or await mailboxes.is_read(
+            self._store, wish.owner, told.message
+        )
+        if not is_over:
+            return Abort(outcome=Outcome.PENDING, signal_delivered=heard)
+        if reason != wish.reason:
+            return Abort(outcome=Outcome.ALREADY_FINISHED, signal_delivered=heard)
+        return Abort(outcome=Outcome.ABORTED, won_from=wish.status, signal_delivered=heard)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """The owner of a running run has a message to stop it."""
+
+    wish: verbs.Intended
+    message: Cursor
+
+
+async def until_over(tailer: Tailer, store: Store, run_id: str) -> bool:
+    """Wait for a run's end, without reading its past; False if this process stops serving before.
+
+    Raises:
+        NotFound: there is no such run (any more).
+        StoreUnavailable: the store does not answer.
+    """
+    seen = await log_pages.look(store, run_id)
+    if isinstance(seen, verbs.Gone):
+        raise errors.NotFound
+    if seen.status.is_terminal:
+        return True
+    async with tailer.subscribe(run_id, after=seen.top) as feed:
+        async for _ in feed:
+            pass
+        if feed.end is End.GONE:
+            raise errors.NotFound
+        return feed.end is End.FINISHED

@@ -1,0 +1,160 @@
+"""Deleting data: of a thread, of a user. What is active is aborted, what does not stop in time is sealed.
+
+Pairs across slots: a run's record, and with it the thread's list of runs, is the truth. Order: the run in its
+slot first, then the indexes that list it. A crash in between leaves entries of a run that is gone, which
+listings, sweeps and slots drop by themselves; content never outlives them. Repeating the call does the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mainstem_shared import errors
+from mainstem_shared.model.runs import Reason, Spec, Status, WaitingFor
+from mainstem_shared.operations.aborting import Aborter, Outcome
+from mainstem_shared.store import keys
+from mainstem_shared.store.client import Store, now_ms
+from mainstem_shared.transitions import threads, verbs
+
+logger = logging.getLogger(__name__)
+
+WAIT_S: Final = 5.0
+"""How long a running run may take to end by itself before it is taken from its owner."""
+BATCH: Final = 200
+AT_ONCE: Final = 16
+UNBORN_MS: Final = 60_000
+ROUNDS: Final = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    run_id: str
+    spec: Spec
+    waits: bool
+    """Whether it waits behind another run of its thread."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deleter:
+    """Deletes with an aborter that holds a lease: it takes runs from owners that do not let go."""
+
+    aborter: Aborter
+    wait_s: float = WAIT_S
+
+    @property
+    def _store(self) -> Store:
+        return self.aborter.finaliser.store
+
+    async def delete_thread(self, thread_id: str, *, tenant: str, user_id: str | None) -> int:
+        """Delete all runs of a thread that are the user's (None: any user's); returns how many.
+
+        Runs that are started meanwhile stay.
+
+        Raises:
+            NotFound: there is nothing of theirs.
+        """
+        index = keys.thread_runs(tenant, thread_id)
+        raw = await self._store.patiently(lambda: self._store.client.zrange(index, 0, -1))
+        listed = [run_id.decode() for run_id in raw]
+        found = await self._find(listed)
+        mine = [f for f in found if f.spec.tenant == tenant and user_id in (None, f.spec.user_id)]
+        if not mine:
+            raise errors.NotFound("No such thread.")
+        await self._delete(mine)
+        for expired in set(listed) - {f.run_id for f in found}:
+            await threads.forget(self._store, expired)
+        return len(mine)
+
+    async def delete_user(self, *, tenant: str, user_id: str) -> int:
+        """Delete all runs of a user, on all threads; returns how many."""
+        index, count = keys.user_runs(tenant, user_id), 0
+        for _ in range(ROUNDS):  # also what was started meanwhile
+            raw = await self._store.patiently(
+                lambda: self._store.client.zrange(index, 0, -1, withscores=True)
+            )
+            entries = {run_id.decode(): int(score) for run_id, score in raw}
+            found = await self._find(list(entries))
+            await self._delete(found)
+            count += len(found)
+            gone = set(entries) - {f.run_id for f in found}
+            old = [run_id for run_id in gone if now_ms() - entries[run_id] > UNBORN_MS]
+            if old:
+                await self._store.patiently(lambda old=old: self._store.client.zrem(index, *old))
+            if not found:
+                break
+        return count
+
+    async def _find(self, run_ids: list[str]) -> list[_Found]:
+        found: list[_Found] = []
+        for first in range(0, len(run_ids), BATCH):
+            batch = run_ids[first : first + BATCH]
+            for run_id, (spec, waiting) in zip(batch, await self._records(batch), strict=True):
+                if spec is not None:
+                    waits = waiting == WaitingFor.THREAD.value.encode()
+                    found.append(_Found(run_id=run_id, spec=Spec.model_validate_json(spec), waits=waits))
+        return found
+
+    async def _records(self, run_ids: list[str]) -> list[Any]:
+        async def fetch() -> list[Any]:
+            async with self._store.client.pipeline(transaction=False) as pipe:
+                for run_id in run_ids:
+                    pipe.hmget(keys.run(run_id).record, "spec", "waiting")
+                return await pipe.execute()
+
+        return await self._store.patiently(fetch)
+
+    async def _delete(self, found: list[_Found]) -> None:
+        # Those that wait first: else ending the one that holds the thread would start the next.
+        for waits in (True, False):
+            group = [f for f in found if f.waits is waits]
+            for first in range(0, len(group), AT_ONCE):
+                batch = (self._delete_run(f.spec) for f in group[first : first + AT_ONCE])
+                for failure in await asyncio.gather(*batch, return_exceptions=True):
+                    if failure is not None:
+                        raise failure
+
+    async def _delete_run(self, spec: Spec) -> None:
+        await self._end(spec.run_id)
+        if not await threads.forget(self._store, spec.run_id):
+            raise errors.StoreUnavailable("The run's control kept changing hands; try again.")
+        await self._unlist(spec)
+        logger.info("run deleted", extra={"action": "run_deleted", "run_id": spec.run_id})
+
+    async def _end(self, run_id: str) -> None:
+        try:
+            done = await self.aborter.abort(run_id, reason=Reason.THREAD_DELETED, wait_s=self.wait_s)
+        except errors.NotFound:
+            return
+        if done.outcome is Outcome.PENDING:
+            await kill(self.aborter, run_id, reason=Reason.THREAD_DELETED)
+
+    async def _unlist(self, spec: Spec) -> None:
+        mine = (spec.tenant, spec.user_id)
+
+        async def remove() -> None:
+            async with self._store.client.pipeline(transaction=False) as pipe:
+                for index in (
+                    keys.ACTIVE, keys.RECENT, keys.COMPACT, keys.user_runs(*mine), keys.user_slots(*mine),
+                ):  # fmt: skip
+                    pipe.zrem(index, spec.run_id)
+                await pipe.execute()
+
+        await self._store.patiently(remove)
+
+
+async def kill(aborter: Aborter, run_id: str, *, reason: Reason = Reason.USER_ABORT) -> Status:
+    """Take a run from whoever has it, and end it now; returns what it ended as. Its engine gets no say.
+
+    Raises:
+        NotFound: there is no such run.
+        StoreUnavailable: try again.
+    """
+    wish = await verbs.stop(aborter.finaliser.store, run_id, reason=reason)
+    standing = wish.reason if isinstance(wish, verbs.Intended) else reason
+    ended = await aborter.finaliser.settle(run_id, sealer=aborter.sealer(), reason=standing)
+    if ended is None:
+        raise errors.NotFound
+    return ended.status

@@ -1,0 +1,1 @@
+"""Reading runs without changing them: listings and summaries."""

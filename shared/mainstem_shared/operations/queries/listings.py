@@ -1,0 +1,202 @@
+"""Listing runs, newest first, page by page, from the indexes: a thread's, a user's, or all recent ones.
+
+Indexes may name runs that are gone (retention, a start that never happened): such entries are skipped, and
+removed once they are old enough not to belong to a start that is under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mainstem_shared import errors
+from mainstem_shared.eventlog.reading import run_states
+from mainstem_shared.model.principals import DEFAULT_TENANT
+from mainstem_shared.model.runs import TERMINAL, Run, Spec, Status
+from mainstem_shared.store import keys
+from mainstem_shared.store.client import Store, now_ms
+
+PAGE: Final = 20
+LONGEST_PAGE: Final = 100
+SCAN_LIMIT: Final = 2000
+"""Index entries looked at for one page: a rare status among many runs makes short pages, not slow ones."""
+BYTES_PER_PAGE: Final = 4 * 1024 * 1024
+"""A page ends early once its runs hold this much text: runs of megabytes come one by one."""
+_BATCH: Final = 100
+_AT_ONCE: Final = 8  # runs folded at a time, for what they may weigh in memory
+_UNBORN_MS: Final = 60_000
+_CURSOR: Final = re.compile(r"([0-9]{1,15})\.([a-z2-7]{16}_[a-z2-7]{26})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """Which runs to list. Without thread and user: all of the tenant's."""
+
+    tenant: str = DEFAULT_TENANT
+    thread_id: str | None = None
+    user_id: str | None = None
+    status: Status | None = None
+    active: bool | None = None
+
+    @property
+    def index(self) -> str:
+        if self.thread_id is not None:
+            return keys.thread_runs(self.tenant, self.thread_id)
+        if self.user_id is not None:
+            return keys.user_runs(self.tenant, self.user_id)
+        return keys.RECENT
+
+    def matches(self, spec: Spec, status: Status) -> bool:
+        """Tell whether a run of this index is asked for."""
+        return (
+            spec.tenant == self.tenant
+            and (self.user_id is None or spec.user_id == self.user_id)
+            and (self.status is None or status is self.status)
+            and (self.active is None or (status not in TERMINAL) is self.active)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Some runs, newest first; `next` continues after them, None at the end."""
+
+    runs: list[Run]
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Position:
+    """An index entry: creation time and run id, which together order all runs."""
+
+    created_ms: int
+    run_id: str
+
+    def __str__(self) -> str:
+        return f"{self.created_ms}.{self.run_id}"
+
+
+async def page(store: Store, query: Query, *, limit: int = PAGE, cursor: str | None = None) -> Page:
+    """Return the next runs after `cursor`, at most `limit`, possibly fewer.
+
+    Raises:
+        InvalidCursor: it is not the `next` of a page.
+        InvalidRequest: the limit is out of range.
+    """
+    if not 1 <= limit <= LONGEST_PAGE:
+        raise errors.InvalidRequest(f"limit: must be between 1 and {LONGEST_PAGE}.")
+    position = _parse(cursor) if cursor is not None else None
+    runs: list[Run] = []
+    size = scanned = 0
+    while scanned < SCAN_LIMIT:
+        batch = await _after(store, query.index, position)
+        if not batch:
+            return Page(runs=runs, next=None)
+        async for position, run in _runs(store, query, batch):
+            runs.append(run)
+            size += len(run.text)
+            if len(runs) == limit or size > BYTES_PER_PAGE:
+                more = position != batch[-1] or await _after(store, query.index, position)
+                return Page(runs=runs, next=str(position) if more else None)
+        position = batch[-1]
+        scanned += len(batch)
+    return Page(runs=runs, next=str(position))
+
+
+async def positions(
+    store: Store, query: Query, *, limit: int, cursor: str | None = None
+) -> tuple[list[Position], str | None]:
+    """Return where the next runs after `cursor` stand in their index, and the cursor after them.
+
+    Raises:
+        InvalidCursor: it is not the `next` of a page.
+        InvalidRequest: the limit is out of range.
+    """
+    if not 1 <= limit <= LONGEST_PAGE:
+        raise errors.InvalidRequest(f"limit: must be between 1 and {LONGEST_PAGE}.")
+    position = _parse(cursor) if cursor is not None else None
+    found: list[Position] = []
+    scanned = 0
+    while scanned < SCAN_LIMIT:
+        batch = await _after(store, query.index, position)
+        if not batch:
+            return found, None
+        matching = (await _matching(store, query, batch))[: limit - len(found)]
+        found += matching
+        if len(found) == limit:
+            return found, str(found[-1])
+        position = batch[-1]
+        scanned += len(batch)
+    return found, str(position)
+
+
+def _parse(cursor: str) -> Position:
+    match = _CURSOR.fullmatch(cursor)
+    if match is None:
+        raise errors.InvalidCursor("A page's cursor is the `next` of the page before.")
+    return Position(int(match[1]), match[2])
+
+
+async def _after(store: Store, index: str, position: Position | None) -> list[Position]:
+    """Return the entries that come next in an index; none at its end."""
+    ceiling = "+inf" if position is None else position.created_ms
+    skipped = 0
+    while True:
+        found = await _entries(store, index, ceiling, skipped)
+        fresh = [entry for entry in found if position is None or entry < position]
+        if fresh or not found:
+            return fresh
+        skipped += len(found)  # of the same millisecond as the position, and before it
+
+
+async def _entries(store: Store, index: str, ceiling: str | int, skipped: int) -> list[Position]:
+    raw: Any = await store.patiently(
+        lambda: store.client.zrevrangebyscore(
+            index, ceiling, "-inf", start=skipped, num=_BATCH, withscores=True
+        )
+    )
+    return [Position(int(score), member.decode()) for member, score in raw]
+
+
+async def _runs(store: Store, query: Query, batch: list[Position]) -> AsyncIterator[tuple[Position, Run]]:
+    """Read the runs of a batch that match, a few at a time."""
+    matching = await _matching(store, query, batch)
+    for first in range(0, len(matching), _AT_ONCE):
+        group = matching[first : first + _AT_ONCE]
+        for entry, run in zip(group, await asyncio.gather(*(_read(store, e) for e in group)), strict=True):
+            if run is not None:
+                yield entry, run
+
+
+async def _read(store: Store, entry: Position) -> Run | None:
+    try:
+        return await run_states.get_run(store, entry.run_id)
+    except errors.NotFound:
+        return None  # its retention ended this very moment
+
+
+async def _matching(store: Store, query: Query, batch: list[Position]) -> list[Position]:
+    async def fetch() -> list[Any]:
+        async with store.client.pipeline(transaction=False) as pipe:
+            for entry in batch:
+                pipe.hmget(keys.run(entry.run_id).record, "status", "spec")
+            return await pipe.execute()
+
+    matching: list[Position] = []
+    gone: list[Position] = []
+    for entry, (status, spec) in zip(batch, await store.patiently(fetch), strict=True):
+        if status is None:
+            gone.append(entry)
+        elif query.matches(Spec.model_validate_json(spec), Status(status.decode())):
+            matching.append(entry)
+    await _drop(store, query.index, gone)
+    return matching
+
+
+async def _drop(store: Store, index: str, gone: list[Position]) -> None:
+    """Remove entries of runs that are gone, but not of a start that has yet to write its record."""
+    settled = [entry.run_id for entry in gone if entry.created_ms < now_ms() - _UNBORN_MS]
+    if settled:
+        await store.patiently(lambda: store.client.zrem(index, *settled))

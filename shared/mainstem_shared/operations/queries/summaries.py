@@ -1,0 +1,181 @@
+"""Summaries of runs without their content: what lists of many runs show, and show again every second.
+
+Read from records and from the tops of logs, in two round trips for a hundred runs, however large they are.
+Whole runs are in `views`, their pages in `listings`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mainstem_shared.model import actions, cursors, jsontext, runs
+from mainstem_shared.model.runs import ErrorInfo, Reason, Spec, Status, Timestamp, WaitingFor
+from mainstem_shared.operations.queries import listings
+from mainstem_shared.operations.queries.listings import Query
+from mainstem_shared.store import keys
+from mainstem_shared.store.client import Store
+
+SHOWN: Final = 500
+"""Unfinished runs in one answer: more than anybody reads."""
+SCAN_LIMIT: Final = 20_000
+"""Unfinished runs looked at for one answer."""
+_BATCH: Final = 500
+_FIELDS: Final = (
+    "spec", "status", "reason", "waiting", "epoch", "owner", "task", "last_task", "started", "finished",
+    "action", "error", "stop_reason",
+)  # fmt: skip
+
+
+class RunSummary(BaseModel):
+    """A run without its content, for lists: what its record says."""
+
+    model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
+
+    run_id: str
+    thread_id: str
+    user_id: str
+    status: Status
+    reason: Reason | None = None
+    waiting_for: WaitingFor | None = None
+    engine: str
+    created_at: Timestamp
+    started_at: Timestamp | None = None
+    finished_at: Timestamp | None = None
+    worker: str | None = None
+    task_id: Annotated[str | None, Field(description="The Celery task that runs it, or ran it last.")] = None
+    epoch: int
+    events: Annotated[
+        int | None,
+        Field(
+            description="Events that a running run has written in this epoch: its growth is the run's speed."
+        ),
+    ] = None
+    stopping: Annotated[bool, Field(description="Somebody asked it to stop, and it has not yet.")] = False
+    action: dict[str, Any] | None = None
+    error: ErrorInfo | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """Some runs, newest first, and how many there are by status (of unfinished ones only)."""
+
+    runs: list[RunSummary]
+    next: str | None
+    counts: dict[Status, int]
+
+
+async def recent(store: Store, query: Query, *, limit: int, cursor: str | None = None) -> Overview:
+    """Return the next runs after `cursor`, newest first.
+
+    Raises:
+        InvalidCursor: it is not the `next` of a page.
+        InvalidRequest: the limit is out of range.
+    """
+    entries, following = await listings.positions(store, query, limit=limit, cursor=cursor)
+    runs = await _summaries(store, [entry.run_id for entry in entries])
+    return Overview(runs=runs, next=following, counts={})
+
+
+async def active(store: Store, query: Query, *, limit: int = SHOWN) -> Overview:
+    """Return all unfinished runs that the query asks for; the newest ones, where they are too many."""
+    members: Any = await store.patiently(lambda: store.client.zrange(keys.ACTIVE, 0, SCAN_LIMIT - 1))
+    found: list[tuple[int, str, Status]] = []
+    for first in range(0, len(members), _BATCH):
+        found += await _wanted(store, query, [member.decode() for member in members[first : first + _BATCH]])
+    found.sort(reverse=True)
+    runs = await _summaries(store, [run_id for _, run_id, _ in found[:limit]])
+    return Overview(runs=runs, next=None, counts=dict(Counter(status for *_, status in found)))
+
+
+async def _wanted(store: Store, query: Query, run_ids: Sequence[str]) -> list[tuple[int, str, Status]]:
+    async def fetch() -> list[Any]:
+        async with store.client.pipeline(transaction=False) as pipe:
+            for run_id in run_ids:
+                pipe.hmget(keys.run(run_id).record, "status", "spec")
+            return await pipe.execute()
+
+    found: list[tuple[int, str, Status]] = []
+    for run_id, (status, spec) in zip(run_ids, await store.patiently(fetch), strict=True):
+        if status is None:
+            continue  # a start that is under way, or never happened
+        parsed, reached = Spec.model_validate_json(spec), Status(status.decode())
+        if not reached.is_terminal and query.matches(parsed, reached):
+            found.append((parsed.created_ms, run_id, reached))
+    return found
+
+
+async def _summaries(store: Store, run_ids: Sequence[str]) -> list[RunSummary]:
+    async def records() -> list[Any]:
+        async with store.client.pipeline(transaction=False) as pipe:
+            for run_id in run_ids:
+                pipe.hmget(keys.run(run_id).record, *_FIELDS)
+            return await pipe.execute()
+
+    if not run_ids:
+        return []
+    found: list[dict[str, str]] = []
+    for values in await store.patiently(records):
+        fields = {
+            name: value.decode() for name, value in zip(_FIELDS, values, strict=True) if value is not None
+        }
+        if "status" in fields:  # else its retention ended this very moment
+            found.append(fields)
+    return await _with_progress(store, [_summary(fields) for fields in found])
+
+
+async def _with_progress(store: Store, runs: list[RunSummary]) -> list[RunSummary]:
+    """Add how far running runs are: their logs' tops. Finished logs end with the whole content: not read."""
+    running = [run.run_id for run in runs if run.status is Status.RUNNING]
+
+    async def tops() -> list[Any]:
+        async with store.client.pipeline(transaction=False) as pipe:
+            for run_id in running:
+                pipe.xrevrange(keys.run(run_id).log, count=1)
+            return await pipe.execute()
+
+    if not running:
+        return runs
+    found: dict[str, cursors.Cursor] = {}
+    for run_id, entries in zip(running, await store.patiently(tops), strict=True):
+        if entries:
+            found[run_id] = cursors.parse(entries[0][0].decode())
+    return [
+        run.model_copy(update={"epoch": top.epoch, "events": top.seq})
+        if (top := found.get(run.run_id))
+        else run
+        for run in runs
+    ]
+
+
+def _summary(fields: dict[str, str]) -> RunSummary:
+    spec, status = Spec.model_validate_json(fields["spec"]), Status(fields["status"])
+    kept = fields.get("action") if status is Status.REQUIRES_ACTION else None
+    return RunSummary(
+        run_id=spec.run_id,
+        thread_id=spec.thread_id,
+        user_id=spec.user_id,
+        status=status,
+        reason=Reason(fields["reason"]) if fields.get("reason") else None,
+        waiting_for=WaitingFor(fields["waiting"]) if fields.get("waiting") else None,
+        engine=spec.engine,
+        created_at=runs.at_ms(spec.created_ms),
+        started_at=_time(fields.get("started")),
+        finished_at=_time(fields.get("finished")),
+        worker=fields.get("owner") or None,
+        task_id=fields.get("task") or fields.get("last_task") or None,
+        epoch=int(fields["epoch"]),
+        stopping=bool(fields.get("stop_reason")) and not status.is_terminal,
+        action=actions.Action.model_validate_json(kept).public() if kept else None,
+        error=ErrorInfo.model_validate(jsontext.loads(fields["error"])) if fields.get("error") else None,
+        metadata=spec.metadata,
+    )
+
+
+def _time(ms: str | None) -> Any:
+    return runs.at_ms(int(ms)) if ms else None

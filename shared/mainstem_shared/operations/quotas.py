@@ -1,0 +1,77 @@
+"""Slots: how many runs a user may have at work at once (MAINSTEM_MAX_ACTIVE_RUNS_PER_USER; 0: any number).
+
+A pair across slots of the store: the run's record is the truth, the user's ZSET a count of it. Order: the
+slot first, then the run. A crash in between leaves a slot of a run that never came to be; a lost release
+leaves one of a run that is over. Both are found when somebody is refused: every refusal is verified against
+the records first. A run that waits for a human holds no slot.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+from mainstem_shared import errors
+from mainstem_shared.model import ids
+from mainstem_shared.model.runs import Spec, Status
+from mainstem_shared.settings import Settings
+from mainstem_shared.store import keys
+from mainstem_shared.store.client import Script, Store, now_ms
+
+logger = logging.getLogger(__name__)
+
+TAKE_SLOT: Final = Script("take_slot")
+UNBORN_MS: Final = 15_000
+"""A slot without a record belongs to a start under way for this long: longer than a start has patience."""
+RETRY_AFTER_S: Final = 2
+ROUNDS: Final = 3
+"""Others may take what a verification freed."""
+_AT_WORK: Final = frozenset({Status.QUEUED, Status.RUNNING})
+
+
+async def take(store: Store, settings: Settings, spec: Spec, *, replacing: bool = False) -> None:
+    """Take a slot for a run before it is started or resumed. `replacing`: its thread's runs do not count.
+
+    Raises:
+        TooManyRuns: as many of the user are at work as may be; ask again after its `retry_after_s`.
+    """
+    limit = settings.max_active_runs_per_user
+    if limit == 0:
+        return
+    tag = ids.split(spec.run_id)[0] if replacing else ""
+    arguments = [spec.run_id, limit, settings.live_ttl_ms, tag]
+    slots = keys.user_slots(spec.tenant, spec.user_id)
+    for _ in range(ROUNDS):
+        reply = await store.verb(TAKE_SLOT, [slots], [now_ms(), *arguments])
+        if reply[0] == b"taken":
+            return
+        taken = dict(zip(reply[1][::2], reply[1][1::2], strict=True))
+        if not await _drop_stale(store, slots, {run.decode(): int(at) for run, at in taken.items()}):
+            break
+    raise errors.TooManyRuns(retry_after_s=RETRY_AFTER_S)
+
+
+async def release(store: Store, *, tenant: str, user_id: str, run_id: str) -> None:
+    """Give a run's slot back. Nothing breaks if this is lost."""
+    await store.patiently(lambda: store.client.zrem(keys.user_slots(tenant, user_id), run_id))
+
+
+async def _drop_stale(store: Store, slots: str, taken: dict[str, int]) -> int:
+    """Drop the slots of runs that are not at work; returns how many."""
+
+    async def look() -> list[Any]:
+        async with store.client.pipeline(transaction=False) as pipe:
+            for run_id in taken:
+                pipe.hget(keys.run(run_id).record, "status")
+            return await pipe.execute()
+
+    now = now_ms()
+    stale = [
+        run_id
+        for (run_id, taken_ms), status in zip(taken.items(), await store.patiently(look), strict=True)
+        if (now - taken_ms > UNBORN_MS if status is None else Status(status.decode()) not in _AT_WORK)
+    ]
+    if stale:
+        logger.info("dropped stale slots", extra={"action": "slots_verified", "dropped": len(stale)})
+        await store.patiently(lambda: store.client.zrem(slots, *stale))
+    return len(stale)

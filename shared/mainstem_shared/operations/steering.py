@@ -1,0 +1,196 @@
+"""Steering: what users say to a run while it is at work, on its way from them to `run.inbox`.
+
+The run's record is the truth: an accepted input stands there until the run is over, so that whoever runs
+it next, from whatever checkpoint, is told it again. What the engine has read is what the log says
+(`input.accepted`, in order); the end hands the rest back. For `AsyncRuns`, segments and sweepers.
+
+The pair: a sweeper's look (`ACTIVE`) is moved up, then `steer`, then mail to the owner. A crash in between
+leaves an input that the owner does not know of: the sweeper sends the mail again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mainstem_shared import errors, guards
+from mainstem_shared.coordination import mailboxes
+from mainstem_shared.guards import Kind, Said
+from mainstem_shared.model import ids, jsontext, runs
+from mainstem_shared.model.runs import Spec, Status
+from mainstem_shared.settings import Settings
+from mainstem_shared.store import keys
+from mainstem_shared.store.client import Script, Store, now_ms
+from mainstem_shared.transitions import verbs
+
+logger = logging.getLogger(__name__)
+
+STEER: Final = Script("steer")
+INBOX: Final = Script("inbox")
+
+WAITING_LIMIT: Final = 10
+"""Inputs that may wait to be read: more would only tell that the engine does not listen."""
+LIMIT: Final = 100
+"""Inputs that a run takes in all: they are kept in its record, for a worker that begins again."""
+TEXT_LIMIT: Final = 64 * 1024
+"""Largest input, in bytes of JSON: a long letter, no file."""
+LOOK_MS: Final = 2000
+"""When a sweeper looks whether the owner knows of an input: long after a healthy owner has it."""
+
+
+class InputRequest(BaseModel):
+    """What a user says to a run. Repeating it with the same `input_id` says it once."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    text: Annotated[str, Field(min_length=1)]
+    input_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")] | None = None
+
+
+class Receipt(BaseModel):
+    """An input was accepted: the engine reads it, or it is handed back when the run ends."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run_id: str
+    input_id: str
+    number: int
+    """Its place among the run's inputs, from 1; they are read in this order."""
+    accepted_at: runs.Timestamp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """The input stands in the record. `owner` runs the run and is to be told; empty if nobody does."""
+
+    number: int
+    at_ms: int
+    owner: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declined:
+    """The run does not take it; `why` is `reused`, `paused`, `inactive` or `full`."""
+
+    why: str
+    status: str = ""
+
+
+def parse_request(fields: Mapping[str, Any]) -> InputRequest:
+    """Build a request from what a caller gave.
+
+    Raises:
+        InvalidRequest: it does not fit; says where.
+        InputTooLarge: the text is larger than a log entry may hold.
+    """
+    try:
+        request = InputRequest.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise errors.InvalidRequest(f"{where}: {first['msg']}" if where else first["msg"]) from error
+    if not request.text.strip():
+        raise errors.InvalidRequest("text: says nothing.")
+    size = len(jsontext.dumps(request.text))
+    if size > TEXT_LIMIT:
+        raise errors.InputTooLarge(what="text", size=size, limit=TEXT_LIMIT)
+    return request
+
+
+async def send(
+    store: Store, settings: Settings, spec: Spec, request: InputRequest, *, by: str | None
+) -> Receipt:
+    """Say something to a run that is at work, or waits for a worker; `by`: the user, for the log.
+
+    When this returns it is durable. Whether the caller may do this is for the caller to know.
+
+    Raises:
+        InvalidRequest: a guard refuses the text.
+        RunPaused, RunNotActive, InputQueueFull: the run does not take it now, or any more.
+        InputIdReused: the id stands for another text.
+        NotFound: there is no such run.
+        StoreUnavailable: accepted or not; send it again with the same id.
+    """
+    guards.check(settings.input_guards, Said(kind=Kind.STEERING, value=request.text, spec=spec))
+    run_id, input_id = spec.run_id, request.input_id or f"in_{ids.nonce()}"
+    look = {run_id: now_ms() + LOOK_MS}
+    await store.patiently(lambda: store.client.zadd(keys.ACTIVE, look, xx=True, lt=True))
+    answer = await steer(store, run_id, input_id=input_id, text=request.text, by=by)
+    match answer:
+        case Accepted():
+            pass
+        case Declined():
+            raise _refusal(answer, input_id)
+        case _:
+            raise errors.NotFound
+    logger.info("input accepted", extra={"action": "input_accepted", "run_id": run_id, "input_id": input_id})
+    if answer.owner:
+        await tell(store, run_id, answer.owner)
+    return Receipt(
+        run_id=run_id,
+        input_id=input_id,
+        number=answer.number,
+        accepted_at=runs.at_ms(answer.at_ms),
+    )
+
+
+async def tell(store: Store, run_id: str, owner: str) -> None:
+    """Tell a run's owner that its record has inputs; a sweeper repeats what fails here."""
+    try:
+        await mailboxes.post(store, owner, mailboxes.Input(run_id=run_id))
+    except errors.StoreUnavailable:
+        logger.warning("mail was not sent", extra={"action": "mail_failed", "run_id": run_id})
+
+
+def _refusal(answer: Declined, input_id: str) -> errors.Conflict:
+    match answer.why:
+        case "paused":
+            return errors.RunPaused()
+        case "reused":
+            return errors.InputIdReused(input_id=input_id)
+        case "full":
+            return errors.InputQueueFull(waiting=WAITING_LIMIT, total=LIMIT)
+        case _:
+            status = Status(answer.status)
+            return errors.RunNotActive(status=status.value if status.is_terminal else "being aborted")
+
+
+async def steer(
+    store: Store, run_id: str, *, input_id: str, text: str, by: str | None
+) -> Accepted | Declined | verbs.Gone:
+    """Put an input into a run's record, once per id."""
+    now = now_ms()
+    entry = jsontext.dumps({"input_id": input_id, "text": text, "by": by, "sent_at": runs.rfc3339(now)})
+    digest = hashlib.blake2b(jsontext.dumps(text), digest_size=16).hexdigest()
+    reply = await store.verb(
+        STEER, [keys.run(run_id).record], [now, input_id, digest, entry, WAITING_LIMIT, LIMIT]
+    )
+    match reply[0]:
+        case b"accepted":
+            return Accepted(number=int(reply[1]), at_ms=int(reply[2]), owner=reply[3].decode())
+        case b"gone":
+            return verbs.Gone()
+        case b"inactive":
+            return Declined(why="inactive", status=reply[1].decode())
+        case _:
+            return Declined(why=reply[0].decode())
+
+
+async def inbox(
+    store: Store, control: verbs.Control, *, read: int, known: int
+) -> list[dict[str, Any]] | verbs.Refused | verbs.Gone:
+    """Return the inputs after the `known` ones, as their owner; `read`: how many the engine has read."""
+    record = keys.run(control.run_id).record
+    reply = await store.verb(INBOX, [record], [control.epoch, control.owner, read, known])
+    match reply[0]:
+        case b"inputs":
+            return [jsontext.loads(entry) for entry in reply[1]]
+        case b"refused":
+            return verbs.refused(reply)
+        case _:
+            return verbs.Gone()

@@ -1,0 +1,266 @@
+"""Sweeping: what settles runs whose owner died, delivers what was never published, and tidies indexes.
+
+Runs in every worker and every gateway. All effects are compare-and-set verbs, so that sweepers never need
+to agree; a lock only spares them doing the same work at the same time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from redis.exceptions import RedisError
+
+from mainstem_shared import errors
+from mainstem_shared.model import runs
+from mainstem_shared.model.runs import Reason, Spec, Status, WaitingFor
+from mainstem_shared.operations import recovery, resuming, steering
+from mainstem_shared.operations.aborting import Abort, Aborter
+from mainstem_shared.operations.ending import Finaliser
+from mainstem_shared.store import keys
+from mainstem_shared.store.client import Store, now_ms
+from mainstem_shared.transitions import threads, verbs
+
+logger = logging.getLogger(__name__)
+
+JITTER: Final = 0.1
+BATCH: Final = 500
+"""Due runs looked at in one sweep; more wait for the next."""
+LOOK_LEASES: Final = 4
+"""Leases (a minute, by default) after which a published message that nobody claimed is published again, then
+ever less often; and after which a running run is looked at, for what watching its owner's lease misses."""
+REPUBLISH_LAST_MS: Final = 15 * 60_000
+UNBORN_MS: Final = 60_000
+"""An index entry without a record belongs to a start that never happened once it is this old."""
+PAUSED_LOOK_MS: Final = 15 * 60_000
+"""A paused run is looked at when its action expires; this look is for what that misses."""
+UNREADABLE: Final = (ValueError, KeyError)
+"""What a record raises that is damaged, or of a later version: one of them must not end a sweep."""
+
+
+@dataclass(kw_only=True)
+class Sweeper:
+    """Sweeps every `sweep_s` seconds while `run` runs. `owner` tells this process's current incarnation."""
+
+    finaliser: Finaliser
+    owner: Callable[[], str]
+    suspects: set[str] = field(default_factory=set[str])
+    swept: int = 0
+
+    @property
+    def _store(self) -> Store:
+        return self.finaliser.store
+
+    @property
+    def _look_ms(self) -> int:
+        return int(LOOK_LEASES * self.finaliser.settings.lease_s * 1000)
+
+    async def run(self) -> None:
+        """Sweep until cancelled. A failing sweep is logged and the next one tried."""
+        every = self.finaliser.settings.sweep_s
+        while True:
+            await asyncio.sleep(every * random.uniform(1 - JITTER, 1 + JITTER))
+            try:
+                await self.sweep()
+            except (errors.Unavailable, RedisError, OSError):
+                # Who could not be seen while the store was away could not renew its lease either.
+                self.suspects.clear()
+                logger.warning("sweep failed", extra={"action": "sweep_failed"}, exc_info=True)
+            except Exception:
+                logger.exception("sweep failed", extra={"action": "sweep_failed"})
+
+    async def sweep(self) -> None:
+        """Do one round."""
+        await self._settle_lost()
+        if await self._elected():
+            await self._look_at_due()
+            await self._compact_due()
+            await self._forget_expired()
+        self.swept += 1
+
+    async def _elected(self) -> bool:
+        hold_ms = int(self.finaliser.settings.sweep_s * 900)
+        return bool(await self._store.client.set(keys.SWEEP, self.owner(), nx=True, px=hold_ms))
+
+    # -- owners that died
+
+    async def _settle_lost(self) -> None:
+        """Settle the runs of processes whose lease was missing in this sweep and in the one before."""
+        owners = [name.decode() for name in await self._store.client.zrange(keys.WORKERS, 0, -1)]
+        async with self._store.client.pipeline(transaction=False) as pipe:
+            for owner in owners:
+                pipe.exists(keys.lease(owner))
+            alive = await pipe.execute()
+        missing = {owner for owner, lives in zip(owners, alive, strict=True) if not lives}
+        lost = missing & self.suspects
+        self.suspects = missing
+        for owner in lost:
+            await self._settle_runs_of(owner)
+
+    async def _settle_runs_of(self, owner: str) -> None:
+        client = self._store.client
+        left = False
+        for raw in await client.smembers(keys.owned(owner)):
+            try:
+                await self._settle_run_of(owner, raw.decode())
+            except errors.NewerVersion:
+                left = True  # for a sweeper of that version
+            except UNREADABLE as error:
+                self._cannot_read(raw.decode(), error)
+                left = True  # for a sweeper that can
+        if left:
+            return
+        await client.delete(keys.owned(owner), keys.mailbox(owner), keys.mail_read(owner))
+        await client.zrem(keys.WORKERS, owner)
+
+    async def _settle_run_of(self, owner: str, run_id: str) -> None:
+        state = await verbs.read(self._store, run_id)
+        if isinstance(state, verbs.State) and state.status is Status.RUNNING and state.owner == owner:
+            await recovery.settle_lost(self.finaliser, run_id, state, sealer=self.owner())
+        await self._store.client.srem(keys.owned(owner), run_id)
+
+    @staticmethod
+    def _cannot_read(run_id: str, error: Exception) -> None:
+        noted = {"action": "run_unreadable", "run_id": run_id}
+        logger.error("a record is damaged, or of a later version", extra=noted, exc_info=error)
+
+    # -- runs that are due for a look
+
+    async def _look_at_due(self) -> None:
+        now = now_ms()
+        due = await self._store.client.zrangebyscore(
+            keys.ACTIVE, "-inf", now, start=0, num=BATCH, withscores=True
+        )
+        if not due:
+            return
+        wanted = (
+            *("status", "waiting", "published", "publishes", "stop_reason", "spec", "queued", "expires"),
+            *("owner", "sealed", "inputs", "inputs_read"),
+        )
+        async with self._store.client.pipeline(transaction=False) as pipe:
+            for raw, _ in due:
+                pipe.hmget(keys.run(raw.decode()).record, *wanted)
+            records = await pipe.execute()
+        broker_away = False
+        for (raw, score), values in zip(due, records, strict=True):
+            record = {k: v.decode() for k, v in zip(wanted, values, strict=True) if v is not None}
+            run_id = raw.decode()
+            if not record:
+                if now - score > UNBORN_MS:
+                    await self._store.client.zrem(keys.ACTIVE, run_id)
+                continue
+            try:
+                broker_away = not await self._look_at(run_id, record, now=now, publish=not broker_away)
+            except errors.NewerVersion:
+                await self._look_again(run_id, now + int(self.finaliser.settings.sweep_s * 1000))
+            except UNREADABLE as error:
+                self._cannot_read(run_id, error)
+                await self._look_again(run_id, now + self._look_ms)
+
+    async def _look_at(self, run_id: str, record: Mapping[str, str], *, now: int, publish: bool) -> bool:
+        """Do what one run needs; False once the broker turned out to be away."""
+        status = Status(record["status"])
+        if status.is_terminal:
+            await self.finaliser.tidy(run_id)
+        elif "stop_reason" in record:
+            await self._pursue(run_id, Reason(record["stop_reason"]))
+        elif status is Status.QUEUED and record["waiting"] == WaitingFor.WORKER:
+            return await self._look_at_queued(run_id, record, now=now, publish=publish)
+        elif status is Status.QUEUED:
+            await self._look_at_waiting(run_id, now=now)
+        elif status is Status.REQUIRES_ACTION:
+            await self._look_at_paused(run_id, int(record["expires"]), now=now)
+        else:
+            await self._look_at_running(run_id, record, now=now)
+        return publish
+
+    async def _look_at_running(self, run_id: str, record: Mapping[str, str], *, now: int) -> None:
+        """Settle a run whose owner is listed nowhere, or that somebody took and then left alone."""
+        await self._look_again(run_id, now + self._look_ms)
+        client, owner = self._store.client, record["owner"]
+        is_listed = await client.zscore(keys.WORKERS, owner) is not None
+        if (is_listed or await client.exists(keys.lease(owner))) and now - int(
+            record.get("sealed", now)
+        ) < self._look_ms:
+            await self._tell_of_inputs(run_id, record)
+            return
+        state = await verbs.read(self._store, run_id)
+        if isinstance(state, verbs.State) and (state.status, state.owner) == (Status.RUNNING, owner):
+            await recovery.settle_lost(self.finaliser, run_id, state, sealer=self.owner())
+
+    async def _tell_of_inputs(self, run_id: str, record: Mapping[str, str]) -> None:
+        """Tell an owner of inputs that its engine has not read: the mail may never have been sent."""
+        if int(record.get("inputs", 0)) > int(record.get("inputs_read", 0)):
+            await steering.tell(self._store, run_id, record["owner"])
+
+    async def _pursue(self, run_id: str, reason: Reason) -> None:
+        """Carry on an abort that was not carried out: end the run, or tell its owner once more."""
+        aborter = Aborter(finaliser=self.finaliser, sealer=self.owner)
+        with contextlib.suppress(errors.NotFound):
+            if not isinstance(await aborter.pursue(run_id, reason=reason), Abort):
+                await self._look_again(run_id, now_ms() + int(self.finaliser.settings.sweep_s * 1000))
+
+    async def _look_at_waiting(self, run_id: str, *, now: int) -> None:
+        """Hand a thread on whose holder is gone, and keep a run alive that waits for its turn."""
+        settings = self.finaliser.settings
+        promoted = await threads.promote(
+            self._store, run_id, live_ttl_ms=settings.live_ttl_ms, thread_ttl_ms=settings.thread_ttl_ms
+        )
+        if isinstance(promoted, str):
+            logger.warning("a thread was free", extra={"action": "thread_promoted", "run_id": promoted})
+            await self.finaliser.deliver(promoted)
+        await self._look_again(run_id, now + self._look_ms)
+
+    async def _look_at_paused(self, run_id: str, expires_ms: int, *, now: int) -> None:
+        """Expire what nobody decided in time. Other looks are for a resume that crashed on its way."""
+        if now >= expires_ms:
+            await resuming.expire(self.finaliser, run_id, sealer=self.owner())
+        else:
+            await self._look_again(run_id, min(expires_ms, now + PAUSED_LOOK_MS))
+
+    async def _look_at_queued(
+        self, run_id: str, record: Mapping[str, str], *, now: int, publish: bool
+    ) -> bool:
+        queued_ms = int(record.get("queued") or Spec.model_validate_json(record["spec"]).created_ms)
+        if now - queued_ms > self.finaliser.settings.max_queue_s * 1000:
+            error = runs.ErrorInfo(code=Reason.NO_WORKER.value, message="No worker took the run in time.")
+            await self.finaliser.settle(run_id, sealer=self.owner(), reason=Reason.NO_WORKER, error=error)
+            return publish
+        wait_ms = self._until_republished(record, now)
+        if wait_ms > 0:
+            await self._look_again(run_id, now + min(wait_ms, self._look_ms))
+            return publish
+        sweep_ms = int(self.finaliser.settings.sweep_s * 1000)
+        if publish:
+            publish = await self.finaliser.deliver(run_id)
+        await self._look_again(run_id, now + sweep_ms)
+        return publish
+
+    def _until_republished(self, record: Mapping[str, str], now: int) -> int:
+        """Milliseconds until the run's message is to be published again; 0 or less: now."""
+        if "published" not in record:
+            return 0
+        times = int(record.get("publishes", "1"))
+        pause = min(self._look_ms * 2 ** min(times - 1, 10), REPUBLISH_LAST_MS)
+        return int(record["published"]) + pause - now
+
+    async def _look_again(self, run_id: str, at_ms: int) -> None:
+        await self._store.client.zadd(keys.ACTIVE, {run_id: at_ms}, xx=True)
+
+    # -- finished runs
+
+    async def _compact_due(self) -> None:
+        client = self._store.client
+        for raw in await client.zrangebyscore(keys.COMPACT, "-inf", now_ms(), start=0, num=BATCH):
+            await verbs.compact(self._store, raw.decode())
+            await client.zrem(keys.COMPACT, raw)
+
+    async def _forget_expired(self) -> None:
+        settings = self.finaliser.settings
+        oldest: Any = now_ms() - settings.retention_ms - settings.live_ttl_ms
+        await self._store.client.zremrangebyscore(keys.RECENT, "-inf", oldest)

@@ -1,0 +1,156 @@
+"""The connection to the store, with Mainstem's own retry policy; scripts by digest.
+
+redis-py's retries know nothing of idempotence, so they are off: a verb carries a nonce and is repeated
+here after a lost reply. Verbs share one connection (`lines`); everything else goes through redis-py's pool.
+Blocking reads and the event writer have connections of their own (`pipes`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import cached_property
+from importlib import resources
+from typing import Any, Final, TypeVar
+
+from redis.exceptions import (
+    BusyLoadingError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+)
+from redis.exceptions import (
+    ConnectionError as RedisConnectionError,
+)
+from redis.exceptions import (
+    TimeoutError as RedisTimeoutError,
+)
+
+from mainstem_shared import errors
+from mainstem_shared.store import connections, shared_connections
+
+T = TypeVar("T")
+
+# The server is away, loads its data, or a fail-over is under way: the same call may succeed shortly.
+TRANSIENT: Final = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError, OSError)
+# The same, where redis-py has no class for it: no replica or no disk, a script in the way, moving slots.
+_TRANSIENT_CODES: Final = ("NOREPLICAS", "MASTERDOWN", "MISCONF", "BUSY ", "CLUSTERDOWN", "TRYAGAIN")
+
+FIRST_DELAY_S: Final = 0.02
+LONGEST_DELAY_S: Final = 1.0
+LARGE: Final = 64 * 1024
+"""Bytes of one argument with which a verb goes over a connection of its own: nobody shall wait behind it."""
+
+_LUA = resources.files("mainstem_shared") / "transitions" / "lua"
+_PRELUDE: Final = (_LUA / "_prelude.lua").read_text("utf-8")
+
+
+class Script:
+    """One verb's Lua source, with the prelude that all share, and its digest."""
+
+    def __init__(self, name: str, *, large: bool = False) -> None:
+        self.name = name
+        self.large = large
+        """Whether its replies may be megabytes."""
+        shebang, _, body = (_LUA / f"{name}.lua").read_text("utf-8").partition("\n")
+        self.source = f"{shebang}\n{_PRELUDE}{body}"
+        self.digest = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+
+
+def now_ms() -> int:
+    """Wall-clock milliseconds since the epoch, as stored in records."""
+    return time.time_ns() // 1_000_000
+
+
+class Store:
+    """A client of the store that repeats what may be repeated, for as long as its caller has patience."""
+
+    def __init__(self, url: str, *, patience_s: float = 2.0) -> None:
+        self.url = url
+        self.patience_s = patience_s
+
+    @cached_property
+    def client(self) -> Any:
+        """The redis-py client; made on first use, inside the loop that uses it.
+
+        Untyped: redis-py annotates every reply form of every protocol; ours is fixed (RESP2, bytes).
+        """
+        return connections.connect(self.url)
+
+    @cached_property
+    def line(self) -> shared_connections.Line:
+        """The connection that all short calls share; made like `client`."""
+        return shared_connections.Line(self.url)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if "line" in self.__dict__:
+            await self.line.close()
+        if "client" in self.__dict__:
+            await self.client.aclose()
+
+    async def verb(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[Any] = (),
+        *,
+        patience_s: float | None = None,
+    ) -> list[Any]:
+        """Run a verb. It must be safe to repeat: by its nonce, or because repeating changes nothing.
+
+        Raises:
+            StoreUnavailable: no answer within `patience_s`, or the server is out of memory.
+        """
+        return await self.patiently(lambda: self._evaluate(script, keys, args), patience_s=patience_s)
+
+    async def _evaluate(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> list[Any]:
+        large = script.large or any(isinstance(arg, bytes) and len(arg) > LARGE for arg in args)
+        call = self._call_alone if large else self.call
+        try:
+            return await call("EVALSHA", script.digest, len(keys), *keys, *args)
+        except NoScriptError:
+            return await call("EVAL", script.source, len(keys), *keys, *args)
+
+    async def call(self, *command: Any) -> Any:
+        """Send one short command over the line, once; see `Line.call` for what it raises."""
+        return (await self.line.call(command))[0]
+
+    async def _call_alone(self, *command: Any) -> Any:
+        return await self.client.execute_command(*command)
+
+    async def patiently(self, operation: Callable[[], Awaitable[T]], *, patience_s: float | None = None) -> T:
+        """Run an idempotent operation, again and again while the store is away, within `patience_s`.
+
+        Raises:
+            StoreUnavailable: it never answered, or refuses writes for want of memory.
+        """
+        deadline = time.monotonic() + (self.patience_s if patience_s is None else patience_s)
+        delay = FIRST_DELAY_S
+        while True:
+            wait = delay * random.uniform(0.5, 1.5)
+            try:
+                return await operation()
+            except (*TRANSIENT, ResponseError) as error:
+                if is_out_of_memory(error):
+                    raise errors.StoreUnavailable("The store is out of memory and refuses writes.") from error
+                if not is_transient(error):
+                    raise
+                if time.monotonic() + wait > deadline:
+                    raise errors.StoreUnavailable from error
+            await asyncio.sleep(wait)
+            delay = min(2 * delay, LONGEST_DELAY_S)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Tell whether the same call may succeed shortly."""
+    return isinstance(error, TRANSIENT) or str(error).startswith(_TRANSIENT_CODES)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether the server refused a write because `maxmemory` is reached."""
+    return isinstance(error, OutOfMemoryError) or str(error).startswith(("OOM", "command not allowed when"))

@@ -1,0 +1,159 @@
+"""What a store or broker server cannot promise, as it is set up: said loudly at the start, with the remedy.
+
+One list for all who say it: workers and gateways in their logs when they start, `mainstem doctor` on request.
+What a Celery application sets otherwise than a worker needs is in `mainstem_workers.configuration_checks`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from redis.exceptions import RedisError
+
+from mainstem_shared import errors
+from mainstem_shared.store.client import Store, now_ms
+from mainstem_shared.store.connections import CONNECT_TIMEOUT_S
+
+logger = logging.getLogger(__name__)
+
+RETRY_S: Final = 5.0
+SKEW_S: Final = 1.0
+"""Deadlines are compared between machines: less is noise, more makes sweeps early or late."""
+SKEWED_S: Final = 5.0
+BUSY: Final = 0.8
+"""Share of `maxmemory` from which on it is minutes until starts are refused, not days."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broken:
+    """A setting under which a promise does not hold. `fatal`: not only after a crash, but at any time."""
+
+    setting: str
+    consequence: str
+    remedy: str
+    fatal: bool = False
+
+
+def report(found: list[Broken], where: str) -> None:
+    """Log each of them as a warning of its own."""
+    for broken in found:
+        logger.warning(
+            "%s: %s %s",
+            broken.setting,
+            broken.consequence,
+            broken.remedy,
+            extra={"action": "promise_broken", "setting": broken.setting, "where": where},
+        )
+
+
+def of_store(info: Mapping[str, Any]) -> list[Broken]:
+    """Return what a store whose INFO this is cannot promise."""
+    evicted = "deletes parts of runs when memory is short."
+    return [*_durability(info), *_eviction(info, evicted), *_memory(info), *_role(info)]
+
+
+def of_broker(info: Mapping[str, Any]) -> list[Broken]:
+    """Return what a broker cannot promise. It need not keep anything: what it loses is published again."""
+    evicted = "deletes queues when memory is short: runs start minutes late."
+    return [*_eviction(info, evicted), *_memory(info), *_role(info)]
+
+
+def _durability(info: Mapping[str, Any]) -> Iterator[Broken]:
+    if not info.get("aof_enabled"):
+        yield Broken(
+            setting="durability",
+            consequence="append-only file off: a restart of the store loses events that it acknowledged.",
+            remedy="Set `appendonly yes`.",
+        )
+    elif info.get("aof_last_write_status") == "err" or info.get("aof_last_bgrewrite_status") == "err":
+        yield Broken(
+            setting="durability",
+            consequence="the append-only file could not be written: a restart loses what came since.",
+            remedy="Look at the server's log, and at the space on its disk.",
+        )
+
+
+def _eviction(info: Mapping[str, Any], consequence: str) -> Iterator[Broken]:
+    policy = info.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        yield Broken(
+            setting="maxmemory-policy",
+            consequence=f"{policy} {consequence}",
+            remedy="Set `maxmemory-policy noeviction`.",
+            fatal=True,
+        )
+
+
+def _memory(info: Mapping[str, Any]) -> Iterator[Broken]:
+    limit, used = info.get("maxmemory", 0), info.get("used_memory", 0)
+    if limit and used > limit * BUSY:
+        yield Broken(
+            setting="maxmemory",
+            consequence=f"{used / limit:.0%} are in use: when all is, nothing can be started.",
+            remedy="Give the server more, or lower MAINSTEM_RETENTION_S.",
+        )
+
+
+def _role(info: Mapping[str, Any]) -> Iterator[Broken]:
+    if info.get("role") == "slave":
+        yield Broken(
+            setting="role",
+            consequence="a replica takes no writes, or takes them and loses them.",
+            remedy="Give the address of the primary, or of the Sentinels.",
+            fatal=True,
+        )
+
+
+def of_clock(apart_s: float) -> list[Broken]:
+    """Return what breaks if a process's clock and the store's are so far apart."""
+    if apart_s < SKEW_S:
+        return []
+    return [
+        Broken(
+            setting="clocks",
+            consequence=f"{apart_s:.1f} s apart from the server's: sweeps and expiries come early or late.",
+            remedy="Run a time service (NTP) on all machines.",
+            fatal=apart_s >= SKEWED_S,
+        )
+    ]
+
+
+async def watch_start(store_url: str, broker_url: str) -> None:
+    """Report, once each server has answered, what it cannot promise; until then a start does not wait."""
+    await asyncio.gather(_report_on(store_url, "store"), _report_on(broker_url, "broker"))
+
+
+async def _report_on(url: str, where: str) -> None:
+    if not url.startswith(("redis://", "rediss://", "unix://")) and where == "broker":
+        return  # other brokers have no such settings, and Celery spells Sentinels in its own way
+    server = Store(url, patience_s=CONNECT_TIMEOUT_S)
+    try:
+        found = await _patiently(server, where)
+        report(found, where)
+        if not found:
+            logger.info("a server is set up well", extra={"action": "promises_kept", "where": where})
+    except RedisError as error:  # a managed service may not let us look: then nothing is known
+        logger.info(
+            "cannot look at a server's settings", extra={"action": "promises_unknown", "why": repr(error)}
+        )
+    finally:
+        await server.close()
+
+
+async def _patiently(server: Store, where: str) -> list[Broken]:
+    while True:
+        try:
+            info: Mapping[str, Any] = await server.patiently(lambda: server.client.info("everything"))
+            if where == "broker":
+                return of_broker(info)
+            before = now_ms()
+            seconds, micros = await server.patiently(server.client.time)
+        except errors.StoreUnavailable:
+            await asyncio.sleep(RETRY_S)
+        else:
+            here_s = (before + now_ms()) / 2000
+            return [*of_store(info), *of_clock(abs(seconds + micros / 1e6 - here_s))]

@@ -1,0 +1,108 @@
+"""A line: one connection to the store that all short calls of a process share; nobody waits for another.
+
+Commands go out as they come and replies come back in order, so that a verb costs its caller a tenth of what a
+pooled redis-py connection does. Nothing is repeated here: `store` knows what may be. Blocking reads, pub/sub
+and very large values belong on connections of their own, where nobody waits behind them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, Final
+
+import hiredis
+from redis._parsers.base import BaseParser
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ReadOnlyError
+
+from mainstem_shared.store import raw_connections
+from mainstem_shared.store.raw_connections import Pipe, Reply
+
+SILENCE_S: Final = 5.0
+"""Loopback or a data centre: a server that owes a reply for so long is away."""
+_LOOK_S: Final = 0.5
+
+
+class Line:
+    """Opened by the first call, and again by the first call after it was lost. Belongs to one loop."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._pipe: Pipe | None = None
+        self._opening: asyncio.Task[Pipe] | None = None
+        self._look: asyncio.TimerHandle | None = None
+        self._look_due = 0.0
+
+    async def call(self, *commands: tuple[Any, ...]) -> list[Reply]:
+        """Send commands, in order and with nothing in between, and return their replies.
+
+        Cancelling the wait takes no command back.
+
+        Raises:
+            redis.exceptions.RedisError, OSError: the connection was lost before the replies, or could not be
+                opened; or the first refusal among them, when all have been tried.
+        """
+        pipe = self._pipe
+        if pipe is None or pipe.lost.done():
+            pipe = await self._open()
+        answered: asyncio.Future[list[Reply]] = asyncio.get_running_loop().create_future()
+
+        def on_reply(received: list[Reply]) -> None:
+            if not answered.done():
+                answered.set_result(received)
+
+        packed = b"".join([hiredis.pack_command(command) for command in commands])
+        pipe.send(packed, on_reply, replies=len(commands))
+        if self._look is None:
+            self._look_later()
+        replies = await answered
+        if not replies:
+            raise RedisConnectionError("connection lost before the reply")
+        for reply in replies:
+            if isinstance(reply, hiredis.ReplyError):
+                self._refused(str(reply))
+        return replies
+
+    def _refused(self, message: str) -> None:
+        error = BaseParser.parse_error(message)
+        if isinstance(error, ReadOnlyError) and self._pipe is not None:
+            self._pipe.abort()  # a fail-over: the new primary is behind another connection
+        raise error
+
+    async def _open(self) -> Pipe:
+        if self._opening is None:
+            self._opening = asyncio.create_task(raw_connections.open_pipe(self._url))
+            self._opening.add_done_callback(self._opened)
+        return await asyncio.shield(self._opening)  # whoever gives up waiting leaves it to the others
+
+    def _opened(self, opening: asyncio.Task[Pipe]) -> None:
+        self._opening = None
+        if not opening.cancelled() and opening.exception() is None:
+            self._pipe = opening.result()
+
+    def _look_later(self) -> None:
+        self._look_due = time.monotonic() + _LOOK_S
+        self._look = asyncio.get_running_loop().call_later(_LOOK_S, self._look_at_silence)
+
+    def _look_at_silence(self) -> None:
+        self._look = None
+        if self._pipe is None or not (silence_s := self._pipe.silence_s):
+            return
+        # A look that comes late says that this loop stood still: the replies may be there, unread.
+        if silence_s > SILENCE_S and time.monotonic() - self._look_due < _LOOK_S:
+            self._pipe.abort()  # everybody who waits is told
+        else:
+            self._look_later()
+
+    async def close(self) -> None:
+        """Close the connection; who still waits is told that it is lost."""
+        if self._look is not None:
+            self._look.cancel()
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.gather(self._opening, return_exceptions=True)
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None:
+            pipe.abort()
+            await pipe.lost

@@ -1,0 +1,263 @@
+"""The verbs of approvals: `pause`, `resolve`, `checkpoint`; and reading what they keep. See `verbs`.
+
+What a resume may and may not do is decided in `approvals`, on top of these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from mainstem_shared.model import cursors, jsontext, runs
+from mainstem_shared.model.actions import Action
+from mainstem_shared.model.contents import Fold, TextPart
+from mainstem_shared.model.cursors import Cursor
+from mainstem_shared.model.events import Type
+from mainstem_shared.model.runs import Reason, Spec, Status
+from mainstem_shared.settings import Settings
+from mainstem_shared.store import keys
+from mainstem_shared.store.client import Script, Store, now_ms
+from mainstem_shared.transitions.verbs import Control, Gone, Moved, Refused, Stopping, refused
+
+PAUSE: Final = Script("pause")
+RESOLVE: Final = Script("resolve")
+CHECKPOINT: Final = Script("checkpoint")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paused:
+    """The run waits for a human; nobody has control of it."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """The action is decided by this call, and the run is queued."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decided:
+    """The action was decided before; `same` tells whether in the same way."""
+
+    same: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expired:
+    """The action's window is over (or, for an expirer, it is not)."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stale:
+    """The run waits for another action."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """What a run's record says about its action.
+
+    Attributes:
+        spec: the run's.
+        status: the run's.
+        reason: why it ended, if it did.
+        epoch: the run's.
+        action_id: the latest action's, resolved or not.
+        action: what is waited for; None unless the run is paused.
+        fingerprint: of that action.
+        digest: of the decision about the action that was asked for, if it is decided.
+    """
+
+    spec: Spec
+    status: Status
+    reason: Reason | None
+    epoch: int
+    action_id: str | None
+    action: Action | None
+    fingerprint: str
+    digest: str | None
+
+
+async def pause(
+    store: Store,
+    control: Control,
+    *,
+    nonce: str,
+    top: Cursor,
+    spec: Spec,
+    action: Action,
+    fold: Fold,
+    checkpoint: bytes | None,
+    settings: Settings,
+    patience_s: float | None = None,
+) -> Paused | Stopping | Refused | Moved | Gone:
+    """Let a run wait. `fold` covers the log up to `top`; `checkpoint` None keeps the last one."""
+    k = keys.run(control.run_id)
+    public = action.public()
+    action = action.model_copy(update={"mark": mark(fold)})
+    now = now_ms()
+    # A window may be longer than the default one, which the live TTL covers.
+    longer_ms = max(0, action.expires_ms - now - int(settings.approval_window_s * 1000))
+    reply = await store.verb(
+        PAUSE,
+        [k.record, k.log, k.snapshot, k.checkpoint, k.thread, k.thread_runs, k.thread_queue, k.spare],
+        [
+            now, nonce, control.epoch, control.owner, str(top), action.action_id, action.model_dump_json(),
+            action.fingerprint(spec), jsontext.dumps({"action": public, "at": now}),
+            jsontext.dumps({**fold.dump(), "action": public}), action.expires_ms,
+            settings.live_ttl_ms + longer_ms, settings.thread_ttl_ms + longer_ms,
+            int(checkpoint is not None), checkpoint or b"",
+        ],
+        patience_s=patience_s,
+    )  # fmt: skip
+    match reply[0]:
+        case b"paused":
+            return Paused(epoch=int(reply[1]))
+        case b"stopping":
+            return Stopping(reason=Reason(reply[1].decode()), epoch=int(reply[2]))
+        case b"refused":
+            return refused(reply)
+        case b"moved":
+            return Moved(top=cursors.parse(reply[1]))
+        case _:
+            return Gone()
+
+
+def mark(fold: Fold) -> dict[str, Any]:
+    """Return where a content stands, so that later readers can tell what came before and after.
+
+    `parts` there are, the last one with `chars` characters of text; `open` calls have no result yet; `usage`
+    was spent.
+    """
+    last = fold.parts[-1] if fold.parts else None
+    chars = len(last.text) if isinstance(last, TextPart) else 0
+    return {"parts": len(fold.parts), "chars": chars, "open": fold.open_calls, "usage": fold.usage}
+
+
+async def resolve(
+    store: Store,
+    run_id: str,
+    *,
+    nonce: str,
+    action_id: str,
+    fingerprint: str,
+    digest: str,
+    decisions: dict[str, Any],
+    kind: Literal[Type.APPROVAL_RESOLVED, Type.APPROVAL_EXPIRED],
+    body: dict[str, Any],
+    live_ttl_ms: int,
+) -> Resolved | Decided | Expired | Stale | Stopping | Refused | Gone:
+    """Queue a paused run again. `kind` APPROVAL_EXPIRED: only if the action's window is over."""
+    k = keys.run(run_id)
+    reply = await store.verb(
+        RESOLVE,
+        [k.record, k.log, k.snapshot, k.checkpoint],
+        [
+            now_ms(), nonce, action_id, fingerprint, digest, jsontext.dumps(decisions), kind.value,
+            jsontext.dumps(body), live_ttl_ms, int(kind is Type.APPROVAL_EXPIRED),
+        ],
+    )  # fmt: skip
+    return _resolution(reply)
+
+
+def _resolution(reply: list[Any]) -> Resolved | Decided | Expired | Stale | Stopping | Refused | Gone:
+    answer: Resolved | Decided | Expired | Stale | Stopping | Refused | Gone = Gone()
+    match reply[0]:
+        case b"resolved":
+            answer = Resolved(epoch=int(reply[1]))
+        case b"repeated" | b"conflict":
+            answer = Decided(same=reply[0] == b"repeated")
+        case b"expired":
+            answer = Expired(epoch=int(reply[1]))
+        case b"stale":
+            answer = Stale()
+        case b"stopping":
+            answer = Stopping(reason=Reason(reply[1].decode()), epoch=int(reply[2]))
+        case b"refused":
+            answer = refused(reply)
+        case _:
+            pass
+    return answer
+
+
+async def checkpoint(
+    store: Store,
+    control: Control,
+    *,
+    cursor: Cursor,
+    state: bytes,
+    fold: bytes,
+    live_ttl_ms: int,
+    patience_s: float | None = None,
+) -> bool | Refused | Gone:
+    """Save an engine's state, which covers the log up to `cursor`; False if a later one is there.
+
+    `fold` is the content as of then: a continuation that goes on from there goes back to it.
+    """
+    k = keys.run(control.run_id)
+    reply = await store.verb(
+        CHECKPOINT,
+        [k.record, k.log, k.checkpoint],
+        [control.epoch, control.owner, str(cursor), state, live_ttl_ms, fold],
+        patience_s=patience_s,
+    )
+    match reply[0]:
+        case b"stored":
+            return True
+        case b"stale":
+            return False
+        case b"refused":
+            return refused(reply)
+        case _:
+            return Gone()
+
+
+async def load_checkpoint(store: Store, run_id: str, *, patience_s: float | None = None) -> bytes | None:
+    """Return the state that an engine saved last, if any."""
+    key = keys.run(run_id).checkpoint
+    return await store.patiently(lambda: store.client.hget(key, "state"), patience_s=patience_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """Up to where the last checkpoint covers the log, and the content as of then."""
+
+    cursor: Cursor
+    fold: bytes
+
+
+async def last_checkpoint(store: Store, run_id: str) -> Checkpoint | None:
+    """Return what the last checkpoint covers; None if there is none."""
+    key = keys.run(run_id).checkpoint
+    cursor, fold = await store.patiently(lambda: store.client.hmget(key, "cursor", "fold"))
+    return None if fold is None else Checkpoint(cursor=cursors.parse(cursor), fold=fold)
+
+
+async def look(store: Store, run_id: str, action_id: str) -> Waiting | Gone:
+    """Read what a run waits for, without its content, to decide about it.
+
+    Raises:
+        NewerVersion: that is for processes of a later version.
+    """
+    names = ("spec", "status", "reason", "epoch", "action_id", "action", "fingerprint", "v")
+    record = keys.run(run_id).record
+    wanted = (*names, f"resolved:{action_id}")
+    values: list[bytes | None] = await store.patiently(lambda: store.client.hmget(record, *wanted))
+    spec, status, reason, epoch, current, action, fingerprint, version, digest = values
+    if spec is None or status is None or epoch is None:
+        return Gone()
+    runs.check_version(version.decode() if version else None)
+    return Waiting(
+        spec=runs.Spec.model_validate_json(spec),
+        status=Status(status.decode()),
+        reason=Reason(reason.decode()) if reason else None,
+        epoch=int(epoch),
+        action_id=current.decode() if current else None,
+        action=Action.model_validate_json(action) if action else None,
+        fingerprint=(fingerprint or b"").decode(),
+        digest=digest.decode() if digest else None,
+    )

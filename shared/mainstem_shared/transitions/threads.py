@@ -1,0 +1,54 @@
+"""Threads: healing the queue of runs that wait for one, and forgetting what it held.
+
+Taking and handing on a thread is part of `verbs.start` and `verbs.finish`; these are the two verbs beside
+them, for sweepers and for deletion.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from mainstem_shared.store import keys
+from mainstem_shared.store.client import Script, Store, now_ms
+
+PROMOTE: Final = Script("promote")
+FORGET: Final = Script("forget")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """The thread is not free."""
+
+    active: str
+
+
+async def promote(store: Store, run_id: str, *, live_ttl_ms: int, thread_ttl_ms: int) -> str | Held | None:
+    """Look after a run that waits for its thread; returns who holds the thread now, if that is new.
+
+    None: the run does not wait for its thread (any more).
+    """
+    k = keys.run(run_id)
+    reply = await store.verb(
+        PROMOTE,
+        [k.record, k.log, k.thread, k.thread_queue],
+        [now_ms(), run_id, live_ttl_ms, thread_ttl_ms],
+    )
+    match reply[0]:
+        case b"promoted":
+            return reply[1].decode()
+        case b"held":
+            return Held(active=reply[1].decode())
+        case _:
+            return None
+
+
+async def forget(store: Store, run_id: str) -> bool:
+    """Remove a finished run's keys, log and content included; False if it is not over."""
+    k = keys.run(run_id)
+    reply = await store.verb(
+        FORGET,
+        [k.record, k.log, k.snapshot, k.checkpoint, k.thread, k.thread_runs, k.thread_queue],
+        [run_id],
+    )
+    return reply[0] == b"forgotten"

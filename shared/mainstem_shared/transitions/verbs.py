@@ -1,0 +1,492 @@
+"""The verbs: each one Lua script, one compare-and-set on a run, and one typed function here.
+
+The scripts' headers say what each does, its keys, its arguments and its answers. A verb takes a nonce where
+repeating it must answer the same caller the same. Every function may raise StoreUnavailable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from mainstem_shared.model import cursors, events, jsontext, runs
+from mainstem_shared.model.cursors import Cursor
+from mainstem_shared.model.events import Entry
+from mainstem_shared.model.runs import Reason, Spec, Status
+from mainstem_shared.model.snapshot_pacing import Patch
+from mainstem_shared.store import keys, raw_connections
+from mainstem_shared.store.client import Script, Store, now_ms
+
+QUEUE_LIMIT: Final = 100
+"""Runs that may wait on one thread: enough for a person's impatience, small enough to bound a loop's."""
+IDEMPOTENCY_TTL_MS: Final = 24 * 3600 * 1000
+
+START: Final = Script("start")
+CLAIM: Final = Script("claim")
+SEAL: Final = Script("seal")
+FINISH: Final = Script("finish")
+SNAPSHOT: Final = Script("snapshot")
+HANDOVER: Final = Script("handover")
+RESYNC: Final = Script("resync")
+STOP: Final = Script("stop")
+PUBLISHED: Final = Script("published")
+COMPACT: Final = Script("compact")
+READ: Final = Script("read", large=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gone:
+    """No such run: it never was, or its retention is over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """The run is not in the state, or not under the control, that the caller thought."""
+
+    status: Status
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """The log's top is not where the caller's fold ends: read the rest, fold, try again."""
+
+    top: Cursor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """The run is durable and queued. `active`: the run that holds its thread; itself, if it need not wait."""
+
+    waiting: runs.WaitingFor
+    active: str
+    superseded: str | None = None
+    """A replacement that waited on the thread too, and is replaced in its turn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exists:
+    """A run with this id was created by another call."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """The idempotency key belongs to `run_id`; `same_body` tells whether the request was the same."""
+
+    run_id: str
+    same_body: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Busy:
+    """The thread is taken by `active`; `queue_full` if the start would have waited."""
+
+    active: str
+    queue_full: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """The run is the caller's. It writes in `epoch`, starting after the control entry `<epoch>-0`."""
+
+    epoch: int
+    segment: int
+    spec: Spec
+    input: dict[str, Any]
+    started_ms: int
+    resume_as: str
+    decisions: list[dict[str, Any]]
+    """What was decided about each action of the run so far, in order (`actions.decisions_of`)."""
+    idle_ms: int = 0
+    """How long it waited for humans, and then for a worker: that is no part of its duration."""
+    inputs: int = 0
+    """How many inputs users had sent it by then (`steering`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Newer:
+    """The run's record is of a later version: for processes of that version to change."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopping:
+    """Somebody asked to stop the run before it was claimed: finish it instead of running it."""
+
+    reason: Reason
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Control:
+    """Control of a run: what finish, handover, snapshot and resync prove to the server.
+
+    `owner` is a process incarnation; empty for a run that nobody runs (queued, or waiting for a human).
+    """
+
+    run_id: str
+    epoch: int
+    owner: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """The run is over, by this call. `next_run` holds the thread now and wants a message."""
+
+    epoch: int
+    next_run: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Already:
+    """The run was over before; its first outcome stands."""
+
+    status: Status
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intended:
+    """The wish to stop is durable. Who must act: `owner`, or anybody if nobody runs it."""
+
+    status: Status
+    epoch: int
+    owner: str
+    task_id: str
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """A run as of one moment: record fields, stored snapshot, and the log's entries after it."""
+
+    fields: dict[str, str]
+    snapshot_cursor: Cursor | None
+    snapshot_state: bytes
+    entries: list[Entry]
+    inputs: list[bytes] = field(default_factory=list[bytes])
+    """What users said to the run so far, in order; none once it is over."""
+
+    @property
+    def spec(self) -> Spec:
+        return Spec.model_validate_json(self.fields["spec"])
+
+    def check_version(self) -> None:
+        """Raise NewerVersion if only later versions may change the run."""
+        runs.check_version(self.fields.get("v"))
+
+    @property
+    def status(self) -> Status:
+        return Status(self.fields["status"])
+
+    @property
+    def epoch(self) -> int:
+        return int(self.fields["epoch"])
+
+    @property
+    def owner(self) -> str:
+        return self.fields.get("owner", "")
+
+    @property
+    def top(self) -> Cursor:
+        """The cursor that snapshot and entries reach."""
+        if self.entries:
+            return self.entries[-1].cursor
+        return self.snapshot_cursor or cursors.START
+
+
+def refused(reply: list[Any]) -> Refused:
+    """Return what a verb's `refused` says."""
+    return Refused(status=Status(reply[1].decode()), epoch=int(reply[2]))
+
+
+async def start(
+    store: Store,
+    spec: Spec,
+    run_input: bytes,
+    *,
+    nonce: str,
+    if_active: runs.IfActive,
+    live_ttl_ms: int,
+    thread_ttl_ms: int,
+    idempotency: tuple[str, str] | None = None,
+    private: bool = False,
+) -> Started | Exists | Replayed | Busy | Gone:
+    """Create a run. `idempotency` is (digest of the key's scope, digest of the body).
+
+    With `private`, a thread with another user's runs is as good as not there.
+    """
+    k = keys.run(spec.run_id)
+    scope, body_digest = idempotency or ("", "")
+    body = jsontext.dumps(
+        {
+            "run_id": spec.run_id,
+            "thread_id": spec.thread_id,
+            "engine": spec.engine,
+            "trigger": spec.trigger,
+            "at": spec.created_ms,
+            "v": spec.v,
+        }
+    )
+    reply = await store.verb(
+        START,
+        [k.record, k.log, k.thread, k.thread_runs, k.thread_queue, keys.idempotency(spec.run_id, scope)],
+        [
+            spec.created_ms, nonce, spec.run_id, spec.model_dump_json(), run_input, body, live_ttl_ms,
+            thread_ttl_ms, if_active, body_digest, IDEMPOTENCY_TTL_MS, QUEUE_LIMIT, spec.v,
+            "private" if private else "",
+        ],
+    )  # fmt: skip
+    match reply[0]:
+        case b"started":
+            active = reply[2].decode() or spec.run_id
+            return Started(
+                waiting=runs.WaitingFor(reply[1].decode() or "worker"),
+                active=active,
+                superseded=reply[3].decode() or None,
+            )
+        case b"exists":
+            return Exists()
+        case b"replayed" | b"reused":
+            return Replayed(run_id=reply[1].decode(), same_body=reply[0] == b"replayed")
+        case b"foreign":
+            return Gone()
+        case _:
+            return Busy(active=reply[1].decode(), queue_full=reply[0] == b"queue_full")
+
+
+async def claim(
+    store: Store,
+    run_id: str,
+    *,
+    nonce: str,
+    owner: str,
+    task_id: str,
+    live_ttl_ms: int,
+    patience_s: float | None = None,
+) -> Claimed | Refused | Newer | Stopping | Gone:
+    """Make a queued run the caller's."""
+    k = keys.run(run_id)
+    body = jsontext.dumps({"worker": owner, "task_id": task_id, "at": now_ms()})
+    reply = await store.verb(
+        CLAIM,
+        [k.record, k.log, k.thread, k.thread_runs, k.thread_queue, k.snapshot, k.checkpoint],
+        [now_ms(), nonce, owner, task_id, live_ttl_ms, body, runs.RECORD_VERSION],
+        patience_s=patience_s,
+    )
+    match reply[0]:
+        case b"claimed":
+            return Claimed(
+                epoch=int(reply[1]),
+                segment=int(reply[2]),
+                spec=Spec.model_validate_json(reply[3]),
+                input=jsontext.loads(reply[4]),
+                started_ms=int(reply[5]),
+                resume_as=reply[6].decode(),
+                decisions=jsontext.loads(reply[7]) if reply[7] else [],
+                idle_ms=int(reply[8]),
+                inputs=int(reply[9]),
+            )
+        case b"refused":
+            return refused(reply)
+        case b"newer":
+            return Newer(version=int(reply[1]))
+        case b"stopping":
+            return Stopping(reason=Reason(reply[1].decode()), epoch=int(reply[2]))
+        case _:
+            return Gone()
+
+
+async def seal(
+    store: Store, run_id: str, *, nonce: str, sealer: str, epoch: int, cause: str
+) -> Control | Refused | Gone:
+    """Take control of a running run from its owner."""
+    k = keys.run(run_id)
+    body = jsontext.dumps({"cause": cause, "by": sealer, "at": now_ms()})
+    reply = await store.verb(SEAL, [k.record, k.log], [now_ms(), nonce, sealer, epoch, body])
+    match reply[0]:
+        case b"sealed":
+            return Control(run_id=run_id, epoch=int(reply[1]), owner=sealer)
+        case b"refused":
+            return refused(reply)
+        case _:
+            return Gone()
+
+
+async def finish(
+    store: Store,
+    control: Control,
+    *,
+    nonce: str,
+    top: Cursor,
+    reason: Reason,
+    state: dict[str, Any],
+    error: runs.ErrorInfo | None,
+    retention_ms: int,
+    inputs_read: int = 0,
+    patience_s: float | None = None,
+) -> Finished | Already | Refused | Moved | Gone:
+    """End a run. `state` is its fold up to `top`, which must be the log's end.
+
+    Inputs beyond the `inputs_read` that the fold has are handed back, as the final event's `unread`.
+    """
+    k = keys.run(control.run_id)
+    failure = error.model_dump() if error else None
+    body = {"status": reason.status, "reason": reason, "error": failure, "at": now_ms(), **state}
+    reply = await store.verb(
+        FINISH,
+        [k.record, k.log, k.snapshot, k.checkpoint, k.thread, k.thread_queue, k.thread_runs],
+        [
+            now_ms(), nonce, control.run_id, control.epoch, control.owner, str(top), reason.status.value,
+            reason.value, jsontext.dumps(body), jsontext.dumps(failure) if failure else "", retention_ms,
+            inputs_read,
+        ],
+        patience_s=patience_s,
+    )  # fmt: skip
+    match reply[0]:
+        case b"finished":
+            return Finished(epoch=int(reply[1]), next_run=reply[2].decode() or None)
+        case b"already":
+            return Already(status=Status(reply[1].decode()), reason=Reason(reply[2].decode()))
+        case b"refused":
+            return refused(reply)
+        case b"moved":
+            return Moved(top=cursors.parse(reply[1]))
+        case _:
+            return Gone()
+
+
+async def snapshot(store: Store, control: Control, *, cursor: Cursor, state: bytes, live_ttl_ms: int) -> bool:
+    """Store the owner's fold up to `cursor` and trim what the previous snapshot covered; False if refused."""
+    k = keys.run(control.run_id)
+    reply = await store.verb(
+        SNAPSHOT,
+        [k.record, k.log, k.snapshot],
+        [control.epoch, control.owner, str(cursor), state, live_ttl_ms, "", 0, 0],
+    )
+    return reply[0] == b"stored"
+
+
+def snapshot_command(
+    control: Control, cursor: Cursor, text: bytes, patch: Patch, *, live_ttl_ms: int
+) -> bytes:
+    """Return the packed command of the same verb that extends the stored snapshot by `text`."""
+    k = keys.run(control.run_id)
+    args = (control.epoch, control.owner, cursor), (live_ttl_ms, patch.base, patch.length, patch.at)
+    before, after = ([str(arg).encode() for arg in some] for some in args)
+    names = [key.encode() for key in (k.record, k.log, k.snapshot)]
+    return raw_connections.pack(b"EVALSHA", SNAPSHOT.digest.encode(), b"3", *names, *before, text, *after)
+
+
+async def handover(
+    store: Store,
+    control: Control,
+    *,
+    nonce: str,
+    top: Cursor,
+    resume_as: str,
+    cause: str,
+    state: bytes,
+    live_ttl_ms: int,
+    lost: bool = False,
+    restart: bytes = b"",
+    patience_s: float | None = None,
+) -> int | Refused | Moved | Gone:
+    """Give a running run back to the queue; returns the epoch of `run.queued`.
+
+    `state` is its fold up to `top`; `restart` the state that its next claim's entry carries, if any.
+    """
+    k = keys.run(control.run_id)
+    body = jsontext.dumps({"cause": cause, "at": now_ms()})
+    reply = await store.verb(
+        HANDOVER,
+        [k.record, k.log, k.snapshot],
+        [
+            now_ms(), nonce, control.epoch, control.owner, str(top), resume_as, body, state, live_ttl_ms,
+            int(lost), restart,
+        ],
+        patience_s=patience_s,
+    )  # fmt: skip
+    match reply[0]:
+        case b"queued":
+            return int(reply[1])
+        case b"refused":
+            return refused(reply)
+        case b"moved":
+            return Moved(top=cursors.parse(reply[1]))
+        case _:
+            return Gone()
+
+
+async def resync(
+    store: Store,
+    control: Control,
+    *,
+    nonce: str,
+    state: bytes,
+    live_ttl_ms: int,
+    patience_s: float | None = None,
+) -> int | Refused | Gone:
+    """Repair a log that lost an acknowledged tail; returns the new epoch."""
+    k = keys.run(control.run_id)
+    reply = await store.verb(
+        RESYNC,
+        [k.record, k.log, k.snapshot],
+        [now_ms(), nonce, control.epoch, control.owner, state, live_ttl_ms],
+        patience_s=patience_s,
+    )
+    match reply[0]:
+        case b"resynced":
+            return int(reply[1])
+        case b"refused":
+            return refused(reply)
+        case _:
+            return Gone()
+
+
+async def stop(store: Store, run_id: str, *, reason: Reason) -> Intended | Already | Gone:
+    """Record the wish to stop a run."""
+    reply = await store.verb(STOP, [keys.run(run_id).record], [now_ms(), reason.value])
+    match reply[0]:
+        case b"intended":
+            return Intended(
+                status=Status(reply[1].decode()),
+                epoch=int(reply[2]),
+                owner=reply[3].decode(),
+                task_id=reply[4].decode(),
+                reason=Reason(reply[5].decode()),
+            )
+        case b"already":
+            return Already(status=Status(reply[1].decode()), reason=Reason(reply[2].decode()))
+        case _:
+            return Gone()
+
+
+async def published(store: Store, run_id: str, *, task_id: str) -> bool:
+    """Note that a queued run's message reached the broker; False if that no longer matters."""
+    reply = await store.verb(PUBLISHED, [keys.run(run_id).record], [now_ms(), task_id])
+    return reply[0] == b"noted"
+
+
+async def compact(store: Store, run_id: str) -> bool:
+    """Drop a finished run's deltas; False if it is not finished or gone."""
+    k = keys.run(run_id)
+    reply = await store.verb(COMPACT, [k.record, k.log, k.spare])
+    return reply[0] == b"compacted"
+
+
+async def read(store: Store, run_id: str, *, patience_s: float | None = None) -> State | Gone:
+    """Read a run as of now."""
+    k = keys.run(run_id)
+    reply = await store.verb(READ, [k.record, k.log, k.snapshot], patience_s=patience_s)
+    if not reply:
+        return Gone()
+    flat = [item.decode() for item in reply[0]]
+    return State(
+        fields=dict(zip(flat[::2], flat[1::2], strict=True)),
+        snapshot_cursor=cursors.parse(reply[1]) if reply[1] else None,
+        snapshot_state=reply[2],
+        entries=[events.entry(raw_id, fields) for raw_id, fields in reply[3]],
+        inputs=reply[4],
+    )

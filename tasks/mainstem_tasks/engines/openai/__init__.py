@@ -1,0 +1,1 @@
+"""The `openai` engine: streams chat completions from any OpenAI-compatible endpoint."""

@@ -1,0 +1,222 @@
+"""The provider's side of the `openai` engine: shared clients, and all its failures as `ProviderError`.
+
+The official SDK talks; it is imported at the first run, in a thread, because that takes most of a second.
+What a stream means for a run is in `engine`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import json
+import math
+import random
+import re
+import time
+import weakref
+from collections.abc import AsyncGenerator, Mapping
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from mainstem_shared import errors
+from mainstem_shared.settings import Settings
+from mainstem_tasks.engines.openai import chunks
+from mainstem_tasks.engines.openai.chunks import Chunk
+
+if TYPE_CHECKING:
+    import openai
+
+CONNECT_S: Final = 10.0
+WRITE_S: Final = 30.0
+PUBLIC_URL: Final = "https://api.openai.com/v1"
+FIRST_DELAY_S: Final = 0.5
+LONGEST_DELAY_S: Final = 8.0
+LONGEST_RETRY_AFTER_S: Final = 60.0
+"""A provider that wants to be left alone for longer has failed, as far as this run is concerned."""
+_SHOWN_CHARACTERS: Final = 500  # of a provider's message: some answer with a page of HTML
+_TRANSIENT: Final = frozenset({408, 409, 429})
+_HOPELESS: Final = frozenset({"insufficient_quota", "billing_hard_limit_reached"})  # 429s that stay
+_KEY_LIKE: Final = re.compile(r"\b(sk|pk|key)-[\w*.-]{4,}")  # OpenAI's 401 quotes the key, half masked
+
+Clients = dict[tuple[str, str], "openai.AsyncOpenAI"]
+# By loop: a client's connections belong to the loop that opened them.
+_clients: Final[weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Clients]] = weakref.WeakKeyDictionary()
+
+
+class Provider:
+    """One endpoint, as the settings describe it, with a client that all runs of this loop share."""
+
+    def __init__(self, client: openai.AsyncOpenAI, secret: str) -> None:
+        self._client = client
+        self._secret = secret
+
+    @classmethod
+    async def of(cls, settings: Settings) -> Provider:
+        """Return the provider of these settings.
+
+        Raises:
+            ProviderError: the settings name none.
+        """
+        secret = settings.openai_api_key.get_secret_value() if settings.openai_api_key else ""
+        if not secret and not settings.openai_base_url:
+            raise errors.ProviderError(
+                "No provider is configured: set MAINSTEM_OPENAI_API_KEY or MAINSTEM_OPENAI_BASE_URL."
+            )
+        sdk = await asyncio.to_thread(_import)
+        clients = _clients.setdefault(asyncio.get_running_loop(), {})
+        named = (settings.openai_base_url or PUBLIC_URL, secret)
+        if named not in clients:
+            # Explicit values, so that the SDK's own environment variables have no say. Local servers need no
+            # key, but the SDK does. Retries are ours: only we know whether something was emitted.
+            clients[named] = sdk.AsyncOpenAI(base_url=named[0], api_key=secret or "none", max_retries=0)
+        return cls(clients[named], secret)
+
+    async def stream(self, body: Mapping[str, Any], *, silence_s: float) -> AsyncGenerator[Chunk]:
+        """Yield the chunks of one streamed chat completion. `silence_s`: the longest wait for any of them.
+
+        Raises:
+            ProviderError: it refused, failed, fell silent or sent nonsense; `retryable(error)` tells which.
+        """
+        import openai
+
+        timeout = openai.Timeout(connect=CONNECT_S, read=silence_s, write=WRITE_S, pool=None)
+        with self._failing_clearly(silence_s):
+            stream = await self._client.post(
+                "/chat/completions",
+                body={"stream_options": {"include_usage": True}, **body, "stream": True},
+                options={"timeout": timeout},
+                cast_to=object,  # plain JSON: building the SDK's classes costs more than all else per token
+                stream=True,
+                stream_cls=openai.AsyncStream[object],
+            )
+        async with stream:
+            arriving = aiter(stream)
+            while True:
+                # Only the SDK's errors are the provider's: what the consumer raises passes untouched.
+                with self._failing_clearly(silence_s):
+                    try:
+                        chunk = chunks.read(await anext(arriving))
+                    except StopAsyncIteration:
+                        return
+                yield chunk
+
+    def _failing_clearly(self, silence_s: float) -> _FailingClearly:
+        return _FailingClearly(self._secret, silence_s)
+
+
+class _FailingClearly(contextlib.AbstractContextManager[None]):
+    """Turns what the SDK raises into `ProviderError`.
+
+    `from None` throughout: the originals' texts may quote the key.
+    """
+
+    def __init__(self, secret: str, silence_s: float) -> None:
+        self._secret = secret
+        self._silence_s = silence_s
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        import openai
+
+        match error:
+            case openai.APIStatusError():
+                raise self._refused(error) from None
+            case openai.APITimeoutError():
+                raise self._silent(error) from None
+            case openai.APIConnectionError():
+                why = self._presentable(str(error.__cause__ or error))
+                raise _failure(f"The connection to the provider failed: {why}") from None
+            case openai.APIError():  # an error event within the stream
+                said = self._presentable(_said(error.body) or error.message)
+                again = error.type != "invalid_request_error" and error.code not in _HOPELESS
+                raise _failure(f"The provider failed: {said}", retryable=again) from None
+            case openai.OpenAIError() | ValueError() | TypeError() | AttributeError():  # no JSON, or no chunk
+                why = self._presentable(f"{type(error).__name__}: {error}")
+                raise _failure(f"The provider sent what is no chat completion: {why}") from None
+            case _:
+                pass
+
+    def _refused(self, error: openai.APIStatusError) -> errors.ProviderError:
+        status, headers = error.status_code, error.response.headers
+        said = self._presentable(_said(error.body) or error.response.reason_phrase)
+        wait_s = _retry_after_s(headers)
+        transient = status in _TRANSIENT or status >= 500
+        hopeless = error.code in _HOPELESS or (wait_s or 0) > LONGEST_RETRY_AFTER_S
+        vetoed = headers.get("x-should-retry", "").lower() == "false"
+        return _failure(
+            f"The provider answered {status}: {said}",
+            status=status,
+            retryable=transient and not hopeless and not vetoed,
+            retry_after_s=wait_s,
+        )
+
+    def _silent(self, error: openai.APITimeoutError) -> errors.ProviderError:
+        if type(error.__cause__).__name__ == "ConnectTimeout":
+            return _failure(f"The provider could not be reached within {CONNECT_S:g} s.")
+        return _failure(f"The provider was silent for {self._silence_s:g} s.")
+
+    def _presentable(self, text: str) -> str:
+        """Return a provider's words without our key, and not too many of them."""
+        if self._secret:
+            text = text.replace(self._secret, "[key]")
+        text = _KEY_LIKE.sub("[key]", " ".join(text.split()))
+        return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
+
+
+def _failure(
+    message: str,
+    *,
+    retryable: bool = True,
+    status: int | None = None,
+    retry_after_s: float | None = None,
+) -> errors.ProviderError:
+    return errors.ProviderError(message, retryable=retryable, status=status, retry_after_s=retry_after_s)
+
+
+def retryable(error: errors.ProviderError) -> bool:
+    """Tell whether the same request may succeed when it is sent again."""
+    return bool(error.fields.get("retryable"))
+
+
+def delay_s(attempt: int, error: errors.ProviderError) -> float:
+    """Return how long to wait after failed attempt number `attempt` (from 1): as told, else ever longer."""
+    told = error.fields.get("retry_after_s")
+    if isinstance(told, float):
+        return told * random.uniform(1.0, 1.1)  # never earlier; apart, because everybody was told the same
+    return min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+
+
+async def aclose() -> None:
+    """Close the clients of this loop."""
+    for client in _clients.pop(asyncio.get_running_loop(), {}).values():
+        await client.close()
+
+
+def _import() -> Any:
+    importlib.import_module(
+        "openai.resources.chat.completions"
+    )  # the SDK would import it at the first request
+    return importlib.import_module("openai")
+
+
+def _said(body: object) -> str:
+    """Find the message in an error body: OpenAI's, or one of the shapes that compatible servers use."""
+    if isinstance(body, str):
+        return body
+    if isinstance(body, Mapping):
+        for name in ("message", "detail", "error"):
+            if value := body.get(name):
+                return value if isinstance(value, str) else _said(value) or json.dumps(value)
+    return ""
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Read Retry-After (RFC 9110, 10.2.3: seconds or a date) or OpenAI's finer `retry-after-ms`."""
+    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        with contextlib.suppress(ValueError):
+            seconds = float(headers.get(name, "")) * unit_s
+            if math.isfinite(seconds):
+                return max(0.0, seconds)
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
+        return max(0.0, parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time())
+    return None

@@ -1,0 +1,68 @@
+"""Runs that are this process's by their record, but that nothing here executes.
+
+A claim whose caller gave up waiting can still land, when a store that stood still goes on; somebody who ended
+a run may have given up between sealing and finishing it. Nobody else settles such a run: its owner is alive.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from mainstem_shared import errors
+from mainstem_shared.model.runs import Status
+from mainstem_shared.operations import recovery
+from mainstem_shared.operations.sweeping import UNREADABLE
+from mainstem_shared.store import keys
+from mainstem_shared.store.client import now_ms
+from mainstem_shared.transitions import verbs
+from mainstem_tasks.execution.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+NEVER_EXECUTED: Final = "The run was claimed, but never executed."
+
+
+async def settle(runtime: Runtime) -> None:
+    """End this process's stranded runs, and forget those that are over.
+
+    Raises:
+        StoreUnavailable: try again later.
+    """
+    owner, store = runtime.lease.owner, runtime.store
+    members = await store.patiently(lambda: store.client.smembers(keys.owned(owner)))
+    for run_id in sorted(raw.decode() for raw in members):
+        if not _is_held(runtime, run_id):
+            try:
+                await _look_at(runtime, owner, run_id)
+            except (errors.NewerVersion, *UNREADABLE):  # one record must not keep the others waiting
+                noted = {"action": "run_unreadable", "run_id": run_id}
+                logger.exception("a record is damaged, or of a later version", extra=noted)
+
+
+async def _look_at(runtime: Runtime, owner: str, run_id: str) -> None:
+    store = runtime.store
+    state = await verbs.read(store, run_id)
+    if _is_held(runtime, run_id):
+        return  # claimed while we looked
+    if isinstance(state, verbs.Gone) or state.status.is_terminal:
+        await store.patiently(lambda: store.client.srem(keys.owned(owner), run_id))
+    elif state.status is Status.RUNNING and state.owner == owner and not _is_being_ended(runtime, state):
+        await _end(runtime, run_id, state)
+
+
+def _is_held(runtime: Runtime, run_id: str) -> bool:
+    return run_id in runtime.segments or run_id in runtime.claiming
+
+
+def _is_being_ended(runtime: Runtime, state: verbs.State) -> bool:
+    """Whether somebody here sealed it so recently that they may still be at it."""
+    sealed_ms = int(state.fields.get("sealed", 0))
+    return now_ms() - sealed_ms < 2 * runtime.settings.lease_s * 1000
+
+
+async def _end(runtime: Runtime, run_id: str, state: verbs.State) -> None:
+    logger.error("a run was stranded here", extra={"action": "run_stranded", "run_id": run_id})
+    await recovery.settle_lost(
+        runtime.finaliser, run_id, state, sealer=runtime.lease.owner, message=NEVER_EXECUTED
+    )

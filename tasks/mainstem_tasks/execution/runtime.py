@@ -1,0 +1,138 @@
+"""What a process needs to execute runs: made by its worker on the loop, found here by tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mainstem_shared.coordination import mailboxes
+from mainstem_shared.coordination.leases import Lease
+from mainstem_shared.eventlog.writing.writer import Writer
+from mainstem_shared.model.runs import Reason, Status
+from mainstem_shared.operations.ending import Finaliser
+from mainstem_shared.settings import Settings
+from mainstem_shared.store.client import Store
+from mainstem_shared.transitions import verbs
+from mainstem_tasks.celery_support.publisher import Dispatcher
+
+if TYPE_CHECKING:
+    from mainstem_tasks.execution.segments import Segment
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """One per worker process. Everything in it belongs to `loop`, except for what says otherwise."""
+
+    settings: Settings
+    loop: asyncio.AbstractEventLoop
+    store: Store
+    writer: Writer
+    lease: Lease
+    dispatcher: Dispatcher
+    finaliser: Finaliser
+    segments: dict[str, Segment] = field(default_factory=dict[str, "Segment"])
+    """The runs this process executes now, by run id."""
+    claiming: dict[str, Reason | None] = field(default_factory=dict[str, Reason | None])
+    """Runs whose claim is under way, and the stop that overtook its reply, if any."""
+    addressed: set[str] = field(default_factory=set[str])
+    """Runs whose claim is under way, and that users said something to meanwhile."""
+    tasks: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
+    """What `spawn` started and has not ended."""
+
+    def deliver(self, message: mailboxes.Message) -> None:
+        """Act on a message from the mailbox."""
+        if isinstance(message, mailboxes.Input):
+            self._tell(message.run_id)
+        elif not self._stop(message):
+            self.spawn(self._settle_stranded(message))
+
+    def _tell(self, run_id: str) -> None:
+        """Have a run's segment fetch its inputs; one that begins does so by itself."""
+        if (segment := self.segments.get(run_id)) is not None:
+            segment.fetch_inputs()
+        elif run_id in self.claiming:
+            self.addressed.add(run_id)
+
+    def _stop(self, message: mailboxes.Stop) -> bool:
+        """Stop the run if it is here, or about to be."""
+        if (segment := self.segments.get(message.run_id)) is not None:
+            segment.stop_for(message.reason)
+        elif message.run_id in self.claiming:
+            self.claiming[message.run_id] = message.reason
+        else:
+            return False
+        return True
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something beside the segments; it ends with the process."""
+        task = self.loop.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a side task failed", extra={"action": "side_task_failed"}, exc_info=error)
+
+    async def _settle_stranded(self, message: mailboxes.Stop) -> None:
+        """End a run that is ours by its record but that no segment here knows: its task died on the way."""
+        run_id, owner = message.run_id, self.lease.owner
+        state = await verbs.read(self.store, run_id)
+        if self._stop(message):
+            return
+        if isinstance(state, verbs.Gone) or state.status is not Status.RUNNING or state.owner != owner:
+            logger.info("mail for a run that is not here", extra={"action": "mail_missed", "run_id": run_id})
+            return
+        await self.finaliser.settle(run_id, sealer=owner, reason=message.reason, expected_epoch=state.epoch)
+
+    def suspended(self) -> None:
+        """Let go of everything: this process did not run for longer than its lease."""
+        self.writer.lose_all()
+
+    def check_clocks(self) -> None:
+        """Stop the segments that are over their time, or silent for too long."""
+        for segment in list(self.segments.values()):
+            segment.check_clock()
+
+
+_current: Runtime | None = None
+_provider: Callable[[], Awaitable[Runtime]] | None = None
+
+
+def install(runtime: Runtime | None) -> None:
+    """Make `runtime` the process's one; None when it is over."""
+    global _current  # noqa: PLW0603 - one worker per process
+    _current = runtime
+
+
+def current() -> Runtime:
+    """Return the process's runtime.
+
+    Raises:
+        RuntimeError: this process is no Mainstem worker, or it has not started yet.
+    """
+    if _current is None:
+        raise RuntimeError("No Mainstem runtime here: start the worker with `mainstem worker`.")
+    return _current
+
+
+def provide(start: Callable[[], Awaitable[Runtime]] | None) -> None:
+    """Let `start` make the runtime when a task first needs it, on the loop that runs tasks; None: no more."""
+    global _provider  # noqa: PLW0603 - one worker per process
+    _provider = start
+
+
+async def ready() -> Runtime:
+    """Return the process's runtime, as soon as it is there.
+
+    Raises:
+        RuntimeError: this process is no Mainstem worker.
+    """
+    if _current is None and _provider is not None:
+        return await _provider()
+    return current()

@@ -1,0 +1,466 @@
+"""A segment: one Celery task's work on a run, from the claim to the terminal event, or to a pause.
+
+The engine runs in a task of its own. Whoever wants it to stop (a reader's abort, a time limit, a shutdown,
+the loss of the run) names the cause first and cancels once; what the run ends as follows from the cause,
+never from the exception. Finalisation runs in a task that no cancel reaches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final, TypeVar
+
+from celery.exceptions import SoftTimeLimitExceeded
+
+from mainstem_shared import errors
+from mainstem_shared.eventlog.writing.channels import Channel
+from mainstem_shared.model import ids, jsontext
+from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.cursors import Cursor
+from mainstem_shared.model.events import Type
+from mainstem_shared.model.runs import ErrorInfo, Reason, Status
+from mainstem_shared.operations import ending, recovery, resuming
+from mainstem_shared.store import keys
+from mainstem_shared.store.client import now_ms
+from mainstem_shared.transitions import pausing, verbs
+from mainstem_tasks.celery_support.cancellation import CancelCause, cancel_cause
+from mainstem_tasks.execution.runtime import Runtime
+from mainstem_tasks.sdk import context, registry
+from mainstem_tasks.sdk.inboxes import Inbox, Inputs
+from mainstem_tasks.sdk.pauses import Pause, is_only_a_pause
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+CLAIM_PATIENCE_S: Final = 60.0
+"""The message is acknowledged already: a claim that gives up leaves the run to the outbox."""
+STORE_PATIENCE_S: Final = 300.0
+"""A claimed run waits as long for a store that is away: with its past, and with its checkpoints."""
+CLEANUP_S: Final = 30.0
+"""An engine's `finally` may take this long after a stop; then the run ends without it."""
+PAUSED: Final = "paused"
+"""What `execute` returns for a run that waits for a human now."""
+HANDED_OVER: Final = "handed over"
+"""What it returns for a run that goes on elsewhere."""
+ABORTED_BEFORE: Final = "aborted before"
+NOTHING_TO_DO: Final = "nothing to do"
+"""What it returns for a run that was aborted while no worker heard of it."""
+FINISH_PATIENCE_S: Final = 300.0
+"""Bounded retries of the terminal write; afterwards the run is swept like that of a dead owner."""
+
+
+class Stop(StrEnum):
+    """Why a segment's engine is stopped."""
+
+    REQUESTED = "requested"
+    TIMED_OUT = "timed_out"
+    SHUTDOWN = "shutdown"
+    LOST = "lost"
+    SUSPENDED = "suspended"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a run ends as."""
+
+    reason: Reason
+    error: ErrorInfo | None = None
+
+
+async def execute(runtime: Runtime, run_id: str, *, task_id: str) -> str:
+    """Claim a run, execute its engine and end it; returns what happened, for the task's result.
+
+    A message is only a hint: a duplicate, stale or redelivered one is refused by the claim, without effect.
+
+    Raises:
+        StoreUnavailable: the store stayed away; the outbox delivers the run again.
+    """
+    owner = runtime.lease.owner
+    ttl_ms = runtime.settings.live_ttl_ms
+    await ending.own(runtime.store, owner, run_id, ttl_ms=ttl_ms, patience_s=CLAIM_PATIENCE_S)
+    if runtime.lease.owner != owner:  # suspended meanwhile: nobody looks after what is listed under that name
+        await runtime.store.patiently(lambda: runtime.store.client.srem(keys.owned(owner), run_id))
+        return NOTHING_TO_DO
+    claim = verbs.claim(
+        runtime.store,
+        run_id,
+        nonce=ids.nonce(),
+        owner=owner,
+        task_id=task_id,
+        live_ttl_ms=ttl_ms,
+        patience_s=CLAIM_PATIENCE_S,
+    )
+    runtime.claiming[run_id] = None
+    try:
+        # Not to be cancelled: a claim that landed and was forgotten would strand the run.
+        claimed = await unreachable(claim)
+    finally:
+        overtaken_by = runtime.claiming.pop(run_id, None)
+        addressed = run_id in runtime.addressed
+        runtime.addressed.discard(run_id)
+    match claimed:
+        case verbs.Claimed():
+            segment = Segment(runtime, run_id, owner, claimed, addressed=addressed)
+            if overtaken_by is not None:
+                segment.stop_for(overtaken_by)
+            return await segment.execute()
+        case verbs.Stopping(reason=reason):
+            await runtime.finaliser.settle(run_id, sealer=owner, reason=reason)
+            return reason.value
+        case verbs.Refused(status=Status.ABORTED):
+            return ABORTED_BEFORE
+        case verbs.Newer(version=version):
+            noted = {"action": "run_newer", "run_id": run_id, "version": version}
+            logger.info("a run of a later version is left to its workers", extra=noted)
+            return NOTHING_TO_DO
+        case _:
+            logger.info("nothing to claim", extra={"action": "claim_refused", "run_id": run_id})
+            return NOTHING_TO_DO
+
+
+class Segment:
+    """One claimed run on this process."""
+
+    def __init__(
+        self, runtime: Runtime, run_id: str, owner: str, claimed: verbs.Claimed, *, addressed: bool = False
+    ) -> None:
+        self.run_id = run_id
+        self.cause: Stop | None = None
+        self._reason: Reason | None = None
+        self._runtime = runtime
+        self._claimed = claimed
+        self._control = verbs.Control(run_id=run_id, epoch=claimed.epoch, owner=owner)
+        self._engine: asyncio.Task[None] | None = None
+        self._channel: Channel | None = None
+        self._run: context.RunContext[Any] | None = None
+        self._checkpointed = False
+        self._addressed = addressed or claimed.inputs > 0
+        self._inputs: Inputs | None = None
+
+    def fetch_inputs(self) -> None:
+        """Bring what users said from the record into the engine's inbox."""
+        self._addressed = True
+        if self._inputs is not None:
+            self._inputs.fetch()
+
+    # -- stopping: one cause, one cancel
+
+    def stop_for(self, reason: Reason) -> None:
+        """Stop the engine because somebody asked for it."""
+        self._reason = reason
+        self.stop(Stop.REQUESTED)
+
+    def stop(self, cause: Stop) -> None:
+        """Cancel the engine once; only the first cause counts."""
+        if self.cause is not None:
+            return
+        self.cause = cause
+        if self._engine is not None:
+            self._engine.cancel()
+
+    def check_clock(self) -> None:
+        """Stop an engine that is over its time or silent for too long."""
+        channel, settings = self._channel, self._runtime.settings
+        if channel is None or self.cause is not None:
+            return
+        spent_ms = now_ms() - self._claimed.started_ms - self._claimed.idle_ms
+        over = spent_ms > self._claimed.spec.max_duration_s * 1000
+        silent = time.monotonic() - channel.last_emit > settings.idle_timeout_s and channel.idle
+        if over or silent:
+            self.stop(Stop.TIMED_OUT)
+
+    # -- life
+
+    async def execute(self) -> str:
+        """Run the engine under its limits and end the run."""
+        # From here on stops find it. Nothing was awaited since the claim's reply, so that none falls between.
+        self._runtime.segments[self.run_id] = self
+        try:
+            fold, state = (Fold(), None) if self._claimed.segment == 1 else await unreachable(self._past())
+            self._checkpointed = state is not None
+            if self._runtime.lease.owner != self._control.owner:
+                self.stop(Stop.SUSPENDED)  # sweepers have looked through that name's runs already
+            channel = self._channel = self._runtime.writer.open(self._control, fold)
+            channel.on_lost = lambda: self.stop(Stop.LOST)
+            self._inputs = Inputs(self._runtime, channel, read=len(fold.inputs))
+            if self._addressed:
+                await unreachable(self._inputs.fetched())
+            if cancel_cause() is not None:
+                self._stop_for_pool()  # cancelled while it could not be reached
+            work = self._run_engine(channel, state, self._inputs.inbox)
+            self._engine = asyncio.create_task(work, name=f"engine {self.run_id}")
+            if self.cause is not None:
+                self._engine.cancel()
+            interrupted = await self._watch(self._engine)
+            outcome = await unreachable(self._conclude(channel, self._engine))
+        finally:
+            self._runtime.segments.pop(self.run_id, None)
+            self._let_go()
+        if interrupted and cancel_cause() is not CancelCause.SHUTDOWN:
+            # The pool cancelled this task: Celery records that, not a success.
+            raise asyncio.CancelledError(cancel_cause())
+        return outcome
+
+    def _let_go(self) -> None:
+        """Untie the run's parts, which know each other: content must not wait for the garbage collector."""
+        if self._inputs is not None:
+            self._inputs.end()
+        self._engine = self._channel = self._run = self._inputs = None
+
+    async def _past(self) -> tuple[Fold, bytes | None]:
+        """Return what earlier segments left: the content, and the engine's state."""
+        store = self._runtime.store
+        state = await verbs.read(store, self.run_id, patience_s=STORE_PATIENCE_S)
+        fold = Fold() if isinstance(state, verbs.Gone) else ending.fold_of(state)
+        return fold, await pausing.load_checkpoint(store, self.run_id, patience_s=STORE_PATIENCE_S)
+
+    async def _run_engine(self, channel: Channel, state: bytes | None, inbox: Inbox) -> None:
+        engine = registry.get(self._claimed.spec.engine)
+
+        async def save(data: bytes, covers: Cursor) -> None:
+            await self._save(channel, data, covers)
+
+        run = self._run = context.RunContext.of(
+            self._claimed,
+            channel,
+            engine,
+            state=state,
+            settings=self._runtime.settings,
+            stopping=lambda: self.cause is not None,
+            save=save,
+            inbox=inbox,
+        )
+        await engine.function(run)
+        await channel.flush()
+
+    async def _save(self, channel: Channel, data: bytes, covers: Cursor) -> None:
+        saved = await pausing.checkpoint(
+            self._runtime.store,
+            channel.control,
+            cursor=covers,
+            state=data,
+            fold=jsontext.dumps(channel.fold.dump()),
+            patience_s=STORE_PATIENCE_S,
+            live_ttl_ms=self._runtime.settings.live_ttl_ms,
+        )
+        if not isinstance(saved, bool):
+            raise errors.Fenced(run_id=self.run_id)
+        self._checkpointed = True
+
+    async def _watch(self, engine: asyncio.Task[None]) -> bool:
+        """Wait for the engine's end; returns whether the pool delivered a cancel meanwhile."""
+        interrupted = False  # not the error itself: its traceback leads back here, with all that is held here
+        deadline: float | None = None
+        while not engine.done():
+            try:
+                await asyncio.wait({engine}, timeout=0.5 if self.cause else None)
+            except asyncio.CancelledError:
+                interrupted = True
+                self._stop_for_pool()
+            except SoftTimeLimitExceeded:
+                self.stop(Stop.TIMED_OUT)
+            if self.cause is not None:
+                deadline = deadline or time.monotonic() + CLEANUP_S
+                if time.monotonic() > deadline:
+                    logger.error(
+                        "the engine ignores its cancellation; ending the run without it",
+                        extra={"action": "engine_stuck", "run_id": self.run_id},
+                    )
+                    break
+        return interrupted
+
+    def _stop_for_pool(self) -> None:
+        match cancel_cause():
+            case CancelCause.SOFT_TIME_LIMIT | CancelCause.HARD_TIME_LIMIT:
+                self.stop(Stop.TIMED_OUT)
+            case CancelCause.SHUTDOWN:
+                self.stop(Stop.SHUTDOWN)
+            case _:  # revoked by an operator, or by the abort that is on its way through the mailbox too
+                self.stop(Stop.REQUESTED)
+
+    # -- the end
+
+    async def _conclude(self, channel: Channel, engine: asyncio.Task[None]) -> str:
+        if self.cause is None and (pause := self._pause_of(engine)) is not None:
+            return await self._pause(channel, pause)
+        if self._can_go_on():
+            return await self._hand_over(channel)
+        return await self._end(channel, self._verdict(engine))
+
+    def _pause_of(self, engine: asyncio.Task[None]) -> Pause | None:
+        """Return what the engine asked a human for, if it ended with that."""
+        if self._run is None or self._run.pause is None or engine.cancelled():
+            return None
+        failure = engine.exception()
+        return self._run.pause if failure is None or is_only_a_pause(failure) else None
+
+    async def _pause(self, channel: Channel, pause: Pause) -> str:
+        """Let the run wait for a human; whoever wanted to stop it meanwhile wins."""
+        here = self._runtime
+        try:
+            async with asyncio.timeout(FINISH_PATIENCE_S):
+                top = await channel.close()
+            answer = await pausing.pause(
+                here.store,
+                channel.control,
+                nonce=ids.nonce(),
+                top=top,
+                spec=self._claimed.spec,
+                action=pause.action,
+                fold=channel.fold,
+                checkpoint=pause.state,
+                settings=here.settings,
+                patience_s=FINISH_PATIENCE_S,
+            )
+        except errors.Fenced:
+            return self._lost()
+        except (errors.StoreUnavailable, TimeoutError) as error:
+            return self._unfinished(error)
+        match answer:
+            case pausing.Paused():
+                await resuming.let_go(
+                    here.finaliser, self._claimed.spec, pause.action, owner=self._control.owner
+                )
+                return PAUSED
+            case verbs.Stopping(reason=reason):
+                return await self._end(channel, Verdict(reason=reason))
+            case _:
+                return self._lost()
+
+    def _can_go_on(self) -> bool:
+        """Whether another worker can go on where this one stops, or begin what did not begin here."""
+        if self.cause not in {Stop.SHUTDOWN, Stop.SUSPENDED}:
+            return False
+        if self._run is None:
+            return True
+        return self._checkpointed and registry.get(self._claimed.spec.engine).checkpoints
+
+    async def _hand_over(self, channel: Channel) -> str:
+        as_claimed = self._claimed.resume_as or Type.STARTED
+        try:
+            async with asyncio.timeout(FINISH_PATIENCE_S):
+                top = await channel.close()
+            handed_over = await recovery.hand_over(
+                self._runtime.finaliser,
+                channel.control,
+                fold=channel.fold,
+                top=top,
+                cause=str(self.cause),
+                resume_as=as_claimed if self._run is None else None,
+                patience_s=FINISH_PATIENCE_S,
+            )
+        except errors.Fenced:
+            return self._lost()
+        except (errors.StoreUnavailable, TimeoutError) as error:
+            return self._unfinished(error)
+        return HANDED_OVER if handed_over else self._lost()
+
+    def _verdict(self, engine: asyncio.Task[None]) -> Verdict | None:
+        """Decide what the run ends as; None if it is not ours to end."""
+        failure = None
+        if engine.done() and not engine.cancelled():
+            failure = engine.exception()
+        if self.cause is Stop.LOST or isinstance(failure, errors.Fenced):
+            return None
+        match self.cause:
+            case Stop.REQUESTED:
+                return Verdict(reason=self._reason or Reason.USER_ABORT)
+            case Stop.SHUTDOWN | Stop.SUSPENDED:
+                return Verdict(reason=Reason.SHUTDOWN)
+            case Stop.TIMED_OUT:
+                return _failed(Reason.TIMED_OUT, "The engine was over its time, or silent for too long.")
+            case _:
+                return _verdict_of(engine, failure)
+
+    async def _end(self, channel: Channel, verdict: Verdict | None) -> str:
+        if verdict is None:
+            channel.discard()
+            return self._lost()
+        if self.cause is Stop.REQUESTED and self._reason is None:
+            verdict = Verdict(reason=await self._recorded_reason())
+        try:
+            async with asyncio.timeout(FINISH_PATIENCE_S):
+                top = await channel.close()
+            outcome = await self._runtime.finaliser.finish(
+                channel.control,
+                fold=channel.fold,
+                top=top,
+                reason=verdict.reason,
+                error=verdict.error,
+                patience_s=FINISH_PATIENCE_S,
+            )
+        except errors.Fenced:
+            return self._lost()
+        except (errors.StoreUnavailable, TimeoutError) as error:
+            return self._unfinished(error)
+        return verdict.reason.value if isinstance(outcome, verbs.Finished) else "lost"
+
+    def _unfinished(self, error: Exception) -> str:
+        # Greppable: the run stays recoverable, any sweeper ends it once this process's lease is gone.
+        noted = {"action": "finish_failed", "run_id": self.run_id}
+        logger.error("RUN NOT FINISHED", extra=noted, exc_info=error)
+        return "unfinished"
+
+    def _lost(self) -> str:
+        logger.warning("run lost to another owner", extra={"action": "run_fenced", "run_id": self.run_id})
+        return "lost"
+
+    async def _recorded_reason(self) -> Reason:
+        """Return why the pool was told to cancel: as recorded by an abort, else an operator wanted it."""
+        try:
+            wish = await verbs.stop(self._runtime.store, self.run_id, reason=Reason.USER_ABORT)
+        except errors.StoreUnavailable:
+            return Reason.USER_ABORT
+        return wish.reason if isinstance(wish, verbs.Intended) else Reason.USER_ABORT
+
+
+def _failed(reason: Reason, message: str) -> Verdict:
+    return Verdict(reason=reason, error=ErrorInfo(code=reason.value, message=message))
+
+
+_REASONS: Final[dict[type[Exception], Reason]] = {
+    errors.ContentTooLarge: Reason.CONTENT_TOO_LARGE,
+    errors.ProviderError: Reason.PROVIDER_ERROR,
+    errors.UnknownEngine: Reason.UNKNOWN_ENGINE,
+}
+"""What an engine's exception means for the run; anything else is the engine's own error."""
+
+
+def _verdict_of(engine: asyncio.Task[None], failure: BaseException | None) -> Verdict:
+    """What an engine's own end means."""
+    if engine.cancelled():
+        return _failed(Reason.ENGINE_ERROR, "The engine cancelled itself.")
+    if failure is None:
+        return Verdict(reason=Reason.COMPLETED)
+    for kind, reason in _REASONS.items():
+        if isinstance(failure, kind):
+            return _failed(reason, str(failure))
+    logger.error("the engine failed", extra={"action": "engine_failed"}, exc_info=failure)
+    if isinstance(failure, errors.MainstemError):
+        return Verdict(reason=Reason.ENGINE_ERROR, error=ErrorInfo(code=failure.code, message=str(failure)))
+    return _failed(Reason.ENGINE_ERROR, f"{type(failure).__name__}: {failure}"[:2000])
+
+
+async def unreachable(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` to its end although the caller may be cancelled; the cancel comes through afterwards."""
+    task = asyncio.ensure_future(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise
+            cancelled = True
+        except BaseException as error:  # noqa: BLE001 - the task's own failure, raised by `result` below
+            if not task.done():  # injected
+                logger.info("stopped during finalisation: %r", error, extra={"action": "stop_deferred"})
+    if cancelled and task.exception() is None:
+        logger.info("cancelled during finalisation", extra={"action": "cancel_deferred"})
+    return task.result()

@@ -1,0 +1,1 @@
+"""What engines are written against: the run context, tools, policies, pauses, the registry."""

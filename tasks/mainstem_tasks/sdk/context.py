@@ -1,0 +1,427 @@
+"""`RunContext`: what an engine sees of its run, and how it emits.
+
+Every `await` here is usually over at once: events are buffered and written in groups. It waits when the
+buffer is full, which is how the store slows an engine down. Plain `def` engines get the same from `blocking`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn
+
+from typing_extensions import TypeVar
+
+from mainstem_shared import errors
+from mainstem_shared.model import actions, jsontext
+from mainstem_shared.model.actions import Call, Decision, OnExpiry, Question
+from mainstem_shared.model.cursors import Cursor
+from mainstem_shared.model.events import Type
+from mainstem_shared.model.runs import Usage, ms_of
+from mainstem_shared.settings import Settings
+from mainstem_tasks.sdk import pauses
+from mainstem_tasks.sdk.channel import Channel
+from mainstem_tasks.sdk.inboxes import Inbox
+from mainstem_tasks.sdk.pauses import Pause, Paused
+
+if TYPE_CHECKING:
+    from mainstem_shared.transitions.verbs import Claimed
+    from mainstem_tasks.sdk.registry import Engine
+
+InputT = TypeVar("InputT", default=Any)
+"""An engine's input model; a mapping if it declares none."""
+
+SaveCheckpoint = Callable[[bytes, Cursor], Awaitable[None]]
+"""Stores an engine's state together with the cursor of the last event it covers."""
+
+_MESSAGE: Final = Type.MESSAGE_DELTA  # looking a member up costs as much as a step of a token's way
+_YIELD_EVERY: Final = 32
+"""Events after which other runs have their turn: half a millisecond of an engine that never waits."""
+
+
+class RunView(Generic[InputT]):
+    """What both kinds of engines, `async def` and plain `def`, can see of their run. Safe from any thread."""
+
+    def __init__(
+        self,
+        *,
+        run_id: str,
+        thread_id: str,
+        user_id: str,
+        tenant: str,
+        input: InputT,  # noqa: A002 - the name engines use
+        raw_input: Mapping[str, Any],
+        metadata: Mapping[str, Any],
+        segment: int,
+        state: bytes | None,
+        decisions: Mapping[str, Decision] | None,
+        settings: Settings,
+        stopping: Callable[[], bool],
+    ) -> None:
+        self.run_id: Final = run_id
+        """The run's id."""
+        self.thread_id: Final = thread_id
+        """The conversation the run belongs to."""
+        self.user_id: Final = user_id
+        """Whose run it is."""
+        self.tenant: Final = tenant
+        """The tenant of that user."""
+        self.input: Final = input
+        """The validated input: the engine's input model, or a mapping if it has none."""
+        self.raw_input: Final = raw_input
+        """The input as the caller sent it."""
+        self.metadata: Final = metadata
+        """What the caller attached to the run."""
+        self.segment: Final = segment
+        """1 at the start, one more with each continuation."""
+        self.state: Final = state
+        """The last checkpoint of an earlier segment; None at the start."""
+        self.decisions: Final[Mapping[str, Decision]] = decisions or {}
+        """What humans decided in all pauses so far, by the id of the call or question; empty at the start."""
+        self.settings: Final = settings
+        """The configuration of this process."""
+        self._stopping = stopping
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the run is being stopped: aborted, over its time, or its worker shuts down.
+
+        `async def` engines are cancelled too; plain ones that compute for long should look here at times.
+        """
+        return self._stopping()
+
+    def idempotency_key(self, call: str) -> str:
+        """Return a key for a side effect that must happen once: the same in every segment of the run.
+
+        Side effects cannot be fenced: give this key to the service that performs them. `call` is the tool
+        call's id, or any name that a continuation will use again.
+        """
+        named = jsontext.dumps([self.run_id, call])
+        return f"ms_{hashlib.blake2b(named, digest_size=16).hexdigest()}"
+
+
+class RunContext(RunView[InputT]):
+    """One segment of a run, as its engine sees it. Safe to use from all tasks the engine starts.
+
+    Every emitting method may raise `Fenced` or `ChannelClosed` (the run is over for this segment: let it
+    pass), `EventTooLarge` (over 256 KB) and `ContentTooLarge` (over 8 MB in total).
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        *,
+        run_id: str,
+        thread_id: str,
+        user_id: str,
+        tenant: str,
+        input: InputT,  # noqa: A002 - the name engines use
+        raw_input: Mapping[str, Any],
+        metadata: Mapping[str, Any],
+        segment: int = 1,
+        state: bytes | None = None,
+        decisions: Mapping[str, Decision] | None = None,
+        settings: Settings | None = None,
+        stopping: Callable[[], bool] = lambda: False,
+        save: SaveCheckpoint | None = None,
+        inbox: Inbox | None = None,
+    ) -> None:
+        super().__init__(
+            run_id=run_id,
+            thread_id=thread_id,
+            user_id=user_id,
+            tenant=tenant,
+            input=input,
+            raw_input=raw_input,
+            metadata=metadata,
+            segment=segment,
+            state=state,
+            decisions=decisions,
+            settings=settings or Settings(),
+            stopping=stopping,
+        )
+        self.inbox: Final[Inbox] = inbox or Inbox(channel)
+        """Text that users send while the run is at work, in order of arrival. What is not read is handed
+        back to them when the run ends."""
+        self.pause: Pause | None = None
+        """What the engine asked a human for, once it has."""
+        self._channel = channel
+        self._save = save
+        self._turn = 0
+        self._steps = 0
+        # The channel's fold lags behind, so what was emitted here is remembered here.
+        fold = channel.fold
+        self._usage = Usage.model_validate(fold.usage or {})
+        open_calls = frozenset(fold.open_calls)
+        self._open = {s["step_id"]: ms_of(s["started_at"]) for s in fold.steps if s["step_id"] in open_calls}
+        self._answered = set(fold.calls) - open_calls
+
+    @classmethod
+    def of(
+        cls,
+        claimed: Claimed,
+        channel: Channel,
+        engine: Engine,
+        *,
+        state: bytes | None = None,
+        settings: Settings | None = None,
+        stopping: Callable[[], bool] = lambda: False,
+        save: SaveCheckpoint | None = None,
+        inbox: Inbox | None = None,
+    ) -> RunContext[Any]:
+        """Return the context of a claimed run. `stopping` is asked from any thread.
+
+        Raises:
+            InvalidInput: the engine's model refuses the run's input.
+        """
+        spec = claimed.spec
+        return RunContext(
+            channel,
+            run_id=spec.run_id,
+            thread_id=spec.thread_id,
+            user_id=spec.user_id,
+            tenant=spec.tenant,
+            input=engine.parse(claimed.input),
+            raw_input=claimed.input,
+            metadata=spec.metadata,
+            segment=claimed.segment,
+            state=state,
+            decisions=actions.decisions_of(claimed.decisions),
+            settings=settings,
+            stopping=stopping,
+            save=save,
+            inbox=inbox,
+        )
+
+    # -- text
+
+    async def text(self, text: str) -> None:
+        """Append to the answer."""
+        channel = self._channel
+        channel.text(_MESSAGE, text)
+        self._turn += 1  # `_emitted`, without a coroutine per token
+        if channel.congested or self._turn % _YIELD_EVERY == 0:
+            await self._give_way()
+
+    async def reasoning(self, text: str) -> None:
+        """Append to the model's visible reasoning."""
+        self._channel.text(Type.REASONING_DELTA, text)
+        await self._emitted()
+
+    # -- tools and steps
+
+    async def tool_call(self, call_id: str, name: str, arguments: Mapping[str, Any]) -> None:
+        """State that a tool is called, with its complete arguments; the log knows when this returns.
+
+        After `tool_call_start` with the same id this replaces the streamed text by the parsed arguments.
+
+        Raises:
+            ValueError: the call has its result already; each call needs an id of its own.
+        """
+        await self._call_started(call_id, name, dict(arguments))
+        await self._channel.flush()
+
+    async def tool_call_start(self, call_id: str, name: str) -> None:
+        """State that a tool call begins whose arguments are still streaming.
+
+        Raises:
+            ValueError: the call has its result already; each call needs an id of its own.
+        """
+        await self._call_started(call_id, name, "")
+
+    async def tool_call_delta(self, call_id: str, arguments: str) -> None:
+        """Append to the streaming arguments of a tool call.
+
+        Raises:
+            ValueError: no such call is open.
+        """
+        self._require_open(call_id)
+        if arguments:
+            await self._emit(Type.STEP_DELTA, {"step_id": call_id, "arguments": arguments})
+
+    async def tool_result(self, call_id: str, result: Any, *, failed: bool = False) -> None:
+        """Answer a tool call; `result` is anything JSON can hold.
+
+        Raises:
+            ValueError: no such call is open.
+        """
+        self._require_open(call_id)
+        state = "failed" if failed else "completed"
+        self._channel.emit(Type.STEP_COMPLETED, _completed(call_id, state, result))
+        del self._open[call_id]
+        self._answered.add(call_id)
+        await self._emitted()
+
+    async def _call_started(self, call_id: str, name: str, arguments: dict[str, Any] | str) -> None:
+        if call_id in self._answered:
+            raise ValueError(f"Tool call {call_id!r} has its result already; give each call its own id.")
+        at = self._open.get(call_id, _now_ms())
+        self._channel.emit(
+            Type.STEP_STARTED,
+            {"step_id": call_id, "kind": "tool_call", "name": name, "arguments": arguments, "at": at},
+        )
+        self._open[call_id] = at
+        await self._emitted()
+
+    def _require_open(self, call_id: str) -> None:
+        if call_id not in self._open:
+            raise ValueError(f"No tool call {call_id!r} is open; start it with tool_call or tool_call_start.")
+
+    @contextlib.asynccontextmanager
+    async def step(self, name: str) -> AsyncGenerator[str]:
+        """Show a named step while the block runs; it ends as the block does. Yields its id."""
+        self._steps += 1
+        step_id = f"step_{self.segment}_{self._steps}"
+        await self._emit(
+            Type.STEP_STARTED, {"step_id": step_id, "kind": "step", "name": name, "at": _now_ms()}
+        )
+        try:
+            yield step_id
+        except BaseException as error:
+            stopped = isinstance(error, asyncio.CancelledError | Paused)
+            state = "aborted" if stopped else "failed"
+            with contextlib.suppress(errors.MainstemError):  # the block's own failure is the one to see
+                self._channel.emit(Type.STEP_COMPLETED, _completed(step_id, state, None))
+            raise
+        await self._emit(Type.STEP_COMPLETED, _completed(step_id, "completed", None))
+
+    # -- about the run
+
+    async def title(self, title: str) -> None:
+        """Name the conversation."""
+        await self._emit(Type.TITLE, {"title": title})
+
+    async def usage(
+        self,
+        *,
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+        total_tokens: int | None = None,
+        cached_input_tokens: int = 0,
+        reasoning_tokens: int = 0,
+    ) -> None:
+        """Add one provider call's tokens to the run's usage.
+
+        Cached and reasoning tokens are parts of the others. `total_tokens` None: input and output.
+        """
+        total = input_tokens + output_tokens if total_tokens is None else total_tokens
+        before = self._usage
+        self._usage = Usage(
+            input_tokens=before.input_tokens + input_tokens,
+            output_tokens=before.output_tokens + output_tokens,
+            total_tokens=before.total_tokens + total,
+            cached_input_tokens=before.cached_input_tokens + cached_input_tokens,
+            reasoning_tokens=before.reasoning_tokens + reasoning_tokens,
+        )
+        await self._emit(Type.USAGE, self._usage.model_dump())
+
+    async def context_usage(self, **snapshot: Any) -> None:
+        """Show how full the model's context is; the latest snapshot stays."""
+        await self._emit(Type.CONTEXT_USAGE, snapshot)
+
+    async def agent(self, name: str, **details: Any) -> None:
+        """State which agent is at work now."""
+        await self._emit(Type.AGENT_UPDATED, {**details, "name": name})
+
+    async def custom(self, name: str, data: Any = None) -> None:
+        """Emit an event of your own; readers that do not know it ignore it."""
+        await self._emit(Type.CUSTOM, {"name": name, "data": data})
+
+    # -- durability
+
+    async def flush(self) -> Cursor:
+        """Wait until everything emitted so far is durable; returns the cursor of the last event."""
+        return await self._channel.flush()
+
+    async def checkpoint(self, state: bytes) -> None:
+        """Save the engine's own state: a later segment, on any worker, finds it in `run.state`.
+
+        It covers everything emitted before. The bytes are the engine's business; put a version into them.
+        """
+        if self._save is None:
+            raise RuntimeError("This segment has nowhere to save checkpoints.")
+        checked = pauses.checked_state(state)
+        assert checked is not None
+        await self._save(checked, await self._channel.flush())
+
+    # -- asking humans
+
+    async def request_approval(
+        self,
+        calls: Iterable[Call | Mapping[str, Any]],
+        *,
+        state: bytes | None = None,
+        window_s: float | None = None,
+        on_expiry: OnExpiry = "fail",
+    ) -> NoReturn:
+        """Pause the run until a human has decided about tool calls: never returns, ends this segment.
+
+        The engine's function is entered again afterwards, in another task, with the decisions in
+        `run.decisions` by call id, those of earlier pauses too.
+
+        Args:
+            calls: `call_id`, `name`, `arguments`; also `allowed_decisions` (approve, reject, edit), `reason`
+                and `arguments_schema`, which edits must fit.
+            state: what the continuation finds in `run.state`; by default the last checkpoint.
+            window_s: how long there is to decide; by default MAINSTEM_APPROVAL_WINDOW_S.
+            on_expiry: what becomes of an undecided run: it may `fail`, or go on with everything rejected.
+
+        Raises:
+            ValueError: a call does not fit, or two have the same id.
+            EventTooLarge, CheckpointTooLarge: the calls or the state are.
+        """
+        window_s = self.settings.approval_window_s if window_s is None else window_s
+        await self._wait_for_human(
+            pauses.pause_for_approval(calls, state=state, window_s=window_s, on_expiry=on_expiry)
+        )
+
+    async def ask(
+        self,
+        questions: Iterable[Question | Mapping[str, Any] | str],
+        *,
+        state: bytes | None = None,
+        window_s: float | None = None,
+        on_expiry: OnExpiry = "fail",
+    ) -> NoReturn:
+        """Pause the run until a human has answered one to four questions. See `request_approval`.
+
+        A question is a text, or `question_id`, `text` and maybe `options`. Give ids of your own if the run
+        asks more than once: `run.decisions` has the latest answer for each.
+        """
+        window_s = self.settings.approval_window_s if window_s is None else window_s
+        await self._wait_for_human(
+            pauses.pause_for_answers(questions, state=state, window_s=window_s, on_expiry=on_expiry)
+        )
+
+    async def _wait_for_human(self, pause: Pause) -> NoReturn:
+        if self.pause is None:  # of several tasks the first one asks; the others ask in the continuation
+            self.pause = pause
+            self.inbox.close()
+        await self._channel.flush()
+        raise Paused
+
+    async def _emit(self, kind: Type, payload: dict[str, Any]) -> None:
+        self._channel.emit(kind, payload)
+        await self._emitted()
+
+    async def _emitted(self) -> None:
+        self._turn += 1
+        if self._channel.congested or self._turn % _YIELD_EVERY == 0:
+            await self._give_way()
+
+    async def _give_way(self) -> None:
+        if self._channel.congested:
+            await self._channel.drained()
+        if self._turn % _YIELD_EVERY == 0:
+            await asyncio.sleep(0)
+
+
+def _completed(step_id: str, state: str, result: Any) -> dict[str, Any]:
+    return {"step_id": step_id, "state": state, "result": result, "at": _now_ms()}
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

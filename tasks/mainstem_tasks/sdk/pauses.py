@@ -1,0 +1,118 @@
+"""Pausing: how an engine asks a human, and how that ends its segment.
+
+`request_approval` and `ask` never return: they raise `Paused`, which ends the engine's function. Once a human
+has decided, the function is entered again, in a new task on any worker, with `run.state` and `run.decisions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mainstem_shared import errors
+from mainstem_shared.model import ids, jsontext
+from mainstem_shared.model.actions import (
+    ACTION_LIMIT,
+    CHECKPOINT_LIMIT,
+    Action,
+    Call,
+    OnExpiry,
+    Question,
+)
+from mainstem_shared.store.client import now_ms
+
+
+class Paused(BaseException):
+    """Ends the engine's function because the run waits for a human. Let it pass, as a cancellation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """What a run waits for, and the state its continuation starts from (None: the last checkpoint)."""
+
+    action: Action
+    state: bytes | None
+
+
+def pause_for_approval(
+    calls: Iterable[Call | Mapping[str, Any]], *, state: bytes | None, window_s: float, on_expiry: OnExpiry
+) -> Pause:
+    """Return the pause in which a human decides about tool calls.
+
+    Raises:
+        ValueError: a call does not fit, or two have the same id.
+        EventTooLarge, CheckpointTooLarge: the calls or the state are.
+    """
+    asked = tuple(call if isinstance(call, Call) else Call.model_validate(call) for call in calls)
+    action = Action(
+        action_id=_new_id(),
+        kind="tool_approval",
+        calls=asked,
+        expires_ms=_expiry(window_s),
+        on_expiry=on_expiry,
+    )
+    return Pause(action=_checked(action), state=checked_state(state))
+
+
+def pause_for_answers(
+    questions: Iterable[Question | Mapping[str, Any] | str],
+    *,
+    state: bytes | None,
+    window_s: float,
+    on_expiry: OnExpiry,
+) -> Pause:
+    """Return the pause in which a human answers one to four questions; a text is a question without options.
+
+    Raises:
+        ValueError: a question does not fit, or two have the same id.
+        EventTooLarge, CheckpointTooLarge: the questions or the state are.
+    """
+    asked = tuple(_question(number, question) for number, question in enumerate(questions, 1))
+    action = Action(
+        action_id=_new_id(),
+        kind="question",
+        questions=asked,
+        expires_ms=_expiry(window_s),
+        on_expiry=on_expiry,
+    )
+    return Pause(action=_checked(action), state=checked_state(state))
+
+
+def is_only_a_pause(failure: BaseException | None) -> bool:
+    """Tell whether an engine ended with nothing but a pause: by itself, or out of its task groups."""
+    if isinstance(failure, BaseExceptionGroup):
+        return failure.split(Paused)[1] is None
+    return isinstance(failure, Paused)
+
+
+def checked_state(state: bytes | None) -> bytes | None:
+    """Return an engine's state if a checkpoint may be so large.
+
+    Raises:
+        CheckpointTooLarge: it may not.
+    """
+    if state is not None and len(state) > CHECKPOINT_LIMIT:
+        raise errors.CheckpointTooLarge(size=len(state), limit=CHECKPOINT_LIMIT)
+    return None if state is None else bytes(state)
+
+
+def _question(number: int, question: Question | Mapping[str, Any] | str) -> Question:
+    if isinstance(question, str):
+        return Question(question_id=f"q{number}", text=question)
+    return question if isinstance(question, Question) else Question.model_validate(question)
+
+
+def _checked(action: Action) -> Action:
+    size = len(jsontext.dumps(action.model_dump(mode="json")))
+    if size > ACTION_LIMIT:
+        raise errors.EventTooLarge(size=size, limit=ACTION_LIMIT)
+    return action
+
+
+def _new_id() -> str:
+    return f"act_{ids.nonce()}"
+
+
+def _expiry(window_s: float) -> int:
+    return now_ms() + int(window_s * 1000)

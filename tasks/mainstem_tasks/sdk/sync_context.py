@@ -1,0 +1,245 @@
+"""Plain `def` engines: each runs in a thread of its own and emits through `SyncRunContext`.
+
+The event loop stays the only place that touches the run's channel. A thread cannot be cancelled: after a
+stop, the engine's next call of its context raises `CancelledError`, and nothing of it is written any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import contextvars
+import threading
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
+from typing import Any, NoReturn, TypeVar
+
+from mainstem_shared.model.actions import Call, Question
+from mainstem_shared.model.cursors import Cursor
+from mainstem_tasks.sdk.context import InputT, RunContext, RunView
+from mainstem_tasks.sdk.pauses import Paused
+
+T = TypeVar("T")
+
+
+class SyncInbox:
+    """`run.inbox` for plain `def` engines: the same methods, without `await`."""
+
+    def __init__(self, run: RunContext[Any], call: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+        self._run = run
+        self._call = call
+
+    def get(self) -> str:
+        """Return the next text; wait for it if there is none."""
+        return self._call(self._run.inbox.get())
+
+    def get_nowait(self) -> str:
+        """Return the next text.
+
+        Raises:
+            asyncio.QueueEmpty: there is none.
+        """
+
+        async def get() -> str:
+            return self._run.inbox.get_nowait()
+
+        return self._call(get())
+
+    def empty(self) -> bool:
+        """Tell whether there is nothing to read now."""
+
+        async def empty() -> bool:
+            return self._run.inbox.empty()
+
+        return self._call(empty())
+
+
+class SyncRunContext(RunView[InputT]):
+    """`RunContext` for plain `def` engines: the same methods, without `await`, from any thread of the engine.
+
+    Each call returns when the event is buffered. Once the run is stopped every call raises
+    `asyncio.CancelledError`, which passes through `except Exception`.
+    """
+
+    def __init__(self, run: RunContext[InputT], loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(
+            run_id=run.run_id,
+            thread_id=run.thread_id,
+            user_id=run.user_id,
+            tenant=run.tenant,
+            input=run.input,
+            raw_input=run.raw_input,
+            metadata=run.metadata,
+            segment=run.segment,
+            state=run.state,
+            decisions=run.decisions,
+            settings=run.settings,
+            stopping=lambda: self._closed or run.stopping,
+        )
+        self._run = run
+        self._loop = loop
+        self._lock = threading.Lock()
+        self._waiting: set[concurrent.futures.Future[Any]] = set()
+        self._closed = False
+        self.inbox = SyncInbox(run, self._call)
+        """Text that users send while the run is at work. See `RunContext.inbox`."""
+
+    def text(self, text: str) -> None:
+        """Append to the answer."""
+        self._call(self._run.text(text))
+
+    def reasoning(self, text: str) -> None:
+        """Append to the model's visible reasoning."""
+        self._call(self._run.reasoning(text))
+
+    def tool_call(self, call_id: str, name: str, arguments: Mapping[str, Any]) -> None:
+        """State that a tool is called; the log knows when this returns. See `RunContext.tool_call`."""
+        self._call(self._run.tool_call(call_id, name, arguments))
+
+    def tool_call_start(self, call_id: str, name: str) -> None:
+        """State that a tool call begins whose arguments are still streaming."""
+        self._call(self._run.tool_call_start(call_id, name))
+
+    def tool_call_delta(self, call_id: str, arguments: str) -> None:
+        """Append to the streaming arguments of a tool call."""
+        self._call(self._run.tool_call_delta(call_id, arguments))
+
+    def tool_result(self, call_id: str, result: Any, *, failed: bool = False) -> None:
+        """Answer a tool call; `result` is anything JSON can hold."""
+        self._call(self._run.tool_result(call_id, result, failed=failed))
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Generator[str]:
+        """Show a named step while the block runs; it ends as the block does. Yields its id."""
+        step = self._run.step(name)
+        step_id = self._call(step.__aenter__())
+        try:
+            yield step_id
+        except BaseException as error:
+            with contextlib.suppress(asyncio.CancelledError):  # stopped meanwhile: nothing more is written
+                self._call(step.__aexit__(type(error), error, error.__traceback__))
+            raise
+        self._call(step.__aexit__(None, None, None))
+
+    def title(self, title: str) -> None:
+        """Name the conversation."""
+        self._call(self._run.title(title))
+
+    def usage(
+        self,
+        *,
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+        total_tokens: int | None = None,
+        cached_input_tokens: int = 0,
+        reasoning_tokens: int = 0,
+    ) -> None:
+        """Add one provider call's tokens to the run's usage. See `RunContext.usage`."""
+        self._call(
+            self._run.usage(
+                input_tokens=input_tokens,
+                output_tokens=output_tokens,
+                total_tokens=total_tokens,
+                cached_input_tokens=cached_input_tokens,
+                reasoning_tokens=reasoning_tokens,
+            )
+        )
+
+    def context_usage(self, **snapshot: Any) -> None:
+        """Show how full the model's context is; the latest snapshot stays."""
+        self._call(self._run.context_usage(**snapshot))
+
+    def agent(self, name: str, **details: Any) -> None:
+        """State which agent is at work now."""
+        self._call(self._run.agent(name, **details))
+
+    def custom(self, name: str, data: Any = None) -> None:
+        """Emit an event of your own; readers that do not know it ignore it."""
+        self._call(self._run.custom(name, data))
+
+    def flush(self) -> Cursor:
+        """Wait until everything emitted so far is durable; returns the cursor of the last event."""
+        return self._call(self._run.flush())
+
+    def checkpoint(self, state: bytes) -> None:
+        """Save the engine's own state. See `RunContext.checkpoint`."""
+        self._call(self._run.checkpoint(state))
+
+    def request_approval(self, calls: Iterable[Call | Mapping[str, Any]], **options: Any) -> NoReturn:
+        """Pause the run until a human has decided about tool calls. See `RunContext.request_approval`."""
+        self._call(self._run.request_approval(calls, **options))
+        raise Paused  # not reached: the call has raised it
+
+    def ask(self, questions: Iterable[Question | Mapping[str, Any] | str], **options: Any) -> NoReturn:
+        """Pause the run until a human has answered questions. See `RunContext.ask`."""
+        self._call(self._run.ask(questions, **options))
+        raise Paused  # not reached: the call has raised it
+
+    def close(self) -> None:
+        """Let every call from now on, and those that wait, raise `CancelledError`."""
+        with self._lock:
+            self._closed = True
+            waiting = list(self._waiting)
+        for future in waiting:
+            future.cancel()
+
+    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        with self._lock:
+            if self._closed:
+                work.close()
+                raise asyncio.CancelledError
+            try:
+                future = asyncio.run_coroutine_threadsafe(work, self._loop)
+            except RuntimeError:  # the loop is closed: the process ends
+                work.close()
+                raise asyncio.CancelledError from None
+            self._waiting.add(future)
+        try:
+            return future.result()
+        except concurrent.futures.CancelledError:
+            raise asyncio.CancelledError from None
+        finally:
+            with self._lock:
+                self._waiting.discard(future)
+
+
+async def run_in_thread(function: Callable[[SyncRunContext[Any]], object], run: RunContext[Any]) -> None:
+    """Run a plain engine to its end. Cancelled, this returns at once: the thread ends at its next call."""
+    loop = asyncio.get_running_loop()
+    context = SyncRunContext(run, loop)
+    done: asyncio.Future[None] = loop.create_future()
+
+    def settle(failure: BaseException | None) -> None:
+        if done.done():
+            return  # cancelled meanwhile
+        if failure is None:
+            done.set_result(None)
+        else:
+            done.set_exception(failure)
+
+    def body() -> None:
+        failure: BaseException | None = None
+        try:
+            function(context)
+        except Exception as error:  # noqa: BLE001 - carried over to the loop
+            failure = error
+            if isinstance(error, StopIteration):  # a future cannot carry it
+                failure = RuntimeError(f"engine raised {error!r}")
+                failure.__cause__ = error
+        except Paused as error:
+            failure = error
+        except BaseException as error:  # noqa: BLE001 - it would end this thread silently, or the whole loop
+            failure = RuntimeError(f"engine raised {error!r}")
+            failure.__cause__ = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, failure)
+
+    # Not the loop's executor: its few threads would make engines wait for each other. A daemon, so that an
+    # engine that never looks up cannot keep the process from ending.
+    name = f"engine {run.run_id}"
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(body,), name=name, daemon=True)
+    thread.start()
+    try:
+        await done
+    finally:
+        context.close()

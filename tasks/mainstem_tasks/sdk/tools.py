@@ -1,0 +1,203 @@
+"""Tools that models may call: Python functions, registered with `@tool`, whose signature is their schema.
+
+Engines find them by name (`use_tools` of the `openai` engine). Bring them with the modules that
+MAINSTEM_ENGINES names. Which calls wait for a human is in `policies`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from mainstem_shared.model.actions import DEFAULT_DECISIONS, DecisionType
+from mainstem_tasks.sdk.policies import Policy
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+TIMEOUT_S: Final = 60.0
+"""A tool may take this long unless it says otherwise: a model that waits is a user who waits."""
+
+THREADS: Final = 64
+"""Plain `def` tools that run at once in a process; more wait."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """What a tool may know of its call: annotate a parameter with this type to get it.
+
+    Side effects cannot be undone or fenced: hand `idempotency_key` to the service that performs them. It is
+    the same whenever this very call is made again.
+    """
+
+    run_id: str
+    call_id: str
+    user_id: str
+    tenant: str
+    idempotency_key: str
+
+
+class InvalidArgumentsError(ValueError):
+    """The arguments do not fit the tool's signature; the model is told."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """A registered tool."""
+
+    name: str
+    description: str
+    function: Callable[..., Any]
+    model: type[BaseModel]
+    wants_call: str | None
+    """The parameter that gets the `ToolCall`."""
+    ask: bool
+    decisions: tuple[DecisionType, ...]
+    timeout_s: float
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The JSON schema of the arguments."""
+        schema = self.model.model_json_schema()
+        schema.pop("title", None)
+        return schema
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """The tool as chat-completions APIs want it described."""
+        function = {"name": self.name, "description": self.description, "parameters": self.parameters}
+        return {"type": "function", "function": function}
+
+    def parse(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments as the function gets them.
+
+        Raises:
+            InvalidArgumentsError: they do not fit; says where.
+        """
+        try:
+            parsed = self.model.model_validate(dict(arguments))
+        except ValidationError as error:
+            problems = error.errors(include_url=False, include_input=False, include_context=False)
+            said = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in problems[:5])
+            raise InvalidArgumentsError(said) from error
+        return {name: getattr(parsed, name) for name in self.model.model_fields}
+
+    async def invoke(self, arguments: Mapping[str, Any], call: ToolCall) -> Any:
+        """Call the function: on the loop if it is `async def`, else in a thread.
+
+        Raises:
+            InvalidArgumentsError: the arguments do not fit.
+            TimeoutError: it took too long. A thread cannot be stopped: its effect may come later.
+            Exception: whatever the function raises.
+        """
+        given = self.parse(arguments)
+        if self.wants_call is not None:
+            given[self.wants_call] = call
+        async with asyncio.timeout(self.timeout_s):
+            if inspect.iscoroutinefunction(self.function):
+                return await self.function(**given)
+            bound = functools.partial(contextvars.copy_context().run, self.function, **given)
+            return await asyncio.get_running_loop().run_in_executor(_threads(), bound)
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    # Not the loop's executor: tools that block must not keep the process's own work from a thread.
+    return ThreadPoolExecutor(THREADS, "mainstem-tool")
+
+
+_tools: Final[dict[str, Tool]] = {}
+
+
+def tool(
+    *,
+    name: str | None = None,
+    ask: bool = False,
+    decisions: tuple[DecisionType, ...] = DEFAULT_DECISIONS,
+    timeout_s: float = TIMEOUT_S,
+) -> Callable[[FunctionT], FunctionT]:
+    """Register a function as a tool; its docstring tells the model what it is for.
+
+    Args:
+        name: what models call it; by default the function's name.
+        ask: a human decides about every call, whatever the deployment's policy.
+        decisions: what that human may decide.
+        timeout_s: how long a call may take.
+
+    Raises:
+        ValueError: the name is taken, or a parameter has no name of its own (`*args`).
+    """
+
+    def register(function: FunctionT) -> FunctionT:
+        called = name or function.__name__
+        known = _tools.get(called)
+        if known is not None and known.function.__qualname__ != function.__qualname__:
+            raise ValueError(f"tool {called!r} is {known.function!r} already; give this one another name")
+        model, wants_call = _model_of(called, function)
+        _tools[called] = Tool(
+            name=called,
+            description=inspect.getdoc(function) or "",
+            function=function,
+            model=model,
+            wants_call=wants_call,
+            ask=ask,
+            decisions=decisions,
+            timeout_s=timeout_s,
+        )
+        return function
+
+    return register
+
+
+def _model_of(name: str, function: Callable[..., Any]) -> tuple[type[BaseModel], str | None]:
+    hints = get_type_hints(function, include_extras=True)
+    fields: dict[str, Any] = {}
+    wants_call = None
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
+            raise ValueError(f"tool {name!r}: {parameter} has no name that a model could use")
+        hint = hints.get(parameter.name, Any)
+        if hint is ToolCall:
+            wants_call = parameter.name
+            continue
+        default = ... if parameter.default is parameter.empty else parameter.default
+        fields[parameter.name] = (hint, default)
+    return create_model(name, __config__=ConfigDict(extra="forbid"), **fields), wants_call
+
+
+def get(name: str) -> Tool | None:
+    """Return a registered tool."""
+    return _tools.get(name)
+
+
+def named(names: Iterable[str]) -> dict[str, Tool]:
+    """Return registered tools by name.
+
+    Raises:
+        ValueError: there is none of a name.
+    """
+    missing = [name for name in names if name not in _tools]
+    if missing:
+        known = ", ".join(sorted(_tools)) or "none"
+        raise ValueError(f"no tool is registered as {', '.join(missing)}; registered are: {known}")
+    return {name: _tools[name] for name in names}
+
+
+def policy(tools: Iterable[Tool]) -> Policy | None:
+    """Return the engine's layer of policy: what the tools themselves ask for."""
+    asking = [found for found in tools if found.ask]
+    if not asking:
+        return None
+    return Policy(
+        enabled=True,
+        default="allow",
+        ask=tuple(found.name for found in asking),
+        decisions={found.name: frozenset(found.decisions) for found in asking},
+    )

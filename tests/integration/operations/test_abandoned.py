@@ -1,0 +1,76 @@
+"""Runs that say they are at work while nobody works on them, and that watching leases misses: a sweep's second look."""
+
+from __future__ import annotations
+
+from mainstem_shared.operations.ending import Finaliser
+from mainstem_shared.operations.sweeping import LOOK_LEASES, Sweeper
+from mainstem_shared.settings import Settings
+from mainstem_shared.store import keys
+from mainstem_shared.store.client import Store, now_ms
+from mainstem_shared.transitions import verbs
+from support.models.logs import RunLog
+from support.models.verb_calls import seal
+from support.processes import dying_process
+
+SETTINGS = Settings()
+LOOK_MS = int(LOOK_LEASES * SETTINGS.lease_s * 1000)
+
+
+async def sweep(store: Store, log: RunLog) -> None:
+    """A sweep in which the run is due."""
+    await store.client.zadd(keys.ACTIVE, {log.run_id: 0})
+    await store.client.delete(keys.SWEEP)
+    finaliser = Finaliser(store=store, settings=SETTINGS, publisher=dying_process.Messages())
+    await Sweeper(finaliser=finaliser, owner=lambda: "the sweeper").sweep()
+
+
+async def alive(store: Store, owner: str) -> None:
+    await store.client.set(keys.lease(owner), "gateway", px=60_000)
+    await store.client.zadd(keys.WORKERS, {owner: now_ms()})
+
+
+async def status(log: RunLog) -> str:
+    state = await verbs.read(log.store, log.run_id)
+    assert isinstance(state, verbs.State)
+    return state.status
+
+
+async def test_an_owner_that_no_index_knows_is_dead(store: Store):
+    """No lease, not among the processes, no list of its runs: the first look ends it, with what it had said."""
+    log = await RunLog.start(store)
+    await log.claim("forgotten by everybody")
+    await log.say(3)
+    await sweep(store, log)
+    await log.learn()
+    assert (await status(log), log.entries[-1].type) == ("failed", "run.finished")
+    assert log.entries[-1].payload()["reason"] == "worker_lost"
+    assert log.fold.text == "w0 w1 w2"
+    assert await store.client.zscore(keys.ACTIVE, log.run_id) is None
+
+
+async def test_a_living_owner_is_left_alone(store: Store):
+    """Leased or listed: a process that was suspended a moment ago has to have its chance."""
+    log = await RunLog.start(store)
+    await log.claim("w1")
+    await alive(store, "w1")
+    await sweep(store, log)
+    await store.client.delete(keys.lease("w1"))
+    await sweep(store, log)
+    assert await status(log) == "running"
+    assert LOOK_MS - 10_000 < await store.client.zscore(keys.ACTIVE, log.run_id) - now_ms() <= LOOK_MS
+
+
+async def test_what_a_living_process_sealed_and_left_is_ended(store: Store):
+    """A gateway took it to end it, gave up, and lives on: not at once, but a few leases later a sweep ends it."""
+    log = await RunLog.start(store)
+    await log.claim("w1")
+    await log.say(2)
+    await alive(store, "a gateway")
+    assert isinstance(await seal(store, log.control, sealer="a gateway"), verbs.Control)
+    await sweep(store, log)
+    assert await status(log) == "running", "it may be at it still"
+    await store.client.hset(log.keys.record, "sealed", now_ms() - LOOK_MS - 1)
+    await sweep(store, log)
+    assert await status(log) == "failed"
+    await log.learn()
+    assert log.fold.text == "w0 w1"

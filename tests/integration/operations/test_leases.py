@@ -1,0 +1,45 @@
+"""Leases: what a process that was suspended leaves behind is listed, so that somebody sweeps it."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from mainstem_shared.coordination import clocks
+from mainstem_shared.coordination.leases import Lease
+from mainstem_shared.operations import ending
+from mainstem_shared.operations.ending import Finaliser
+from mainstem_shared.operations.sweeping import Sweeper
+from mainstem_shared.settings import Settings
+from mainstem_shared.store import keys
+from mainstem_shared.store.client import Store
+from mainstem_tasks.celery_support.publisher import Dispatcher
+
+RUN = "abcdefgh234567ab_abcdefghijklmnopqrstuvwxyz"
+
+
+async def test_what_is_listed_under_a_former_name_is_swept(
+    store: Store, store_url: str, broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Swept while it was suspended, a claim lists a run before the process notices: the set must not stay."""
+    suspended = threading.Event()
+    lease = Lease(store_url, Settings(redis_url=store_url, lease_s=4), on_suspended=suspended.set)
+    lease.start()
+    former = lease.owner
+    await store.client.zrem(keys.WORKERS, former)  # a sweep, while it was suspended
+    await ending.own(store, former, RUN, ttl_ms=60_000)
+    begun = clocks.now()
+    monkeypatch.setattr(clocks, "now", lambda: begun + 100)
+    assert suspended.wait(20)
+    monkeypatch.undo()
+    lease.stop()
+    assert lease.owner != former
+    assert await store.client.zscore(keys.WORKERS, former) is not None
+    by = Finaliser(store=store, settings=Settings(), publisher=Dispatcher(broker_url))
+    sweeper = Sweeper(finaliser=by, owner=lambda: "the sweeper")
+    for _ in range(2):  # a lease must be missing twice
+        await store.client.delete(keys.SWEEP)
+        await sweeper.sweep()
+    assert not await store.client.exists(keys.owned(former))
+    assert await store.client.zscore(keys.WORKERS, former) is None

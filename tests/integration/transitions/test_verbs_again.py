@@ -1,0 +1,169 @@
+"""Asked again, a verb answers the same caller the same; refused, it changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from mainstem_shared.model.cursors import Cursor
+from mainstem_shared.model.runs import Reason, Status
+from mainstem_shared.store import keys
+from mainstem_shared.store.client import Store
+from mainstem_shared.transitions import verbs
+from support.models import verb_calls as v
+
+# -- asking again
+
+
+Ask = Callable[[Store, verbs.Control, str], Awaitable[Any]]
+REPLAYED: dict[str, Ask] = {
+    "seal": lambda store, control, nonce: v.seal(store, control, nonce=nonce),
+    "finish": lambda store, control, nonce: v.finish(store, control, nonce=nonce),
+    "handover": lambda store, control, nonce: v.handover(store, control, nonce=nonce),
+    "resync": lambda store, control, nonce: v.resync(store, control, nonce=nonce),
+}
+
+
+@pytest.mark.parametrize("name", REPLAYED)
+async def test_a_verb_answers_the_same_caller_the_same(store: Store, name: str):
+    """After a lost reply the same call with the same nonce has no second effect and the same answer."""
+    control = await v.running(store)
+    answer = await REPLAYED[name](store, control, "mine")
+    assert not isinstance(answer, verbs.Refused)
+    before = await v.everything(store)
+    assert await REPLAYED[name](store, control, "mine") == answer
+    assert await v.everything(store) == before
+    other = await REPLAYED[name](store, control, "yours")
+    assert isinstance(other, verbs.Refused | verbs.Already)
+    assert await v.everything(store) == before
+
+
+async def test_a_claim_answers_its_winner_the_same(store: Store):
+    """Otherwise a lost reply would leave a run that its own winner refuses."""
+    run_id = v.new_run()
+    await v.start(store, run_id)
+    first = await v.claim(store, run_id, nonce="mine")
+    before = await v.everything(store)
+    assert await v.claim(store, run_id, nonce="mine") == first
+    assert await v.everything(store) == before
+
+
+@pytest.mark.parametrize("name", ["claim", "seal", "resync"])
+async def test_control_that_was_lost_meanwhile_is_not_confirmed(store: Store, name: str):
+    """Who asks again after somebody else took the run over is refused, not told that it has control."""
+    run_id = v.new_run()
+    await v.start(store, run_id)
+
+    async def ask() -> Any:
+        if name == "claim":
+            return await v.claim(store, run_id, nonce="mine")
+        return await REPLAYED[name](store, verbs.Control(run_id=run_id, epoch=2, owner="me"), "mine")
+
+    if name != "claim":
+        await v.claim(store, run_id)
+    await ask()
+    epoch = int((await v.record(store, run_id))["epoch"])
+    sealed = await v.seal(store, verbs.Control(run_id=run_id, epoch=epoch, owner="?"), sealer="third")
+    assert isinstance(sealed, verbs.Control)
+    assert await ask() == verbs.Refused(status=Status.RUNNING, epoch=epoch + 1)
+
+
+async def test_a_handover_that_was_claimed_meanwhile_is_refused_to_its_asker(store: Store):
+    """The continuation runs: the former owner, asking again, cannot queue it a second time."""
+    control = await v.running(store)
+    await v.handover(store, control, nonce="mine")
+    await v.claim(store, control.run_id, owner="next")
+    assert await v.handover(store, control, nonce="mine") == verbs.Refused(status=Status.RUNNING, epoch=4)
+
+
+async def test_finishing_twice_returns_the_first_outcome(store: Store):
+    """Terminal is final, for whoever comes second; and for the first, asking again after others did."""
+    control = await v.running(store)
+    first = await v.finish(store, control, nonce="mine", reason=Reason.COMPLETED)
+    already = verbs.Already(status=Status.SUCCEEDED, reason=Reason.COMPLETED)
+    assert await v.finish(store, control, reason=Reason.USER_ABORT) == already
+    assert await verbs.stop(store, control.run_id, reason=Reason.USER_ABORT) == already
+    assert await v.finish(store, control, nonce="mine") == first
+
+
+# -- refusals change nothing
+
+
+async def refusals(store: Store) -> list[tuple[str, Callable[[], Awaitable[Any]], Any]]:
+    """Calls that must be refused, with the refusal, on runs prepared for them."""
+    run = await v.running(store)
+    await v.append(store, run, "a", "b")
+    assert await v.snapshot(store, run, Cursor(2, 1))
+    queued, over, gone = v.new_run(), await v.running(store), v.new_run()
+    await v.start(store, queued)
+    await v.finish(store, over)
+    stale = verbs.Control(run_id=run.run_id, epoch=1, owner="me")
+    foreign = verbs.Control(run_id=run.run_id, epoch=2, owner="other")
+    nobody = verbs.Control(run_id=gone, epoch=1, owner="")
+    idle = verbs.Control(run_id=queued, epoch=1, owner="")
+    ended = verbs.Control(run_id=over.run_id, epoch=3, owner="me")
+    running = verbs.Refused(status=Status.RUNNING, epoch=2)
+    waits = verbs.Refused(status=Status.QUEUED, epoch=1)
+    done = verbs.Refused(status=Status.SUCCEEDED, epoch=3)
+    top = Cursor(2, 2)
+    return [
+        ("seal, stale", lambda: v.seal(store, stale), running),
+        ("seal, queued", lambda: v.seal(store, idle), waits),
+        ("seal, over", lambda: v.seal(store, ended), done),
+        ("seal, gone", lambda: v.seal(store, nobody), verbs.Gone()),
+        ("finish, stale", lambda: v.finish(store, stale, top=top), running),
+        ("finish, foreign", lambda: v.finish(store, foreign, top=top), running),
+        ("finish, moved", lambda: v.finish(store, run, top=Cursor(2, 1)), verbs.Moved(top=top)),
+        ("finish, not there yet", lambda: v.finish(store, run, top=Cursor(2, 3)), verbs.Moved(top=top)),
+        ("finish, gone", lambda: v.finish(store, nobody), verbs.Gone()),
+        ("handover, stale", lambda: v.handover(store, stale, top=top), running),
+        ("handover, foreign", lambda: v.handover(store, foreign, top=top), running),
+        ("handover, moved", lambda: v.handover(store, run, top=Cursor(2, 1)), verbs.Moved(top=top)),
+        ("handover, queued", lambda: v.handover(store, idle, top=Cursor(1, 0)), waits),
+        ("handover, over", lambda: v.handover(store, ended), done),
+        ("handover, gone", lambda: v.handover(store, nobody), verbs.Gone()),
+        ("resync, stale", lambda: v.resync(store, stale), running),
+        ("resync, foreign", lambda: v.resync(store, foreign), running),
+        ("resync, queued", lambda: v.resync(store, idle), waits),
+        ("resync, over", lambda: v.resync(store, ended), done),
+        ("resync, gone", lambda: v.resync(store, nobody), verbs.Gone()),
+        ("snapshot, stale", lambda: v.snapshot(store, stale, top), False),
+        ("snapshot, foreign", lambda: v.snapshot(store, foreign, top), False),
+        ("snapshot, older", lambda: v.snapshot(store, run, Cursor(2, 0)), False),
+        ("snapshot, ahead of the log", lambda: v.snapshot(store, run, Cursor(2, 3)), False),
+        ("snapshot, queued", lambda: v.snapshot(store, idle, Cursor(1, 0)), False),
+        ("snapshot, over", lambda: v.snapshot(store, ended, Cursor(3, 0)), False),
+        ("snapshot, gone", lambda: v.snapshot(store, nobody, Cursor(1, 0)), False),
+        ("claim, running", lambda: v.claim(store, run.run_id), running),
+        ("claim, over", lambda: v.claim(store, over.run_id), done),
+        ("claim, gone", lambda: v.claim(store, gone), verbs.Gone()),
+        ("published, running", lambda: verbs.published(store, run.run_id, task_id="t"), False),
+        ("published, over", lambda: verbs.published(store, over.run_id, task_id="t"), False),
+        ("published, gone", lambda: verbs.published(store, gone, task_id="t"), False),
+        ("compact, running", lambda: verbs.compact(store, run.run_id), False),
+        ("compact, gone", lambda: verbs.compact(store, gone), False),
+        ("stop, gone", lambda: verbs.stop(store, gone, reason=Reason.USER_ABORT), verbs.Gone()),
+        ("read, gone", lambda: verbs.read(store, gone), verbs.Gone()),
+    ]
+
+
+async def test_a_refused_verb_changes_nothing(store: Store):
+    """All checks come before the first write: every refusal leaves every key as it was, byte by byte."""
+    cases = await refusals(store)
+    before = await v.everything(store)
+    for name, call, refusal in cases:
+        assert await call() == refusal, name
+        assert await v.everything(store) == before, name
+
+
+async def test_a_verb_that_the_log_refuses_changes_nothing(store: Store):
+    """The XADD is the first write: if the server does not take it, the record still says what it said."""
+    control = await v.running(store)
+    await store.client.execute_command("XSETID", keys.run(control.run_id).log, "9-9")
+    before = await v.everything(store)
+    for name, ask in REPLAYED.items():
+        with pytest.raises(Exception, match="equal or smaller"):
+            await ask(store, control, name)
+        assert await v.everything(store) == before, name

@@ -1,0 +1,1 @@
+"""Readers and clients that believe nothing they are told."""

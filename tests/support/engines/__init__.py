@@ -1,0 +1,1 @@
+"""Engines and tools that workers load in tests."""

@@ -1,0 +1,1 @@
+"""Counterparts that answer exactly what a test scripts."""

@@ -1,0 +1,1 @@
+"""Second opinions: models of the transitions, recordings, golden files, generated content."""

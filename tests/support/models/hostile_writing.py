@@ -1,0 +1,156 @@
+"""Engines that write through a real writer while the test does its worst, and what must hold afterwards.
+
+Each engine follows a seeded script; a model that knows nothing of events says what must come out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from mainstem_shared.eventlog.writing.channels import Channel
+from mainstem_shared.eventlog.writing.writer import Writer
+from mainstem_shared.model import contents, events, jsontext
+from mainstem_shared.model.cursors import START, Cursor
+from mainstem_shared.model.events import Entry, Type
+from mainstem_shared.settings import Settings
+from mainstem_shared.store import keys
+from mainstem_shared.store.client import Store
+from mainstem_shared.transitions import verbs
+from support.models import verb_calls as v
+from support.models.emitting import Model, perform
+
+SETTINGS = Settings()
+
+
+class Untrimmed(Writer):
+    """A writer that takes no snapshots, so that a test finds the whole log afterwards."""
+
+    def snapshot(self, channel: Channel, cursor: Cursor, state: bytes) -> None:
+        channel.snapshot_pending = False
+
+
+@asynccontextmanager
+async def writing(url: str, kind: type[Writer] = Untrimmed, **options: Any) -> AsyncIterator[Writer]:
+    """A started writer, connected to `url`; stopped in the end, with no task of it left behind."""
+    store = Store(url)
+    writer = kind(store, SETTINGS, **options)
+    before = asyncio.all_tasks()
+    await writer.start()
+    try:
+        yield writer
+    finally:
+        await writer.stop()
+        await store.close()
+    left = [task for task in asyncio.all_tasks() - before if "mainstem" in repr(task.get_coro())]
+    assert left == []
+
+
+@asynccontextmanager
+async def stored(url: str) -> AsyncIterator[Store]:
+    """A store of the test's own, that the bad network is not between."""
+    store = Store(url)
+    yield store
+    await store.close()
+
+
+class Engine:
+    """Writes one run by a script, and remembers what it said and what was acknowledged."""
+
+    def __init__(self, writer: Writer, control: verbs.Control, seed: int) -> None:
+        self.channel = writer.open(control)
+        self.channel.on_lost = lambda: self.losses.append(self.channel.phase)
+        self.model = Model()
+        self.losses: list[object] = []
+        self.flushed: list[tuple[Cursor, list[dict[str, Any]]]] = []
+        self.peak = 0
+        self._dice = random.Random(seed)
+
+    @property
+    def run_id(self) -> str:
+        return self.channel.control.run_id
+
+    async def write(self, steps: int, *, flushes: float = 0.02, pause: float = 0.2) -> None:
+        """Perform so many steps, waiting where an engine must, with barriers in between."""
+        for _ in range(steps):
+            self.say(self._step())
+            if self.channel.congested:
+                await self.channel.drained()
+            draw = self._dice.random()
+            if draw < flushes:
+                await self.flush()
+            elif draw < flushes + pause:
+                await asyncio.sleep(0)
+
+    def say(self, step: tuple[Any, ...]) -> None:
+        perform(step, self.channel)
+        self.model.follow(step)
+        self.peak = max(self.peak, self.channel._buffered)
+
+    async def flush(self) -> Cursor:
+        said = copy.deepcopy(self.model.content)
+        cursor = await self.channel.flush()
+        self.flushed.append((cursor, said))
+        return cursor
+
+    async def finish(self, store: Store) -> None:
+        """Close, and end the run with the fold, as a segment does."""
+        top = await self.channel.close()
+        finished = await v.finish(store, self.channel.control, top=top, state=self.channel.fold.dump())
+        assert isinstance(finished, verbs.Finished), finished
+
+    def _step(self) -> tuple[Any, ...]:
+        dice, call = self._dice, f"c{self._dice.randint(1, 4)}"
+        number = dice.randint(0, 999)
+        return dice.choices(
+            [
+                ("text", f" w{number}" * dice.choice([1, 1, 1, 30])),
+                ("reasoning", f" ü{number}"),
+                ("call", call, {"n": number}),
+                ("stream", call),
+                ("arguments", call, f"{number}"),
+                ("result", call, ["é", number]),
+                ("usage", number),
+                ("title", f"t{number}"),
+                ("custom", number),
+            ],
+            weights=[60, 8, 2, 2, 10, 4, 4, 2, 4],
+        )[0]
+
+
+async def log_of(store: Store, run_id: str) -> list[Entry]:
+    """All entries of a run's log, as they are."""
+    found: Any = await store.client.xrange(keys.run(run_id).log)
+    return [events.entry(*entry) for entry in found]
+
+
+async def verify(store: Store, engine: Engine, *, was_lossless: bool = True) -> list[Entry]:
+    """The log is whole, says exactly what the engine said, and had everything that a flush acknowledged."""
+    entries = await log_of(store, engine.run_id)
+    cursor = START
+    for entry in entries:
+        assert entry.follows(cursor), f"{entry.cursor} after {cursor}"
+        cursor = entry.cursor
+    if was_lossless:
+        assert Type.RESYNC not in {entry.type for entry in entries}
+        _verify_flushes(entries, engine)
+    final = contents.fold(entries)
+    assert final.dump()["content"] == engine.model.content
+    assert (final.title, final.usage) == (engine.model.title, engine.model.usage)
+    assert jsontext.dumps(engine.channel.fold.dump()) == jsontext.dumps(final.dump())
+    assert engine.losses == []
+    return entries
+
+
+def _verify_flushes(entries: list[Entry], engine: Engine) -> None:
+    deltas = contents.Fold()
+    position = 0
+    for cursor, said in engine.flushed:
+        while position < len(entries) and entries[position].cursor <= cursor:
+            deltas.apply_entry(entries[position])
+            position += 1
+        assert deltas.dump()["content"] == said, f"what was flushed at {cursor} is not there"

@@ -1,0 +1,1 @@
+"""Processes under a test's control: started, frozen, killed by pid, always stopped."""

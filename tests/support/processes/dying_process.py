@@ -1,0 +1,95 @@
+"""A process that dies between two writes: its store and its broker take so many commands, and nothing after.
+
+Death is a BaseException, as no code may treat it: what a real process would not do any more is not done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mainstem_shared.store.client import Store
+
+
+class Died(BaseException):
+    """The process is gone."""
+
+
+class Life:
+    """How many commands are left."""
+
+    def __init__(self, commands: int) -> None:
+        self.left = commands
+
+    def spend(self, wanted: int = 1) -> int:
+        """Take part of a life; returns how many of the wanted commands still go out."""
+        granted = min(self.left, wanted)
+        self.left -= granted
+        return granted
+
+
+class Messages:
+    """A broker's front that notes what it is given; to a process with a life, the last thing it may do."""
+
+    def __init__(self, life: Life | None = None, noted: list[str] | None = None) -> None:
+        self.published: list[str] = [] if noted is None else noted
+        self._life = life
+
+    async def apublish(self, run_id: str, **about: Any) -> str:
+        del about
+        self._spend()
+        self.published.append(run_id)
+        return f"task of {run_id}"
+
+    async def arevoke(self, task_id: str, *, terminate: bool = True) -> None:
+        del task_id, terminate
+        self._spend()
+
+    def _spend(self) -> None:
+        if self._life is not None and not self._life.spend():
+            raise Died
+
+
+def store(url: str, life: Life) -> Store:
+    """A store for as long as the life lasts. Of commands sent together the first may still go out."""
+    connected = Store(url)
+    client = connected.client
+    execute, pipeline = client.execute_command, client.pipeline
+
+    async def execute_command(*args: Any, **options: Any) -> Any:
+        if not life.spend():
+            raise Died
+        return await execute(*args, **options)
+
+    def mortal_pipeline(**options: Any) -> Any:
+        pipe = pipeline(**options)
+        pipe.execute = _until_death(pipe, pipe.execute, life)
+        return pipe
+
+    client.execute_command, client.pipeline = execute_command, mortal_pipeline
+    call = connected.line.call
+
+    async def mortal_call(*commands: tuple[Any, ...]) -> Any:
+        granted = life.spend(len(commands))
+        if granted == len(commands):
+            return await call(*commands)
+        if granted:
+            await call(*commands[:granted])
+        raise Died
+
+    connected.line.call = mortal_call
+    return connected
+
+
+def _until_death(pipe: Any, execute: Callable[[], Any], life: Life) -> Callable[[], Any]:
+    async def limited() -> Any:
+        wanted = len(pipe.command_stack)
+        granted = life.spend(wanted)
+        if granted == wanted:
+            return await execute()
+        pipe.command_stack = pipe.command_stack[: 0 if pipe.is_transaction else granted]
+        if pipe.command_stack:
+            await execute()
+        raise Died
+
+    return limited

@@ -1,0 +1,135 @@
+"""What a worker process does beside executing tasks: lease, writer, mailbox, sweeps, watchdog.
+
+A host (`hosts`) starts it with the pool and stops it, in this order, after the pool's last job has ended:
+mailbox and sweeps, then the writer, then the lease. Until then everything runs on: a draining worker still
+hears aborts and renews its lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from mainstem_shared import errors
+from mainstem_shared.coordination.leases import Lease
+from mainstem_shared.eventlog.writing.writer import Writer
+from mainstem_shared.model import jsontext
+from mainstem_shared.operations.ending import Finaliser
+from mainstem_shared.operations.sweeping import Sweeper
+from mainstem_shared.settings import Settings
+from mainstem_shared.store import endpoints, keys, server_checks
+from mainstem_shared.store.client import Store
+from mainstem_tasks.celery_support.publisher import Dispatcher
+from mainstem_tasks.execution import orphans, runtime
+from mainstem_tasks.execution.runtime import Runtime
+from mainstem_tasks.sdk import registry
+from mainstem_workers.loop_watchdog import Watchdog
+from mainstem_workers.mailbox_reader import Mailbox
+from mainstem_workers.revocations import Revocations
+
+logger = logging.getLogger(__name__)
+
+CLOCK_S: Final = 1.0
+"""How often running segments are checked against their limits."""
+STRANDED_SWEEPS: Final = 4
+"""Sweep intervals between two looks for runs that are ours and that nobody executes: it is rare."""
+ANNOUNCE_S: Final = 60.0
+"""How often the engines are announced again: a store that was emptied learns them soon."""
+
+
+class Housekeeping:
+    """A worker process's runtime and the loops that keep it. Made and used on one loop."""
+
+    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
+        url = endpoints.store_url(settings)
+        store = Store(url)
+        dispatcher = Dispatcher(endpoints.broker_url(settings), queue=settings.queue)
+        lease = Lease(url, settings, on_suspended=self._suspended_elsewhere)
+        self.runtime = Runtime(
+            settings=settings,
+            loop=loop,
+            store=store,
+            writer=Writer(store, settings, may_write=lambda: lease.may_write, on_suspended=self._suspended),
+            lease=lease,
+            dispatcher=dispatcher,
+            finaliser=Finaliser(store=store, settings=settings, publisher=dispatcher),
+        )
+        self._watchdog = Watchdog(loop)
+        self._revocations = Revocations(self.runtime)
+        self._loops: list[asyncio.Task[None]] = []
+
+    def _suspended_elsewhere(self) -> None:
+        self.runtime.loop.call_soon_threadsafe(self._suspended)
+
+    def _suspended(self) -> None:
+        self.runtime.suspended()
+
+    async def start(self) -> None:
+        """Take the lease, connect, and start the loops. A store that is away delays runs, not the start."""
+        here = self.runtime
+        registry.load_modules(here.settings.engines)
+        await asyncio.to_thread(here.lease.start)
+        await here.writer.start()
+        mailbox = Mailbox(here.store.url, lambda: here.lease.owner, here.deliver)
+        sweeper = Sweeper(finaliser=here.finaliser, owner=lambda: here.lease.owner)
+        for name, work in (
+            ("mailbox", mailbox.run()),
+            ("sweeps", sweeper.run()),
+            ("clock", _every(min(CLOCK_S, here.settings.idle_timeout_s / 4), here.check_clocks)),
+            ("announce", self._announce()),
+            ("stranded", self._settle_stranded()),
+            ("promises", server_checks.watch_start(here.store.url, endpoints.broker_url(here.settings))),
+        ):
+            self._loops.append(asyncio.create_task(work, name=f"mainstem-{name}"))
+        runtime.install(here)
+        self._revocations.start()
+        self._watchdog.start()
+        logger.info("ready for runs", extra={"action": "worker_ready", "owner": here.lease.owner})
+
+    async def stop(self) -> None:
+        """Stop everything; the pool's last job has ended."""
+        here = self.runtime
+        self._watchdog.stop()
+        self._revocations.stop()
+        going = [*self._loops, *here.tasks]
+        for task in going:
+            task.cancel()
+        await asyncio.gather(*going, return_exceptions=True)
+        await registry.aclose()
+        await here.writer.stop()
+        await asyncio.to_thread(here.lease.stop)
+        await here.dispatcher.aclose()
+        await here.store.close()
+        runtime.install(None)
+
+    async def _settle_stranded(self) -> None:
+        while True:
+            await asyncio.sleep(STRANDED_SWEEPS * self.runtime.settings.sweep_s)
+            try:
+                await orphans.settle(self.runtime)
+            except errors.StoreUnavailable:
+                logger.warning("stranded runs wait for the store", extra={"action": "stranded_later"})
+            except Exception:  # the loop's boundary: whatever it was, the next round is due
+                logger.exception("stranded runs were not settled", extra={"action": "stranded_failed"})
+
+    async def _announce(self) -> None:
+        while True:
+            pause = ANNOUNCE_S if await self._announced() else 1.0
+            await asyncio.sleep(pause)
+
+    async def _announced(self) -> bool:
+        schemas = {name: jsontext.dumps(schema) for name, schema in registry.describe().items()}
+        store = self.runtime.store
+        try:
+            await store.patiently(lambda: store.client.hset(keys.ENGINES, mapping=schemas))
+        except errors.StoreUnavailable:
+            return False
+        return True
+
+
+async def _every(seconds: float, call: Callable[[], None]) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        call()

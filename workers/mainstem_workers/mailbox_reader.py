@@ -1,0 +1,80 @@
+"""The mailbox of a worker process: reads what others ask of its runs, on its loop, lossless."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from pydantic import ValidationError
+from redis.exceptions import RedisError
+
+from mainstem_shared.coordination import mailboxes
+from mainstem_shared.store import keys, raw_connections
+from mainstem_shared.store.client import LONGEST_DELAY_S
+
+logger = logging.getLogger(__name__)
+
+BLOCK_MS: Final = 2000
+"""Silence proves nothing: the owner's name may have changed, the connection may be dead."""
+STALL_S: Final = 10.0
+
+
+class Mailbox:
+    """Delivers every message of the current owner's mailbox once, in order, to `deliver`."""
+
+    def __init__(
+        self, url: str, owner: Callable[[], str], deliver: Callable[[mailboxes.Message], None]
+    ) -> None:
+        self._url = url
+        self._owner = owner
+        self._deliver = deliver
+        self._after: tuple[str, bytes] = ("", b"0-0")
+
+    async def run(self) -> None:
+        """Read until cancelled; reconnects by itself and goes on where it was."""
+        while True:
+            try:
+                pipe = await raw_connections.open_pipe(self._url)
+                try:
+                    await self._read(pipe)
+                finally:
+                    pipe.abort()
+            except (RedisError, OSError, TimeoutError) as error:
+                logger.warning(
+                    "the mailbox cannot be read", extra={"action": "mailbox_away", "error": repr(error)}
+                )
+                await asyncio.sleep(LONGEST_DELAY_S)
+
+    async def _read(self, pipe: raw_connections.Pipe) -> None:
+        while True:
+            owner = self._owner()
+            if self._after[0] != owner:
+                self._after = (owner, b"0-0")
+            key = keys.mailbox(owner).encode()
+            block = b"%d" % BLOCK_MS
+            async with asyncio.timeout(STALL_S):
+                reply = await pipe.call(
+                    b"XREAD", b"COUNT", b"100", b"BLOCK", block, b"STREAMS", key, self._after[1]
+                )
+            if isinstance(reply, Exception):
+                raise RedisError(str(reply))
+            for _, entries in reply or ():
+                for entry_id, fields in entries:
+                    self._after = (owner, entry_id)
+                    self._take(fields[1])
+            if reply:
+                await self._note_read(pipe, owner)
+
+    async def _note_read(self, pipe: raw_connections.Pipe, owner: str) -> None:
+        """Tell senders how far we are; a store that refuses it leaves them in doubt, no more."""
+        key = keys.mail_read(owner).encode()
+        async with asyncio.timeout(STALL_S):
+            await pipe.call(b"SET", key, self._after[1], b"EX", b"%d" % mailboxes.TTL_S)
+
+    def _take(self, data: bytes) -> None:
+        try:
+            self._deliver(mailboxes.MESSAGE.validate_json(data))
+        except ValidationError:
+            logger.exception("mail that nobody understands", extra={"action": "mail_refused"})
