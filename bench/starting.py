@@ -12,13 +12,13 @@ from celery import Celery
 from harness import Bench, Row, cpu_s, percentile, sse, store_cpu_s
 
 from mainstem_api import AsyncRuns
+from mainstem_shared import transitions
 from mainstem_shared.eventlog.writing.writer import Writer
 from mainstem_shared.model import ids
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import Reason
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
-from mainstem_shared.transitions import verbs
 from support.models.hostile_writing import WORD, claimed, start_all
 
 ROUNDS = 4
@@ -185,11 +185,11 @@ async def memory_of(bench: Bench, runs: int) -> dict[str, float]:
     running = (await used() - before) / runs
     for channel in channels:
         top = await channel.close()
-        await verbs.finish(
+        await transitions.finish(
             store, channel.control, nonce=ids.nonce(), top=top, reason=Reason.COMPLETED,
             state=channel.fold.dump(), error=None, retention_ms=settings.retention_ms,
         )  # fmt: skip
-        await verbs.compact(store, channel.control.run_id)
+        await transitions.compact(store, channel.control.run_id)
     over = (await used() - before) / runs
     await writer.stop()
     await store.close()

@@ -12,13 +12,13 @@ from baselines import naive, raw
 from harness import Bench, Row, cpu_s, percentile, store_cpu_s
 
 from mainstem_api import AsyncRuns
+from mainstem_shared import transitions
 from mainstem_shared.eventlog.writing.channels import Channel
 from mainstem_shared.eventlog.writing.writer import Writer
 from mainstem_shared.model import ids, runs
 from mainstem_shared.model.events import Type
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store, now_ms
-from mainstem_shared.transitions import verbs
 
 WORD = " word12"  # 7 characters
 HELD = 0.95
@@ -40,14 +40,14 @@ async def claimed(
         created_ms=now_ms(), max_duration_s=3600,
     )  # fmt: skip
     ttl = settings.live_ttl_ms
-    await verbs.start(
+    await transitions.start(
         store, spec, b"{}", nonce=ids.nonce(), if_active="reject", live_ttl_ms=ttl, thread_ttl_ms=ttl
     )
-    granted = await verbs.claim(
+    granted = await transitions.claim(
         store, run_id, nonce=ids.nonce(), owner="bench", task_id="bench", live_ttl_ms=ttl
     )
-    assert isinstance(granted, verbs.Claimed)
-    return writer.open(verbs.Control(run_id=run_id, epoch=granted.epoch, owner="bench"))
+    assert isinstance(granted, transitions.Claimed)
+    return writer.open(transitions.Control(run_id=run_id, epoch=granted.epoch, owner="bench"))
 
 
 async def burst(bench: Bench) -> Row:

@@ -31,12 +31,12 @@ def serve(url: str, port: int) -> None:
     client = redis.Redis.from_url(url, max_connections=10_000)
 
     async def events(run: str) -> AsyncIterator[bytes]:
-        async with client.pubsub() as subscription:
-            await subscription.subscribe(run)
+        async with client.pubsub() as channel:
+            await channel.subscribe(run)
             last = b"0-0"
             for last, fields in await client.xrange(f"log:{run}"):
                 yield b"id: %b\ndata: %b\n\n" % (last, fields[b"d"])
-            async for message in subscription.listen():
+            async for message in channel.listen():
                 if message["type"] == "message":
                     seen, _, data = message["data"].partition(b" ")
                     yield b"id: %b\ndata: %b\n\n" % (seen, data)

@@ -12,7 +12,7 @@ from typing import Any, Final
 from mainstem_shared import errors
 from mainstem_shared.model import contents, events, ids, jsontext
 from mainstem_shared.model.actions import Action, Decision
-from mainstem_shared.model.contents import Fold, TextPart
+from mainstem_shared.model.contents import Content, TextPart
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Entry, Type
 from mainstem_shared.model.runs import Usage
@@ -29,8 +29,8 @@ SENT: Final = "2026-01-01T00:00:00.000Z"
 class MemoryChannel:
     """A channel into a list. Never congested; the limits of a real log hold."""
 
-    def __init__(self, fold: Fold | None = None, *, epoch: int = 1) -> None:
-        self.fold = fold or Fold()
+    def __init__(self, fold: Content | None = None, *, epoch: int = 1) -> None:
+        self.fold = fold or Content()
         self.events: list[Entry] = []
         self.closed = False
         self._cursor = Cursor(epoch, 0)
@@ -84,7 +84,7 @@ class EngineRun:
     """What came of an engine's run."""
 
     events: list[Entry]
-    fold: Fold
+    fold: Content
     checkpoint: bytes | None
     """The last state the engine saved."""
     action: Action | None

@@ -12,7 +12,7 @@ import pytest
 from mainstem_api.gateway.adapters.ag_ui import messages, requests
 from mainstem_api.gateway.adapters.ag_ui.events import Events
 from mainstem_api.gateway.adapters.ag_ui.requests import RunAgentInput
-from mainstem_api.gateway.adapters.attaching import Standing
+from mainstem_api.gateway.adapters.attaching import AttachPoint
 from mainstem_shared import errors
 from mainstem_shared.eventlog.reading.frames import Frame
 from mainstem_shared.model import jsontext
@@ -21,8 +21,8 @@ from support.models import goldens
 from support.models.record_model import RUN, Record
 
 
-def events_of(standing: Standing | None = None, history: Sequence[Any] = ()) -> Events:
-    return Events(thread_id="thread", name="r1", run_id=RUN, standing=standing, history=history)
+def events_of(attach_point: AttachPoint | None = None, history: Sequence[Any] = ()) -> Events:
+    return Events(thread_id="thread", name="r1", run_id=RUN, attach_point=attach_point, history=history)
 
 
 def told(said: bytes) -> list[dict[str, Any]]:
@@ -145,12 +145,12 @@ def test_who_attaches_anywhere_shows_what_who_stayed_shows(log: str):
     for at, frame in enumerate(frames):
         record.take(frame)
         rest = frames[at + 1 :] if frame.type != Type.FINISHED else frames[at:]
-        late = read(events_of(record.standing()), rest, Client())
+        late = read(events_of(record.attach_point()), rest, Client())
         assert plain(late.messages) == plain(whole.messages)
         assert late.outcome == whole.outcome
         asks = {"id": "u1", "role": "user", "content": "Hello"}
-        known = messages.of_fold(record.standing().fold, messages.Names(RUN))
-        again = read(events_of(record.standing(), [asks, *known]), rest, Client([asks, *known]))
+        known = messages.of_fold(record.attach_point().fold, messages.Names(RUN))
+        again = read(events_of(record.attach_point(), [asks, *known]), rest, Client([asks, *known]))
         assert plain(again.messages) == plain([asks, *whole.messages])
 
 
@@ -162,7 +162,7 @@ def test_a_snapshot_is_what_events_made(log: str):
     for frame in frames:
         record.take(frame)
     whole = read(events_of(), frames, Client())
-    shown = messages.of_fold(record.standing().fold, messages.Names(RUN))
+    shown = messages.of_fold(record.attach_point().fold, messages.Names(RUN))
     assert plain(whole.messages) == plain(shown)
 
 

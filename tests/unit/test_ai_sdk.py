@@ -13,7 +13,7 @@ from mainstem_api.gateway.adapters.ai_sdk.messages import UIMessage, chat_messag
 from mainstem_api.gateway.adapters.ai_sdk.stream import UIMessageStream
 from mainstem_shared.eventlog.reading.frames import Frame
 from mainstem_shared.model import jsontext
-from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Entry
 from support.models import goldens
@@ -165,7 +165,7 @@ def test_verdicts_are_ids_and_nothing_else():
 def test_a_continued_message_gets_only_what_is_new():
     """After a decision: the same message, no new step, nothing of what was there; a lost tail is taken back."""
     events = goldens.frames("decided")
-    fold = Fold()
+    fold = Content()
     for frame in events[:6]:
         fold.apply(frame.type, frame.payload())
     words = UIMessageStream(run_id="run", message_id="mine", known=json.loads(json.dumps(fold.dump())))
@@ -178,7 +178,7 @@ def test_what_users_say_meanwhile_stands_where_it_was_read():
     """Steering: as an event, and in a state that stands in for it, before the part it came before."""
     said = {"input_id": "i1", "text": "Faster!", "sent_at": "2026-11-21T07:00:00.000Z"}
     parts = [{"type": "text", "text": "w0"}, {"type": "text", "text": "w1"}]
-    state = {**Fold().dump(), "content": parts, "inputs": [{**said, "part": 1}]}
+    state = {**Content().dump(), "content": parts, "inputs": [{**said, "part": 1}]}
     heard = [
         frame(1, "message.delta", {"part": 0, "text": "w0"}),
         frame(2, "input.accepted", said),

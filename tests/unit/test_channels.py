@@ -11,29 +11,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mainstem_shared import errors
+from mainstem_shared import errors, transitions
 from mainstem_shared.eventlog.writing.channels import BUFFER_LIMIT, GROUP_LIMIT, Channel, Group, Phase
 from mainstem_shared.model import contents, events, ids, jsontext
-from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import CONTENT_LIMIT, MERGE_LIMIT, Entry, Type
 from mainstem_shared.model.snapshot_pacing import WHOLE_FACTOR
-from mainstem_shared.transitions import verbs
 from support.models.emitting import SCRIPTS, Model, perform
 
-CONTROL = verbs.Control(run_id=ids.run_id("t", "t", uuid.UUID(int=1)), epoch=2, owner="me")
+CONTROL = transitions.Control(run_id=ids.run_id("t", "t", uuid.UUID(int=1)), epoch=2, owner="me")
 MESSAGE = Type.MESSAGE_DELTA
 
 
 class Carrier:
     """The writer's place: notes what the channel asks for, and keeps the log that results."""
 
-    def __init__(self, fold: Fold | None = None) -> None:
+    def __init__(self, fold: Content | None = None) -> None:
         self.asked: list[str] = []
         self.marked = False
         self.snapshots: list[tuple[Cursor, bytes]] = []
         self.log: list[Entry] = []
-        self.channel = Channel(self, CONTROL, fold or Fold())
+        self.channel = Channel(self, CONTROL, fold or Content())
 
     def mark(self, channel: Channel) -> None:
         self.marked = True
@@ -118,7 +117,7 @@ def test_a_continuation_goes_on_numbering_parts(before: list[tuple[Any, ...]], a
         perform(step, first.channel)
     first.deliver()
     state = jsontext.loads(jsontext.dumps(first.channel.fold.dump()))
-    restored = Fold()
+    restored = Content()
     restored.load(jsontext.loads(jsontext.dumps(state)))
     second = Carrier(restored)
     for step in after:

@@ -12,7 +12,7 @@ from mainstem_shared import errors
 from mainstem_shared.eventlog.writing.channels import Channel as WriterChannel
 from mainstem_shared.model import contents
 from mainstem_shared.model.actions import Decision
-from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import CONTENT_LIMIT, EVENT_LIMIT
 from mainstem_tasks.sdk.channel import Channel
@@ -160,7 +160,7 @@ async def test_a_continuation_knows_the_calls_of_earlier_segments():
             await run.tool_call("done", "b", {})
 
     before = await ran(first)
-    fold = Fold()
+    fold = Content()
     fold.load(before.fold.dump())
     after = await ran(second, channel=MemoryChannel(fold, epoch=4), segment=2)
     assert [part["result"] for part in after.content] == [2, 1]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mainstem_shared.model import contents, events, jsontext
-from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.contents import Content
 from mainstem_shared.model.events import Type
 from support.models.emitting import SCRIPTS, Model, recorded
 
@@ -41,7 +41,7 @@ def test_snapshot_and_tail_are_the_whole(script: list[tuple[Any, ...]], data: st
 def test_a_state_event_replaces_everything(script: list[tuple[Any, ...]]):
     """A resync or a final event folded onto anything is what was dumped into it."""
     state = contents.fold(recorded(script)).dump()
-    fold = Fold()
+    fold = Content()
     fold.apply(Type.MESSAGE_DELTA, {"part": 0, "text": "something else"})
     for kind in (Type.RESYNC, Type.SNAPSHOT, Type.FINISHED):
         fold.apply(kind, jsontext.loads(jsontext.dumps({"prev": "1-0", "text": "", **state})))
@@ -60,10 +60,10 @@ def test_size_is_about_the_payload(script: list[tuple[Any, ...]]):
 
 def test_unknown_events_and_parts_change_nothing():
     """A reader of this version folds the logs of a later one."""
-    fold = Fold()
+    fold = Content()
     fold.apply("later.invention", {"x": 1})
-    assert fold.dump() == Fold().dump()
-    state = {**Fold().dump(), "content": [{"type": "image", "url": "u"}, {"type": "text", "text": "t"}]}
+    assert fold.dump() == Content().dump()
+    state = {**Content().dump(), "content": [{"type": "image", "url": "u"}, {"type": "text", "text": "t"}]}
     fold.load(jsontext.loads(jsontext.dumps(state)))
     assert fold.dump() == state
     assert fold.text == "t"

@@ -9,7 +9,7 @@ import subprocess
 from typing import Any
 
 from mainstem_api.gateway.web import STATIC
-from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.contents import Content
 from support.requiring import require
 
 CASES, EVENTS = 150, 40
@@ -33,7 +33,7 @@ class Script:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self.fold = Fold()
+        self.fold = Content()
         self.events: list[tuple[str, Any]] = []
         self.calls = 0
 

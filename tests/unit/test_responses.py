@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from mainstem_api.gateway.adapters.attaching import Standing
+from mainstem_api.gateway.adapters.attaching import AttachPoint
 from mainstem_api.gateway.adapters.openai_responses import ids, items, translator
 from mainstem_api.gateway.adapters.openai_responses.chunking import cuts
 from mainstem_api.gateway.adapters.openai_responses.ids import ResponseId
@@ -47,58 +47,58 @@ def follow(words: Responses, frames: Sequence[Frame]) -> list[dict[str, Any]]:
     return told(b"".join(said))
 
 
-def turns(frames: Sequence[Frame]) -> list[tuple[int, Standing, Sequence[Frame]]]:
+def turns(frames: Sequence[Frame]) -> list[tuple[int, AttachPoint, Sequence[Frame]]]:
     """Where each response of a log begins, and what follows."""
     record, found = Record(), [(0, NEW, frames)]
     for at, frame in enumerate(frames):
         record.take(frame)
         if frame.type in (Type.APPROVAL_RESOLVED, Type.APPROVAL_EXPIRED):
-            found.append((len(record.pauses), record.standing(), frames[at + 1 :]))
+            found.append((len(record.pauses), record.attach_point(), frames[at + 1 :]))
     return found
 
 
 CASES = [
-    (log, turn, standing, rest)
+    (log, turn, attach_point, rest)
     for log in goldens.LOGS
-    for turn, standing, rest in turns(goldens.frames(log))
+    for turn, attach_point, rest in turns(goldens.frames(log))
     if not any(frame.type == Type.SNAPSHOT for frame in rest)
 ]
 IDS = [f"{log}-{turn}" for log, turn, *_ in CASES]
 
 
-@pytest.mark.parametrize(("log", "turn", "standing", "rest"), CASES, ids=IDS)
-def test_the_stream_of_a_recorded_log_is_the_golden_one(log, turn, standing, rest):
+@pytest.mark.parametrize(("log", "turn", "attach_point", "rest"), CASES, ids=IDS)
+def test_the_stream_of_a_recorded_log_is_the_golden_one(log, turn, attach_point, rest):
     """Each response of each log, from its beginning."""
-    words = Responses(ResponseId(RUN, turn), fresh(standing))
+    words = Responses(ResponseId(RUN, turn), fresh(attach_point))
     said = [words.opening(), *(words.take([frame]) for frame in rest if not words.over)]
     goldens.check("responses", log if not turn else f"{log}_{turn}", b"".join(said))
 
 
-@pytest.mark.parametrize(("log", "turn", "standing", "rest"), CASES, ids=IDS)
-def test_the_stock_client_has_a_type_for_every_event(log, turn, standing, rest):
+@pytest.mark.parametrize(("log", "turn", "attach_point", "rest"), CASES, ids=IDS)
+def test_the_stock_client_has_a_type_for_every_event(log, turn, attach_point, rest):
     """Every event validates, strictly, as one of openai-python's own union."""
-    for event in follow(Responses(ResponseId(RUN, turn), fresh(standing)), rest):
+    for event in follow(Responses(ResponseId(RUN, turn), fresh(attach_point)), rest):
         parsed = KNOWN.validate_python(event)
         assert parsed.type == event["type"]
         assert type(parsed).__name__.startswith("Response")
 
 
-@pytest.mark.parametrize(("log", "turn", "standing", "rest"), CASES, ids=IDS)
-def test_whoever_continues_anywhere_gets_what_the_first_reader_gets(log, turn, standing, rest):
+@pytest.mark.parametrize(("log", "turn", "attach_point", "rest"), CASES, ids=IDS)
+def test_whoever_continues_anywhere_gets_what_the_first_reader_gets(log, turn, attach_point, rest):
     """From any number, attached at any moment, from the log or the final state alone: the same events."""
     name = ResponseId(RUN, turn)
-    whole = follow(Responses(name, fresh(standing)), rest)
+    whole = follow(Responses(name, fresh(attach_point)), rest)
     numbers = [event["sequence_number"] for event in whole]
     assert numbers == sorted(set(numbers))
     record = Record()
     frames = goldens.frames(log)
     for at, frame in enumerate(frames):
         record.take(frame)
-        now = record.standing()
+        now = record.attach_point()
         if turn > len(now.pauses):
             continue
         for after in (-1, *numbers[:: max(1, len(numbers) // 12)], numbers[-1]):
-            got = follow(translator.following(name, record.standing(), after=after), frames[at + 1 :])
+            got = follow(translator.following(name, record.attach_point(), after=after), frames[at + 1 :])
             if got and got[0]["sequence_number"] <= after:
                 continue  # it was ahead of what there was: it gets everything
             base = now.restarts * STRIDE
@@ -168,14 +168,14 @@ def test_a_response_reports_its_own_usage_only():
 def test_a_continuation_that_waits_for_a_worker_again_keeps_its_numbers():
     """Handed over in mid-response, it is queued: who attaches then gets the same numbers all the same."""
     frames = goldens.frames("decided")
-    _, standing, rest = turns(frames)[1]
+    _, attach_point, rest = turns(frames)[1]
     name = ResponseId(RUN, 1)
-    whole = follow(Responses(name, fresh(standing)), rest)
+    whole = follow(Responses(name, fresh(attach_point)), rest)
     record = Record()
     for at, frame in enumerate(frames):
         record.take(frame)
         if frame.type == Type.MESSAGE_DELTA and len(record.pauses) == 1:
-            queued = dataclasses.replace(record.standing(), status=Status.QUEUED)
+            queued = dataclasses.replace(record.attach_point(), status=Status.QUEUED)
             got = follow(translator.following(name, queued, after=5), frames[at + 1 :])
             assert [brief(event) for event in got] == [brief(event) for event in whole[6:]]
             return

@@ -11,19 +11,19 @@ from typing import Any
 
 import pytest
 
+from mainstem_shared import transitions
 from mainstem_shared.model import ids, runs
 from mainstem_shared.model.actions import Action, Question
-from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
-from mainstem_shared.operations import quotas, steering
+from mainstem_shared.operations import quotas
 from mainstem_shared.settings import Settings
 from mainstem_shared.store.client import Script, Store
-from mainstem_shared.transitions import pausing, threads, verbs
 from support.models.specs import spec
 
 RUN = ids.run_id("t", "t", uuid.UUID(int=1))
-CONTROL = verbs.Control(run_id=RUN, epoch=2, owner="me")
+CONTROL = transitions.Control(run_id=RUN, epoch=2, owner="me")
 SPEC = spec(RUN, tenant="t")
 TOP = Cursor(2, 1)
 ACTION = Action(
@@ -31,12 +31,12 @@ ACTION = Action(
 )
 
 CALLS: dict[str, Callable[[Any], Any]] = {
-    "start": lambda s: verbs.start(
+    "start": lambda s: transitions.start(
         s, SPEC, b"{}", nonce="n", if_active="reject", live_ttl_ms=1, thread_ttl_ms=1, idempotency=("a", "b")
     ),
-    "claim": lambda s: verbs.claim(s, RUN, nonce="n", owner="o", task_id="t", live_ttl_ms=1),
-    "seal": lambda s: verbs.seal(s, RUN, nonce="n", sealer="o", epoch=2, cause="c"),
-    "finish": lambda s: verbs.finish(
+    "claim": lambda s: transitions.claim(s, RUN, nonce="n", owner="o", task_id="t", live_ttl_ms=1),
+    "seal": lambda s: transitions.seal(s, RUN, nonce="n", sealer="o", epoch=2, cause="c"),
+    "finish": lambda s: transitions.finish(
         s,
         CONTROL,
         nonce="n",
@@ -46,27 +46,27 @@ CALLS: dict[str, Callable[[Any], Any]] = {
         error=runs.ErrorInfo(code="c", message="m"),
         retention_ms=1,
     ),
-    "snapshot": lambda s: verbs.snapshot(s, CONTROL, cursor=TOP, state=b"{}", live_ttl_ms=1),
-    "handover": lambda s: verbs.handover(
+    "snapshot": lambda s: transitions.snapshot(s, CONTROL, cursor=TOP, state=b"{}", live_ttl_ms=1),
+    "handover": lambda s: transitions.handover(
         s, CONTROL, nonce="n", top=TOP, resume_as="run.restarted", cause="c", state=b"{}", live_ttl_ms=1
     ),
-    "resync": lambda s: verbs.resync(s, CONTROL, nonce="n", state=b"{}", live_ttl_ms=1),
-    "stop": lambda s: verbs.stop(s, RUN, reason=runs.Reason.USER_ABORT),
-    "published": lambda s: verbs.published(s, RUN, task_id="t"),
-    "compact": lambda s: verbs.compact(s, RUN),
-    "read": lambda s: verbs.read(s, RUN),
-    "pause": lambda s: pausing.pause(
+    "resync": lambda s: transitions.resync(s, CONTROL, nonce="n", state=b"{}", live_ttl_ms=1),
+    "stop": lambda s: transitions.stop(s, RUN, reason=runs.Reason.USER_ABORT),
+    "published": lambda s: transitions.published(s, RUN, task_id="t"),
+    "compact": lambda s: transitions.compact(s, RUN),
+    "read": lambda s: transitions.read(s, RUN),
+    "pause": lambda s: transitions.pause(
         s,
         CONTROL,
         nonce="n",
         top=TOP,
         spec=SPEC,
         action=ACTION,
-        fold=Fold(),
+        fold=Content(),
         checkpoint=b"c",
         settings=Settings(),
     ),
-    "resolve": lambda s: pausing.resolve(
+    "resolve": lambda s: transitions.resolve(
         s,
         RUN,
         nonce="n",
@@ -78,21 +78,18 @@ CALLS: dict[str, Callable[[Any], Any]] = {
         body={},
         live_ttl_ms=1,
     ),
-    "checkpoint": lambda s: pausing.checkpoint(s, CONTROL, cursor=TOP, state=b"c", fold=b"{}", live_ttl_ms=1),
-    "promote": lambda s: threads.promote(s, RUN, live_ttl_ms=1, thread_ttl_ms=1),
-    "forget": lambda s: threads.forget(s, RUN),
-    "steer": lambda s: steering.steer(s, RUN, input_id="i", text="t", by=None),
-    "inbox": lambda s: steering.inbox(s, CONTROL, read=1, known=1),
+    "checkpoint": lambda s: transitions.checkpoint(
+        s, CONTROL, cursor=TOP, state=b"c", fold=b"{}", live_ttl_ms=1
+    ),
+    "promote": lambda s: transitions.promote(s, RUN, live_ttl_ms=1, thread_ttl_ms=1),
+    "forget": lambda s: transitions.forget(s, RUN),
+    "steer": lambda s: transitions.steer(s, RUN, input_id="i", text="t", by=None),
+    "inbox": lambda s: transitions.inbox(s, CONTROL, read=1, known=1),
     "take_slot": lambda s: quotas.take(s, Settings(max_active_runs_per_user=1), SPEC),
 }
 """One call of each verb's function; a verb that is new must be added here."""
 
-SCRIPTS = {
-    value.name: value
-    for module in (verbs, pausing, threads, quotas, steering)
-    for value in vars(module).values()
-    if isinstance(value, Script)
-}
+SCRIPTS = {value.name: value for value in vars(transitions).values() if isinstance(value, Script)}
 
 
 class Called(Exception):

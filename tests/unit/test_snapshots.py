@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mainstem_shared.model import jsontext
-from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.snapshot_pacing import PATCH_MIN, WHOLE_MIN, Due, Snapshots
 
@@ -28,7 +28,7 @@ class Run:
     """A run's fold, and the snapshot as the server keeps it."""
 
     def __init__(self) -> None:
-        self.fold, self.snapshots = Fold(), Snapshots(0)
+        self.fold, self.snapshots = Content(), Snapshots(0)
         self.stored: tuple[Cursor, bytes] | None = None
         self.cursor = Cursor(2, 0)
         self.patches = self.wholes = 0

@@ -7,15 +7,15 @@ from typing import Any
 
 from hypothesis import given
 
+from mainstem_shared import transitions
 from mainstem_shared.eventlog.writing.channels import Channel
 from mainstem_shared.model import ids
-from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
-from mainstem_shared.transitions import verbs
 from mainstem_tasks.testing import MemoryChannel
 from support.models.emitting import SCRIPTS, perform
 
-CONTROL = verbs.Control(run_id=ids.run_id("t", "t", uuid.UUID(int=1)), epoch=2, owner="me")
+CONTROL = transitions.Control(run_id=ids.run_id("t", "t", uuid.UUID(int=1)), epoch=2, owner="me")
 
 
 class Host:
@@ -36,7 +36,7 @@ class Host:
 @given(SCRIPTS)
 def test_memory_and_log_fold_to_the_same_content(script: list[tuple[Any, ...]]):
     """Whatever an engine emits, content, steps, usage and title are those that a worker's channel makes."""
-    memory, channel = MemoryChannel(), Channel(Host(), CONTROL, Fold())
+    memory, channel = MemoryChannel(), Channel(Host(), CONTROL, Content())
     for step in script:
         perform(step, memory)
         perform(step, channel)
@@ -52,7 +52,7 @@ def test_events_on_memory_read_back_to_their_content(script: list[tuple[Any, ...
     memory = MemoryChannel()
     for step in script:
         perform(step, memory)
-    read, cursor = Fold(), Cursor(1, 0)
+    read, cursor = Content(), Cursor(1, 0)
     for event in memory.events:
         assert event.follows(cursor)
         cursor = event.cursor

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mainstem_api.gateway.adapters.translator import Translator, spell
 from mainstem_shared.eventlog.reading.frames import Frame
 from mainstem_shared.model import contents, jsontext
-from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Entry, Type
 from support.models import goldens
@@ -145,7 +145,7 @@ def test_a_reader_of_a_recorded_log_has_its_content(log: str):
     """Every recorded log, as one client hears it."""
     listener = Listener()
     goldens.translate(listener, goldens.frames(log))
-    fold = Fold()
+    fold = Content()
     for frame in goldens.frames(log):
         fold.apply(frame.type, frame.payload())
     assert listener.parts == fold.dump()["content"]

@@ -36,18 +36,18 @@ class Mailbox:
         """Read until cancelled; reconnects by itself and goes on where it was."""
         while True:
             try:
-                pipe = await raw_connections.open_pipe(self._url)
+                connection = await raw_connections.open_raw_connection(self._url)
                 try:
-                    await self._read(pipe)
+                    await self._read(connection)
                 finally:
-                    pipe.abort()
+                    connection.abort()
             except (RedisError, OSError, TimeoutError) as error:
                 logger.warning(
                     "the mailbox cannot be read", extra={"action": "mailbox_away", "error": repr(error)}
                 )
                 await asyncio.sleep(LONGEST_DELAY_S)
 
-    async def _read(self, pipe: raw_connections.Pipe) -> None:
+    async def _read(self, connection: raw_connections.RawConnection) -> None:
         while True:
             owner = self._owner()
             if self._after[0] != owner:
@@ -55,7 +55,7 @@ class Mailbox:
             key = keys.mailbox(owner).encode()
             block = b"%d" % BLOCK_MS
             async with asyncio.timeout(STALL_S):
-                reply = await pipe.call(
+                reply = await connection.call(
                     b"XREAD", b"COUNT", b"100", b"BLOCK", block, b"STREAMS", key, self._after[1]
                 )
             if isinstance(reply, Exception):
@@ -65,13 +65,13 @@ class Mailbox:
                     self._after = (owner, entry_id)
                     self._take(fields[1])
             if reply:
-                await self._note_read(pipe, owner)
+                await self._note_read(connection, owner)
 
-    async def _note_read(self, pipe: raw_connections.Pipe, owner: str) -> None:
+    async def _note_read(self, connection: raw_connections.RawConnection, owner: str) -> None:
         """Tell senders how far we are; a store that refuses it leaves them in doubt, no more."""
         key = keys.mail_read(owner).encode()
         async with asyncio.timeout(STALL_S):
-            await pipe.call(b"SET", key, self._after[1], b"EX", b"%d" % mailboxes.TTL_S)
+            await connection.call(b"SET", key, self._after[1], b"EX", b"%d" % mailboxes.TTL_S)
 
     def _take(self, data: bytes) -> None:
         try:

@@ -11,10 +11,9 @@ from typing import Any
 
 from celery.signals import task_revoked
 
-from mainstem_shared import errors
+from mainstem_shared import errors, transitions
 from mainstem_shared.model.runs import Reason, Status
 from mainstem_shared.operations.aborting import Aborter
-from mainstem_shared.transitions import verbs
 from mainstem_tasks.celery_support.publisher import GENERATE
 from mainstem_tasks.execution.runtime import Runtime
 
@@ -47,8 +46,8 @@ class Revocations:
         if run_id in self._runtime.segments and terminated:
             return  # the pool has cancelled its segment, which ends the run
         try:
-            state = await verbs.read(self._runtime.store, run_id)
-            if isinstance(state, verbs.Gone) or not _is_meant(state, task_id, terminated=terminated):
+            state = await transitions.read(self._runtime.store, run_id)
+            if isinstance(state, transitions.Gone) or not _is_meant(state, task_id, terminated=terminated):
                 return
             await self._aborter.pursue(run_id, reason=Reason.USER_ABORT)
         except errors.NotFound:
@@ -69,7 +68,7 @@ def _is_worth_a_line(record: logging.LogRecord) -> bool:
     return not any(isinstance(argument, NotImplementedError) for argument in record.args)
 
 
-def _is_meant(state: verbs.State, task_id: str, *, terminated: bool) -> bool:
+def _is_meant(state: transitions.State, task_id: str, *, terminated: bool) -> bool:
     """Tell whether revoking this task means this state of the run, not a segment that came later.
 
     Before its first segment every message of a run means the same, also if the outbox sent several.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mainstem_shared.settings import Settings
-from mainstem_shared.store.server_checks import Broken
+from mainstem_shared.store.server_checks import Shortcoming
 
 
 class UnusableError(Exception):
@@ -23,8 +23,8 @@ class Report:
 
     name: str
     pool: str
-    broken: list[Broken]
-    notes: list[Broken]
+    broken: list[Shortcoming]
+    notes: list[Shortcoming]
 
 
 def look_at(name: str | None, pool: str | None, settings: Settings) -> Report:
@@ -40,7 +40,7 @@ def look_at(name: str | None, pool: str | None, settings: Settings) -> Report:
     if (installed := app.conf.get("mainstem_settings")) is None:
         raise UnusableError("it executes no runs: call mainstem_workers.install(app) where it is made")
     if chosen in {pools.Pool.GEVENT, pools.Pool.EVENTLET} and pools.consumes_runs(app, installed):
-        refusal = Broken(
+        refusal = Shortcoming(
             setting=f"--pool {chosen}",
             consequence="A worker on it refuses to start.",
             remedy=pools.refusal(chosen, type(app), installed),

@@ -157,7 +157,7 @@ def _server(client: redis.Redis, url: str) -> Iterator[Finding]:
     yield from _promised([*server_checks.of_store(info), *server_checks.of_clock(apart_s)], good)
 
 
-def _promised(broken: list[server_checks.Broken], good: dict[str, str]) -> Iterator[Finding]:
+def _promised(broken: list[server_checks.Shortcoming], good: dict[str, str]) -> Iterator[Finding]:
     """Tell what a server promises and what it does not; `good` has the words for what is as it should be."""
     wrong = {found.setting for found in broken}
     for setting, words in good.items():

@@ -217,14 +217,14 @@ class AsyncRuns:
             StoreUnavailable: go on later with the last event's cursor.
         """
         position = None if after is None else cursors.parse(after)
-        async with self._tailer.subscribe(run_id, after=position) as feed:
-            _check_visible(feed.spec, user_id, tenant)
-            async for frames in feed:
+        async with self._tailer.subscribe(run_id, after=position) as subscription:
+            _check_visible(subscription.spec, user_id, tenant)
+            async for frames in subscription:
                 for frame in frames:
                     yield _event(frame)
-            if feed.end is End.GONE:
+            if subscription.end is End.GONE:
                 raise errors.NotFound
-            if feed.end is End.CLOSED:
+            if subscription.end is End.CLOSED:
                 raise errors.StoreUnavailable("This client was closed; the run goes on.")
 
     async def wait(

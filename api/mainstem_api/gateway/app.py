@@ -16,11 +16,11 @@ from mainstem_api.gateway import problems, web
 from mainstem_api.gateway.adapters.routers import ALL as ADAPTERS
 from mainstem_api.gateway.auth import authenticators
 from mainstem_api.gateway.auth.authenticators import Authenticator
-from mainstem_api.gateway.middleware.access import Door, Locked, is_locked
-from mainstem_api.gateway.middleware.errors_and_headers import Shell
+from mainstem_api.gateway.middleware.access import AccessControl, Locked, is_locked
+from mainstem_api.gateway.middleware.errors_and_headers import ErrorsAndHeaders
 from mainstem_api.gateway.middleware.origins import Origins
 from mainstem_api.gateway.middleware.rate_limits import Limits
-from mainstem_api.gateway.middleware.request_limits import Intake
+from mainstem_api.gateway.middleware.request_limits import RequestLimits
 from mainstem_api.gateway.middleware.request_metrics import RequestCount
 from mainstem_api.gateway.routes import approvals, endings, health, overview, runs
 from mainstem_api.gateway.state import Holder
@@ -42,7 +42,7 @@ def create_app(settings: Settings | None = None, *, authenticator: Authenticator
     authenticator = authenticator or authenticators.authenticator(settings)
     holder = Holder(settings)
     origins = Origins(settings)
-    door = Door(authenticator, lambda: holder.gateway.tokens)
+    door = AccessControl(authenticator, lambda: holder.gateway.tokens)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
@@ -73,10 +73,10 @@ def create_app(settings: Settings | None = None, *, authenticator: Authenticator
         locked = any(is_locked(getattr(route, "path", "")) for route in router.routes)
         app.include_router(router, responses=_LOCKED_RESPONSES if locked else {})
     # From the inside to the outside.
-    app.add_middleware(Intake)
+    app.add_middleware(RequestLimits)
     app.add_middleware(Locked, door=door, limits=Limits(settings), origins=origins)
     if origins.configured:
         app.add_middleware(CORSMiddleware, **origins.cors())
-    app.add_middleware(Shell)
+    app.add_middleware(ErrorsAndHeaders)
     app.add_middleware(RequestCount, metrics=lambda: holder.gateway.metrics)
     return app

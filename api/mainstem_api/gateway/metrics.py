@@ -49,9 +49,9 @@ class Metrics:
 
     def observe(self, tailer: Tailer) -> None:
         """Report a tailer's figures from now on."""
-        self._topics.set_function(lambda: tailer.topics)
-        self._feeds.set_function(lambda: tailer.feeds)
-        self._shards.set_function(lambda: tailer.shards)
+        self._topics.set_function(lambda: tailer.followed_runs)
+        self._feeds.set_function(lambda: tailer.subscriptions)
+        self._shards.set_function(lambda: tailer.tail_connections)
         self._tailer = tailer
 
     def text(self) -> bytes:

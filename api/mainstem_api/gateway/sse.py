@@ -1,4 +1,4 @@
-"""Server-sent events: a run's feed as an HTTP response that is reset, never ended, while the run is not over.
+"""Server-sent events: a run's events as an HTTP response that is reset, never ended, while the run goes on.
 
 Pure ASGI instead of Starlette's `StreamingResponse`, which ends cleanly whatever happened: clients take a
 clean end for the end of the run. Under uvicorn a callable that returns without its last body chunk closes the
@@ -21,7 +21,7 @@ from mainstem_api.gateway.metrics import Metrics
 from mainstem_api.gateway.middleware.request_metrics import UNLAYERED_SEND
 from mainstem_shared import errors
 from mainstem_shared.eventlog.reading.frames import Frame
-from mainstem_shared.eventlog.reading.subscriptions import End, Feed
+from mainstem_shared.eventlog.reading.subscriptions import End, Subscription
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.principals import Principal
 from mainstem_shared.model.runs import Spec
@@ -37,7 +37,7 @@ _HEADERS: Final = [
 ]
 
 
-class Words(Protocol):
+class Encoder(Protocol):
     """How a protocol spells a run's events, for one client; `adapters.translation` has the base of most."""
 
     headers: ClassVar[Sequence[tuple[bytes, bytes]]]
@@ -63,7 +63,7 @@ class Words(Protocol):
         ...
 
 
-class OwnWords:
+class NativeEncoder:
     """Our own protocol: frames as they are."""
 
     headers: ClassVar[Sequence[tuple[bytes, bytes]]] = ()
@@ -89,15 +89,15 @@ class EventStream(Response):
 
     def __init__(
         self,
-        subscription: AbstractAsyncContextManager[Feed],
+        subscription: AbstractAsyncContextManager[Subscription],
         *,
         principal: Principal,
         heartbeat_s: float,
         metrics: Metrics,
         max_age_s: float = 0,
-        words: Callable[[Spec], Words] | None = None,
+        encoder: Callable[[Spec], Encoder] | None = None,
     ) -> None:
-        """Follow the run of `subscription`; `words` makes what spells it, by default our own events.
+        """Follow the run of `subscription`; `encoder` makes what spells it, by default our own events.
 
         With a `max_age_s` it is reset at about that age: for clients that reconnect where they were.
         """
@@ -107,26 +107,28 @@ class EventStream(Response):
         self._heartbeat_s = heartbeat_s
         self._metrics = metrics
         self._max_age_s = max_age_s
-        self._words = words or OwnWords
+        self._words = encoder or NativeEncoder
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._subscription as feed:
-            if not self._principal.may_read(feed.spec):
+        async with self._subscription as subscription:
+            if not self._principal.may_read(subscription.spec):
                 raise errors.NotFound
-            if feed.end is End.FINISHED:  # the reader has it all: 204 makes an EventSource stop
+            if subscription.end is End.FINISHED:  # the reader has it all: 204 makes an EventSource stop
                 await Response(status_code=204)(scope, receive, send)
                 return
-            words = self._words(feed.spec)
-            headers = [*_HEADERS, *words.headers]
+            encoder = self._words(subscription.spec)
+            headers = [*_HEADERS, *encoder.headers]
             listener = asyncio.create_task(_until_disconnected(receive))
-            listener.add_done_callback(lambda _: feed.close(End.CLOSED))
+            listener.add_done_callback(lambda _: subscription.close(End.CLOSED))
             self._metrics.streams.inc()
-            ageing = self._limit_age(feed)
+            ageing = self._limit_age(subscription)
             try:
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
                 # In a task of its own: a wake-up climbs through every coroutine that awaits it, and the app's
                 # layers around this one were a sixth of what an event costs.
-                await asyncio.create_task(self._stream(feed, words, scope.get(UNLAYERED_SEND, send)))
+                await asyncio.create_task(
+                    self._stream(subscription, encoder, scope.get(UNLAYERED_SEND, send))
+                )
             finally:
                 self._metrics.streams.dec()
                 listener.cancel()
@@ -134,19 +136,19 @@ class EventStream(Response):
                     ageing.cancel()
                 await asyncio.gather(listener, return_exceptions=True)
 
-    def _limit_age(self, feed: Feed) -> asyncio.TimerHandle | None:
+    def _limit_age(self, subscription: Subscription) -> asyncio.TimerHandle | None:
         if not self._max_age_s:
             return None
         # Spread: the readers of a gateway that stopped came together, and would all come back together.
         age_s = self._max_age_s * random.uniform(0.8, 1.0)
-        return asyncio.get_running_loop().call_later(age_s, feed.close, End.CLOSED)
+        return asyncio.get_running_loop().call_later(age_s, subscription.close, End.CLOSED)
 
-    async def _stream(self, feed: Feed, words: Words, send: Send) -> None:
+    async def _stream(self, subscription: Subscription, encoder: Encoder, send: Send) -> None:
         end = "error"
-        pulse = _Pulse(feed, self._heartbeat_s)
+        pulse = _Pulse(subscription, self._heartbeat_s)
         try:
-            await self._send_all(feed, words, pulse, send)
-            end = str(End.FINISHED if words.over else feed.end)
+            await self._send_all(subscription, encoder, pulse, send)
+            end = str(End.FINISHED if encoder.over else subscription.end)
         except errors.StoreUnavailable:
             end = errors.StoreUnavailable.code
         except Exception:  # the stream's boundary: raised further it could not become a response any more
@@ -158,18 +160,20 @@ class EventStream(Response):
             await send({"type": "http.response.body", "body": b""})
         # Everything else is a reset: no last chunk.
 
-    async def _send_all(self, feed: Feed, words: Words, pulse: _Pulse, send: Send) -> None:
-        await self._send_body(words.opening(), 0, send)
-        while not words.over:
-            resting = words.resting
+    async def _send_all(
+        self, subscription: Subscription, encoder: Encoder, pulse: _Pulse, send: Send
+    ) -> None:
+        await self._send_body(encoder.opening(), 0, send)
+        while not encoder.over:
+            resting = encoder.resting
             try:
-                frames = await feed.batch(wait=not resting)
+                frames = await subscription.batch(wait=not resting)
             except StopAsyncIteration:
                 return
             if frames:
-                await self._send_body(words.take(frames), len(frames), send)
+                await self._send_body(encoder.take(frames), len(frames), send)
             elif resting:
-                await self._send_body(words.rest(), 0, send)
+                await self._send_body(encoder.rest(), 0, send)
             else:
                 await send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
             pulse.sent()
@@ -181,10 +185,10 @@ class EventStream(Response):
 
 
 class _Pulse:
-    """Nudges a feed that was silent for too long. One timer per heartbeat, not one per event."""
+    """Nudges a subscription that was silent for too long. One timer per heartbeat, not one per event."""
 
-    def __init__(self, feed: Feed, interval_s: float) -> None:
-        self._feed = feed
+    def __init__(self, subscription: Subscription, interval_s: float) -> None:
+        self._feed = subscription
         self._interval_s = interval_s
         self._loop = asyncio.get_running_loop()
         self._sent_at = self._loop.time()

@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from mainstem_shared import errors
+from mainstem_shared import errors, transitions
 from mainstem_shared.model import ids
 from mainstem_shared.model.runs import Spec
 from mainstem_shared.store.client import Store
-from mainstem_shared.transitions import verbs
 
 CELERY: Final = "celery"
 """What triggered a run that `mainstem.submit` started."""
@@ -68,7 +67,7 @@ async def deliver(
     noted = {"action": "deliver", "run_id": run_id}
     try:
         task_id = await publisher.apublish(run_id, user_id=user_id, engine=engine, descent=descent)
-        await verbs.published(store, run_id, task_id=task_id)
+        await transitions.published(store, run_id, task_id=task_id)
     except errors.Unavailable as error:
         log.warning("A queued run waits for its message", extra={**noted, "why": error.code})
         return False

@@ -39,7 +39,7 @@ class TextPart:
 type_of_delta: dict[str, str] = {Type.MESSAGE_DELTA: "text", Type.REASONING_DELTA: "reasoning"}
 
 
-class Fold:
+class Content:
     """A run's content as of some cursor.
 
     `size` is the payload bytes folded so far: what CONTENT_LIMIT bounds and snapshots are paced by.
@@ -209,7 +209,7 @@ class Fold:
         self.inputs.append({**data, "part": len(self.parts)})
         self.size += _size_of_inputs(self.inputs[-1:])
 
-    _HANDLERS: ClassVar[dict[str, Callable[[Fold, dict[str, Any]], None]]] = {
+    _HANDLERS: ClassVar[dict[str, Callable[[Content, dict[str, Any]], None]]] = {
         Type.STEP_STARTED: _step_started,
         Type.STEP_DELTA: _step_delta,
         Type.STEP_COMPLETED: _step_completed,
@@ -228,9 +228,9 @@ def _size_of_inputs(inputs: list[dict[str, Any]]) -> int:
     return len(jsontext.dumps(inputs)) if inputs else 0
 
 
-def fold(entries: Iterable[Entry], state: dict[str, Any] | None = None) -> Fold:
+def fold(entries: Iterable[Entry], state: dict[str, Any] | None = None) -> Content:
     """Fold a snapshot's state, if any, and the entries after it."""
-    result = Fold()
+    result = Content()
     if state is not None:
         result.load(state)
     for entry in entries:

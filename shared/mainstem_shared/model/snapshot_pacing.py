@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from mainstem_shared.model import jsontext
-from mainstem_shared.model.contents import Fold, TextPart
+from mainstem_shared.model.contents import Content, TextPart
 from mainstem_shared.model.cursors import Cursor
 
 WHOLE_MIN: Final = 4 * 1024
@@ -74,7 +74,7 @@ class Snapshots:
         """Note that an event was folded which is no text."""
         self._texts = None
 
-    def take(self, cursor: Cursor, fold: Fold) -> Due | None:
+    def take(self, cursor: Cursor, fold: Content) -> Due | None:
         """Return the snapshot of `fold` at `cursor`, if one is due; `due` says when to ask."""
         if self._texts is not None and self._base is not None:
             due = self._patched(self._base, b"".join(self._texts), cursor)
@@ -92,7 +92,7 @@ class Snapshots:
         self._propose(Patch(cursor, self._size, base.at + len(text)))
         return Due(text, base)
 
-    def _whole(self, cursor: Cursor, fold: Fold) -> Due:
+    def _whole(self, cursor: Cursor, fold: Content) -> Due:
         dumped = fold.dump()
         state = jsontext.dumps(dumped)
         self._size = len(state)

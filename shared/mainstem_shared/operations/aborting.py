@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
 
-from mainstem_shared import errors
+from mainstem_shared import errors, transitions
 from mainstem_shared.coordination import mailboxes
 from mainstem_shared.eventlog.reading import log_pages
 from mainstem_shared.eventlog.reading.subscriptions import End
@@ -30,7 +30,6 @@ from mainstem_shared.model.runs import Reason, Status
 from mainstem_shared.operations.ending import Finaliser
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store, now_ms
-from mainstem_shared.transitions import verbs
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +105,7 @@ class Aborter:
         done = await self.pursue(run_id, reason=reason)
         if isinstance(done, Abort):
             return done
-        async with self._revoking(done.wish.task_id):
+        async with self._revoking(done.intent.task_id):
             await self._wait(run_id, done, wait_s)
         return await self._judge(run_id, done)
 
@@ -114,14 +113,14 @@ class Aborter:
         """Do the same without waiting: end the run if nobody executes it, else tell its owner."""
         await self._have_looked_at(run_id)
         for _ in range(ROUNDS):
-            wish = await verbs.stop(self._store, run_id, reason=reason)
-            if isinstance(wish, verbs.Gone):
+            intent = await transitions.stop(self._store, run_id, reason=reason)
+            if isinstance(intent, transitions.Gone):
                 raise errors.NotFound
-            if isinstance(wish, verbs.Already):
+            if isinstance(intent, transitions.Already):
                 return Abort(outcome=Outcome.ALREADY_FINISHED)
-            if wish.status is Status.RUNNING and not await self._may_take_from(wish.owner):
-                return await self._tell(run_id, wish)
-            done = await self._end(run_id, wish)
+            if intent.status is Status.RUNNING and not await self._may_take_from(intent.owner):
+                return await self._tell(run_id, intent)
+            done = await self._end(run_id, intent)
             if done is not None:
                 return done
         raise errors.StoreUnavailable("The run's control kept changing hands; try again.")
@@ -139,36 +138,36 @@ class Aborter:
 
     # -- nobody executes it
 
-    async def _end(self, run_id: str, wish: verbs.Intended) -> Abort | None:
+    async def _end(self, run_id: str, intent: transitions.Intended) -> Abort | None:
         """End a run as long as nothing has changed since the wish; None if something has."""
         ended = await self.finaliser.settle(
-            run_id, sealer=self.sealer(), reason=wish.reason, expected_epoch=wish.epoch
+            run_id, sealer=self.sealer(), reason=intent.reason, expected_epoch=intent.epoch
         )
         if ended is None:
             raise errors.NotFound
         if ended.mine:
-            await self._drop_message(wish)
+            await self._drop_message(intent)
         elif not ended.status.is_terminal:
             return None
-        elif ended.reason is not wish.reason:
+        elif ended.reason is not intent.reason:
             return Abort(outcome=Outcome.ALREADY_FINISHED)
         return Abort(
             outcome=Outcome.ABORTED,
-            won_from=wish.status,
-            signal_delivered=wish.status is not Status.RUNNING,
+            won_from=intent.status,
+            signal_delivered=intent.status is not Status.RUNNING,
         )
 
-    async def _drop_message(self, wish: verbs.Intended) -> None:
+    async def _drop_message(self, intent: transitions.Intended) -> None:
         """Spare a worker the message: without this it is refused by the claim."""
-        if wish.status is Status.QUEUED:
-            async with self._revoking(wish.task_id):
+        if intent.status is Status.QUEUED:
+            async with self._revoking(intent.task_id):
                 pass
 
     # -- somebody executes it
 
-    async def _tell(self, run_id: str, wish: verbs.Intended) -> Told:
-        letter = mailboxes.Stop(run_id=run_id, reason=wish.reason)
-        return Told(wish=wish, message=await mailboxes.post(self._store, wish.owner, letter))
+    async def _tell(self, run_id: str, intent: transitions.Intended) -> Told:
+        mail = mailboxes.Stop(run_id=run_id, reason=intent.reason)
+        return Told(intent=intent, message=await mailboxes.post(self._store, intent.owner, mail))
 
     @asynccontextmanager
     async def _revoking(self, task_id: str) -> AsyncGenerator[None]:
@@ -199,7 +198,7 @@ class Aborter:
 
     async def _until_read(self, told: Told) -> None:
         deadline, pause = time.monotonic() + READ_S, FIRST_POLL_S
-        while not await mailboxes.is_read(self._store, told.wish.owner, told.message):
+        while not await mailboxes.is_read(self._store, told.intent.owner, told.message):
             if time.monotonic() + pause > deadline:
                 return
             await asyncio.sleep(pause)
@@ -207,7 +206,7 @@ class Aborter:
 
     async def _judge(self, run_id: str, told: Told) -> Abort:
         """Say what has become of it."""
-        wish = told.wish
+        intent = told.intent
         names = ("status", "reason", "owner")
         values = await self._store.patiently(
             lambda: self._store.client.hmget(keys.run(run_id).record, *names)
@@ -216,21 +215,21 @@ class Aborter:
             raise errors.NotFound
         status, reason, owner = (None if value is None else value.decode() for value in values)
         is_over = Status(status).is_terminal
-        heard = (is_over and owner == wish.owner) or await mailboxes.is_read(
-            self._store, wish.owner, told.message
+        heard = (is_over and owner == intent.owner) or await mailboxes.is_read(
+            self._store, intent.owner, told.message
         )
         if not is_over:
             return Abort(outcome=Outcome.PENDING, signal_delivered=heard)
-        if reason != wish.reason:
+        if reason != intent.reason:
             return Abort(outcome=Outcome.ALREADY_FINISHED, signal_delivered=heard)
-        return Abort(outcome=Outcome.ABORTED, won_from=wish.status, signal_delivered=heard)
+        return Abort(outcome=Outcome.ABORTED, won_from=intent.status, signal_delivered=heard)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
     """The owner of a running run has a message to stop it."""
 
-    wish: verbs.Intended
+    intent: transitions.Intended
     message: Cursor
 
 
@@ -242,13 +241,13 @@ async def until_over(tailer: Tailer, store: Store, run_id: str) -> bool:
         StoreUnavailable: the store does not answer.
     """
     seen = await log_pages.look(store, run_id)
-    if isinstance(seen, verbs.Gone):
+    if isinstance(seen, transitions.Gone):
         raise errors.NotFound
     if seen.status.is_terminal:
         return True
-    async with tailer.subscribe(run_id, after=seen.top) as feed:
-        async for _ in feed:
+    async with tailer.subscribe(run_id, after=seen.top) as subscription:
+        async for _ in subscription:
             pass
-        if feed.end is End.GONE:
+        if subscription.end is End.GONE:
             raise errors.NotFound
-        return feed.end is End.FINISHED
+        return subscription.end is End.FINISHED

@@ -12,12 +12,11 @@ import logging
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mainstem_shared import errors
+from mainstem_shared import errors, transitions
 from mainstem_shared.model.runs import Reason, Spec, Status, WaitingFor
 from mainstem_shared.operations.aborting import Aborter, Outcome
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store, now_ms
-from mainstem_shared.transitions import threads, verbs
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +64,7 @@ class Deleter:
             raise errors.NotFound("No such thread.")
         await self._delete(mine)
         for expired in set(listed) - {f.run_id for f in found}:
-            await threads.forget(self._store, expired)
+            await transitions.forget(self._store, expired)
         return len(mine)
 
     async def delete_user(self, *, tenant: str, user_id: str) -> int:
@@ -118,7 +117,7 @@ class Deleter:
 
     async def _delete_run(self, spec: Spec) -> None:
         await self._end(spec.run_id)
-        if not await threads.forget(self._store, spec.run_id):
+        if not await transitions.forget(self._store, spec.run_id):
             raise errors.StoreUnavailable("The run's control kept changing hands; try again.")
         await self._unlist(spec)
         logger.info("run deleted", extra={"action": "run_deleted", "run_id": spec.run_id})
@@ -152,8 +151,8 @@ async def kill(aborter: Aborter, run_id: str, *, reason: Reason = Reason.USER_AB
         NotFound: there is no such run.
         StoreUnavailable: try again.
     """
-    wish = await verbs.stop(aborter.finaliser.store, run_id, reason=reason)
-    standing = wish.reason if isinstance(wish, verbs.Intended) else reason
+    intent = await transitions.stop(aborter.finaliser.store, run_id, reason=reason)
+    standing = intent.reason if isinstance(intent, transitions.Intended) else reason
     ended = await aborter.finaliser.settle(run_id, sealer=aborter.sealer(), reason=standing)
     if ended is None:
         raise errors.NotFound

@@ -14,19 +14,22 @@ import logging
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mainstem_shared import errors
+from mainstem_shared import errors, transitions
 from mainstem_shared.coordination import outbox
 from mainstem_shared.model import contents, ids, jsontext, runs
-from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.runs import Reason, Status
 from mainstem_shared.operations import quotas
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store, now_ms
-from mainstem_shared.transitions import verbs
 
 logger = logging.getLogger(__name__)
+
+_Ended = (
+    transitions.Finished | transitions.Already | transitions.Refused | transitions.Moved | transitions.Gone
+)
 
 ROUNDS: Final = 20
 """Control may change hands while we fold; each round somebody else made progress."""
@@ -53,14 +56,20 @@ class Finaliser:
 
     async def finish(
         self,
-        control: verbs.Control,
+        control: transitions.Control,
         *,
-        fold: Fold,
+        fold: Content,
         top: Cursor,
         reason: Reason,
         error: runs.ErrorInfo | None = None,
         patience_s: float | None = None,
-    ) -> verbs.Finished | verbs.Already | verbs.Refused | verbs.Moved | verbs.Gone:
+    ) -> (
+        transitions.Finished
+        | transitions.Already
+        | transitions.Refused
+        | transitions.Moved
+        | transitions.Gone
+    ):
         """End a run under the caller's control, whose fold covers the log up to `top`."""
         fold.action = None  # what it waited for, nobody has to decide any more
         if (
@@ -68,7 +77,7 @@ class Finaliser:
         ):  # an engine that completes may leave calls for its caller to answer
             close_open_calls(fold)
         attempt = functools.partial(
-            verbs.finish,
+            transitions.finish,
             self.store,
             control,
             nonce=ids.nonce(),
@@ -80,10 +89,10 @@ class Finaliser:
             patience_s=patience_s,
         )
         outcome = await attempt(top=top)
-        if isinstance(outcome, verbs.Moved) and outcome.top < top:
+        if isinstance(outcome, transitions.Moved) and outcome.top < top:
             # The store lost acknowledged entries after the last one was written. The fold has them all.
             outcome = await attempt(top=outcome.top)
-        if isinstance(outcome, verbs.Finished):
+        if isinstance(outcome, transitions.Finished):
             logger.info(
                 "run ended",
                 extra={"action": "run_finished", "run_id": control.run_id, "reason": reason.value},
@@ -114,8 +123,8 @@ class Finaliser:
             StoreUnavailable: it has not ended, or has.
         """
         for _ in range(ROUNDS):
-            state = await verbs.read(self.store, run_id)
-            if isinstance(state, verbs.Gone):
+            state = await transitions.read(self.store, run_id)
+            if isinstance(state, transitions.Gone):
                 return None
             if state.status.is_terminal:
                 return Outcome(status=state.status, reason=Reason(state.fields["reason"]), mine=False)
@@ -131,23 +140,23 @@ class Finaliser:
             outcome = await self.finish(
                 control, fold=fold_of(state), top=state.top, reason=reason, error=error
             )
-            if isinstance(outcome, verbs.Finished):
+            if isinstance(outcome, transitions.Finished):
                 return Outcome(status=reason.status, reason=reason, mine=True)
         raise errors.StoreUnavailable("The run's control kept changing hands; try again.")
 
     async def take_control(
-        self, run_id: str, state: verbs.State, *, sealer: str, reason: Reason
-    ) -> verbs.Control | None:
+        self, run_id: str, state: transitions.State, *, sealer: str, reason: Reason
+    ) -> transitions.Control | None:
         """Return control of the run: as read if nobody (or we) have it, else by sealing it; else None."""
         if state.status is not Status.RUNNING:
-            return verbs.Control(run_id=run_id, epoch=state.epoch, owner="")
+            return transitions.Control(run_id=run_id, epoch=state.epoch, owner="")
         if state.owner == sealer and state.fields.get("sealed"):
-            return verbs.Control(run_id=run_id, epoch=state.epoch, owner=sealer)
+            return transitions.Control(run_id=run_id, epoch=state.epoch, owner=sealer)
         await own(self.store, sealer, run_id, ttl_ms=self.settings.live_ttl_ms)
-        sealed = await verbs.seal(
+        sealed = await transitions.seal(
             self.store, run_id, nonce=ids.nonce(), sealer=sealer, epoch=state.epoch, cause=reason.value
         )
-        if not isinstance(sealed, verbs.Control):
+        if not isinstance(sealed, transitions.Control):
             return None
         logger.warning(
             "took a run from its owner",
@@ -168,7 +177,7 @@ class Finaliser:
             ]
             if owner:
                 indexes.append(("SREM", keys.owned(owner), run_id))
-            await self.store.line.call(*indexes)
+            await self.store.shared.call(*indexes)
             await self._release_slot(run_id)
             if next_run:
                 await self.deliver(next_run)
@@ -186,8 +195,8 @@ class Finaliser:
 
     async def deliver(self, run_id: str) -> bool:
         """Publish the message of a queued run."""
-        state = await verbs.read(self.store, run_id)
-        if isinstance(state, verbs.Gone) or state.status is not Status.QUEUED:
+        state = await transitions.read(self.store, run_id)
+        if isinstance(state, transitions.Gone) or state.status is not Status.QUEUED:
             return False
         spec = state.spec
         return await outbox.deliver(
@@ -204,17 +213,17 @@ async def own(store: Store, owner: str, run_id: str, *, ttl_ms: int, patience_s:
     """List a run among those of `owner`, before it takes control: a crash in between is harmless."""
     key = keys.owned(owner)
     await store.patiently(
-        lambda: store.line.call(("SADD", key, run_id), ("PEXPIRE", key, ttl_ms)), patience_s=patience_s
+        lambda: store.shared.call(("SADD", key, run_id), ("PEXPIRE", key, ttl_ms)), patience_s=patience_s
     )
 
 
-def fold_of(state: verbs.State) -> Fold:
+def fold_of(state: transitions.State) -> Content:
     """Fold a state's snapshot and the entries after it."""
     snapshot: dict[str, Any] | None = jsontext.loads(state.snapshot_state) if state.snapshot_state else None
     return contents.fold(state.entries, snapshot)
 
 
-def close_open_calls(fold: Fold) -> None:
+def close_open_calls(fold: Content) -> None:
     """Give unanswered tool calls a synthetic result: models refuse a history with dangling calls."""
     for call_id in fold.open_calls:
         fold.apply(

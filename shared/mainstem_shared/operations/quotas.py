@@ -11,16 +11,15 @@ from __future__ import annotations
 import logging
 from typing import Any, Final
 
-from mainstem_shared import errors
+from mainstem_shared import errors, transitions
 from mainstem_shared.model import ids
 from mainstem_shared.model.runs import Spec, Status
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
-from mainstem_shared.store.client import Script, Store, now_ms
+from mainstem_shared.store.client import Store, now_ms
 
 logger = logging.getLogger(__name__)
 
-TAKE_SLOT: Final = Script("take_slot")
 UNBORN_MS: Final = 15_000
 """A slot without a record belongs to a start under way for this long: longer than a start has patience."""
 RETRY_AFTER_S: Final = 2
@@ -39,14 +38,20 @@ async def take(store: Store, settings: Settings, spec: Spec, *, replacing: bool 
     if limit == 0:
         return
     tag = ids.split(spec.run_id)[0] if replacing else ""
-    arguments = [spec.run_id, limit, settings.live_ttl_ms, tag]
     slots = keys.user_slots(spec.tenant, spec.user_id)
     for _ in range(ROUNDS):
-        reply = await store.verb(TAKE_SLOT, [slots], [now_ms(), *arguments])
-        if reply[0] == b"taken":
+        taken = await transitions.take_slot(
+            store,
+            tenant=spec.tenant,
+            user_id=spec.user_id,
+            run_id=spec.run_id,
+            limit=limit,
+            live_ttl_ms=settings.live_ttl_ms,
+            replacing_tag=tag,
+        )
+        if taken is None:
             return
-        taken = dict(zip(reply[1][::2], reply[1][1::2], strict=True))
-        if not await _drop_stale(store, slots, {run.decode(): int(at) for run, at in taken.items()}):
+        if not await _drop_stale(store, slots, taken):
             break
     raise errors.TooManyRuns(retry_after_s=RETRY_AFTER_S)
 

@@ -15,9 +15,9 @@ from typing import Any, Final
 
 from redis.exceptions import RedisError
 
-from mainstem_shared import errors
+from mainstem_shared import errors, transitions
 from mainstem_shared.model import ids, jsontext, runs
-from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import Reason, Status
@@ -25,7 +25,6 @@ from mainstem_shared.operations import ending
 from mainstem_shared.operations.ending import Finaliser
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import now_ms
-from mainstem_shared.transitions import pausing, verbs
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ LOST: Final = "The worker that ran this run was lost."
 
 
 async def settle_lost(
-    finaliser: Finaliser, run_id: str, state: verbs.State, *, sealer: str, message: str = LOST
+    finaliser: Finaliser, run_id: str, state: transitions.State, *, sealer: str, message: str = LOST
 ) -> None:
     """Give a run whose owner is gone to another worker, if it wants that; else end it.
 
@@ -60,15 +59,15 @@ async def settle_lost(
     await finaliser.settle(run_id, sealer=sealer, reason=reason, error=error, expected_epoch=state.epoch)
 
 
-def _may_resume(state: verbs.State) -> bool:
+def _may_resume(state: transitions.State) -> bool:
     return state.spec.on_worker_lost == "resume" and int(state.fields.get("attempts", 0)) < ATTEMPTS
 
 
 async def _requeue(finaliser: Finaliser, run_id: str, epoch: int, *, sealer: str) -> None:
     """Seal a run, fold what the store has of it, and give it back to the queue."""
     for _ in range(ending.ROUNDS):
-        state = await verbs.read(finaliser.store, run_id)
-        if isinstance(state, verbs.Gone) or state.status is not Status.RUNNING or state.epoch != epoch:
+        state = await transitions.read(finaliser.store, run_id)
+        if isinstance(state, transitions.Gone) or state.status is not Status.RUNNING or state.epoch != epoch:
             return  # somebody else made progress
         control = await finaliser.take_control(run_id, state, sealer=sealer, reason=Reason.WORKER_LOST)
         if control is None:
@@ -86,9 +85,9 @@ async def _requeue(finaliser: Finaliser, run_id: str, epoch: int, *, sealer: str
 
 async def hand_over(
     finaliser: Finaliser,
-    control: verbs.Control,
+    control: transitions.Control,
     *,
-    fold: Fold,
+    fold: Content,
     top: Cursor,
     cause: str,
     resume_as: str | None = None,
@@ -106,7 +105,7 @@ async def hand_over(
         resume_as, restart = await _continuation(finaliser, run_id, fold, top)
     look = {run_id: now_ms() + LOOK_MS}
     await store.patiently(lambda: store.client.zadd(keys.ACTIVE, look, xx=True, lt=True))
-    answer = await verbs.handover(
+    answer = await transitions.handover(
         store,
         control,
         nonce=ids.nonce(),
@@ -127,12 +126,12 @@ async def hand_over(
     return True
 
 
-async def _continuation(finaliser: Finaliser, run_id: str, fold: Fold, top: Cursor) -> tuple[str, bytes]:
+async def _continuation(finaliser: Finaliser, run_id: str, fold: Content, top: Cursor) -> tuple[str, bytes]:
     """Return how a run goes on, and the content that it restarts with, if it does."""
-    checkpoint = await pausing.last_checkpoint(finaliser.store, run_id)
+    checkpoint = await transitions.last_checkpoint(finaliser.store, run_id)
     if checkpoint is not None and checkpoint.cursor == top:
         return Type.RESUMED, b""
-    known: dict[str, Any] = jsontext.loads(checkpoint.fold) if checkpoint is not None else Fold().dump()
+    known: dict[str, Any] = jsontext.loads(checkpoint.fold) if checkpoint is not None else Content().dump()
     # Whatever it waited for was decided. And what was spent stays spent.
     return Type.RESTARTED, jsontext.dumps({**known, "action": None, "usage": fold.usage})
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from redis.exceptions import RedisError
 
-from mainstem_shared import errors, guards
+from mainstem_shared import errors, guards, transitions
 from mainstem_shared.model import actions, ids, runs
 from mainstem_shared.model.actions import Action, ResumeRequest
 from mainstem_shared.model.events import Type
@@ -22,8 +22,7 @@ from mainstem_shared.operations import quotas
 from mainstem_shared.operations.ending import Finaliser
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store, now_ms
-from mainstem_shared.transitions import pausing, verbs
-from mainstem_shared.transitions.pausing import Waiting
+from mainstem_shared.transitions import Waiting
 
 logger = logging.getLogger(__name__)
 
@@ -71,8 +70,8 @@ async def resume(
         TooManyRuns: the user has as many runs at work as may be; the run stays paused.
         StoreUnavailable: resumed or not; ask again with the same request.
     """
-    seen = await pausing.look(finaliser.store, run_id, request.action_id)
-    if isinstance(seen, verbs.Gone):
+    seen = await transitions.read_action(finaliser.store, run_id, request.action_id)
+    if isinstance(seen, transitions.Gone):
         raise errors.NotFound
     digest = request.digest()
     if seen.digest is not None:
@@ -87,7 +86,7 @@ async def resume(
     guards.check_resume(finaliser.settings.input_guards, request, seen.spec)
     await quotas.take(finaliser.store, finaliser.settings, seen.spec)
     answer = await _resolve(finaliser, seen, action, digest=digest, decided=decided, by=by)
-    if not isinstance(answer, pausing.Resolved | pausing.Decided):
+    if not isinstance(answer, transitions.Resolved | transitions.Decided):
         await _give_back(finaliser, seen)
     await _raise_unless_resolved(finaliser, run_id, request.action_id, digest, answer, sealer=sealer)
 
@@ -97,8 +96,8 @@ async def expire(finaliser: Finaliser, run_id: str, *, sealer: str = "") -> bool
 
     What it does is bound to the action it has seen: it cannot hit a newer one.
     """
-    seen = await pausing.look(finaliser.store, run_id, "")
-    if isinstance(seen, verbs.Gone) or seen.action is None or seen.status is not Status.REQUIRES_ACTION:
+    seen = await transitions.read_action(finaliser.store, run_id, "")
+    if isinstance(seen, transitions.Gone) or seen.action is None or seen.status is not Status.REQUIRES_ACTION:
         return False
     if now_ms() < seen.action.expires_ms:
         return False
@@ -119,8 +118,8 @@ def _action_of(seen: Waiting, action_id: str) -> Action:
 
 async def _tell_late(finaliser: Finaliser, run_id: str, action_id: str, digest: str) -> None:
     """Tell a caller who came too late what became of the action: others may have been in time."""
-    after = await pausing.look(finaliser.store, run_id, action_id)
-    if isinstance(after, verbs.Gone):
+    after = await transitions.read_action(finaliser.store, run_id, action_id)
+    if isinstance(after, transitions.Gone):
         raise errors.NotFound
     if after.digest is not None:
         _compare(after.digest, digest)
@@ -150,7 +149,7 @@ async def _resolve(
     run_id = seen.spec.run_id
     kept = {"action_id": action.action_id, "kind": action.kind, "decisions": decided}
     await _have_looked_at(finaliser.store, run_id)
-    answer = await pausing.resolve(
+    answer = await transitions.resolve(
         finaliser.store,
         run_id,
         nonce=ids.nonce(),
@@ -162,7 +161,7 @@ async def _resolve(
         body={**kept, "by": by, "at": now_ms()},
         live_ttl_ms=finaliser.settings.live_ttl_ms,
     )
-    if isinstance(answer, pausing.Resolved):
+    if isinstance(answer, transitions.Resolved):
         logger.info("run resumed", extra={"action": "run_resumed", "run_id": run_id, "digest": digest})
         await finaliser.deliver(run_id)
     return answer
@@ -184,22 +183,22 @@ async def _raise_unless_resolved(
 ) -> None:
     """Tell a caller who was not the first what it lost to."""
     match answer:
-        case pausing.Resolved() | pausing.Decided(same=True):
+        case transitions.Resolved() | transitions.Decided(same=True):
             return
-        case pausing.Decided():
-            after = await pausing.look(finaliser.store, run_id, action_id)
+        case transitions.Decided():
+            after = await transitions.read_action(finaliser.store, run_id, action_id)
             if isinstance(after, Waiting) and after.digest is not None:
                 _compare(after.digest, digest)
             raise errors.DecisionConflict
-        case pausing.Expired():
+        case transitions.Expired():
             await expire(finaliser, run_id, sealer=sealer)
             await _tell_late(finaliser, run_id, action_id, digest)
-        case pausing.Stale():
+        case transitions.Stale():
             raise errors.StaleAction
-        case verbs.Stopping():
+        case transitions.Stopping():
             raise errors.NotPaused(status="being aborted")
-        case verbs.Refused(status=status):
-            after = await pausing.look(finaliser.store, run_id, action_id)
+        case transitions.Refused(status=status):
+            after = await transitions.read_action(finaliser.store, run_id, action_id)
             if isinstance(after, Waiting) and after.reason is Reason.APPROVAL_EXPIRED:
                 raise errors.ActionExpired
             raise errors.NotPaused(status=status.value)

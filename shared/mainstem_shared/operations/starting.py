@@ -16,7 +16,7 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from mainstem_shared import errors, guards
+from mainstem_shared import errors, guards, transitions
 from mainstem_shared.coordination import outbox
 from mainstem_shared.coordination.outbox import Publisher
 from mainstem_shared.eventlog.reading import log_pages
@@ -30,7 +30,6 @@ from mainstem_shared.operations.ending import Finaliser
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store, now_ms
-from mainstem_shared.transitions import verbs
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +109,7 @@ async def start_run(
     await _index(store, spec, ttl_ms=thread_ttl_ms)
     if request.if_active == "replace":
         await _have_holder_looked_at(store, spec)
-    answer = await verbs.start(
+    answer = await transitions.start(
         store,
         spec,
         run_input,
@@ -121,7 +120,7 @@ async def start_run(
         idempotency=idempotency,
         private=private_threads,
     )
-    if not isinstance(answer, verbs.Started):
+    if not isinstance(answer, transitions.Started):
         return await _refused(store, spec, answer)
     await _publish(store, publisher, spec, answer)
     replaces = answer.active if request.if_active == "replace" and answer.active != spec.run_id else None
@@ -131,7 +130,7 @@ async def start_run(
     return Outcome(run_id=spec.run_id, waiting=answer.waiting, replaces=replaces)
 
 
-async def _publish(store: Store, publisher: Publisher, spec: Spec, started: verbs.Started) -> None:
+async def _publish(store: Store, publisher: Publisher, spec: Spec, started: transitions.Started) -> None:
     if started.waiting is WaitingFor.WORKER:
         await outbox.deliver(
             store,
@@ -254,7 +253,7 @@ async def _holder(store: Store, spec: Spec) -> str | None:
     if active is None:
         return None
     seen = await log_pages.look(store, active.decode())
-    return None if isinstance(seen, verbs.Gone) or seen.status.is_terminal else active.decode()
+    return None if isinstance(seen, transitions.Gone) or seen.status.is_terminal else active.decode()
 
 
 async def _is_same_users(store: Store, run_id: str, spec: Spec) -> bool:
@@ -329,14 +328,16 @@ async def _stop_replaced(finaliser: Finaliser, run_id: str) -> None:
 
 
 async def _refused(
-    store: Store, spec: Spec, answer: verbs.Exists | verbs.Replayed | verbs.Busy | verbs.Gone
+    store: Store,
+    spec: Spec,
+    answer: transitions.Exists | transitions.Replayed | transitions.Busy | transitions.Gone,
 ) -> Outcome:
-    if isinstance(answer, verbs.Exists):  # the entries belong to the run that does exist
+    if isinstance(answer, transitions.Exists):  # the entries belong to the run that does exist
         raise errors.Conflict("A run with this id exists already.", run_id=spec.run_id)
     await _unindex(store, spec)
-    if isinstance(answer, verbs.Gone):
+    if isinstance(answer, transitions.Gone):
         raise errors.NotFound("No such thread.")
-    if isinstance(answer, verbs.Busy):
+    if isinstance(answer, transitions.Busy):
         raise (errors.ThreadQueueFull if answer.queue_full else errors.ThreadBusy)(run_id=answer.active)
     if not answer.same_body:
         raise errors.IdempotencyKeyReused(run_id=answer.run_id)

@@ -10,33 +10,24 @@ leaves an input that the owner does not know of: the sweeper sends the mail agai
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mainstem_shared import errors, guards
+from mainstem_shared import errors, guards, transitions
 from mainstem_shared.coordination import mailboxes
 from mainstem_shared.guards import Kind, Said
 from mainstem_shared.model import ids, jsontext, runs
 from mainstem_shared.model.runs import Spec, Status
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
-from mainstem_shared.store.client import Script, Store, now_ms
-from mainstem_shared.transitions import verbs
+from mainstem_shared.store.client import Store, now_ms
 
 logger = logging.getLogger(__name__)
 
-STEER: Final = Script("steer")
-INBOX: Final = Script("inbox")
 
-WAITING_LIMIT: Final = 10
-"""Inputs that may wait to be read: more would only tell that the engine does not listen."""
-LIMIT: Final = 100
-"""Inputs that a run takes in all: they are kept in its record, for a worker that begins again."""
 TEXT_LIMIT: Final = 64 * 1024
 """Largest input, in bytes of JSON: a long letter, no file."""
 LOOK_MS: Final = 2000
@@ -62,23 +53,6 @@ class Receipt(BaseModel):
     number: int
     """Its place among the run's inputs, from 1; they are read in this order."""
     accepted_at: runs.Timestamp
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accepted:
-    """The input stands in the record. `owner` runs the run and is to be told; empty if nobody does."""
-
-    number: int
-    at_ms: int
-    owner: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Declined:
-    """The run does not take it; `why` is `reused`, `paused`, `inactive` or `full`."""
-
-    why: str
-    status: str = ""
 
 
 def parse_request(fields: Mapping[str, Any]) -> InputRequest:
@@ -120,11 +94,11 @@ async def send(
     run_id, input_id = spec.run_id, request.input_id or f"in_{ids.nonce()}"
     look = {run_id: now_ms() + LOOK_MS}
     await store.patiently(lambda: store.client.zadd(keys.ACTIVE, look, xx=True, lt=True))
-    answer = await steer(store, run_id, input_id=input_id, text=request.text, by=by)
+    answer = await transitions.steer(store, run_id, input_id=input_id, text=request.text, by=by)
     match answer:
-        case Accepted():
+        case transitions.Accepted():
             pass
-        case Declined():
+        case transitions.Declined():
             raise _refusal(answer, input_id)
         case _:
             raise errors.NotFound
@@ -147,50 +121,16 @@ async def tell(store: Store, run_id: str, owner: str) -> None:
         logger.warning("mail was not sent", extra={"action": "mail_failed", "run_id": run_id})
 
 
-def _refusal(answer: Declined, input_id: str) -> errors.Conflict:
+def _refusal(answer: transitions.Declined, input_id: str) -> errors.Conflict:
     match answer.why:
         case "paused":
             return errors.RunPaused()
         case "reused":
             return errors.InputIdReused(input_id=input_id)
         case "full":
-            return errors.InputQueueFull(waiting=WAITING_LIMIT, total=LIMIT)
+            return errors.InputQueueFull(
+                waiting=transitions.INPUTS_WAITING_LIMIT, total=transitions.INPUTS_LIMIT
+            )
         case _:
             status = Status(answer.status)
             return errors.RunNotActive(status=status.value if status.is_terminal else "being aborted")
-
-
-async def steer(
-    store: Store, run_id: str, *, input_id: str, text: str, by: str | None
-) -> Accepted | Declined | verbs.Gone:
-    """Put an input into a run's record, once per id."""
-    now = now_ms()
-    entry = jsontext.dumps({"input_id": input_id, "text": text, "by": by, "sent_at": runs.rfc3339(now)})
-    digest = hashlib.blake2b(jsontext.dumps(text), digest_size=16).hexdigest()
-    reply = await store.verb(
-        STEER, [keys.run(run_id).record], [now, input_id, digest, entry, WAITING_LIMIT, LIMIT]
-    )
-    match reply[0]:
-        case b"accepted":
-            return Accepted(number=int(reply[1]), at_ms=int(reply[2]), owner=reply[3].decode())
-        case b"gone":
-            return verbs.Gone()
-        case b"inactive":
-            return Declined(why="inactive", status=reply[1].decode())
-        case _:
-            return Declined(why=reply[0].decode())
-
-
-async def inbox(
-    store: Store, control: verbs.Control, *, read: int, known: int
-) -> list[dict[str, Any]] | verbs.Refused | verbs.Gone:
-    """Return the inputs after the `known` ones, as their owner; `read`: how many the engine has read."""
-    record = keys.run(control.run_id).record
-    reply = await store.verb(INBOX, [record], [control.epoch, control.owner, read, known])
-    match reply[0]:
-        case b"inputs":
-            return [jsontext.loads(entry) for entry in reply[1]]
-        case b"refused":
-            return verbs.refused(reply)
-        case _:
-            return verbs.Gone()

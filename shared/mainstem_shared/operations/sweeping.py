@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from redis.exceptions import RedisError
 
-from mainstem_shared import errors
+from mainstem_shared import errors, transitions
 from mainstem_shared.model import runs
 from mainstem_shared.model.runs import Reason, Spec, Status, WaitingFor
 from mainstem_shared.operations import recovery, resuming, steering
@@ -24,7 +24,6 @@ from mainstem_shared.operations.aborting import Abort, Aborter
 from mainstem_shared.operations.ending import Finaliser
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store, now_ms
-from mainstem_shared.transitions import threads, verbs
 
 logger = logging.getLogger(__name__)
 
@@ -119,8 +118,8 @@ class Sweeper:
         await client.zrem(keys.WORKERS, owner)
 
     async def _settle_run_of(self, owner: str, run_id: str) -> None:
-        state = await verbs.read(self._store, run_id)
-        if isinstance(state, verbs.State) and state.status is Status.RUNNING and state.owner == owner:
+        state = await transitions.read(self._store, run_id)
+        if isinstance(state, transitions.State) and state.status is Status.RUNNING and state.owner == owner:
             await recovery.settle_lost(self.finaliser, run_id, state, sealer=self.owner())
         await self._store.client.srem(keys.owned(owner), run_id)
 
@@ -189,8 +188,8 @@ class Sweeper:
         ) < self._look_ms:
             await self._tell_of_inputs(run_id, record)
             return
-        state = await verbs.read(self._store, run_id)
-        if isinstance(state, verbs.State) and (state.status, state.owner) == (Status.RUNNING, owner):
+        state = await transitions.read(self._store, run_id)
+        if isinstance(state, transitions.State) and (state.status, state.owner) == (Status.RUNNING, owner):
             await recovery.settle_lost(self.finaliser, run_id, state, sealer=self.owner())
 
     async def _tell_of_inputs(self, run_id: str, record: Mapping[str, str]) -> None:
@@ -208,7 +207,7 @@ class Sweeper:
     async def _look_at_waiting(self, run_id: str, *, now: int) -> None:
         """Hand a thread on whose holder is gone, and keep a run alive that waits for its turn."""
         settings = self.finaliser.settings
-        promoted = await threads.promote(
+        promoted = await transitions.promote(
             self._store, run_id, live_ttl_ms=settings.live_ttl_ms, thread_ttl_ms=settings.thread_ttl_ms
         )
         if isinstance(promoted, str):
@@ -257,7 +256,7 @@ class Sweeper:
     async def _compact_due(self) -> None:
         client = self._store.client
         for raw in await client.zrangebyscore(keys.COMPACT, "-inf", now_ms(), start=0, num=BATCH):
-            await verbs.compact(self._store, raw.decode())
+            await transitions.compact(self._store, raw.decode())
             await client.zrem(keys.COMPACT, raw)
 
     async def _forget_expired(self) -> None:

@@ -82,14 +82,14 @@ class Store:
         return connections.connect(self.url)
 
     @cached_property
-    def line(self) -> shared_connections.Line:
+    def shared(self) -> shared_connections.SharedConnection:
         """The connection that all short calls share; made like `client`."""
-        return shared_connections.Line(self.url)
+        return shared_connections.SharedConnection(self.url)
 
     async def close(self) -> None:
         """Close all connections."""
-        if "line" in self.__dict__:
-            await self.line.close()
+        if "shared" in self.__dict__:
+            await self.shared.close()
         if "client" in self.__dict__:
             await self.client.aclose()
 
@@ -117,8 +117,8 @@ class Store:
             return await call("EVAL", script.source, len(keys), *keys, *args)
 
     async def call(self, *command: Any) -> Any:
-        """Send one short command over the line, once; see `Line.call` for what it raises."""
-        return (await self.line.call(command))[0]
+        """Send one short command over the shared connection, once; raises as `SharedConnection.call`."""
+        return (await self.shared.call(command))[0]
 
     async def _call_alone(self, *command: Any) -> Any:
         return await self.client.execute_command(*command)

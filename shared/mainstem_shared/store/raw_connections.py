@@ -37,7 +37,7 @@ def pack(*args: bytes) -> bytes:
     return b"*%d\r\n" % len(args) + b"".join(map(bulk, args))
 
 
-class Pipe(asyncio.Protocol):
+class RawConnection(asyncio.Protocol):
     """One open connection. Not for several loops; `lost` is done as soon as the connection is gone."""
 
     def __init__(self, keep_alive: object) -> None:
@@ -127,7 +127,7 @@ class Pipe(asyncio.Protocol):
             on_reply([])
 
 
-async def open_pipe(url: str) -> Pipe:
+async def open_raw_connection(url: str) -> RawConnection:
     """Open a connection to the store at `url`.
 
     Raises:
@@ -139,7 +139,7 @@ async def open_pipe(url: str) -> Pipe:
     writer = connection._writer  # noqa: SLF001 - the one place that takes a transport over
     assert writer is not None
     connection._writer = connection._reader = None  # noqa: SLF001
-    pipe = Pipe(keep_alive=writer)
+    pipe = RawConnection(keep_alive=writer)
     transport = writer.transport
     transport.set_protocol(pipe)
     pipe.connection_made(transport)

@@ -29,7 +29,7 @@ BUSY: Final = 0.8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Broken:
+class Shortcoming:
     """A setting under which a promise does not hold. `fatal`: not only after a crash, but at any time."""
 
     setting: str
@@ -38,7 +38,7 @@ class Broken:
     fatal: bool = False
 
 
-def report(found: list[Broken], where: str) -> None:
+def report(found: list[Shortcoming], where: str) -> None:
     """Log each of them as a warning of its own."""
     for broken in found:
         logger.warning(
@@ -50,37 +50,37 @@ def report(found: list[Broken], where: str) -> None:
         )
 
 
-def of_store(info: Mapping[str, Any]) -> list[Broken]:
+def of_store(info: Mapping[str, Any]) -> list[Shortcoming]:
     """Return what a store whose INFO this is cannot promise."""
     evicted = "deletes parts of runs when memory is short."
     return [*_durability(info), *_eviction(info, evicted), *_memory(info), *_role(info)]
 
 
-def of_broker(info: Mapping[str, Any]) -> list[Broken]:
+def of_broker(info: Mapping[str, Any]) -> list[Shortcoming]:
     """Return what a broker cannot promise. It need not keep anything: what it loses is published again."""
     evicted = "deletes queues when memory is short: runs start minutes late."
     return [*_eviction(info, evicted), *_memory(info), *_role(info)]
 
 
-def _durability(info: Mapping[str, Any]) -> Iterator[Broken]:
+def _durability(info: Mapping[str, Any]) -> Iterator[Shortcoming]:
     if not info.get("aof_enabled"):
-        yield Broken(
+        yield Shortcoming(
             setting="durability",
             consequence="append-only file off: a restart of the store loses events that it acknowledged.",
             remedy="Set `appendonly yes`.",
         )
     elif info.get("aof_last_write_status") == "err" or info.get("aof_last_bgrewrite_status") == "err":
-        yield Broken(
+        yield Shortcoming(
             setting="durability",
             consequence="the append-only file could not be written: a restart loses what came since.",
             remedy="Look at the server's log, and at the space on its disk.",
         )
 
 
-def _eviction(info: Mapping[str, Any], consequence: str) -> Iterator[Broken]:
+def _eviction(info: Mapping[str, Any], consequence: str) -> Iterator[Shortcoming]:
     policy = info.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
-        yield Broken(
+        yield Shortcoming(
             setting="maxmemory-policy",
             consequence=f"{policy} {consequence}",
             remedy="Set `maxmemory-policy noeviction`.",
@@ -88,19 +88,19 @@ def _eviction(info: Mapping[str, Any], consequence: str) -> Iterator[Broken]:
         )
 
 
-def _memory(info: Mapping[str, Any]) -> Iterator[Broken]:
+def _memory(info: Mapping[str, Any]) -> Iterator[Shortcoming]:
     limit, used = info.get("maxmemory", 0), info.get("used_memory", 0)
     if limit and used > limit * BUSY:
-        yield Broken(
+        yield Shortcoming(
             setting="maxmemory",
             consequence=f"{used / limit:.0%} are in use: when all is, nothing can be started.",
             remedy="Give the server more, or lower MAINSTEM_RETENTION_S.",
         )
 
 
-def _role(info: Mapping[str, Any]) -> Iterator[Broken]:
+def _role(info: Mapping[str, Any]) -> Iterator[Shortcoming]:
     if info.get("role") == "slave":
-        yield Broken(
+        yield Shortcoming(
             setting="role",
             consequence="a replica takes no writes, or takes them and loses them.",
             remedy="Give the address of the primary, or of the Sentinels.",
@@ -108,12 +108,12 @@ def _role(info: Mapping[str, Any]) -> Iterator[Broken]:
         )
 
 
-def of_clock(apart_s: float) -> list[Broken]:
+def of_clock(apart_s: float) -> list[Shortcoming]:
     """Return what breaks if a process's clock and the store's are so far apart."""
     if apart_s < SKEW_S:
         return []
     return [
-        Broken(
+        Shortcoming(
             setting="clocks",
             consequence=f"{apart_s:.1f} s apart from the server's: sweeps and expiries come early or late.",
             remedy="Run a time service (NTP) on all machines.",
@@ -144,7 +144,7 @@ async def _report_on(url: str, where: str) -> None:
         await server.close()
 
 
-async def _patiently(server: Store, where: str) -> list[Broken]:
+async def _patiently(server: Store, where: str) -> list[Shortcoming]:
     while True:
         try:
             info: Mapping[str, Any] = await server.patiently(lambda: server.client.info("everything"))

@@ -17,20 +17,20 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError
 
 from mainstem_shared.store import raw_connections
-from mainstem_shared.store.raw_connections import Pipe, Reply
+from mainstem_shared.store.raw_connections import RawConnection, Reply
 
 SILENCE_S: Final = 5.0
 """Loopback or a data centre: a server that owes a reply for so long is away."""
 _LOOK_S: Final = 0.5
 
 
-class Line:
+class SharedConnection:
     """Opened by the first call, and again by the first call after it was lost. Belongs to one loop."""
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._pipe: Pipe | None = None
-        self._opening: asyncio.Task[Pipe] | None = None
+        self._connection: RawConnection | None = None
+        self._opening: asyncio.Task[RawConnection] | None = None
         self._look: asyncio.TimerHandle | None = None
         self._look_due = 0.0
 
@@ -43,9 +43,9 @@ class Line:
             redis.exceptions.RedisError, OSError: the connection was lost before the replies, or could not be
                 opened; or the first refusal among them, when all have been tried.
         """
-        pipe = self._pipe
-        if pipe is None or pipe.lost.done():
-            pipe = await self._open()
+        connection = self._connection
+        if connection is None or connection.lost.done():
+            connection = await self._open()
         answered: asyncio.Future[list[Reply]] = asyncio.get_running_loop().create_future()
 
         def on_reply(received: list[Reply]) -> None:
@@ -53,7 +53,7 @@ class Line:
                 answered.set_result(received)
 
         packed = b"".join([hiredis.pack_command(command) for command in commands])
-        pipe.send(packed, on_reply, replies=len(commands))
+        connection.send(packed, on_reply, replies=len(commands))
         if self._look is None:
             self._look_later()
         replies = await answered
@@ -66,20 +66,20 @@ class Line:
 
     def _refused(self, message: str) -> None:
         error = BaseParser.parse_error(message)
-        if isinstance(error, ReadOnlyError) and self._pipe is not None:
-            self._pipe.abort()  # a fail-over: the new primary is behind another connection
+        if isinstance(error, ReadOnlyError) and self._connection is not None:
+            self._connection.abort()  # a fail-over: the new primary is behind another connection
         raise error
 
-    async def _open(self) -> Pipe:
+    async def _open(self) -> RawConnection:
         if self._opening is None:
-            self._opening = asyncio.create_task(raw_connections.open_pipe(self._url))
+            self._opening = asyncio.create_task(raw_connections.open_raw_connection(self._url))
             self._opening.add_done_callback(self._opened)
         return await asyncio.shield(self._opening)  # whoever gives up waiting leaves it to the others
 
-    def _opened(self, opening: asyncio.Task[Pipe]) -> None:
+    def _opened(self, opening: asyncio.Task[RawConnection]) -> None:
         self._opening = None
         if not opening.cancelled() and opening.exception() is None:
-            self._pipe = opening.result()
+            self._connection = opening.result()
 
     def _look_later(self) -> None:
         self._look_due = time.monotonic() + _LOOK_S
@@ -87,11 +87,11 @@ class Line:
 
     def _look_at_silence(self) -> None:
         self._look = None
-        if self._pipe is None or not (silence_s := self._pipe.silence_s):
+        if self._connection is None or not (silence_s := self._connection.silence_s):
             return
         # A look that comes late says that this loop stood still: the replies may be there, unread.
         if silence_s > SILENCE_S and time.monotonic() - self._look_due < _LOOK_S:
-            self._pipe.abort()  # everybody who waits is told
+            self._connection.abort()  # everybody who waits is told
         else:
             self._look_later()
 
@@ -102,7 +102,7 @@ class Line:
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.gather(self._opening, return_exceptions=True)
-        pipe, self._pipe = self._pipe, None
-        if pipe is not None:
-            pipe.abort()
-            await pipe.lost
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
+            await connection.lost

@@ -1,7 +1,6 @@
-"""Threads: healing the queue of runs that wait for one, and forgetting what it held.
+"""A thread's queue: promote heals it, forget removes a finished run.
 
-Taking and handing on a thread is part of `verbs.start` and `verbs.finish`; these are the two verbs beside
-them, for sweepers and for deletion.
+Taking and handing on a thread is part of `start` and `finish`; these two are for sweepers and deletion.
 """
 
 from __future__ import annotations

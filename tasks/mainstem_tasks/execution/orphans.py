@@ -9,13 +9,12 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from mainstem_shared import errors
+from mainstem_shared import errors, transitions
 from mainstem_shared.model.runs import Status
 from mainstem_shared.operations import recovery
 from mainstem_shared.operations.sweeping import UNREADABLE
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import now_ms
-from mainstem_shared.transitions import verbs
 from mainstem_tasks.execution.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -42,10 +41,10 @@ async def settle(runtime: Runtime) -> None:
 
 async def _look_at(runtime: Runtime, owner: str, run_id: str) -> None:
     store = runtime.store
-    state = await verbs.read(store, run_id)
+    state = await transitions.read(store, run_id)
     if _is_held(runtime, run_id):
         return  # claimed while we looked
-    if isinstance(state, verbs.Gone) or state.status.is_terminal:
+    if isinstance(state, transitions.Gone) or state.status.is_terminal:
         await store.patiently(lambda: store.client.srem(keys.owned(owner), run_id))
     elif state.status is Status.RUNNING and state.owner == owner and not _is_being_ended(runtime, state):
         await _end(runtime, run_id, state)
@@ -55,13 +54,13 @@ def _is_held(runtime: Runtime, run_id: str) -> bool:
     return run_id in runtime.segments or run_id in runtime.claiming
 
 
-def _is_being_ended(runtime: Runtime, state: verbs.State) -> bool:
+def _is_being_ended(runtime: Runtime, state: transitions.State) -> bool:
     """Whether somebody here sealed it so recently that they may still be at it."""
     sealed_ms = int(state.fields.get("sealed", 0))
     return now_ms() - sealed_ms < 2 * runtime.settings.lease_s * 1000
 
 
-async def _end(runtime: Runtime, run_id: str, state: verbs.State) -> None:
+async def _end(runtime: Runtime, run_id: str, state: transitions.State) -> None:
     logger.error("a run was stranded here", extra={"action": "run_stranded", "run_id": run_id})
     await recovery.settle_lost(
         runtime.finaliser, run_id, state, sealer=runtime.lease.owner, message=NEVER_EXECUTED

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mainstem_shared import transitions
 from mainstem_shared.coordination import mailboxes
 from mainstem_shared.coordination.leases import Lease
 from mainstem_shared.eventlog.writing.writer import Writer
@@ -15,7 +16,6 @@ from mainstem_shared.model.runs import Reason, Status
 from mainstem_shared.operations.ending import Finaliser
 from mainstem_shared.settings import Settings
 from mainstem_shared.store.client import Store
-from mainstem_shared.transitions import verbs
 from mainstem_tasks.celery_support.publisher import Dispatcher
 
 if TYPE_CHECKING:
@@ -82,10 +82,10 @@ class Runtime:
     async def _settle_stranded(self, message: mailboxes.Stop) -> None:
         """End a run that is ours by its record but that no segment here knows: its task died on the way."""
         run_id, owner = message.run_id, self.lease.owner
-        state = await verbs.read(self.store, run_id)
+        state = await transitions.read(self.store, run_id)
         if self._stop(message):
             return
-        if isinstance(state, verbs.Gone) or state.status is not Status.RUNNING or state.owner != owner:
+        if isinstance(state, transitions.Gone) or state.status is not Status.RUNNING or state.owner != owner:
             logger.info("mail for a run that is not here", extra={"action": "mail_missed", "run_id": run_id})
             return
         await self.finaliser.settle(run_id, sealer=owner, reason=message.reason, expected_epoch=state.epoch)

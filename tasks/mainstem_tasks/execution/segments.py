@@ -17,17 +17,16 @@ from typing import Any, Final, TypeVar
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from mainstem_shared import errors
+from mainstem_shared import errors, transitions
 from mainstem_shared.eventlog.writing.channels import Channel
 from mainstem_shared.model import ids, jsontext
-from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import ErrorInfo, Reason, Status
 from mainstem_shared.operations import ending, recovery, resuming
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import now_ms
-from mainstem_shared.transitions import pausing, verbs
 from mainstem_tasks.celery_support.cancellation import CancelCause, cancel_cause
 from mainstem_tasks.execution.runtime import Runtime
 from mainstem_tasks.sdk import context, registry
@@ -87,7 +86,7 @@ async def execute(runtime: Runtime, run_id: str, *, task_id: str) -> str:
     if runtime.lease.owner != owner:  # suspended meanwhile: nobody looks after what is listed under that name
         await runtime.store.patiently(lambda: runtime.store.client.srem(keys.owned(owner), run_id))
         return NOTHING_TO_DO
-    claim = verbs.claim(
+    claim = transitions.claim(
         runtime.store,
         run_id,
         nonce=ids.nonce(),
@@ -105,17 +104,17 @@ async def execute(runtime: Runtime, run_id: str, *, task_id: str) -> str:
         addressed = run_id in runtime.addressed
         runtime.addressed.discard(run_id)
     match claimed:
-        case verbs.Claimed():
+        case transitions.Claimed():
             segment = Segment(runtime, run_id, owner, claimed, addressed=addressed)
             if overtaken_by is not None:
                 segment.stop_for(overtaken_by)
             return await segment.execute()
-        case verbs.Stopping(reason=reason):
+        case transitions.Stopping(reason=reason):
             await runtime.finaliser.settle(run_id, sealer=owner, reason=reason)
             return reason.value
-        case verbs.Refused(status=Status.ABORTED):
+        case transitions.Refused(status=Status.ABORTED):
             return ABORTED_BEFORE
-        case verbs.Newer(version=version):
+        case transitions.Newer(version=version):
             noted = {"action": "run_newer", "run_id": run_id, "version": version}
             logger.info("a run of a later version is left to its workers", extra=noted)
             return NOTHING_TO_DO
@@ -128,14 +127,20 @@ class Segment:
     """One claimed run on this process."""
 
     def __init__(
-        self, runtime: Runtime, run_id: str, owner: str, claimed: verbs.Claimed, *, addressed: bool = False
+        self,
+        runtime: Runtime,
+        run_id: str,
+        owner: str,
+        claimed: transitions.Claimed,
+        *,
+        addressed: bool = False,
     ) -> None:
         self.run_id = run_id
         self.cause: Stop | None = None
         self._reason: Reason | None = None
         self._runtime = runtime
         self._claimed = claimed
-        self._control = verbs.Control(run_id=run_id, epoch=claimed.epoch, owner=owner)
+        self._control = transitions.Control(run_id=run_id, epoch=claimed.epoch, owner=owner)
         self._engine: asyncio.Task[None] | None = None
         self._channel: Channel | None = None
         self._run: context.RunContext[Any] | None = None
@@ -182,7 +187,7 @@ class Segment:
         # From here on stops find it. Nothing was awaited since the claim's reply, so that none falls between.
         self._runtime.segments[self.run_id] = self
         try:
-            fold, state = (Fold(), None) if self._claimed.segment == 1 else await unreachable(self._past())
+            fold, state = (Content(), None) if self._claimed.segment == 1 else await unreachable(self._past())
             self._checkpointed = state is not None
             if self._runtime.lease.owner != self._control.owner:
                 self.stop(Stop.SUSPENDED)  # sweepers have looked through that name's runs already
@@ -213,12 +218,12 @@ class Segment:
             self._inputs.end()
         self._engine = self._channel = self._run = self._inputs = None
 
-    async def _past(self) -> tuple[Fold, bytes | None]:
+    async def _past(self) -> tuple[Content, bytes | None]:
         """Return what earlier segments left: the content, and the engine's state."""
         store = self._runtime.store
-        state = await verbs.read(store, self.run_id, patience_s=STORE_PATIENCE_S)
-        fold = Fold() if isinstance(state, verbs.Gone) else ending.fold_of(state)
-        return fold, await pausing.load_checkpoint(store, self.run_id, patience_s=STORE_PATIENCE_S)
+        state = await transitions.read(store, self.run_id, patience_s=STORE_PATIENCE_S)
+        fold = Content() if isinstance(state, transitions.Gone) else ending.fold_of(state)
+        return fold, await transitions.load_checkpoint(store, self.run_id, patience_s=STORE_PATIENCE_S)
 
     async def _run_engine(self, channel: Channel, state: bytes | None, inbox: Inbox) -> None:
         engine = registry.get(self._claimed.spec.engine)
@@ -240,7 +245,7 @@ class Segment:
         await channel.flush()
 
     async def _save(self, channel: Channel, data: bytes, covers: Cursor) -> None:
-        saved = await pausing.checkpoint(
+        saved = await transitions.checkpoint(
             self._runtime.store,
             channel.control,
             cursor=covers,
@@ -306,7 +311,7 @@ class Segment:
         try:
             async with asyncio.timeout(FINISH_PATIENCE_S):
                 top = await channel.close()
-            answer = await pausing.pause(
+            answer = await transitions.pause(
                 here.store,
                 channel.control,
                 nonce=ids.nonce(),
@@ -323,12 +328,12 @@ class Segment:
         except (errors.StoreUnavailable, TimeoutError) as error:
             return self._unfinished(error)
         match answer:
-            case pausing.Paused():
+            case transitions.Paused():
                 await resuming.let_go(
                     here.finaliser, self._claimed.spec, pause.action, owner=self._control.owner
                 )
                 return PAUSED
-            case verbs.Stopping(reason=reason):
+            case transitions.Stopping(reason=reason):
                 return await self._end(channel, Verdict(reason=reason))
             case _:
                 return self._lost()
@@ -399,7 +404,7 @@ class Segment:
             return self._lost()
         except (errors.StoreUnavailable, TimeoutError) as error:
             return self._unfinished(error)
-        return verdict.reason.value if isinstance(outcome, verbs.Finished) else "lost"
+        return verdict.reason.value if isinstance(outcome, transitions.Finished) else "lost"
 
     def _unfinished(self, error: Exception) -> str:
         # Greppable: the run stays recoverable, any sweeper ends it once this process's lease is gone.
@@ -414,10 +419,10 @@ class Segment:
     async def _recorded_reason(self) -> Reason:
         """Return why the pool was told to cancel: as recorded by an abort, else an operator wanted it."""
         try:
-            wish = await verbs.stop(self._runtime.store, self.run_id, reason=Reason.USER_ABORT)
+            intent = await transitions.stop(self._runtime.store, self.run_id, reason=Reason.USER_ABORT)
         except errors.StoreUnavailable:
             return Reason.USER_ABORT
-        return wish.reason if isinstance(wish, verbs.Intended) else Reason.USER_ABORT
+        return intent.reason if isinstance(intent, transitions.Intended) else Reason.USER_ABORT
 
 
 def _failed(reason: Reason, message: str) -> Verdict:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
 
@@ -20,7 +20,7 @@ class Channel(Protocol):
     """
 
     @property
-    def fold(self) -> Fold:
+    def fold(self) -> Content:
         """The content so far; it may lag behind what was emitted."""
         ...
 

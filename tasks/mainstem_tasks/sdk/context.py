@@ -28,7 +28,7 @@ from mainstem_tasks.sdk.inboxes import Inbox
 from mainstem_tasks.sdk.pauses import Pause, Paused
 
 if TYPE_CHECKING:
-    from mainstem_shared.transitions.verbs import Claimed
+    from mainstem_shared.transitions import Claimed
     from mainstem_tasks.sdk.registry import Engine
 
 InputT = TypeVar("InputT", default=Any)

@@ -12,9 +12,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mainstem_shared import errors
+from mainstem_shared import errors, transitions
 from mainstem_shared.model.events import Type
-from mainstem_shared.operations import steering
 from mainstem_tasks.sdk.channel import Channel
 from mainstem_tasks.sdk.pauses import Paused
 
@@ -141,6 +140,6 @@ class Inputs:
         if read:
             await self._channel.flush()
         control, known = self._channel.control, self.inbox.known
-        answer = await steering.inbox(self._runtime.store, control, read=read, known=known)
+        answer = await transitions.inbox(self._runtime.store, control, read=read, known=known)
         if isinstance(answer, list):
             self.inbox.deliver(answer)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from mainstem_api import AsyncRuns
+from mainstem_shared import transitions
 from mainstem_shared.model import ids
 from mainstem_shared.operations import ending
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
-from mainstem_shared.transitions import verbs
 
 
 async def test_a_claim_that_landed_late_is_settled_by_its_owner(live):
@@ -27,10 +27,10 @@ async def test_a_claim_that_landed_late_is_settled_by_its_owner(live):
             await store.client.hset(keys.run(damaged).record, mapping={"status": "nonsense", "spec": "{"})
             for run_id in (damaged, started.run_id):
                 await ending.own(store, owner, run_id, ttl_ms=60_000)
-            claimed = await verbs.claim(
+            claimed = await transitions.claim(
                 store, started.run_id, nonce=ids.nonce(), owner=owner, task_id="late", live_ttl_ms=60_000
             )
-            assert isinstance(claimed, verbs.Claimed)
+            assert isinstance(claimed, transitions.Claimed)
             run = await runs.wait(started.run_id, timeout=20)
             assert (run.status, run.reason) == ("failed", "worker_lost")
     finally:

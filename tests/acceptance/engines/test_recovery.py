@@ -8,7 +8,7 @@ from typing import Any
 from mainstem_api import AsyncRuns
 from mainstem_api.client.async_runs import RunEvent
 from mainstem_shared.model import cursors, events, jsontext
-from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.contents import Content
 from support.clients.clients import client
 from support.engines.demowords import demo_text
 from support.paths import TESTS
@@ -45,7 +45,7 @@ class Following:
     """A reader that was there from the start: it folds all it gets, and checks that each event is the next."""
 
     def __init__(self, runs: AsyncRuns, run_id: str) -> None:
-        self.fold = Fold()
+        self.fold = Content()
         self.events: list[RunEvent] = []
         self._task = asyncio.create_task(self._follow(runs, run_id))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from mainstem_shared import transitions
 from mainstem_shared.coordination import mailboxes
-from mainstem_shared.operations import steering
 from support.clients.approvals import decision, paused
 from support.clients.clients import client
 from support.engines.demowords import demo_text
@@ -67,7 +67,7 @@ async def test_what_nobody_read_is_handed_back(live):
             run_id = (await runs.start("t", "demo", {**SLOW, "echo_input": False})).run_id
             await says(runs, run_id, "w3")
             path = f"/v1/runs/{run_id}/input"
-            texts = [f"said{n}" for n in range(steering.WAITING_LIMIT)]
+            texts = [f"said{n}" for n in range(transitions.INPUTS_WAITING_LIMIT)]
             for text in texts:
                 assert (await http.post(path, json={"text": text})).status_code == 202
             full = await http.post(path, json={"text": "x"})

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from mainstem_shared import errors
+from mainstem_shared import errors, transitions
 from mainstem_shared.eventlog.reading import log_pages, run_states
 from mainstem_shared.eventlog.reading.subscriptions import End
 from mainstem_shared.eventlog.reading.tailer import Tailer
@@ -17,7 +17,6 @@ from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import Reason
 from mainstem_shared.settings import Settings
 from mainstem_shared.store.client import Script, Store, now_ms
-from mainstem_shared.transitions import pausing, verbs
 from support.clients.checking_reader import Reader
 from support.clients.following import follow, reached
 from support.models.logs import RunLog
@@ -40,8 +39,8 @@ async def test_a_run_that_said_nothing_is_read_as_empty(store: Store, tailer: Ta
     assert (run.usage, run.title, run.action) == (None, None, None)
     assert run.error is None
     if state != "log lost":  # the owner of a lost log writes it anew: readers wait for that
-        async with tailer.subscribe(log.run_id, from_snapshot=True) as feed:
-            [frame] = await anext(feed)
+        async with tailer.subscribe(log.run_id, from_snapshot=True) as subscription:
+            [frame] = await anext(subscription)
         assert frame.payload() == {
             "text": "", "content": [], "steps": [], "usage": None, "title": None, "action": None,
         }  # fmt: skip
@@ -66,8 +65,8 @@ async def test_a_snapshot_has_all_that_a_reader_shows(store: Store, tailer: Tail
     )
     if stored:
         await log.snapshot()
-    async with tailer.subscribe(log.run_id, from_snapshot=True) as feed:
-        [frame] = await anext(feed)
+    async with tailer.subscribe(log.run_id, from_snapshot=True) as subscription:
+        [frame] = await anext(subscription)
     seen = frame.payload()
     assert [part["type"] for part in seen["content"]] == ["reasoning", "text", "tool_call"]
     assert (seen["content"][2]["arguments"], seen["content"][2]["result"]) == ({"x": []}, 1.5)
@@ -98,8 +97,8 @@ async def test_a_state_is_of_one_moment(store: Store):
     async def look() -> int:
         seen = 0
         while not done:
-            state = await verbs.read(store, log.run_id)
-            assert isinstance(state, verbs.State)
+            state = await transitions.read(store, log.run_id)
+            assert isinstance(state, transitions.State)
             at = state.snapshot_cursor or Cursor(0, 0)
             for entry in state.entries:
                 assert entry.follows(at), f"{entry.cursor} after {at}"
@@ -120,7 +119,7 @@ async def test_a_reader_of_a_run_that_is_being_stopped_gets_its_end(store: Store
     log = await RunLog.start(store)
     await log.claim()
     await log.say(5)
-    await verbs.stop(store, log.run_id, reason=Reason.USER_ABORT)
+    await transitions.stop(store, log.run_id, reason=Reason.USER_ABORT)
     reader = Reader(log)
     async with asyncio.TaskGroup() as group:
         following = group.create_task(follow(tailer, reader))
@@ -147,8 +146,8 @@ async def test_reconnecting_a_hundred_times_costs_no_event_and_no_time(store: St
     for n in range(100):
         if n % 2:
             await log.say()
-        async with tailer.subscribe(log.run_id, after=reader.cursor) as feed:
-            waiting = asyncio.ensure_future(anext(feed))
+        async with tailer.subscribe(log.run_id, after=reader.cursor) as subscription:
+            waiting = asyncio.ensure_future(anext(subscription))
             if not n % 2:
                 await asyncio.sleep(0)
                 await log.say()
@@ -161,7 +160,7 @@ async def test_reconnecting_a_hundred_times_costs_no_event_and_no_time(store: St
     reader.check_end()
     assert reader.ids == [entry.cursor for entry in log.entries]
     assert sorted(took)[90] < 1, "blocking reads of seconds stood in the way"
-    assert (tailer.topics, tailer.feeds) == (0, 0)
+    assert (tailer.followed_runs, tailer.subscriptions) == (0, 0)
 
 
 async def test_readers_that_come_at_once_each_get_the_whole_gap(store: Store, tailer: Tailer):
@@ -180,7 +179,7 @@ async def test_readers_that_come_at_once_each_get_the_whole_gap(store: Store, ta
             await log.say()
         for reader in readers:
             await reached(reader, log.top)
-        assert (tailer.topics, tailer.feeds) == (1, 10)
+        assert (tailer.followed_runs, tailer.subscriptions) == (1, 10)
         await log.finish()
     for reader in readers:
         reader.check_end()
@@ -215,7 +214,7 @@ async def test_a_subscription_given_up_half_way_takes_nothing_along(store_url: s
         await wait_until_async(lambda: held.held, description="the page to be read")
         given_up.cancel()
         await asyncio.gather(given_up, return_exceptions=True)
-        assert (tailer.topics, tailer.feeds) == (0, 0)
+        assert (tailer.followed_runs, tailer.subscriptions) == (0, 0)
         held.gate.set()
         await log.finish()
         assert await follow(tailer, reader) is End.FINISHED
@@ -233,7 +232,7 @@ async def test_a_subscription_that_failed_can_be_made_again(private_valkey: Valk
         for _ in range(3):
             with pytest.raises(errors.StoreUnavailable):
                 await follow(tailer, Reader(log))
-            assert (tailer.topics, tailer.feeds) == (0, 0)
+            assert (tailer.followed_runs, tailer.subscriptions) == (0, 0)
         await asyncio.to_thread(private_valkey.start)
         await store.patiently(store.client.ping, patience_s=10)
         await log.claim()
@@ -250,9 +249,9 @@ async def test_a_subscription_that_failed_can_be_made_again(private_valkey: Valk
 async def pause(log: RunLog) -> None:
     """Let the run wait for an approval."""
     call = Call(call_id="c", name="tool", arguments={"n": 1}, arguments_schema={"type": "object"})
-    state = await verbs.read(log.store, log.run_id)
-    assert isinstance(state, verbs.State)
-    paused = await pausing.pause(
+    state = await transitions.read(log.store, log.run_id)
+    assert isinstance(state, transitions.State)
+    paused = await transitions.pause(
         log.store,
         log.control,
         nonce=ids.nonce(),
@@ -263,7 +262,7 @@ async def pause(log: RunLog) -> None:
         checkpoint=None,
         settings=Settings(),
     )
-    assert isinstance(paused, pausing.Paused)
+    assert isinstance(paused, transitions.Paused)
     await log.learn()
 
 
@@ -299,7 +298,7 @@ async def test_an_owner_that_meets_a_pause_or_no_run_just_lets_go(store: Store):
     before = [entry.cursor for entry in log.entries]
 
     async def end() -> object:
-        return await verbs.finish(
+        return await transitions.finish(
             store,
             log.control,
             nonce=ids.nonce(),
@@ -310,10 +309,10 @@ async def test_an_owner_that_meets_a_pause_or_no_run_just_lets_go(store: Store):
             retention_ms=60_000,
         )
 
-    assert isinstance(await end(), verbs.Refused)
+    assert isinstance(await end(), transitions.Refused)
     await log.learn()
     assert [entry.cursor for entry in log.entries] == before
     assert await store.client.hget(log.keys.record, "status") == b"requires_action"
     await store.client.flushdb()
-    assert isinstance(await end(), verbs.Gone)
+    assert isinstance(await end(), transitions.Gone)
     assert await store.client.dbsize() == 0

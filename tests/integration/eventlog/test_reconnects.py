@@ -96,8 +96,8 @@ class Scene:
     async def _follow(self, reader: Reader, tailer: Tailer, *, from_snapshot: bool) -> None:
         async with tailer.subscribe(
             self.log.run_id, after=reader.cursor, from_snapshot=from_snapshot
-        ) as feed:
-            async for batch in feed:
+        ) as subscription:
+            async for batch in subscription:
                 for frame in batch:
                     reader.take(frame.cursor, frame.type, frame.data)
 
@@ -124,7 +124,7 @@ class Scene:
             await asyncio.gather(*self.connections.values())
         for reader in self.readers:
             reader.check_end()
-        assert sum(tailer.topics for tailer in self.tailers) == 0
+        assert sum(tailer.followed_runs for tailer in self.tailers) == 0
 
 
 async def perform(

@@ -33,7 +33,7 @@ async def test_a_reader_from_the_start_gets_every_event_of_a_live_run(store: Sto
     assert following.result() is End.FINISHED
     assert reader.ids == [entry.cursor for entry in log.entries]
     reader.check_end()
-    assert tailer.topics == tailer.feeds == 0
+    assert tailer.followed_runs == tailer.subscriptions == 0
 
 
 async def test_a_frame_is_one_sse_event_with_lf_only(store: Store, tailer: Tailer) -> None:
@@ -41,8 +41,8 @@ async def test_a_frame_is_one_sse_event_with_lf_only(store: Store, tailer: Taile
     log = await RunLog.start(store)
     await log.claim()
     await log.append((Type.MESSAGE_DELTA, {"part": 0, "text": "a\r\nb\u2028"}))
-    async with tailer.subscribe(log.run_id, after=Cursor(2, 0)) as feed:
-        [frame] = await anext(feed)
+    async with tailer.subscribe(log.run_id, after=Cursor(2, 0)) as subscription:
+        [frame] = await anext(subscription)
     expected = 'id: 2-1\nevent: message.delta\ndata: {"part":0,"text":"a\\r\\nb\\u2028"}\n\n'
     assert frame.wire == expected.encode()
 
@@ -106,8 +106,8 @@ async def test_from_snapshot_starts_with_the_stored_snapshot_and_its_tail(
     covered = log.top
     await log.say(2)
     reader = Reader(log)
-    async with tailer.subscribe(log.run_id, from_snapshot=True) as feed:
-        batch = await anext(feed)
+    async with tailer.subscribe(log.run_id, from_snapshot=True) as subscription:
+        batch = await anext(subscription)
         for frame in batch:
             reader.take(frame.cursor, frame.type, frame.data)
     assert reader.ids == [covered, covered.next(), covered.next().next()]
@@ -120,8 +120,8 @@ async def test_from_snapshot_of_a_run_without_one_is_folded_to_the_top(store: St
     log = await RunLog.start(store)
     await log.claim()
     await log.say(5)
-    async with tailer.subscribe(log.run_id, from_snapshot=True) as feed:
-        [frame] = await anext(feed)
+    async with tailer.subscribe(log.run_id, from_snapshot=True) as subscription:
+        [frame] = await anext(subscription)
     assert (frame.cursor, frame.type) == (log.top, Type.SNAPSHOT)
     assert frame.payload()["text"] == log.fold.text
 
@@ -150,9 +150,9 @@ async def test_the_cursor_of_the_end_gives_an_empty_feed(store: Store, tailer: T
     log = await RunLog.start(store)
     await log.claim()
     await log.finish()
-    async with tailer.subscribe(log.run_id, after=log.top) as feed:
-        assert feed.end is End.FINISHED
-        assert [batch async for batch in feed] == []
+    async with tailer.subscribe(log.run_id, after=log.top) as subscription:
+        assert subscription.end is End.FINISHED
+        assert [batch async for batch in subscription] == []
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -167,8 +167,8 @@ async def test_a_reader_ahead_of_the_log_gets_a_snapshot(
     if finished:
         await log.finish()
         lost = Cursor(9, 9)
-    async with tailer.subscribe(log.run_id, after=lost) as feed:
-        batch = await asyncio.wait_for(anext(feed), 5)
+    async with tailer.subscribe(log.run_id, after=lost) as subscription:
+        batch = await asyncio.wait_for(anext(subscription), 5)
     assert batch[0].type == Type.SNAPSHOT
     assert batch[0].payload()["text"] == "w0 w1 w2"
     assert batch[-1].cursor == log.top
@@ -179,8 +179,8 @@ async def test_live_readers_are_told_when_the_log_loses_its_tail(store: Store, t
     log = await RunLog.start(store)
     await log.claim()
     await log.say(5)
-    async with tailer.subscribe(log.run_id) as feed, tailer.subscribe(log.run_id) as other:
-        waiting = [await parked(following, log) for following in (feed, other)]
+    async with tailer.subscribe(log.run_id) as subscription, tailer.subscribe(log.run_id) as other:
+        waiting = [await parked(following, log) for following in (subscription, other)]
         await log.lose_tail(2)
         for following in waiting:
             [frame] = await asyncio.wait_for(following, 6)
@@ -192,8 +192,8 @@ async def test_a_log_that_is_lost_before_the_end_is_noticed(store: Store, tailer
     """Also by live readers: the outcome comes from the record."""
     log = await RunLog.start(store)
     await log.claim()
-    async with tailer.subscribe(log.run_id) as feed:
-        waiting = await parked(feed, log)
+    async with tailer.subscribe(log.run_id) as subscription:
+        waiting = await parked(subscription, log)
         ended = {"status": "failed", "reason": "worker_lost", "finished": 1, "epoch": 3}
         async with store.client.pipeline(transaction=True) as pipe:
             pipe.delete(log.keys.log)
@@ -201,7 +201,7 @@ async def test_a_log_that_is_lost_before_the_end_is_noticed(store: Store, tailer
             await pipe.execute()
         [frame] = await asyncio.wait_for(waiting, 6)
         assert (frame.type, frame.payload()["status"]) == (Type.FINISHED, "failed")
-        assert feed.end is End.FINISHED
+        assert subscription.end is End.FINISHED
 
 
 async def test_a_log_that_is_lost_while_the_run_goes_on_is_repaired(store: Store, tailer: Tailer) -> None:
@@ -209,8 +209,8 @@ async def test_a_log_that_is_lost_while_the_run_goes_on_is_repaired(store: Store
     log = await RunLog.start(store)
     await log.claim()
     await log.say(3)
-    async with tailer.subscribe(log.run_id) as feed:
-        waiting = await parked(feed, log)
+    async with tailer.subscribe(log.run_id) as subscription:
+        waiting = await parked(subscription, log)
         await store.client.delete(log.keys.log)
         async with tailer.subscribe(log.run_id, after=log.top) as late:
             also = asyncio.ensure_future(anext(late))
@@ -238,8 +238,8 @@ async def test_a_resync_reaches_live_readers(store: Store, tailer: Tailer) -> No
     log = await RunLog.start(store)
     await log.claim()
     await log.say(5)
-    async with tailer.subscribe(log.run_id) as feed:
-        waiting = await parked(feed, log)
+    async with tailer.subscribe(log.run_id) as subscription:
+        waiting = await parked(subscription, log)
         await log.lose_tail(2)
         await log.resync()
         batch = await asyncio.wait_for(waiting, 6)
@@ -250,12 +250,12 @@ async def test_a_resync_reaches_live_readers(store: Store, tailer: Tailer) -> No
 async def test_a_deleted_run_ends_its_feeds(store: Store, tailer: Tailer) -> None:
     """Silence proves nothing: a run that is gone is noticed within seconds."""
     log = await RunLog.start(store)
-    async with tailer.subscribe(log.run_id) as feed:
-        waiting = await parked(feed, log)
+    async with tailer.subscribe(log.run_id) as subscription:
+        waiting = await parked(subscription, log)
         await store.client.delete(log.keys.record, log.keys.log)
         with pytest.raises(StopAsyncIteration):
             await asyncio.wait_for(waiting, 6)
-        assert feed.end is End.GONE
+        assert subscription.end is End.GONE
 
 
 async def test_a_finished_run_without_a_log_says_so(store: Store, tailer: Tailer) -> None:
@@ -265,10 +265,10 @@ async def test_a_finished_run_without_a_log_says_so(store: Store, tailer: Tailer
     await log.say(2)
     await log.finish()
     await store.client.delete(log.keys.log)
-    async with tailer.subscribe(log.run_id, after=Cursor(2, 1)) as feed:
-        [frame] = await anext(feed)
-        assert feed.end is End.FINISHED
+    async with tailer.subscribe(log.run_id, after=Cursor(2, 1)) as subscription:
+        [frame] = await anext(subscription)
+        assert subscription.end is End.FINISHED
     assert frame.cursor == log.top
     assert (frame.payload()["status"], frame.payload()["error"]["code"]) == ("succeeded", "log_lost")
-    async with tailer.subscribe(log.run_id, after=log.top) as feed:
-        assert feed.end is End.FINISHED
+    async with tailer.subscribe(log.run_id, after=log.top) as subscription:
+        assert subscription.end is End.FINISHED

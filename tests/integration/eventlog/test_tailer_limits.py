@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from mainstem_shared import errors
 from mainstem_shared.eventlog.reading import log_pages, subscriptions, tail_connections
-from mainstem_shared.eventlog.reading.subscriptions import End, Feed
+from mainstem_shared.eventlog.reading.subscriptions import End, Subscription
 from mainstem_shared.eventlog.reading.tailer import Tailer
 from mainstem_shared.model import cursors, ids
 from mainstem_shared.model.cursors import Cursor
@@ -31,7 +31,7 @@ async def test_an_unknown_run_is_not_found(tailer: Tailer, run_id: str) -> None:
     with pytest.raises(errors.NotFound):
         async with tailer.subscribe(run_id):
             pass
-    assert tailer.topics == 0
+    assert tailer.followed_runs == 0
 
 
 async def test_a_slow_reader_loses_nothing_and_delays_nobody(
@@ -48,10 +48,10 @@ async def test_a_slow_reader_loses_nothing_and_delays_nobody(
         asyncio.TaskGroup() as group,
     ):
         group.create_task(follow(tailer, quick))
-        for feed, reader in ((slow_feed, slow), (slower_feed, slower)):
-            for frame in await anext(feed):
+        for subscription, reader in ((slow_feed, slow), (slower_feed, slower)):
+            for frame in await anext(subscription):
                 reader.take(frame.cursor, frame.type, frame.data)
-            await live(feed, reader)
+            await live(subscription, reader)
         for _ in range(10):
             await log.say(10)
             await reached(quick, log.top)
@@ -68,20 +68,20 @@ async def test_a_slow_reader_loses_nothing_and_delays_nobody(
     assert (quick.snapshots, slower.snapshots) == (0, 1)
 
 
-async def live(feed: Feed, reader: Reader) -> None:
+async def live(subscription: Subscription, reader: Reader) -> None:
     """Bring a feed to the live flow: wait for the next batch until it would have to wait."""
     try:
         async with asyncio.timeout(0.2):
-            for frame in await anext(feed):
+            for frame in await anext(subscription):
                 reader.take(frame.cursor, frame.type, frame.data)
     except TimeoutError:
         pass
-    assert feed._live
+    assert subscription._live
 
 
-async def drink_until(feed: Feed, reader: Reader, cursor: Cursor) -> None:
+async def drink_until(subscription: Subscription, reader: Reader, cursor: Cursor) -> None:
     while reader.cursor != cursor:
-        for frame in await anext(feed):
+        for frame in await anext(subscription):
             reader.take(frame.cursor, frame.type, frame.data)
 
 
@@ -119,7 +119,11 @@ async def test_what_overflows_while_a_reader_catches_up_is_read_again(
             group.create_task(follow(tailer, quick))
             await reached(quick, log.top)
             await wait_until_async(
-                lambda: any(is_read(feed) for topic in tailer._topics.values() for feed in topic.feeds),
+                lambda: any(
+                    is_read(subscription)
+                    for followed_run in tailer._followed.values()
+                    for subscription in followed_run.subscriptions
+                ),
                 description="the first reader to be live",
             )
             store.gate.clear()
@@ -145,8 +149,8 @@ async def test_a_hole_behind_the_snapshot_is_bridged_to_the_top(store: Store, ta
     await log.snapshot()
     await log.say(5)
     await store.client.xdel(log.keys.log, "2-6")
-    async with tailer.subscribe(log.run_id, after=Cursor(2, 4)) as feed:
-        seen = [(frame.cursor, frame.type) for frame in await anext(feed) + await anext(feed)]
+    async with tailer.subscribe(log.run_id, after=Cursor(2, 4)) as subscription:
+        seen = [(frame.cursor, frame.type) for frame in await anext(subscription) + await anext(subscription)]
     assert seen == [(Cursor(2, 5), Type.MESSAGE_DELTA), (log.top, Type.SNAPSHOT)]
 
 
@@ -244,8 +248,8 @@ async def test_a_store_that_stays_away_is_reported(
     store = Store(private_valkey.url(), patience_s=0.2)
     async with Tailer(store) as tailer:
         log = await RunLog.start(store)
-        async with tailer.subscribe(log.run_id) as feed:
-            waiting = await parked(feed, log)
+        async with tailer.subscribe(log.run_id) as subscription:
+            waiting = await parked(subscription, log)
             await asyncio.to_thread(private_valkey.stop)
             with pytest.raises(errors.StoreUnavailable):
                 await asyncio.wait_for(waiting, 10)
@@ -258,13 +262,13 @@ async def test_a_store_that_stays_away_is_reported(
 async def test_a_drained_tailer_ends_its_feeds_as_closed(store: Store, tailer: Tailer) -> None:
     """The runs go on; it is only this process that stops."""
     log = await RunLog.start(store)
-    async with tailer.subscribe(log.run_id) as feed:
-        waiting = await parked(feed, log)
+    async with tailer.subscribe(log.run_id) as subscription:
+        waiting = await parked(subscription, log)
         tailer.drain()
         with pytest.raises(StopAsyncIteration):
             await waiting
-        assert feed.end is End.CLOSED
-    assert tailer.topics == 0
+        assert subscription.end is End.CLOSED
+    assert tailer.followed_runs == 0
 
 
 async def test_many_runs_share_connections(
@@ -279,7 +283,7 @@ async def test_many_runs_share_connections(
             group.create_task(follow(tailer, reader))
         for log, reader in zip(logs, readers, strict=True):
             await reached(reader, log.top)
-        await wait_until_async(lambda: tailer.shards == 3, description="three connections")
+        await wait_until_async(lambda: tailer.tail_connections == 3, description="three connections")
         for log in logs:
             await log.claim()
             await log.say(3)
@@ -292,10 +296,10 @@ async def test_wake_keys_expire(store: Store, tailer: Tailer) -> None:
     """No key of a tailer outlives it for long."""
     for _ in range(2):
         log = await RunLog.start(store)
-        async with tailer.subscribe(log.run_id) as feed:
-            await until(feed, log.top)
+        async with tailer.subscribe(log.run_id) as subscription:
+            await until(subscription, log.top)
             with pytest.raises(TimeoutError):
-                await asyncio.wait_for(anext(feed), 0.05)
+                await asyncio.wait_for(anext(subscription), 0.05)
             other = await RunLog.start(store)
             async with tailer.subscribe(other.run_id) as second:
                 await until(second, other.top)
@@ -311,6 +315,6 @@ async def test_cursors_of_any_size_are_taken(store: Store, tailer: Tailer) -> No
     """The largest cursor that a store can spell is ahead of every log, and no more than that."""
     log = await RunLog.start(store)
     largest = cursors.parse(f"{2**64 - 1}-{2**64 - 1}")
-    async with tailer.subscribe(log.run_id, after=largest) as feed:
-        [frame] = await anext(feed)
+    async with tailer.subscribe(log.run_id, after=largest) as subscription:
+        [frame] = await anext(subscription)
     assert frame.type == Type.SNAPSHOT

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from mainstem_shared import errors
+from mainstem_shared import errors, transitions
 from mainstem_shared.eventlog.writing.channels import BUFFER_LIMIT, Phase
 from mainstem_shared.eventlog.writing.writer import Writer
 from mainstem_shared.model import contents, events, jsontext
@@ -14,7 +14,6 @@ from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import CONTENT_LIMIT, MERGE_LIMIT, Type
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
-from mainstem_shared.transitions import verbs
 from support.models import verb_calls as v
 from support.models.hostile_writing import Engine, log_of, stored, verify, writing
 from support.processes.proxy import Proxy
@@ -144,8 +143,8 @@ async def test_a_run_over_the_content_limit_can_still_end(store: Store, store_ur
             channel.text(MESSAGE, "x")
         top = await channel.close()
         finished = await v.finish(store, channel.control, top=top, state=channel.fold.dump())
-        assert isinstance(finished, verbs.Finished)
-    (last,) = (await verbs.read(store, channel.control.run_id)).entries  # type: ignore[union-attr]
+        assert isinstance(finished, transitions.Finished)
+    (last,) = (await transitions.read(store, channel.control.run_id)).entries  # type: ignore[union-attr]
     assert len(contents.fold([last]).text) == CONTENT_LIMIT
 
 
@@ -163,8 +162,8 @@ async def test_a_cold_reader_gets_snapshot_and_tail_at_any_time(store: Store, st
         work = asyncio.create_task(engine.write(4000))
         seen: set[Cursor | None] = set()
         while not work.done():
-            state = await verbs.read(store, engine.run_id)
-            assert isinstance(state, verbs.State)
+            state = await transitions.read(store, engine.run_id)
+            assert isinstance(state, transitions.State)
             at = state.snapshot_cursor
             for entry in state.entries:
                 assert at is None or entry.follows(at)
@@ -174,8 +173,8 @@ async def test_a_cold_reader_gets_snapshot_and_tail_at_any_time(store: Store, st
             seen.add(state.snapshot_cursor)
         await work
         top = await engine.channel.close()
-        state = await verbs.read(store, engine.run_id)
-        assert isinstance(state, verbs.State)
+        state = await transitions.read(store, engine.run_id)
+        assert isinstance(state, transitions.State)
         assert state.top == top
         cold = contents.fold(state.entries, jsontext.loads(state.snapshot_state))
         assert jsontext.dumps(cold.dump()) == jsontext.dumps(engine.channel.fold.dump())

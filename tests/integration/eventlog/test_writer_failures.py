@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mainstem_shared import errors
+from mainstem_shared import errors, transitions
 from mainstem_shared.eventlog.writing.writer import Writer
 from mainstem_shared.model import contents, events, jsontext
 from mainstem_shared.model.events import Type
@@ -18,7 +18,6 @@ from mainstem_shared.model.runs import Reason
 from mainstem_shared.operations.ending import Finaliser
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
-from mainstem_shared.transitions import verbs
 from support.models import verb_calls as v
 from support.models.hostile_writing import SETTINGS, Engine, log_of, stored, verify, writing
 from support.processes.proxy import Plan, Proxy, cutting
@@ -71,8 +70,8 @@ async def test_snapshots_and_trims_over_a_bad_connection_lose_nothing(store: Sto
             await asyncio.gather(*(engine.write(300) for engine in engines))
         for engine in engines:
             top = await engine.channel.close()
-            state = await verbs.read(store, engine.run_id)
-            assert isinstance(state, verbs.State)
+            state = await transitions.read(store, engine.run_id)
+            assert isinstance(state, transitions.State)
             assert state.snapshot_cursor is not None
             assert state.top == top
             cold = contents.fold(state.entries, jsontext.loads(state.snapshot_state))
@@ -273,7 +272,7 @@ async def test_a_tail_lost_after_the_last_event_does_not_keep_a_run_from_ending(
         outcome = await finaliser.finish(
             engine.channel.control, fold=engine.channel.fold, top=top, reason=Reason.COMPLETED
         )
-        assert isinstance(outcome, verbs.Finished)
+        assert isinstance(outcome, transitions.Finished)
         await verify(store, engine, was_lossless=False)
 
 
@@ -326,7 +325,7 @@ async def test_a_run_whose_claim_was_set_back_is_given_up(private_valkey: Valkey
         await v.start(store, run_id)
         size = next(private_valkey.directory.glob("appendonlydir/*.incr.aof")).stat().st_size
         claimed = await v.claim(store, run_id)
-        engine = Engine(writer, verbs.Control(run_id=run_id, epoch=claimed.epoch, owner="me"), 1)
+        engine = Engine(writer, transitions.Control(run_id=run_id, epoch=claimed.epoch, owner="me"), 1)
         await engine.write(50)
         await engine.flush()
         private_valkey.sigkill()
@@ -338,5 +337,5 @@ async def test_a_run_whose_claim_was_set_back_is_given_up(private_valkey: Valkey
             await engine.channel.flush()
         assert await v.log_types(store, run_id) == ["1-0 run.created"]
         again = await v.claim(store, run_id)
-        assert isinstance(again, verbs.Claimed)
+        assert isinstance(again, transitions.Claimed)
         assert (await log_of(store, run_id))[-1].type == events.Type.STARTED

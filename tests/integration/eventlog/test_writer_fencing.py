@@ -8,14 +8,13 @@ import random
 
 import pytest
 
-from mainstem_shared import errors
+from mainstem_shared import errors, transitions
 from mainstem_shared.model import contents, cursors, events
 from mainstem_shared.model.cursors import START, Cursor
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import Reason
 from mainstem_shared.store import keys, raw_connections
 from mainstem_shared.store.client import Store
-from mainstem_shared.transitions import verbs
 from support.models import verb_calls as v
 from support.models.hostile_writing import Engine, log_of, writing
 from support.waiting import wait_until_async
@@ -24,7 +23,7 @@ ROUNDS = 50
 APPENDS = 1000
 
 
-def appends(control: verbs.Control) -> list[bytes]:
+def appends(control: transitions.Control) -> list[bytes]:
     """What a zombie may have in its pipeline: single events as the writer spells them."""
     log = keys.run(control.run_id).log.encode()
     return [
@@ -47,7 +46,7 @@ async def whole(store: Store, run_id: str) -> list[events.Entry]:
 async def test_nothing_of_a_zombies_pipeline_lands_after_the_takeover(store: Store, store_url: str):
     """Fifty rounds: a thousand appends in flight while another seals, hands over and claims at a random moment."""
     dice = random.Random(11)
-    zombie = await raw_connections.open_pipe(store_url)
+    zombie = await raw_connections.open_raw_connection(store_url)
     pool = await v.running(store)
     await v.seal(store, pool)  # the scripts are known from here on
     caught = 0
@@ -80,14 +79,14 @@ async def test_nothing_of_a_zombies_pipeline_lands_after_the_takeover(store: Sto
     assert caught > ROUNDS // 4, "the takeovers came too late to prove anything"
 
 
-async def _take_over(store: Store, control: verbs.Control) -> verbs.Control:
+async def _take_over(store: Store, control: transitions.Control) -> transitions.Control:
     sealed = await v.seal(store, control, sealer="newer")
-    assert isinstance(sealed, verbs.Control)
+    assert isinstance(sealed, transitions.Control)
     queued = await v.handover(store, sealed, top=Cursor(sealed.epoch, 0))
     assert queued == sealed.epoch + 1
     claimed = await v.claim(store, control.run_id, owner="newer")
-    assert isinstance(claimed, verbs.Claimed)
-    return verbs.Control(run_id=control.run_id, epoch=claimed.epoch, owner="newer")
+    assert isinstance(claimed, transitions.Claimed)
+    return transitions.Control(run_id=control.run_id, epoch=claimed.epoch, owner="newer")
 
 
 async def test_a_writer_that_lost_its_run_notices_and_stops(store: Store, store_url: str):
@@ -99,11 +98,11 @@ async def test_a_writer_that_lost_its_run_notices_and_stops(store: Store, store_
         for engine in engines:
             await asyncio.sleep(dice.uniform(0, 0.01))
             sealed = await v.seal(store, engine.channel.control)
-            assert isinstance(sealed, verbs.Control)
-            state = await verbs.read(store, engine.run_id)
-            assert isinstance(state, verbs.State)
+            assert isinstance(sealed, transitions.Control)
+            state = await transitions.read(store, engine.run_id)
+            assert isinstance(state, transitions.State)
             fold = contents.fold(state.entries).dump()
-            assert isinstance(await v.finish(store, sealed, top=state.top, state=fold), verbs.Finished)
+            assert isinstance(await v.finish(store, sealed, top=state.top, state=fold), transitions.Finished)
         for engine, task in zip(engines, work, strict=True):
             with pytest.raises(errors.Fenced):
                 await task
@@ -127,11 +126,11 @@ async def test_a_woken_zombies_verbs_are_all_refused(store: Store, store_url: st
         before = await v.everything(store)
         for cursor in (top, Cursor(newer.epoch, 0)):
             assert not await v.snapshot(store, zombie, cursor, engine.channel.fold.dump())
-        assert isinstance(await v.finish(store, zombie, top=top), verbs.Refused)
-        assert isinstance(await v.finish(store, zombie, top=Cursor(newer.epoch, 0)), verbs.Refused)
-        assert isinstance(await v.handover(store, zombie, top=Cursor(newer.epoch, 0)), verbs.Refused)
-        assert isinstance(await v.resync(store, zombie), verbs.Refused)
-        assert isinstance(await v.seal(store, zombie), verbs.Refused)
+        assert isinstance(await v.finish(store, zombie, top=top), transitions.Refused)
+        assert isinstance(await v.finish(store, zombie, top=Cursor(newer.epoch, 0)), transitions.Refused)
+        assert isinstance(await v.handover(store, zombie, top=Cursor(newer.epoch, 0)), transitions.Refused)
+        assert isinstance(await v.resync(store, zombie), transitions.Refused)
+        assert isinstance(await v.seal(store, zombie), transitions.Refused)
         assert await v.everything(store) == before
         engine.channel.text(Type.MESSAGE_DELTA, "from the grave")
         with pytest.raises(errors.Fenced):

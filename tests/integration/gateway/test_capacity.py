@@ -25,15 +25,19 @@ STUCK = 8
 
 def held(gateway: GatewayThread) -> tuple[int, int]:
     """Bytes and frames that wait in this gateway for readers: in queues, and written but not sent."""
-    topics = gateway.app.state.holder.gateway.tailer._topics.values()
-    followed = [feed for topic in list(topics) for feed in list(topic.feeds)]
+    followed_runs = gateway.app.state.holder.gateway.tailer._followed.values()
+    followed = [
+        subscription
+        for followed_run in list(followed_runs)
+        for subscription in list(followed_run.subscriptions)
+    ]
     written = sum(
         connection.transport.get_write_buffer_size()
         for connection in list(gateway.server.server_state.connections)
     )
-    ready = sum(len(frame.wire) for feed in followed for frame in feed._ready)
-    queued = sum(feed._queued for feed in followed)
-    return written + ready + queued, sum(len(feed._queue) for feed in followed)
+    ready = sum(len(frame.wire) for subscription in followed for frame in subscription._ready)
+    queued = sum(subscription._queued for subscription in followed)
+    return written + ready + queued, sum(len(subscription._queue) for subscription in followed)
 
 
 async def test_clients_that_stop_reading_cost_bounded_memory_and_nobody_else_anything(
@@ -54,7 +58,7 @@ async def test_clients_that_stop_reading_cost_bounded_memory_and_nobody_else_any
             one.connect(("127.0.0.1", gateway.port))
             one.sendall(f"GET /v1/runs/{log.run_id}/events HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
             stuck.append(one)
-        await wait_until_async(lambda: gateway.feeds == STUCK + 1, description="all to be connected")
+        await wait_until_async(lambda: gateway.subscriptions == STUCK + 1, description="all to be connected")
 
         async def read() -> None:
             async with open_stream(http, log.run_id) as stream:
@@ -80,7 +84,7 @@ async def test_clients_that_stop_reading_cost_bounded_memory_and_nobody_else_any
     quick.check_end()
     back.check_end()
     assert quick.snapshots == 0
-    await wait_until_async(lambda: gateway.feeds == 0, description="those who left to be forgotten")
+    await wait_until_async(lambda: gateway.subscriptions == 0, description="those who left to be forgotten")
 
 
 async def test_connections_do_not_grow_with_clients(
@@ -111,11 +115,11 @@ async def test_connections_do_not_grow_with_clients(
         for _ in range(9):
             for log in logs:
                 await follow(log)
-        assert gateway.feeds == 100
+        assert gateway.subscriptions == 100
         assert (await http.get("/readyz")).status_code == 200
         assert connections() == few
-        assert gateway.app.state.holder.gateway.tailer.shards == 1
-    await wait_until_async(lambda: gateway.feeds == 0, description="all readers to be gone")
+        assert gateway.app.state.holder.gateway.tailer.tail_connections == 1
+    await wait_until_async(lambda: gateway.subscriptions == 0, description="all readers to be gone")
 
 
 async def test_a_frozen_broker_is_not_ready(store_url: str, private_valkey: ValkeyProcess) -> None:

@@ -47,7 +47,7 @@ async def test_a_stream_carries_the_run_and_ends_cleanly_after_its_end(
     assert following.result() == "clean"
     reader.check_end()
     assert reader.ids == [entry.cursor for entry in log.entries]
-    await wait_until_async(lambda: gateway.feeds == 0, description="no reader to be left")
+    await wait_until_async(lambda: gateway.subscriptions == 0, description="no reader to be left")
 
 
 def climbs(task: asyncio.Task[None]) -> list[str]:
@@ -69,10 +69,10 @@ async def test_an_event_does_not_climb_through_the_layers_of_the_app(
         loop = gateway.server.servers[0].get_loop()
 
         def waiting() -> list[list[str]]:
-            return [path for path in map(climbs, asyncio.all_tasks(loop)) if "Feed.batch" in path]
+            return [path for path in map(climbs, asyncio.all_tasks(loop)) if "Subscription.batch" in path]
 
         [streaming] = await wait_until_async(waiting, description="the stream to wait for the next event")
-    assert streaming == ["EventStream._stream", "EventStream._send_all", "Feed.batch"]
+    assert streaming == ["EventStream._stream", "EventStream._send_all", "Subscription.batch"]
 
 
 async def test_the_headers_keep_proxies_from_buffering(http: httpx.AsyncClient, store: Store) -> None:
@@ -151,9 +151,9 @@ async def test_a_reader_that_leaves_is_forgotten(
     for _ in range(3):
         async with open_stream(http, log.run_id) as stream:
             await anext(stream)
-            assert gateway.feeds == 1
-        await wait_until_async(lambda: gateway.feeds == 0, description="no reader to be left")
-    assert gateway.app.state.holder.gateway.tailer.topics == 0
+            assert gateway.subscriptions == 1
+        await wait_until_async(lambda: gateway.subscriptions == 0, description="no reader to be left")
+    assert gateway.app.state.holder.gateway.tailer.followed_runs == 0
 
 
 async def test_a_reader_that_does_not_read_stops_nobody(
@@ -170,8 +170,8 @@ async def test_a_reader_that_does_not_read_stops_nobody(
         for _ in range(20):
             await log.append(*[(Type.MESSAGE_DELTA, {"part": 0, "text": big})] * 20)
             await reached(quick, log)
-        [slow_topic] = gateway.app.state.holder.gateway.tailer._topics.values()
-        assert max(feed._queued for feed in slow_topic.feeds) <= 1024 * 1024
+        [slow_topic] = gateway.app.state.holder.gateway.tailer._followed.values()
+        assert max(subscription._queued for subscription in slow_topic.subscriptions) <= 1024 * 1024
         await log.finish()
         async for event in stream:
             stuck.take(*event)

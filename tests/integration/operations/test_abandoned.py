@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from mainstem_shared import transitions
 from mainstem_shared.operations.ending import Finaliser
 from mainstem_shared.operations.sweeping import LOOK_LEASES, Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store, now_ms
-from mainstem_shared.transitions import verbs
 from support.models.logs import RunLog
 from support.models.verb_calls import seal
 from support.processes import dying_process
@@ -30,8 +30,8 @@ async def alive(store: Store, owner: str) -> None:
 
 
 async def status(log: RunLog) -> str:
-    state = await verbs.read(log.store, log.run_id)
-    assert isinstance(state, verbs.State)
+    state = await transitions.read(log.store, log.run_id)
+    assert isinstance(state, transitions.State)
     return state.status
 
 
@@ -66,7 +66,7 @@ async def test_what_a_living_process_sealed_and_left_is_ended(store: Store):
     await log.claim("w1")
     await log.say(2)
     await alive(store, "a gateway")
-    assert isinstance(await seal(store, log.control, sealer="a gateway"), verbs.Control)
+    assert isinstance(await seal(store, log.control, sealer="a gateway"), transitions.Control)
     await sweep(store, log)
     assert await status(log) == "running", "it may be at it still"
     await store.client.hset(log.keys.record, "sealed", now_ms() - LOOK_MS - 1)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 from mainstem_api import AsyncRuns, Runs
 from mainstem_api.cli import build_app
 from mainstem_api.client import async_runs as client
-from mainstem_shared import errors
+from mainstem_shared import errors, transitions
 from mainstem_shared.coordination import mailboxes
 from mainstem_shared.coordination.leases import incarnation
 from mainstem_shared.model import ids
@@ -27,7 +27,6 @@ from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store, now_ms
-from mainstem_shared.transitions import threads, verbs
 from support.models.logs import RunLog
 from support.processes.gateways import GatewayThread
 from support.waiting import wait_until_async
@@ -75,8 +74,8 @@ async def test_a_letter_that_nobody_reads_is_not_called_delivered(store: Store, 
     log = await owned_run(store, "w1")
     unread = await runs.abort(log.run_id)
     assert (unread.outcome, unread.won_from, unread.signal_delivered) == ("pending", None, False)
-    ((letter_id, letter),) = await store.client.xrange(keys.mailbox("w1"))
-    assert mailboxes.MESSAGE.validate_json(letter[b"m"]) == mailboxes.Stop(
+    ((letter_id, mail),) = await store.client.xrange(keys.mailbox("w1"))
+    assert mailboxes.MESSAGE.validate_json(mail[b"m"]) == mailboxes.Stop(
         run_id=log.run_id, reason=Reason.USER_ABORT
     )
     await store.client.set(keys.mail_read("w1"), letter_id, ex=60)
@@ -88,7 +87,7 @@ async def test_a_letter_that_nobody_reads_is_not_called_delivered(store: Store, 
 async def test_the_first_reason_stands(store: Store, runs: AsyncRuns):
     """A run that was asked to stop as replaced ends as that, whoever aborts it later."""
     log = await owned_run(store, "w1")
-    await verbs.stop(store, log.run_id, reason=Reason.REPLACED)
+    await transitions.stop(store, log.run_id, reason=Reason.REPLACED)
     await runs.abort(log.run_id)
     await runs.kill(log.run_id)
     run = await runs.get(log.run_id)
@@ -124,7 +123,7 @@ async def test_an_abort_waits_for_the_end_and_no_longer(store: Store, runs: Asyn
 async def test_a_run_that_ends_by_itself_was_not_aborted(store: Store, runs: AsyncRuns):
     """The intent came too late: the run succeeded, and the answer says so."""
     log = await owned_run(store, "w1")
-    await verbs.stop(store, log.run_id, reason=Reason.USER_ABORT)
+    await transitions.stop(store, log.run_id, reason=Reason.USER_ABORT)
     waiting = asyncio.create_task(runs.abort(log.run_id, wait=20))
     await log.finish(Reason.COMPLETED)
     answer = await asyncio.wait_for(waiting, 5)
@@ -151,14 +150,14 @@ async def test_crash_after_the_intent(store: Store, runs: AsyncRuns, sweeper: Sw
     first = (await runs.start("t", "demo", {}, user_id="a")).run_id
     behind = (await runs.start("t", "demo", {}, user_id="a", if_active="enqueue")).run_id
     for run_id in (running.run_id, orphan.run_id, behind):
-        await verbs.stop(store, run_id, reason=Reason.USER_ABORT)
+        await transitions.stop(store, run_id, reason=Reason.USER_ABORT)
     await sweep_now(store, sweeper)
     assert (await runs.get(orphan.run_id)).reason == "user_abort"
     assert (await runs.get(behind)).reason == "user_abort"
     assert (await runs.get(first)).status == "queued"
     assert (await runs.get(running.run_id)).status == "running"
-    ((_, letter),) = await store.client.xrange(keys.mailbox("w1"))
-    assert running.run_id in letter[b"m"].decode()
+    ((_, mail),) = await store.client.xrange(keys.mailbox("w1"))
+    assert running.run_id in mail[b"m"].decode()
 
 
 # -- over HTTP
@@ -189,8 +188,8 @@ async def test_abort_over_http(http: httpx.AsyncClient, store: Store):
     other = await RunLog.start(store, user_id="ann")
     assert (await http.post(f"/v1/runs/{other.run_id}/abort")).status_code == 404
     assert (await http.post(url, params={"wait": 31})).status_code == 422
-    state = await verbs.read(store, other.run_id)
-    assert isinstance(state, verbs.State)
+    state = await transitions.read(store, other.run_id)
+    assert isinstance(state, transitions.State)
     assert "stop_reason" not in state.fields
 
 
@@ -209,8 +208,8 @@ async def test_delete_over_http(http: httpx.AsyncClient, store: Store):
     assert [key async for key in store.client.scan_iter(f"*{thread}*")] == []
     assert await members_naming(store, thread) == []
     assert (await http.delete("/v1/threads/t")).status_code == 404
-    state = await verbs.read(store, other.run_id)
-    assert isinstance(state, verbs.State)
+    state = await transitions.read(store, other.run_id)
+    assert isinstance(state, transitions.State)
     assert (await http.delete(f"/v1/threads/{state.spec.thread_id}")).status_code == 404
 
 
@@ -282,7 +281,7 @@ async def test_crash_between_a_runs_deletion_and_its_indexes(store: Store, runs:
     run_id = (await runs.start("t", "demo", {}, user_id="ann")).run_id
     await runs.kill(run_id)
     await store.client.zadd(keys.user_slots("default", "ann"), {run_id: now_ms() - quotas.UNBORN_MS - 1})
-    assert await threads.forget(store, run_id)
+    assert await transitions.forget(store, run_id)
     await store.client.zadd(keys.ACTIVE, {run_id: 0})
     assert [key async for key in store.client.scan_iter(f"*{run_id[:16]}*")] == []
     assert (await runs.list()).runs == []
@@ -297,8 +296,8 @@ async def test_crash_between_a_runs_deletion_and_its_indexes(store: Store, runs:
 async def test_active_runs_are_not_forgotten(store: Store):
     """The verb refuses what is not over; what never was is no error."""
     log = await RunLog.start(store)
-    assert not await threads.forget(store, log.run_id)
-    assert await threads.forget(store, ids.run_id("default", "no such thread", ids.uuid7()))
+    assert not await transitions.forget(store, log.run_id)
+    assert await transitions.forget(store, ids.run_id("default", "no such thread", ids.uuid7()))
 
 
 # -- slots
@@ -393,8 +392,8 @@ async def test_a_thread_whose_holder_is_gone_is_handed_on(store: Store, runs: As
     await store.client.delete(keys.run(holder).record)
     await sweep_now(store, sweeper)
     assert [(await runs.get(run_id)).waiting_for for run_id in waiting] == ["worker", "thread"]
-    state = await verbs.read(store, waiting[0])
-    assert isinstance(state, verbs.State)
+    state = await transitions.read(store, waiting[0])
+    assert isinstance(state, transitions.State)
     assert "published" in state.fields
 
 

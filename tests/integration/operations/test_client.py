@@ -12,16 +12,15 @@ import redis
 
 import mainstem_api
 from mainstem_api import AsyncRuns, RunEvent, Runs
-from mainstem_shared import errors
+from mainstem_shared import errors, transitions
 from mainstem_shared.model import ids, jsontext
-from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import Reason, Status
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
-from mainstem_shared.transitions import verbs
 from support.processes.servers import ValkeyProcess
 from support.waiting import wait_until_async
 
@@ -32,13 +31,13 @@ class Owner:
     def __init__(self, store: Store, run_id: str) -> None:
         self.store = store
         self.run_id = run_id
-        self.fold = Fold()
+        self.fold = Content()
 
     async def claim(self) -> Owner:
-        claimed = await verbs.claim(
+        claimed = await transitions.claim(
             self.store, self.run_id, nonce=ids.nonce(), owner="w1", task_id="t", live_ttl_ms=60_000
         )
-        assert isinstance(claimed, verbs.Claimed)
+        assert isinstance(claimed, transitions.Claimed)
         self.top = Cursor(claimed.epoch, 0)
         return self
 
@@ -53,12 +52,12 @@ class Owner:
     async def snapshot(self) -> None:
         """Store a snapshot; the verb trims what the one before covered."""
         state = jsontext.dumps(self.fold.dump())
-        assert await verbs.snapshot(
+        assert await transitions.snapshot(
             self.store, self._control, cursor=self.top, state=state, live_ttl_ms=60_000
         )
 
     async def finish(self) -> None:
-        outcome = await verbs.finish(
+        outcome = await transitions.finish(
             self.store,
             self._control,
             nonce=ids.nonce(),
@@ -68,11 +67,11 @@ class Owner:
             error=None,
             retention_ms=60_000,
         )
-        assert isinstance(outcome, verbs.Finished)
+        assert isinstance(outcome, transitions.Finished)
 
     @property
-    def _control(self) -> verbs.Control:
-        return verbs.Control(run_id=self.run_id, epoch=self.top.epoch, owner="w1")
+    def _control(self) -> transitions.Control:
+        return transitions.Control(run_id=self.run_id, epoch=self.top.epoch, owner="w1")
 
 
 def text_of(events: list[RunEvent]) -> str:

@@ -11,16 +11,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from mainstem_api import AsyncRuns
+from mainstem_shared import transitions
 from mainstem_shared.eventlog.reading.tailer import Tailer
 from mainstem_shared.eventlog.writing.writer import Writer
 from mainstem_shared.model import ids
 from mainstem_shared.model.actions import Action, Question
-from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
 from mainstem_shared.settings import Settings, WriteProfile
 from mainstem_shared.store.client import Store
-from mainstem_shared.transitions import pausing, verbs
 from mainstem_tasks import RunContext, engine
 from mainstem_tasks.execution import segments
 from support.models import verb_calls as v
@@ -75,7 +75,9 @@ async def channels(store: Store, profile: WriteProfile) -> AsyncIterator[list[An
     await writer.start()
     try:
         opened = [writer.open(await v.running(store)) for _ in range(RUNS)]
-        await store.client.script_load(verbs.SNAPSHOT.source)  # sent once in a server's life, not by tokens
+        await store.client.script_load(
+            transitions.SNAPSHOT.source
+        )  # sent once in a server's life, not by tokens
         await writer.connected.wait()
         await asyncio.gather(*(channel.flush() for channel in opened))
         yield opened
@@ -130,7 +132,7 @@ class Trips:
 
     def __init__(self, store: Store) -> None:
         self.count = 0
-        line, client = store.line, store.client
+        line, client = store.shared, store.client
         line.call = self._counting(line.call)  # type: ignore[method-assign]
         execute, pipeline = client.execute_command, client.pipeline
 
@@ -227,8 +229,8 @@ async def test_a_return_costs_the_content_not_the_number_of_deltas(store: Store)
 
         async def come_back(channel: Any = channel, reader: Tailer = reader) -> int:
             size = 0
-            async with reader.subscribe(channel.control.run_id) as feed:
-                async for frames in feed:
+            async with reader.subscribe(channel.control.run_id) as subscription:
+                async for frames in subscription:
                     size += sum(len(frame.wire) for frame in frames)
                     if frames[-1].cursor == channel.acknowledged:
                         return size
@@ -299,7 +301,7 @@ async def test_memory_of_a_run(store: Store):
     running = await used()
     top = await channel.close()
     await v.finish(store, channel.control, top=top, state=channel.fold.dump())
-    await verbs.compact(store, control.run_id)
+    await transitions.compact(store, control.run_id)
     over = await used()
     await writer.stop()
     assert running <= 18_000
@@ -313,23 +315,23 @@ async def test_a_short_run_takes_no_room_for_a_longer_one(store: Store):
     async def used() -> int:
         return (await store.client.info("memory"))["used_memory_dataset"]
 
-    async def end(control: verbs.Control) -> None:
+    async def end(control: transitions.Control) -> None:
         state = {**v.STATE, "content": [{"type": "text", "text": WORD * words}]}
         await v.finish(store, control, top=Cursor(control.epoch, words), state=state)
-        await verbs.compact(store, control.run_id)
+        await transitions.compact(store, control.run_id)
 
-    async def wait(control: verbs.Control) -> None:
-        top, fold = Cursor(control.epoch, words), Fold()
+    async def wait(control: transitions.Control) -> None:
+        top, fold = Cursor(control.epoch, words), Content()
         fold.append_text("text", 0, WORD * words)
         asked = Action(
             action_id="a", kind="question", questions=(Question(question_id="q", text="?"),), expires_ms=1
         )
-        await pausing.pause(
+        await transitions.pause(
             store, control, nonce=ids.nonce(), top=top, spec=spec(control.run_id), action=asked, fold=fold,
             checkpoint=b"state", settings=Settings(),
         )  # fmt: skip
 
-    async def each(stops: Callable[[verbs.Control], Awaitable[None]]) -> float:
+    async def each(stops: Callable[[transitions.Control], Awaitable[None]]) -> float:
         before = await used()
         for _ in range(runs):
             control = await v.running(store)

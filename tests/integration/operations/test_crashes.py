@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from mainstem_shared import errors
+from mainstem_shared import errors, transitions
 from mainstem_shared.model import actions, events, ids
-from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.contents import Content
 from mainstem_shared.model.principals import Principal
 from mainstem_shared.model.runs import Reason, Status
 from mainstem_shared.operations import quotas, recovery, resuming, starting, steering
@@ -26,7 +26,6 @@ from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store, now_ms
-from mainstem_shared.transitions import pausing, verbs
 from support.models import verb_calls as v
 from support.processes import dying_process
 
@@ -69,17 +68,17 @@ class Case:
         )
         return outcome.run_id
 
-    async def claim(self, owner: str) -> verbs.Control:
+    async def claim(self, owner: str) -> transitions.Control:
         """Execute the run as a worker does: first in the list, then the claim."""
         await own(self.store, owner, self.run_id, ttl_ms=v.LIVE_MS)
         claimed = await v.claim(self.store, self.run_id, owner=owner)
-        assert isinstance(claimed, verbs.Claimed)
-        return verbs.Control(run_id=self.run_id, epoch=claimed.epoch, owner=owner)
+        assert isinstance(claimed, transitions.Claimed)
+        return transitions.Control(run_id=self.run_id, epoch=claimed.epoch, owner=owner)
 
-    async def control(self) -> tuple[verbs.Control, verbs.State]:
-        state = await verbs.read(self.store, self.run_id)
-        assert isinstance(state, verbs.State)
-        return verbs.Control(run_id=self.run_id, epoch=state.epoch, owner=state.owner), state
+    async def control(self) -> tuple[transitions.Control, transitions.State]:
+        state = await transitions.read(self.store, self.run_id)
+        assert isinstance(state, transitions.State)
+        return transitions.Control(run_id=self.run_id, epoch=state.epoch, owner=state.owner), state
 
 
 Action = Callable[[Case], Awaitable[Any]]
@@ -152,12 +151,12 @@ async def abort(case: Case) -> None:
 
 async def finish(case: Case) -> None:
     control, state = await case.control()
-    await case.finaliser.finish(control, fold=Fold(), top=state.top, reason=Reason.COMPLETED)
+    await case.finaliser.finish(control, fold=Content(), top=state.top, reason=Reason.COMPLETED)
 
 
 async def hand_over(case: Case) -> None:
     control, state = await case.control()
-    await recovery.hand_over(case.finaliser, control, fold=Fold(), top=state.top, cause="shutdown")
+    await recovery.hand_over(case.finaliser, control, fold=Content(), top=state.top, cause="shutdown")
 
 
 async def settle(case: Case) -> None:
@@ -171,14 +170,14 @@ async def pause(case: Case, window_ms: int = 3_600_000) -> None:
     action = actions.Action(
         action_id="ask", kind="question", questions=(question,), expires_ms=now_ms() + window_ms
     )
-    await pausing.pause(
+    await transitions.pause(
         case.store,
         control,
         nonce=ids.nonce(),
         top=state.top,
         spec=state.spec,
         action=action,
-        fold=Fold(),
+        fold=Content(),
         checkpoint=b"state",
         settings=case.settings,
     )
@@ -322,9 +321,9 @@ async def check_unfinished(case: Case, run_id: str, status: Status, record: dict
     letters = await client.xrange(keys.mailbox(case.owner)) if case.owner else []
     if "stop_reason" in record:
         assert status is Status.RUNNING, "nobody executes it, and it was to be stopped"
-        assert any(run_id in letter[b"m"].decode() for _, letter in letters), "its owner was not told"
+        assert any(run_id in mail[b"m"].decode() for _, mail in letters), "its owner was not told"
     if int(record.get("inputs", 0)):
-        assert any(run_id in letter[b"m"].decode() for _, letter in letters), "its owner does not hear of it"
+        assert any(run_id in mail[b"m"].decode() for _, mail in letters), "its owner does not hear of it"
     if status is Status.RUNNING:
         assert await client.exists(keys.lease(record["owner"])), "its owner is dead"
         assert await client.sismember(keys.owned(record["owner"]), run_id)

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from mainstem_api import AsyncRuns
-from mainstem_shared import errors
+from mainstem_shared import errors, transitions
 from mainstem_shared.model import ids
 from mainstem_shared.model.runs import Reason
 from mainstem_shared.operations import ending
@@ -21,7 +21,6 @@ from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store, now_ms
-from mainstem_shared.transitions import verbs
 from support.models.logs import RunLog
 
 
@@ -82,7 +81,7 @@ async def test_an_end_that_races_a_deletion_leaves_nothing(store: Store):
             await log.say(3)
             await asyncio.sleep(dice.uniform(0, 0.006))
             done = await by.finish(log.control, fold=log.fold, top=log.top, reason=Reason.COMPLETED)
-            return isinstance(done, verbs.Finished)
+            return isinstance(done, transitions.Finished)
 
         deleting = deleter.delete_thread(f"race {n}", tenant="default", user_id="local")
         finished, deleted = await asyncio.gather(work(), deleting)
@@ -119,7 +118,8 @@ async def test_deltas_are_dropped_when_they_are_due(store: Store, after_s: float
     await log.claim()
     await log.say(2)
     assert isinstance(
-        await by.finish(log.control, fold=log.fold, top=log.top, reason=Reason.COMPLETED), verbs.Finished
+        await by.finish(log.control, fold=log.fold, top=log.top, reason=Reason.COMPLETED),
+        transitions.Finished,
     )
     await asyncio.sleep(0.002)  # a millisecond later than its end
     await sweep(store, by)
@@ -178,8 +178,8 @@ async def test_sweeps_leave_a_run_alone_that_changed_hands(store: Store):
     await ending.own(store, "w1", log.run_id, ttl_ms=60_000)
     await store.client.zadd(keys.WORKERS, {"w1": 1})
     await log.claim("w1")
-    seen = await verbs.read(store, log.run_id)
-    assert isinstance(seen, verbs.State)
+    seen = await transitions.read(store, log.run_id)
+    assert isinstance(seen, transitions.State)
     await log.handover()
     await log.claim("w2")
     sweeper = Sweeper(finaliser=by, owner=lambda: "the sweeper")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
+from mainstem_shared import transitions
 from mainstem_shared.eventlog.reading import run_states
 from mainstem_shared.eventlog.reading.subscriptions import End
 from mainstem_shared.eventlog.reading.tailer import Tailer
 from mainstem_shared.model import ids, jsontext
 from mainstem_shared.model.events import Type
+from mainstem_shared.model.runs import Spec
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
-from mainstem_shared.transitions import verbs
 from support.clients.checking_reader import Reader
 from support.clients.following import follow, reached
 from support.models.logs import TTL_MS, RunLog
@@ -55,7 +56,7 @@ async def test_payloads_reach_readers_byte_for_byte(store: Store, tailer: Tailer
 async def test_what_the_engine_was_given_is_in_no_event(store: Store):
     """Prompts and files of the input stay in the record: events hold what the engine said, and nothing else."""
     secret = "the prompt of the run"
-    spec = verbs.Spec(
+    spec = Spec(
         run_id=ids.run_id("default", "t", ids.uuid7()),
         thread_id="t",
         user_id="local",
@@ -66,7 +67,7 @@ async def test_what_the_engine_was_given_is_in_no_event(store: Store):
         max_duration_s=60,
     )
     run_input = jsontext.dumps({"messages": [secret]})
-    await verbs.start(
+    await transitions.start(
         store,
         spec,
         run_input,

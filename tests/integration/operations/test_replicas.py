@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from mainstem_api import AsyncRuns
-from mainstem_shared import errors
+from mainstem_shared import errors, transitions
 from mainstem_shared.model import ids
 from mainstem_shared.model.actions import Action, Call
 from mainstem_shared.model.events import Type
@@ -22,7 +22,6 @@ from mainstem_shared.operations.ending import Finaliser
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store, now_ms
-from mainstem_shared.transitions import pausing, verbs
 from support.clients.checking_reader import Reader
 from support.models.logs import RunLog
 from support.processes.gateways import GatewayThread, open_stream
@@ -57,8 +56,8 @@ async def test_a_run_is_at_every_gateway_as_soon_as_it_is_started(two, store: St
         body = {"engine": "demo", "metadata": {"chat": n}}
         started = (await here.post(f"/v1/threads/t{n}/runs", json=body)).json()
         assert (await there.get(f"/v1/runs/{started['run_id']}")).json() == started
-        state = await verbs.read(store, started["run_id"])
-        assert isinstance(state, verbs.State)
+        state = await transitions.read(store, started["run_id"])
+        assert isinstance(state, transitions.State)
         spec = state.spec
         assert (spec.thread_id, spec.user_id, spec.tenant) == (f"t{n}", "local", "default")
         assert spec.metadata == {"chat": n}
@@ -89,7 +88,7 @@ async def test_a_late_reader_of_a_failed_run_gets_its_error(two, store: Store, *
     await log.claim()
     await log.say(3)
     error = ErrorInfo(code="engine_error", message="it broke")
-    await verbs.finish(
+    await transitions.finish(
         store,
         log.control,
         nonce=ids.nonce(),
@@ -161,11 +160,11 @@ async def test_a_paused_run_is_active_until_its_window_is_over(settings: Setting
     await store.client.zadd(keys.user_runs("default", "ann"), {log.run_id: now_ms()})
     await store.client.expire(keys.user_runs("default", "ann"), 60)
     await log.claim()
-    state = await verbs.read(store, log.run_id)
-    assert isinstance(state, verbs.State)
+    state = await transitions.read(store, log.run_id)
+    assert isinstance(state, transitions.State)
     call = Call(call_id="c", name="tool", arguments={}, arguments_schema={"type": "object"})
     expires_ms = now_ms() + 300
-    await pausing.pause(
+    await transitions.pause(
         store,
         log.control,
         nonce=ids.nonce(),
@@ -207,6 +206,6 @@ async def test_what_triggered_a_run_is_recorded(settings: Settings, store: Store
             request=starting.parse_request({"engine": "demo"}),
             trigger=trigger,
         )
-        state = await verbs.read(store, outcome.run_id)
-        assert isinstance(state, verbs.State)
+        state = await transitions.read(store, outcome.run_id)
+        assert isinstance(state, transitions.State)
         assert (state.spec.trigger, state.entries[0].payload()["trigger"]) == (trigger, trigger)

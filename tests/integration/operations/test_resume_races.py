@@ -14,11 +14,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from mainstem_shared import errors
+from mainstem_shared import errors, transitions
 from mainstem_shared.eventlog.reading import run_states
 from mainstem_shared.model import actions, events, ids
 from mainstem_shared.model.actions import Action, Call, OnExpiry
-from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.principals import Principal
 from mainstem_shared.model.runs import Reason, Run, Status
@@ -28,7 +28,7 @@ from mainstem_shared.operations.ending import Finaliser
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store, now_ms
-from mainstem_shared.transitions import pausing, verbs
+from mainstem_shared.transitions import approvals
 from support.models import verb_calls as v
 from support.models.interleaving import GatedStore, Turnstile
 
@@ -72,18 +72,18 @@ class Race:
         await self.store.client.delete(keys.user_slots("default", "u"))  # all races are of the same user
         control = await v.running(self.store, thread=self.thread)
         self.run_id = control.run_id
-        paused = await pausing.pause(
+        paused = await transitions.pause(
             self.store,
             control,
             nonce=ids.nonce(),
             top=Cursor(control.epoch, 0),
             spec=await run_states.check_owner(self.store, self.run_id, tenant="default", user_id=None),
             action=self.action(),
-            fold=Fold(),
+            fold=Content(),
             checkpoint=b"state",
             settings=SETTINGS,
         )
-        assert isinstance(paused, pausing.Paused)
+        assert isinstance(paused, transitions.Paused)
 
     def action(self) -> Action:
         call = Call(call_id="c", name="tool", arguments={"n": 1})
@@ -216,7 +216,7 @@ def test_one_outcome_and_everybody_is_told_the_truth(
     @given(st.data(), WANTED, st.sampled_from(("fail", "reject")))
     def race(data: st.DataObject, kinds: list[str], on_expiry: OnExpiry) -> None:
         one = Race(store, on_expiry)
-        for module in (resuming, pausing):
+        for module in (resuming, approvals):
             monkeypatch.setattr(module, "now_ms", one.now)
 
         def choose(names: Any) -> str:
@@ -250,7 +250,7 @@ async def compete(one: Race, kinds: list[str], choose: Any, seen: set[str]) -> N
     if truth.run.status is Status.QUEUED:
         assert one.run_id in one.messages.runs
         claims = [await v.claim(one.store, one.run_id) for _ in range(3)]
-        assert sum(isinstance(claim, verbs.Claimed) for claim in claims) == 1
+        assert sum(isinstance(claim, transitions.Claimed) for claim in claims) == 1
 
 
 async def test_a_stale_sweep_cannot_hit_a_newer_action(store_url: str):
@@ -260,24 +260,24 @@ async def test_a_stale_sweep_cannot_hit_a_newer_action(store_url: str):
         one = Race(store, on_expiry)
         finaliser = Finaliser(store=store, settings=SETTINGS, publisher=one.messages)
         await one.pause()
-        seen = await pausing.look(store, one.run_id, "act")
-        assert isinstance(seen, pausing.Waiting)
+        seen = await transitions.read_action(store, one.run_id, "act")
+        assert isinstance(seen, transitions.Waiting)
         assert seen.action is not None
         request = actions.parse_request(
             {"action_id": "act", "decisions": [{"call_id": "c", "type": "approve"}]}
         )
         await resuming.resume(finaliser, one.run_id, request)
         claimed = await v.claim(store, one.run_id)
-        control = verbs.Control(run_id=one.run_id, epoch=claimed.epoch, owner="me")
+        control = transitions.Control(run_id=one.run_id, epoch=claimed.epoch, owner="me")
         newer = one.action().model_copy(update={"action_id": "newer"})
-        await pausing.pause(
+        await transitions.pause(
             store,
             control,
             nonce=ids.nonce(),
             top=Cursor(control.epoch, 0),
             spec=seen.spec,
             action=newer,
-            fold=Fold(),
+            fold=Content(),
             checkpoint=None,
             settings=SETTINGS,
         )

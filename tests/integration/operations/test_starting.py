@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mainstem_shared import errors
+from mainstem_shared import errors, transitions
 from mainstem_shared.coordination import mailboxes
 from mainstem_shared.eventlog.reading import run_states
 from mainstem_shared.model import ids
@@ -19,7 +19,6 @@ from mainstem_shared.operations import starting
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
-from mainstem_shared.transitions import verbs
 from support.processes.servers import ValkeyProcess
 
 ANN = Principal(user_id="ann")
@@ -80,11 +79,11 @@ async def indexed(store: Store) -> list[set[str]]:
 
 
 async def end(store: Store, run_id: str) -> None:
-    state = await verbs.read(store, run_id)
-    assert isinstance(state, verbs.State)
-    await verbs.finish(
+    state = await transitions.read(store, run_id)
+    assert isinstance(state, transitions.State)
+    await transitions.finish(
         store,
-        verbs.Control(run_id=run_id, epoch=state.epoch, owner=""),
+        transitions.Control(run_id=run_id, epoch=state.epoch, owner=""),
         nonce=ids.nonce(),
         top=state.top,
         reason=Reason.USER_ABORT,
@@ -107,8 +106,8 @@ async def test_a_started_run_is_durable_indexed_and_published(store: Store, mess
     assert run.metadata == {"chat": 7}
     assert await indexed(store) == [{outcome.run_id}] * 3
     assert messages.published == [outcome.run_id]
-    state = await verbs.read(store, outcome.run_id)
-    assert isinstance(state, verbs.State)
+    state = await transitions.read(store, outcome.run_id)
+    assert isinstance(state, transitions.State)
     assert state.fields["publishes"] == "1"
     assert state.spec.max_duration_s == 9
     assert await store.client.ttl(keys.user_runs("default", "ann")) > 0
@@ -120,8 +119,8 @@ async def test_a_broker_that_is_away_delays_a_run_but_does_not_refuse_it(store: 
     """The start succeeds; the record shows that nobody was told yet, which is what the outbox looks for."""
     messages.is_away = True
     outcome = await start(store, messages)
-    state = await verbs.read(store, outcome.run_id)
-    assert isinstance(state, verbs.State)
+    state = await transitions.read(store, outcome.run_id)
+    assert isinstance(state, transitions.State)
     assert state.status is Status.QUEUED
     assert "published" not in state.fields
 
@@ -150,18 +149,18 @@ async def test_replacing_names_the_run_that_must_stop(store: Store, messages: Me
     first = await start(store, messages)
     second = await start(store, messages, if_active="replace")
     assert second.replaces == first.run_id
-    state = await verbs.read(store, first.run_id)
-    assert isinstance(state, verbs.State)
+    state = await transitions.read(store, first.run_id)
+    assert isinstance(state, transitions.State)
     assert state.fields["stop_reason"] == "replaced"
 
 
 async def test_the_owner_of_a_replaced_run_is_told_by_mail(store: Store, messages: Messages):
     """A running run that is replaced finds the wish in its owner's mailbox at once."""
     first = await start(store, messages)
-    await verbs.claim(store, first.run_id, nonce="n", owner="w1", task_id="t", live_ttl_ms=60_000)
+    await transitions.claim(store, first.run_id, nonce="n", owner="w1", task_id="t", live_ttl_ms=60_000)
     await start(store, messages, if_active="replace")
-    ((_, letter),) = await store.client.xrange(keys.mailbox("w1"))
-    assert mailboxes.MESSAGE.validate_json(letter[b"m"]) == mailboxes.Stop(
+    ((_, mail),) = await store.client.xrange(keys.mailbox("w1"))
+    assert mailboxes.MESSAGE.validate_json(mail[b"m"]) == mailboxes.Stop(
         run_id=first.run_id, reason=Reason.REPLACED
     )
 
@@ -285,16 +284,18 @@ async def test_malformed_requests_are_refused_before_anything_is_written(
 async def test_an_input_with_half_a_surrogate_pair_is_kept(store: Store, messages: Messages):
     """A provider's split escape in a history is no reason to refuse the run, and does not break its claim."""
     outcome = await start(store, messages, input={"tokens": 1, "half": "\ud83d"})
-    claimed = await verbs.claim(store, outcome.run_id, nonce="n", owner="w", task_id="t", live_ttl_ms=60_000)
-    assert isinstance(claimed, verbs.Claimed)
+    claimed = await transitions.claim(
+        store, outcome.run_id, nonce="n", owner="w", task_id="t", live_ttl_ms=60_000
+    )
+    assert isinstance(claimed, transitions.Claimed)
     assert claimed.input["half"] == "\ud83d"
 
 
 async def test_a_limit_of_the_deployment_bounds_what_a_request_asks_for(store: Store, messages: Messages):
     """max_duration_s beyond MAINSTEM_MAX_RUN_S is that limit."""
     outcome = await start(store, messages, max_duration_s=3600)
-    state = await verbs.read(store, outcome.run_id)
-    assert isinstance(state, verbs.State)
+    state = await transitions.read(store, outcome.run_id)
+    assert isinstance(state, transitions.State)
     assert state.spec.max_duration_s == SETTINGS.max_run_s
 
 
@@ -303,7 +304,7 @@ async def test_a_store_that_dies_between_index_and_record_leaves_only_index_entr
 ):
     """The pair's order: whatever is durable is indexed, so that a sweeper finds it; never the reverse."""
     store = Store(private_valkey.url(), patience_s=0.3)
-    real = verbs.start
+    real = transitions.start
 
     async def killed_in_between(*args: Any, **kwargs: Any) -> Any:
         private_valkey.sigkill()
@@ -311,12 +312,12 @@ async def test_a_store_that_dies_between_index_and_record_leaves_only_index_entr
 
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(verbs, "start", killed_in_between)
+            patch.setattr(transitions, "start", killed_in_between)
             with pytest.raises(errors.StoreUnavailable):
                 await start(store, messages)
         private_valkey.start()
         (run_id,) = (await indexed(store))[0]
-        assert isinstance(await verbs.read(store, run_id), verbs.Gone)
+        assert isinstance(await transitions.read(store, run_id), transitions.Gone)
         assert messages.published == []
     finally:
         await store.close()

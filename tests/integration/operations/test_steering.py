@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from mainstem_shared import errors
+from mainstem_shared import errors, transitions
 from mainstem_shared.eventlog.reading import run_states
 from mainstem_shared.model import ids, jsontext
 from mainstem_shared.model.actions import Action, Question
-from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.runs import Reason
 from mainstem_shared.operations import recovery, steering
@@ -18,7 +18,6 @@ from mainstem_shared.operations.ending import Finaliser
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store, now_ms
-from mainstem_shared.transitions import pausing, verbs
 from support.models import verb_calls as v
 
 SETTINGS = Settings()
@@ -39,16 +38,16 @@ async def refusal(store: Store, run_id: str, **said: Any) -> type[Exception]:
     return refused.type
 
 
-async def pause(store: Store, control: verbs.Control) -> None:
+async def pause(store: Store, control: transitions.Control) -> None:
     asked = (Question(question_id="q", text="?"),)
-    await pausing.pause(
+    await transitions.pause(
         store,
         control,
         nonce=ids.nonce(),
         top=Cursor(control.epoch, 0),
         spec=await run_states.check_owner(store, control.run_id, tenant="default", user_id=None),
         action=Action(action_id="a", kind="question", questions=asked, expires_ms=now_ms() + 60_000),
-        fold=Fold(),
+        fold=Content(),
         checkpoint=None,
         settings=SETTINGS,
     )
@@ -59,11 +58,11 @@ async def test_inputs_are_handed_out_in_order_to_the_owner_alone(store: Store):
     control = await v.running(store)
     receipts = [await say(store, control.run_id, text) for text in ("one", "two", "three")]
     assert [receipt.number for receipt in receipts] == [1, 2, 3]
-    new = await steering.inbox(store, control, read=0, known=1)
+    new = await transitions.inbox(store, control, read=0, known=1)
     assert isinstance(new, list)
     assert [said["text"] for said in new] == ["two", "three"]
-    stranger = verbs.Control(run_id=control.run_id, epoch=control.epoch, owner="other")
-    assert isinstance(await steering.inbox(store, stranger, read=3, known=0), verbs.Refused)
+    stranger = transitions.Control(run_id=control.run_id, epoch=control.epoch, owner="other")
+    assert isinstance(await transitions.inbox(store, stranger, read=3, known=0), transitions.Refused)
 
 
 async def test_the_same_input_is_said_once(store: Store):
@@ -72,7 +71,7 @@ async def test_the_same_input_is_said_once(store: Store):
     first = await say(store, control.run_id, "one", input_id="mine")
     assert await say(store, control.run_id, "one", input_id="mine") == first
     assert await refusal(store, control.run_id, text="two", input_id="mine") is errors.InputIdReused
-    assert len(await steering.inbox(store, control, read=0, known=0)) == 1  # pyright: ignore[reportArgumentType]
+    assert len(await transitions.inbox(store, control, read=0, known=0)) == 1  # pyright: ignore[reportArgumentType]
     await v.finish(store, control)
     assert await say(store, control.run_id, "one", input_id="mine") == first
 
@@ -82,9 +81,9 @@ async def test_who_is_not_at_work_takes_no_input(store: Store):
     paused, stopping, over = [await v.running(store) for _ in range(3)]
     await pause(store, paused)
     assert await refusal(store, paused.run_id) is errors.RunPaused
-    await verbs.stop(store, paused.run_id, reason=Reason.USER_ABORT)
+    await transitions.stop(store, paused.run_id, reason=Reason.USER_ABORT)
     assert await refusal(store, paused.run_id) is errors.RunNotActive
-    await verbs.stop(store, stopping.run_id, reason=Reason.USER_ABORT)
+    await transitions.stop(store, stopping.run_id, reason=Reason.USER_ABORT)
     assert await refusal(store, stopping.run_id) is errors.RunNotActive
     await v.finish(store, over)
     assert await refusal(store, over.run_id) is errors.RunNotActive
@@ -105,13 +104,13 @@ async def test_a_run_that_waits_for_its_worker_is_told_later(store: Store):
 async def test_no_more_wait_than_may(store: Store):
     """What the engine has read makes room, up to what a run takes in all."""
     control = await v.running(store)
-    for _ in range(steering.WAITING_LIMIT):
+    for _ in range(transitions.INPUTS_WAITING_LIMIT):
         await say(store, control.run_id, "x")
     assert await refusal(store, control.run_id) is errors.InputQueueFull
-    for read in range(1, steering.LIMIT - steering.WAITING_LIMIT + 1):
-        await steering.inbox(store, control, read=read, known=read)
+    for read in range(1, transitions.INPUTS_LIMIT - transitions.INPUTS_WAITING_LIMIT + 1):
+        await transitions.inbox(store, control, read=read, known=read)
         await say(store, control.run_id, "x")
-    await steering.inbox(store, control, read=steering.LIMIT, known=steering.LIMIT)
+    await transitions.inbox(store, control, read=transitions.INPUTS_LIMIT, known=transitions.INPUTS_LIMIT)
     assert await refusal(store, control.run_id) is errors.InputQueueFull
 
 
@@ -120,8 +119,8 @@ async def test_the_end_hands_back_what_nobody_read(store: Store):
     control = await v.running(store)
     for text in ("read", "unread", 'quo"ted\\'):
         await say(store, control.run_id, text)
-    (first, *_) = await steering.inbox(store, control, read=0, known=0)  # pyright: ignore[reportGeneralTypeIssues]
-    fold = Fold()
+    (first, *_) = await transitions.inbox(store, control, read=0, known=0)  # pyright: ignore[reportGeneralTypeIssues]
+    fold = Content()
     fold.apply("message.delta", {"part": 0, "text": "a"})
     fold.apply("input.accepted", first)
     finaliser = Finaliser(store=store, settings=SETTINGS, publisher=Nobody())
@@ -141,12 +140,12 @@ async def test_whoever_begins_again_is_told_again(store: Store):
     control = await v.running(store)
     for text in ("before", "after"):
         await say(store, control.run_id, text)
-    entries = await steering.inbox(store, control, read=0, known=0)
+    entries = await transitions.inbox(store, control, read=0, known=0)
     assert isinstance(entries, list)
-    fold = Fold()
+    fold = Content()
     fold.apply("input.accepted", entries[0])
     saved = fold.dump()
-    await pausing.checkpoint(
+    await transitions.checkpoint(
         store,
         control,
         cursor=Cursor(control.epoch, 0),

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 from redis.asyncio.cluster import RedisCluster
 
+from mainstem_shared import transitions
 from mainstem_shared.eventlog.reading import log_pages, run_states
 from mainstem_shared.model.cursors import START
 from mainstem_shared.model.runs import Reason, Status
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Script, Store
-from mainstem_shared.transitions import verbs
 from support.models.logs import RunLog
 from support.processes.servers import ValkeyProcess, free_port
 from support.waiting import wait_until
@@ -86,8 +86,8 @@ async def test_runs_spread_over_the_nodes_and_live_there(store: Store, nodes: li
         await run.say(2)
         page = await log_pages.page(store, run.run_id, after=START)
         assert isinstance(page, log_pages.Page)
-        wish = await verbs.stop(store, run.run_id, reason=Reason.USER_ABORT)
-        assert isinstance(wish, verbs.Intended)
+        intent = await transitions.stop(store, run.run_id, reason=Reason.USER_ABORT)
+        assert isinstance(intent, transitions.Intended)
         await run.finish()
         await run.compact()
         seen = await run_states.get_run(store, run.run_id)

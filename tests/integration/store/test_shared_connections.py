@@ -15,20 +15,20 @@ import uvloop
 
 from mainstem_shared.store import shared_connections
 from mainstem_shared.store.client import Store
-from mainstem_shared.store.shared_connections import Line
+from mainstem_shared.store.shared_connections import SharedConnection
 from support.processes.proxy import Plan, Proxy
 from support.processes.servers import ValkeyProcess
 from support.waiting import wait_until_async
 
 
 @pytest.fixture
-async def line(store_url: str) -> AsyncIterator[Line]:
-    line = Line(store_url)
+async def line(store_url: str) -> AsyncIterator[SharedConnection]:
+    line = SharedConnection(store_url)
     yield line
     await line.close()
 
 
-async def test_everybody_gets_the_reply_to_the_own_command(line: Line):
+async def test_everybody_gets_the_reply_to_the_own_command(line: SharedConnection):
     """However many call at once, and also when some of them no longer wait."""
     calls = [asyncio.create_task(line.call(("ECHO", str(n)), ("ECHO", f"{n}!"))) for n in range(300)]
     await asyncio.sleep(0)
@@ -42,13 +42,13 @@ async def test_everybody_gets_the_reply_to_the_own_command(line: Line):
             assert isinstance(replies, asyncio.CancelledError)
 
 
-async def test_callers_share_one_connection(line: Line, store_url: str):
+async def test_callers_share_one_connection(line: SharedConnection, store_url: str):
     """Also those that come while it is being opened."""
     ids = await asyncio.gather(*(line.call(("CLIENT", "ID")) for _ in range(50)))
     assert len({reply for [reply] in ids}) == 1
 
 
-async def test_a_refusal_is_raised_after_all_were_tried(line: Line):
+async def test_a_refusal_is_raised_after_all_were_tried(line: SharedConnection):
     """As the exception that redis-py has for it, to its own caller only."""
     wrong = line.call(("SET", "line:key", "text", "PX", 60_000), ("INCR", "line:key"), ("DEL", "line:key"))
     refused, [echo] = await asyncio.gather(wrong, line.call(("ECHO", "fine")), return_exceptions=True)
@@ -81,7 +81,7 @@ async def test_a_server_that_owes_a_reply_for_too_long_is_given_up(
     """Everybody who waits is told, and the next call has a new connection."""
     monkeypatch.setattr(shared_connections, "SILENCE_S", 0.2)
     monkeypatch.setattr(shared_connections, "_LOOK_S", 0.05)
-    line = Line(private_valkey.url(0))
+    line = SharedConnection(private_valkey.url(0))
     [before] = await line.call(("CLIENT", "ID"))
     private_valkey.freeze()
     waiting = [asyncio.create_task(line.call(("PING",))) for _ in range(3)]
@@ -100,7 +100,7 @@ def test_a_loop_that_stood_still_is_not_the_servers_silence(store_url: str, monk
     monkeypatch.setattr(shared_connections, "_LOOK_S", 0.05)
 
     async def stand_still() -> list[Any]:
-        line = Line(store_url)
+        line = SharedConnection(store_url)
         await line.call(("PING",))
         waiting = [asyncio.create_task(line.call(("ECHO", n))) for n in range(3)]
         await asyncio.sleep(0)
@@ -128,7 +128,7 @@ async def test_a_server_that_became_a_replica_is_left(private_valkey: ValkeyProc
 
 async def test_closing_tells_who_waits(private_valkey: ValkeyProcess):
     """Nobody waits for ever, nothing is left open."""
-    line = Line(private_valkey.url(0))
+    line = SharedConnection(private_valkey.url(0))
     await line.call(("PING",))
     waiting = asyncio.create_task(line.call(("BLPOP", "nothing", 0)))
     with private_valkey.client() as client:

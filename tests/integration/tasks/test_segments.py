@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from mainstem_api import AsyncRuns
+from mainstem_shared import transitions
 from mainstem_shared.model.runs import Reason, Status
 from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
-from mainstem_shared.transitions import verbs
 from mainstem_tasks import engine
 from mainstem_tasks.execution import segments
 from mainstem_tasks.execution.runtime import Runtime
@@ -170,7 +170,7 @@ async def test_a_failing_sweep_is_logged_and_the_next_one_tried(
         await asyncio.to_thread(private_valkey.start)
         store = Store(private_valkey.url(0), patience_s=10)
         log = await RunLog.start(store)
-        await verbs.stop(store, log.run_id, reason=Reason.USER_ABORT)
+        await transitions.stop(store, log.run_id, reason=Reason.USER_ABORT)
         await store.client.zadd(keys.ACTIVE, {log.run_id: 0})
 
         async def ended() -> bool:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from mainstem_shared import transitions
 from mainstem_shared.eventlog.reading import run_states
 from mainstem_shared.model import actions, ids, runs
 from mainstem_shared.model.actions import Action, Call
-from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import Reason, Status
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store, now_ms
-from mainstem_shared.transitions import pausing, verbs
 from support.models import verb_calls as v
 from support.waiting import wait_until_async
 
@@ -28,28 +28,28 @@ def action(action_id: str = "act", *, window_ms: int = 60_000) -> Action:
 
 
 async def spec_of(store: Store, run_id: str) -> runs.Spec:
-    state = await verbs.read(store, run_id)
-    assert isinstance(state, verbs.State)
+    state = await transitions.read(store, run_id)
+    assert isinstance(state, transitions.State)
     return state.spec
 
 
 async def pause(
     store: Store,
-    control: verbs.Control,
+    control: transitions.Control,
     *,
     what: Action | None = None,
     nonce: str | None = None,
     top: Cursor | None = None,
     checkpoint: bytes | None = b"state",
 ) -> Any:
-    return await pausing.pause(
+    return await transitions.pause(
         store,
         control,
         nonce=nonce or ids.nonce(),
         top=top or Cursor(control.epoch, 0),
         spec=await spec_of(store, control.run_id),
         action=what or action(),
-        fold=Fold(),
+        fold=Content(),
         checkpoint=checkpoint,
         settings=SETTINGS,
     )
@@ -65,10 +65,10 @@ async def resolve(
     fingerprint: str | None = None,
     kind: Any = Type.APPROVAL_RESOLVED,
 ) -> Any:
-    seen = await pausing.look(store, run_id, action_id)
-    assert isinstance(seen, pausing.Waiting)
+    seen = await transitions.read_action(store, run_id, action_id)
+    assert isinstance(seen, transitions.Waiting)
     kept = {"action_id": action_id, "kind": "tool_approval", "decisions": [{"id": "c", "type": "approve"}]}
-    return await pausing.resolve(
+    return await transitions.resolve(
         store,
         run_id,
         nonce=nonce or ids.nonce(),
@@ -86,13 +86,13 @@ async def test_a_paused_run_is_its_record(store: Store):
     """No owner, the action for readers without what is for the server, the checkpoint; one log entry."""
     control = await v.running(store)
     asked = action()
-    assert await pause(store, control, what=asked) == pausing.Paused(epoch=3)
+    assert await pause(store, control, what=asked) == transitions.Paused(epoch=3)
     run = await run_states.get_run(store, control.run_id)
     assert (run.status, run.worker, run.action) == (Status.REQUIRES_ACTION, None, asked.public())
     assert (await v.log_types(store, control.run_id))[-1] == "3-0 approval.required"
-    assert await pausing.load_checkpoint(store, control.run_id) == b"state"
-    seen = await pausing.look(store, control.run_id, "act")
-    assert isinstance(seen, pausing.Waiting)
+    assert await transitions.load_checkpoint(store, control.run_id) == b"state"
+    seen = await transitions.read_action(store, control.run_id, "act")
+    assert isinstance(seen, transitions.Waiting)
     assert seen.action is not None
     assert seen.action.mark == {"parts": 0, "chars": 0, "open": [], "usage": None}
     assert (seen.action.model_copy(update={"mark": None}), seen.digest) == (asked, None)
@@ -137,10 +137,10 @@ async def test_pause_and_resolve_answer_the_same_caller_the_same(store: Store):
     before = await v.everything(store)
     assert await pause(store, control, nonce="mine", what=asked) == first
     assert await v.everything(store) == before
-    assert isinstance(await pause(store, control, nonce="yours"), verbs.Refused)
+    assert isinstance(await pause(store, control, nonce="yours"), transitions.Refused)
     resolved = await resolve(store, control.run_id, nonce="again")
     before = await v.everything(store)
-    assert await resolve(store, control.run_id, nonce="again") == resolved == pausing.Resolved(epoch=4)
+    assert await resolve(store, control.run_id, nonce="again") == resolved == transitions.Resolved(epoch=4)
     assert await v.everything(store) == before
 
 
@@ -154,20 +154,20 @@ async def test_the_first_decision_stands_for_ever(store: Store):
         run_id = control.run_id
         return await resolve(store, run_id), await resolve(store, run_id, digest="other")
 
-    expected = (pausing.Decided(same=True), pausing.Decided(same=False))
+    expected = (transitions.Decided(same=True), transitions.Decided(same=False))
     assert await asked_again() == expected
     claimed = await v.claim(store, control.run_id)
     assert (claimed.resume_as, claimed.segment, claimed.epoch) == ("run.resumed", 2, 5)
     assert claimed.decisions[0]["decisions"] == [{"id": "c", "type": "approve"}]
     assert await asked_again() == expected
-    mine = verbs.Control(run_id=control.run_id, epoch=5, owner="me")
-    assert await pause(store, mine, what=action("second"), checkpoint=None) == pausing.Paused(epoch=6)
-    assert await pausing.load_checkpoint(store, control.run_id) == b"state"
+    mine = transitions.Control(run_id=control.run_id, epoch=5, owner="me")
+    assert await pause(store, mine, what=action("second"), checkpoint=None) == transitions.Paused(epoch=6)
+    assert await transitions.load_checkpoint(store, control.run_id) == b"state"
     assert await asked_again() == expected
     await resolve(store, control.run_id, action_id="second")
     again = await v.claim(store, control.run_id)
     assert [kept["action_id"] for kept in again.decisions] == ["act", "second"]
-    await v.finish(store, verbs.Control(run_id=control.run_id, epoch=again.epoch, owner="me"))
+    await v.finish(store, transitions.Control(run_id=control.run_id, epoch=again.epoch, owner="me"))
     assert await asked_again() == expected
     assert not await store.client.exists(keys.run(control.run_id).checkpoint)
 
@@ -175,29 +175,29 @@ async def test_the_first_decision_stands_for_ever(store: Store):
 async def test_what_a_resolve_is_refused_for(store: Store):
     """Another action, another fingerprint, an expired window, an unexpired one, a stop, a run that runs."""
     control = await v.running(store)
-    assert isinstance(await resolve(store, control.run_id), verbs.Refused)
+    assert isinstance(await resolve(store, control.run_id), transitions.Refused)
     await pause(store, control)
     before = await v.everything(store)
-    assert await resolve(store, control.run_id, action_id="older") == pausing.Stale()
-    assert await resolve(store, control.run_id, fingerprint="other") == pausing.Stale()
+    assert await resolve(store, control.run_id, action_id="older") == transitions.Stale()
+    assert await resolve(store, control.run_id, fingerprint="other") == transitions.Stale()
     early = await resolve(store, control.run_id, kind=Type.APPROVAL_EXPIRED)
-    assert early == pausing.Expired(epoch=3)
+    assert early == transitions.Expired(epoch=3)
     assert await v.everything(store) == before
-    await verbs.stop(store, control.run_id, reason=Reason.USER_ABORT)
-    assert isinstance(await resolve(store, control.run_id), verbs.Stopping)
+    await transitions.stop(store, control.run_id, reason=Reason.USER_ABORT)
+    assert isinstance(await resolve(store, control.run_id), transitions.Stopping)
     late = await v.running(store)
     await pause(store, late, what=action(window_ms=-1))
-    assert await resolve(store, late.run_id) == pausing.Expired(epoch=3)
-    assert await resolve(store, late.run_id, kind=Type.APPROVAL_EXPIRED) == pausing.Resolved(epoch=4)
+    assert await resolve(store, late.run_id) == transitions.Expired(epoch=3)
+    assert await resolve(store, late.run_id, kind=Type.APPROVAL_EXPIRED) == transitions.Resolved(epoch=4)
 
 
 async def test_a_stop_wins_over_a_pause(store: Store):
     """Who asked before the pause landed is not left with a run that waits for a day."""
     control = await v.running(store)
-    await verbs.stop(store, control.run_id, reason=Reason.USER_ABORT)
+    await transitions.stop(store, control.run_id, reason=Reason.USER_ABORT)
     before = await v.everything(store)
     answer = await pause(store, control)
-    assert answer == verbs.Stopping(reason=Reason.USER_ABORT, epoch=2)
+    assert answer == transitions.Stopping(reason=Reason.USER_ABORT, epoch=2)
     assert await v.everything(store) == before
 
 
@@ -205,16 +205,16 @@ async def test_only_the_owner_pauses_and_checkpoints(store: Store):
     """A former owner, or one whose fold lags behind, is refused, and changes nothing."""
     control = await v.running(store)
     await v.append(store, control, "a")
-    assert isinstance(await pause(store, control), verbs.Moved)
+    assert isinstance(await pause(store, control), transitions.Moved)
     sealed = await v.seal(store, control)
     before = await v.everything(store)
-    assert isinstance(await pause(store, control), verbs.Refused)
-    saved = await pausing.checkpoint(
+    assert isinstance(await pause(store, control), transitions.Refused)
+    saved = await transitions.checkpoint(
         store, control, cursor=Cursor(2, 1), state=b"x", fold=b"{}", live_ttl_ms=1
     )
-    assert isinstance(saved, verbs.Refused)
+    assert isinstance(saved, transitions.Refused)
     assert await v.everything(store) == before
-    assert isinstance(sealed, verbs.Control)
+    assert isinstance(sealed, transitions.Control)
 
 
 async def test_checkpoints_only_go_forward(store: Store):
@@ -223,14 +223,14 @@ async def test_checkpoints_only_go_forward(store: Store):
     await v.append(store, control, "a", "b")
 
     async def save(cursor: Cursor, state: bytes) -> Any:
-        return await pausing.checkpoint(
+        return await transitions.checkpoint(
             store, control, cursor=cursor, state=state, fold=b"{}", live_ttl_ms=v.LIVE_MS
         )
 
     assert await save(Cursor(2, 2), b"later") is True
     assert await save(Cursor(2, 1), b"earlier") is False
     assert await save(Cursor(2, 3), b"ahead") is False
-    assert await pausing.load_checkpoint(store, control.run_id) == b"later"
+    assert await transitions.load_checkpoint(store, control.run_id) == b"later"
 
 
 async def test_a_long_window_keeps_everything_alive(store: Store):

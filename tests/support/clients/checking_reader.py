@@ -16,7 +16,7 @@ class Reader:
     def __init__(self, log: RunLog) -> None:
         self.log = log
         self.cursor: Cursor | None = None
-        self.fold = contents.Fold()
+        self.fold = contents.Content()
         self.types: list[str] = []
         self.ids: list[Cursor] = []
         self._data: list[bytes] = []

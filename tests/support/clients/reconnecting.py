@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mainstem_shared.model import cursors, jsontext
-from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Entry, Type
 from mainstem_shared.model.runs import Reason
@@ -30,7 +30,7 @@ class Reader:
         self.run_id = run_id
         self.random = random.Random(seed)
         self.cursor: Cursor | None = None
-        self.fold = Fold()
+        self.fold = Content()
         self.seen: dict[Cursor, Entry] = {}
         self.connections = self.snapshots = self.resyncs = self.refusals = 0
         self.over = False

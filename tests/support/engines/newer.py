@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from mainstem_shared import transitions
 from mainstem_shared.model import ids, runs
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store, now_ms
-from mainstem_shared.transitions import verbs
 from mainstem_tasks import engine
 from mainstem_tasks.sdk.context import RunContext
 
@@ -50,7 +50,7 @@ async def start(store: Store, thread_id: str, **given: Any) -> str:
         max_duration_s=600,
     )
     await store.client.zadd(keys.ACTIVE, {run_id: now_ms() + TTL_MS})
-    started = await verbs.start(
+    started = await transitions.start(
         store,
         spec,
         b'{"tokens": %d}' % given["tokens"],
@@ -59,7 +59,7 @@ async def start(store: Store, thread_id: str, **given: Any) -> str:
         live_ttl_ms=TTL_MS,
         thread_ttl_ms=TTL_MS,
     )
-    assert isinstance(started, verbs.Started)
+    assert isinstance(started, transitions.Started)
     return run_id
 
 

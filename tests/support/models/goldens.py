@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 
-from mainstem_api.gateway.sse import Words
+from mainstem_api.gateway.sse import Encoder
 from mainstem_shared.eventlog.reading.frames import Frame
 from mainstem_shared.model import cursors, jsontext
 from mainstem_shared.model.events import Entry
@@ -29,11 +29,11 @@ def _frame(line: str) -> Frame:
     return Frame(Entry(cursors.parse(cursor), kind, jsontext.dumps(payload)))
 
 
-def translate(words: Words, events: list[Frame]) -> bytes:
+def translate(encoder: Encoder, events: list[Frame]) -> bytes:
     """What a client gets that reads these events one by one, up to the end or to a pause."""
-    said = [words.opening(), *(words.take([event]) for event in events)]
-    if words.resting:
-        said.append(words.rest())
+    said = [encoder.opening(), *(encoder.take([event]) for event in events)]
+    if encoder.resting:
+        said.append(encoder.rest())
     return b"".join(said)
 
 

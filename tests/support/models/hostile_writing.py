@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from mainstem_shared import transitions
 from mainstem_shared.eventlog.writing.channels import Channel
 from mainstem_shared.eventlog.writing.writer import Writer
 from mainstem_shared.model import contents, events, jsontext
@@ -20,7 +21,6 @@ from mainstem_shared.model.events import Entry, Type
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
-from mainstem_shared.transitions import verbs
 from support.models import verb_calls as v
 from support.models.emitting import Model, perform
 
@@ -61,7 +61,7 @@ async def stored(url: str) -> AsyncIterator[Store]:
 class Engine:
     """Writes one run by a script, and remembers what it said and what was acknowledged."""
 
-    def __init__(self, writer: Writer, control: verbs.Control, seed: int) -> None:
+    def __init__(self, writer: Writer, control: transitions.Control, seed: int) -> None:
         self.channel = writer.open(control)
         self.channel.on_lost = lambda: self.losses.append(self.channel.phase)
         self.model = Model()
@@ -101,7 +101,7 @@ class Engine:
         """Close, and end the run with the fold, as a segment does."""
         top = await self.channel.close()
         finished = await v.finish(store, self.channel.control, top=top, state=self.channel.fold.dump())
-        assert isinstance(finished, verbs.Finished), finished
+        assert isinstance(finished, transitions.Finished), finished
 
     def _step(self) -> tuple[Any, ...]:
         dice, call = self._dice, f"c{self._dice.randint(1, 4)}"
@@ -147,7 +147,7 @@ async def verify(store: Store, engine: Engine, *, was_lossless: bool = True) -> 
 
 
 def _verify_flushes(entries: list[Entry], engine: Engine) -> None:
-    deltas = contents.Fold()
+    deltas = contents.Content()
     position = 0
     for cursor, said in engine.flushed:
         while position < len(entries) and entries[position].cursor <= cursor:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import itertools
 from typing import Any, Self
 
+from mainstem_shared import transitions
 from mainstem_shared.model import contents, cursors, events, ids, jsontext
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Entry, Type
 from mainstem_shared.model.runs import Reason
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store, now_ms
-from mainstem_shared.transitions import verbs
 from support.models.specs import spec
 
 TTL_MS = 600_000
@@ -29,8 +29,8 @@ class RunLog:
         self.run_id = run_id
         self.keys = keys.run(run_id)
         self.entries: list[Entry] = []
-        self.fold = contents.Fold()
-        self.control = verbs.Control(run_id=run_id, epoch=1, owner="")
+        self.fold = contents.Content()
+        self.control = transitions.Control(run_id=run_id, epoch=1, owner="")
         self.words = 0
         self.lost: set[Cursor] = set()
 
@@ -41,7 +41,7 @@ class RunLog:
         """Create a queued run on a thread of its own."""
         thread = thread_id or f"thread-{next(_numbers)}"
         run_id = ids.run_id(tenant, thread, ids.uuid7())
-        started = await verbs.start(
+        started = await transitions.start(
             store,
             spec(
                 run_id,
@@ -57,7 +57,7 @@ class RunLog:
             live_ttl_ms=TTL_MS,
             thread_ttl_ms=TTL_MS,
         )
-        assert isinstance(started, verbs.Started)
+        assert isinstance(started, transitions.Started)
         log = cls(store, run_id)
         await log.learn()
         return log
@@ -78,11 +78,11 @@ class RunLog:
         self.fold.apply_entry(entry)
 
     async def claim(self, owner: str = "w1") -> None:
-        claimed = await verbs.claim(
+        claimed = await transitions.claim(
             self.store, self.run_id, nonce=ids.nonce(), owner=owner, task_id="t", live_ttl_ms=TTL_MS
         )
-        assert isinstance(claimed, verbs.Claimed)
-        self.control = verbs.Control(run_id=self.run_id, epoch=claimed.epoch, owner=owner)
+        assert isinstance(claimed, transitions.Claimed)
+        self.control = transitions.Control(run_id=self.run_id, epoch=claimed.epoch, owner=owner)
         await self.learn()
 
     async def append(self, *written: tuple[str, dict[str, Any]]) -> None:
@@ -112,7 +112,7 @@ class RunLog:
 
     async def snapshot(self) -> None:
         """Store a snapshot at the top, and trim to the one before."""
-        stored = await verbs.snapshot(
+        stored = await transitions.snapshot(
             self.store,
             self.control,
             cursor=self.top,
@@ -123,7 +123,7 @@ class RunLog:
 
     async def handover(self) -> None:
         """Give the run back to the queue."""
-        queued = await verbs.handover(
+        queued = await transitions.handover(
             self.store,
             self.control,
             nonce=ids.nonce(),
@@ -138,7 +138,7 @@ class RunLog:
 
     async def resync(self) -> None:
         """Write the whole fold as a new epoch."""
-        epoch = await verbs.resync(
+        epoch = await transitions.resync(
             self.store,
             self.control,
             nonce=ids.nonce(),
@@ -146,7 +146,7 @@ class RunLog:
             live_ttl_ms=TTL_MS,
         )
         assert isinstance(epoch, int)
-        self.control = verbs.Control(run_id=self.run_id, epoch=epoch, owner=self.control.owner)
+        self.control = transitions.Control(run_id=self.run_id, epoch=epoch, owner=self.control.owner)
         await self.learn()
 
     async def lose_tail(self, count: int) -> None:
@@ -159,7 +159,7 @@ class RunLog:
         self.entries = [e for e in self.entries if e.cursor not in self.lost]
 
     async def finish(self, reason: Reason = Reason.COMPLETED) -> None:
-        finished = await verbs.finish(
+        finished = await transitions.finish(
             self.store,
             self.control,
             nonce=ids.nonce(),
@@ -169,8 +169,8 @@ class RunLog:
             error=None,
             retention_ms=TTL_MS,
         )
-        assert isinstance(finished, verbs.Finished)
+        assert isinstance(finished, transitions.Finished)
         await self.learn()
 
     async def compact(self) -> None:
-        assert await verbs.compact(self.store, self.run_id)
+        assert await transitions.compact(self.store, self.run_id)

@@ -6,13 +6,13 @@ import dataclasses
 import json
 from typing import Any
 
-from mainstem_api.gateway.adapters.attaching import Standing
+from mainstem_api.gateway.adapters.attaching import AttachPoint
+from mainstem_shared import transitions
 from mainstem_shared.eventlog.reading.frames import Frame
 from mainstem_shared.model import cursors, jsontext
-from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.contents import Content
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import Spec, Status
-from mainstem_shared.transitions import pausing
 
 RUN = "a2b3c4d5e6f7g2h3_aaaaaaaaaaaaaaaaaaaaaaaaaa"
 SPEC = Spec(
@@ -25,11 +25,11 @@ SPEC = Spec(
     created_ms=1_795_000_000_000,
     max_duration_s=60,
 )
-NEW = Standing(
+NEW = AttachPoint(
     spec=SPEC,
     status=Status.QUEUED,
     started=False,
-    fold=Fold(),
+    fold=Content(),
     cursor=cursors.START,
     outcome=None,
     pauses=(),
@@ -38,18 +38,18 @@ NEW = Standing(
 )
 
 
-def fresh(standing: Standing) -> Standing:
+def fresh(attach_point: AttachPoint) -> AttachPoint:
     """A copy for one reader, who changes its fold."""
-    fold = Fold()
-    fold.load(jsontext.loads(jsontext.dumps(standing.fold.dump())))
-    return dataclasses.replace(standing, fold=fold)
+    fold = Content()
+    fold.load(jsontext.loads(jsontext.dumps(attach_point.fold.dump())))
+    return dataclasses.replace(attach_point, fold=fold)
 
 
 class Record:
     """What a run's record says after some of its events: a model of the verbs."""
 
     def __init__(self) -> None:
-        self.fold = Fold()
+        self.fold = Content()
         self.started = False
         self.status = Status.QUEUED
         self.restarts = 0
@@ -61,7 +61,7 @@ class Record:
     def take(self, frame: Frame) -> None:
         data = frame.payload()
         if frame.type == Type.APPROVAL_REQUIRED:
-            self._mark, self._asked = json.loads(json.dumps(pausing.mark(self.fold))), data["action"]
+            self._mark, self._asked = json.loads(json.dumps(transitions.mark(self.fold))), data["action"]
             self.status = Status.REQUIRES_ACTION
         elif frame.type in (Type.APPROVAL_RESOLVED, Type.APPROVAL_EXPIRED):
             self.pauses.append({**data, "asked": self._asked, "mark": self._mark})
@@ -74,7 +74,7 @@ class Record:
             self.status, self.outcome = Status(data["status"]), data
         self.fold.apply(frame.type, data)
 
-    def standing(self) -> Standing:
+    def attach_point(self) -> AttachPoint:
         """As of now; nothing of it changes later."""
         return fresh(
             dataclasses.replace(

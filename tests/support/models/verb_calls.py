@@ -6,12 +6,12 @@ import itertools
 import uuid
 from typing import Any
 
+from mainstem_shared import transitions
 from mainstem_shared.model import ids, jsontext, runs
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.runs import Reason
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store, now_ms
-from mainstem_shared.transitions import verbs
 from support.models.specs import spec
 
 LIVE_MS = 600_000
@@ -36,7 +36,7 @@ async def start(
     idempotency: tuple[str, str] | None = None,
     run_input: bytes = b'{"a":1}',
 ) -> Any:
-    return await verbs.start(
+    return await transitions.start(
         store,
         spec(run_id, created_ms=now_ms()),
         run_input,
@@ -49,31 +49,31 @@ async def start(
 
 
 async def claim(store: Store, run_id: str, *, nonce: str | None = None, owner: str = "me") -> Any:
-    return await verbs.claim(
+    return await transitions.claim(
         store, run_id, nonce=nonce or ids.nonce(), owner=owner, task_id="task", live_ttl_ms=LIVE_MS
     )
 
 
-async def running(store: Store, *, thread: str | None = None, owner: str = "me") -> verbs.Control:
+async def running(store: Store, *, thread: str | None = None, owner: str = "me") -> transitions.Control:
     """Start and claim a run."""
     run_id = new_run(thread)
-    assert isinstance(await start(store, run_id), verbs.Started)
+    assert isinstance(await start(store, run_id), transitions.Started)
     claimed = await claim(store, run_id, owner=owner)
-    assert isinstance(claimed, verbs.Claimed)
-    return verbs.Control(run_id=run_id, epoch=claimed.epoch, owner=owner)
+    assert isinstance(claimed, transitions.Claimed)
+    return transitions.Control(run_id=run_id, epoch=claimed.epoch, owner=owner)
 
 
 async def seal(
-    store: Store, control: verbs.Control, *, nonce: str | None = None, sealer: str = "other"
+    store: Store, control: transitions.Control, *, nonce: str | None = None, sealer: str = "other"
 ) -> Any:
-    return await verbs.seal(
+    return await transitions.seal(
         store, control.run_id, nonce=nonce or ids.nonce(), sealer=sealer, epoch=control.epoch, cause="test"
     )
 
 
 async def finish(
     store: Store,
-    control: verbs.Control,
+    control: transitions.Control,
     *,
     top: Cursor | None = None,
     nonce: str | None = None,
@@ -81,7 +81,7 @@ async def finish(
     state: dict[str, Any] | None = None,
     error: runs.ErrorInfo | None = None,
 ) -> Any:
-    return await verbs.finish(
+    return await transitions.finish(
         store,
         control,
         nonce=nonce or ids.nonce(),
@@ -93,21 +93,21 @@ async def finish(
     )
 
 
-async def snapshot(store: Store, control: verbs.Control, cursor: Cursor, state: Any = None) -> bool:
-    return await verbs.snapshot(
+async def snapshot(store: Store, control: transitions.Control, cursor: Cursor, state: Any = None) -> bool:
+    return await transitions.snapshot(
         store, control, cursor=cursor, state=jsontext.dumps(state or STATE), live_ttl_ms=LIVE_MS
     )
 
 
 async def handover(
     store: Store,
-    control: verbs.Control,
+    control: transitions.Control,
     *,
     top: Cursor | None = None,
     nonce: str | None = None,
     lost: bool = False,
 ) -> Any:
-    return await verbs.handover(
+    return await transitions.handover(
         store,
         control,
         nonce=nonce or ids.nonce(),
@@ -120,13 +120,13 @@ async def handover(
     )
 
 
-async def resync(store: Store, control: verbs.Control, *, nonce: str | None = None) -> Any:
-    return await verbs.resync(
+async def resync(store: Store, control: transitions.Control, *, nonce: str | None = None) -> Any:
+    return await transitions.resync(
         store, control, nonce=nonce or ids.nonce(), state=jsontext.dumps(STATE), live_ttl_ms=LIVE_MS
     )
 
 
-async def append(store: Store, control: verbs.Control, *texts: str, seq: int = 1) -> Cursor:
+async def append(store: Store, control: transitions.Control, *texts: str, seq: int = 1) -> Cursor:
     """Append deltas as the writer spells them; return the last cursor."""
     for number, text in enumerate(texts, seq):
         data = jsontext.dumps({"part": 0, "text": text})

@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from mainstem_shared import transitions
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.runs import Reason, Status, WaitingFor
-from mainstem_shared.operations import steering
-from mainstem_shared.transitions import pausing, threads, verbs
 
 ACTIVE = (Status.QUEUED, Status.RUNNING, Status.REQUIRES_ACTION)
 
@@ -62,8 +61,8 @@ class Run:
         self.nonce = nonce
         return self.epoch
 
-    def refused(self) -> verbs.Refused:
-        return verbs.Refused(status=self.status, epoch=self.epoch)
+    def refused(self) -> transitions.Refused:
+        return transitions.Refused(status=self.status, epoch=self.epoch)
 
     def controlled_by(self, epoch: int, owner: str) -> bool:
         return self.status is Status.RUNNING and (self.epoch, self.owner) == (epoch, owner)
@@ -80,12 +79,12 @@ class Model:
     def start(self, run_id: str, nonce: str, if_active: str) -> Any:
         if (known := self.runs.get(run_id)) is not None:
             if known.start_nonce != nonce:
-                return verbs.Exists()
+                return transitions.Exists()
             waiting = WaitingFor.THREAD if known.behind else WaitingFor.WORKER
-            return verbs.Started(waiting=waiting, active=known.behind or run_id)
+            return transitions.Started(waiting=waiting, active=known.behind or run_id)
         holder = self.holder
         if holder and if_active == "reject":
-            return verbs.Busy(active=holder, queue_full=False)
+            return transitions.Busy(active=holder, queue_full=False)
         run = Run(run_id=run_id, if_active=if_active, behind=holder, start_nonce=nonce)
         run.log.append((Cursor(1, 0), "run.created"))
         run.waiting = WaitingFor.THREAD if holder else WaitingFor.WORKER
@@ -93,7 +92,7 @@ class Model:
         if not holder:
             self.holder = run_id
         self.runs[run_id] = run
-        return verbs.Started(waiting=run.waiting, active=holder or run_id, superseded=superseded)
+        return transitions.Started(waiting=run.waiting, active=holder or run_id, superseded=superseded)
 
     def _take_place(self, run: Run) -> str | None:
         """Have a run wait for its turn; returns a waiting replacement that it replaces, too."""
@@ -119,7 +118,7 @@ class Model:
         if run.status is not Status.QUEUED or run.waiting is not WaitingFor.WORKER:
             return run.refused()
         if run.stop:
-            return verbs.Stopping(reason=run.stop, epoch=run.epoch)
+            return transitions.Stopping(reason=run.stop, epoch=run.epoch)
         run.change_hands(run.opens_with, nonce)
         run.status, run.waiting, run.owner, run.task = Status.RUNNING, None, owner, "task"
         run.segment += 1
@@ -138,23 +137,23 @@ class Model:
                 return run.refused()
             run.change_hands("run.sealed", nonce)
             run.owner = sealer
-        return verbs.Control(run_id=run.run_id, epoch=run.epoch, owner=sealer)
+        return transitions.Control(run_id=run.run_id, epoch=run.epoch, owner=sealer)
 
     def finish(self, run: Run, nonce: str, epoch: int, owner: str, top: Cursor, reason: Reason) -> Any:
         if run.nonce == nonce:
-            return verbs.Finished(epoch=run.epoch, next_run=run.next_run)
+            return transitions.Finished(epoch=run.epoch, next_run=run.next_run)
         if not run.active:
             assert run.reason
-            return verbs.Already(status=run.status, reason=run.reason)
+            return transitions.Already(status=run.status, reason=run.reason)
         if (run.epoch, run.owner) != (epoch, owner):
             return run.refused()
         if run.top != top:
-            return verbs.Moved(top=run.top)
+            return transitions.Moved(top=run.top)
         run.change_hands("run.finished", nonce)
         run.status, run.reason, run.waiting = reason.status, reason, None
         run.snapshot = run.checkpoint = None
         run.next_run = self._leave(run)
-        return verbs.Finished(epoch=run.epoch, next_run=run.next_run)
+        return transitions.Finished(epoch=run.epoch, next_run=run.next_run)
 
     def _leave(self, run: Run) -> str | None:
         """Take a run that is over off the thread; returns who holds it now, if that is new."""
@@ -174,7 +173,7 @@ class Model:
         if not run.controlled_by(epoch, owner):
             return run.refused()
         if run.top != top:
-            return verbs.Moved(top=run.top)
+            return transitions.Moved(top=run.top)
         run.change_hands("run.queued", nonce)
         run.status, run.waiting, run.owner, run.task = Status.QUEUED, WaitingFor.WORKER, "", ""
         run.snapshot = run.top
@@ -213,43 +212,43 @@ class Model:
 
     def pause(self, run: Run, nonce: str, epoch: int, owner: str, top: Cursor, action: str) -> Any:
         if run.nonce == nonce:
-            return pausing.Paused(epoch=run.epoch)
+            return transitions.Paused(epoch=run.epoch)
         if not run.controlled_by(epoch, owner):
             return run.refused()
         if run.stop:
-            return verbs.Stopping(reason=run.stop, epoch=run.epoch)
+            return transitions.Stopping(reason=run.stop, epoch=run.epoch)
         if run.top != top:
-            return verbs.Moved(top=run.top)
+            return transitions.Moved(top=run.top)
         run.change_hands("approval.required", nonce)
         run.status, run.owner, run.task = Status.REQUIRES_ACTION, "", ""
         run.action = run.last_action = action
         run.snapshot, run.checkpoint = run.top, top
-        return pausing.Paused(epoch=run.epoch)
+        return transitions.Paused(epoch=run.epoch)
 
     def resolve(self, run: Run, nonce: str, action: str, digest: str) -> Any:
         if run.nonce == nonce:
-            return pausing.Resolved(epoch=run.epoch)
+            return transitions.Resolved(epoch=run.epoch)
         if action in run.decided:
-            return pausing.Decided(same=run.decided[action] == digest)
+            return transitions.Decided(same=run.decided[action] == digest)
         if run.status is not Status.REQUIRES_ACTION:
             return run.refused()
         if run.action != action:
-            return pausing.Stale()
+            return transitions.Stale()
         if run.stop:
-            return verbs.Stopping(reason=run.stop, epoch=run.epoch)
+            return transitions.Stopping(reason=run.stop, epoch=run.epoch)
         run.change_hands("approval.resolved", nonce)
         run.status, run.waiting, run.opens_with = Status.QUEUED, WaitingFor.WORKER, "run.resumed"
         run.decided[action] = digest
         run.action = None
-        return pausing.Resolved(epoch=run.epoch)
+        return transitions.Resolved(epoch=run.epoch)
 
     def stop(self, run: Run, reason: Reason) -> Any:
         if not run.active:
             assert run.reason
-            return verbs.Already(status=run.status, reason=run.reason)
+            return transitions.Already(status=run.status, reason=run.reason)
         self._want_stopped(run, reason)
         assert run.stop
-        return verbs.Intended(
+        return transitions.Intended(
             status=run.status, epoch=run.epoch, owner=run.owner, task_id=run.task, reason=run.stop
         )
 
@@ -257,14 +256,14 @@ class Model:
         owner = run.owner if run.status is Status.RUNNING else ""
         if input_id in run.texts:
             if run.texts[input_id] != text:
-                return steering.Declined(why="reused")
+                return transitions.Declined(why="reused")
             return ("accepted", run.inputs.index(input_id) + 1, owner)
         if run.status is Status.REQUIRES_ACTION and not run.stop:
-            return steering.Declined(why="paused")
+            return transitions.Declined(why="paused")
         if not run.active or run.stop:
-            return steering.Declined(why="inactive", status=run.status)
-        if len(run.inputs) + 1 - run.inputs_read > steering.WAITING_LIMIT:
-            return steering.Declined(why="full")
+            return transitions.Declined(why="inactive", status=run.status)
+        if len(run.inputs) + 1 - run.inputs_read > transitions.INPUTS_WAITING_LIMIT:
+            return transitions.Declined(why="full")
         run.inputs.append(input_id)
         run.texts[input_id] = text
         return ("accepted", len(run.inputs), owner)
@@ -286,7 +285,7 @@ class Model:
         if run.status is not Status.QUEUED or run.waiting is not WaitingFor.THREAD:
             return None
         assert self.holder
-        return threads.Held(active=self.holder)
+        return transitions.Held(active=self.holder)
 
     def compact(self, run: Run) -> bool:
         if run.active:

@@ -67,7 +67,7 @@ def store(url: str, life: Life) -> Store:
         return pipe
 
     client.execute_command, client.pipeline = execute_command, mortal_pipeline
-    call = connected.line.call
+    call = connected.shared.call
 
     async def mortal_call(*commands: tuple[Any, ...]) -> Any:
         granted = life.spend(len(commands))
@@ -77,7 +77,7 @@ def store(url: str, life: Life) -> Store:
             await call(*commands[:granted])
         raise Died
 
-    connected.line.call = mortal_call
+    connected.shared.call = mortal_call
     return connected
 
 

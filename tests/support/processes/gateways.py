@@ -66,9 +66,9 @@ class GatewayThread:
         return f"http://127.0.0.1:{self.port}"
 
     @property
-    def feeds(self) -> int:
+    def subscriptions(self) -> int:
         """Readers that this gateway serves right now."""
-        return self.app.state.holder.gateway.tailer.feeds
+        return self.app.state.holder.gateway.tailer.subscriptions
 
     def client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(base_url=self.url, trust_env=False, timeout=20)

@@ -11,20 +11,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mainstem_shared import errors
+from mainstem_shared import errors, transitions
 from mainstem_shared.eventlog.reading import run_states
 from mainstem_shared.model import cursors, jsontext
-from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.principals import Principal
 from mainstem_shared.model.runs import Spec, Status
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
-from mainstem_shared.transitions import verbs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class AttachPoint:
     """A run as of one moment.
 
     Attributes:
@@ -43,7 +42,7 @@ class Standing:
     spec: Spec
     status: Status
     started: bool
-    fold: Fold
+    fold: Content
     cursor: Cursor
     outcome: Mapping[str, Any] | None
     pauses: Sequence[Mapping[str, Any]]
@@ -51,22 +50,22 @@ class Standing:
     finished_ms: int | None
 
 
-async def read(store: Store, run_id: str, caller: Principal) -> Standing:
+async def read(store: Store, run_id: str, caller: Principal) -> AttachPoint:
     """Read where a run stands that the caller may read.
 
     Raises:
         NotFound: there is no such run, or it is not for them to read.
         StoreUnavailable: the store does not answer.
     """
-    state = await verbs.read(store, run_id)
-    if isinstance(state, verbs.Gone) or not caller.may_read(state.spec):
+    state = await transitions.read(store, run_id)
+    if isinstance(state, transitions.Gone) or not caller.may_read(state.spec):
         raise errors.NotFound
     if run_states.size(state) > run_states.LARGE:
         return await asyncio.to_thread(of_state, state)
     return of_state(state)
 
 
-def of_state(state: verbs.State) -> Standing:
+def of_state(state: transitions.State) -> AttachPoint:
     """Return where a run stands that was just read."""
     fields = state.fields
     fold, cursor, _ = run_states.content(state)
@@ -74,7 +73,7 @@ def of_state(state: verbs.State) -> Standing:
     if state.status.is_terminal:
         last = run_states.final_entry(state)
         outcome, cursor = last.payload(), last.prev or cursors.START
-    return Standing(
+    return AttachPoint(
         spec=state.spec,
         status=state.status,
         started="segment" in fields,

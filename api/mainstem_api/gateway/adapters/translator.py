@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from mainstem_shared.eventlog.reading.frames import Frame, without_line_breaks
 from mainstem_shared.model import jsontext
-from mainstem_shared.model.contents import Fold, TextPart, type_of_delta
+from mainstem_shared.model.contents import Content, TextPart, type_of_delta
 from mainstem_shared.model.events import STATES, Type
 
 
@@ -29,7 +29,7 @@ class Translator:
     """Whether a stream ends at a pause; if not, it waits for the run to go on."""
 
     def __init__(self) -> None:
-        self.fold = Fold()
+        self.fold = Content()
         """What the client has."""
         self.over = False
         """Nothing more will be said."""
@@ -129,7 +129,7 @@ class Translator:
 
     def begin_with(self, state: Mapping[str, Any]) -> None:
         """Take for granted that the client has this state."""
-        self.fold.load({**Fold().dump(), **state})
+        self.fold.load({**Content().dump(), **state})
         self._heard = {said["input_id"] for said in state.get("inputs", ())}
 
     def say(self, payload: Any, *, event: str | None = None) -> None:
@@ -243,14 +243,14 @@ class Translator:
         state = {"steps": [], "usage": None, "title": None, "action": None, **state}
         if not extends(self.fold, state["content"]):
             self._open = None
-            self.fold = Fold()
+            self.fold = Content()
             self._heard.clear()
             self.rewound()
         if self.fold.action is not None and self.fold.action != state["action"]:
             self.decided(self.fold.action, (), expired=False)
         self._say_content(state["content"], state.get("inputs", ()))
         self._say_steps(state["steps"])
-        before, self.fold = self.fold, Fold()
+        before, self.fold = self.fold, Content()
         self.fold.load(state)
         self._say_facts(before, self.fold)
 
@@ -300,7 +300,7 @@ class Translator:
             if step["state"] != "running" and (before is None or before["state"] == "running"):
                 self.step_ended(step)
 
-    def _say_facts(self, before: Fold, after: Fold) -> None:
+    def _say_facts(self, before: Content, after: Content) -> None:
         if after.usage is not None and after.usage != before.usage:
             self.usage_changed(after.usage)
         if after.title is not None and after.title != before.title:
@@ -312,7 +312,7 @@ class Translator:
             self.asked(after.action)
 
 
-def _call(fold: Fold, call_id: str) -> dict[str, Any] | None:
+def _call(fold: Content, call_id: str) -> dict[str, Any] | None:
     for part in reversed(fold.parts):  # it is one of the last
         if not isinstance(part, TextPart) and part.get("call_id") == call_id:
             return part
@@ -323,7 +323,7 @@ def _end(call: Mapping[str, Any]) -> tuple[Any, Any]:
     return call["state"], call["result"]
 
 
-def extends(fold: Fold, content: Sequence[Mapping[str, Any]]) -> bool:
+def extends(fold: Content, content: Sequence[Mapping[str, Any]]) -> bool:
     """Tell whether a content continues what a fold has, so that only what is missing need be said."""
     return len(content) >= len(fold.parts) and all(
         _continues(known, part) for known, part in zip(fold.parts, content, strict=False)

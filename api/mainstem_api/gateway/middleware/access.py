@@ -30,7 +30,7 @@ _STREAM_TOKEN: Final = "mainstem.stream_token"  # noqa: S105 - a name
 _EVENTS: Final = re.compile(r"/v1/runs/([^/]+)/events")
 
 
-class Door:
+class AccessControl:
     """Authenticates requests: by the authenticator, or by a stream token where one is valid."""
 
     def __init__(self, authenticator: Authenticator, tokens: Callable[[], StreamTokens]) -> None:
@@ -59,7 +59,7 @@ class Door:
 class Locked:
     """Lets in who the door lets in, as often as limits allow. No request's content was looked at before."""
 
-    def __init__(self, app: ASGIApp, door: Door, limits: Limits, origins: Origins) -> None:
+    def __init__(self, app: ASGIApp, door: AccessControl, limits: Limits, origins: Origins) -> None:
         self._app = app
         self._door = door
         self._limits = limits

@@ -36,7 +36,7 @@ _PRIVATE: Final = (b"cache-control", b"no-store")
 """Nobody on the way may keep what belongs to a user."""
 
 
-class Shell:
+class ErrorsAndHeaders:
     """Answers failures, and completes the headers of all answers."""
 
     def __init__(self, app: ASGIApp) -> None:

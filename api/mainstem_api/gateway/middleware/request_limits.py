@@ -27,7 +27,7 @@ DEPTH: Final = 100
 """Levels of JSON: what any reader on the way to the engine can take."""
 
 
-class Intake:
+class RequestLimits:
     """Refuses what is too large, too slow, or not plain JSON; hands on whole bodies."""
 
     def __init__(self, app: ASGIApp) -> None:

@@ -1,7 +1,7 @@
-"""Topics: one run that somebody follows, read once for all of its feeds.
+"""A followed run is read once for all of its subscriptions.
 
-A topic belongs to one `shards.Shard`, which reads its log and calls `deliver`; feeds attach it once they have
-caught up. Its cursor is how far the shard has read.
+It belongs to one `TailConnection`, which reads its log and calls `deliver`; a subscription attaches it once
+it has caught up. Its cursor is how far the tail connection has read.
 """
 
 from __future__ import annotations
@@ -10,31 +10,31 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from mainstem_shared import transitions
 from mainstem_shared.eventlog.reading import log_pages
 from mainstem_shared.eventlog.reading.frames import Batch, Frame, continues
-from mainstem_shared.eventlog.reading.subscriptions import End, Feed
+from mainstem_shared.eventlog.reading.subscriptions import End, Subscription
 from mainstem_shared.model.cursors import START, Cursor
 from mainstem_shared.model.events import Entry, Type
 from mainstem_shared.store import keys, raw_connections
-from mainstem_shared.transitions import verbs
 
 if TYPE_CHECKING:
-    from mainstem_shared.eventlog.reading.tail_connections import Shard
+    from mainstem_shared.eventlog.reading.tail_connections import TailConnection
     from mainstem_shared.eventlog.reading.tailer import Tailer
 
 
-class Topic:
-    """A run's feeds and the place up to which its log was read for them. `cursor` is None until attached."""
+class FollowedRun:
+    """A run's subscriptions, and how far its log was read for them. `cursor` is None until attached."""
 
     def __init__(self, tailer: Tailer, run_id: str) -> None:
         self.run_id = run_id
         self.key = keys.run(run_id).log.encode()
-        self.glance_command = log_pages.glance_command(run_id)
-        self.feeds: set[Feed] = set()
+        self.peek_command = log_pages.peek_command(run_id)
+        self.subscriptions: set[Subscription] = set()
         self.cursor: Cursor | None = None
         self.packed_cursor = b""
         self.heard = 0.0
-        self.shard: Shard | None = None
+        self.connection: TailConnection | None = None
         self._tailer = tailer
 
     async def attach(self, cursor: Cursor) -> None:
@@ -49,7 +49,7 @@ class Topic:
         self.packed_cursor = raw_connections.bulk(b"%d-%d" % cursor)
 
     def deliver(self, entries: Iterable[Entry]) -> int:
-        """Hand new entries to all feeds, encoded once; returns how many there were."""
+        """Hand new entries to all subscriptions, encoded once; returns how many there were."""
         after, cursor, count = self.cursor, self.cursor or START, 0
         frames: list[Frame] = []
         for entry in entries:
@@ -69,13 +69,13 @@ class Topic:
     def _publish(self, after: Cursor | None, frames: list[Frame]) -> None:
         if frames:
             batch = Batch(after, frames)
-            for feed in self.feeds:
-                feed.offer(batch)
+            for subscription in self.subscriptions:
+                subscription.offer(batch)
 
-    def glanced(self, seen: log_pages.Glance | verbs.Gone) -> None:
+    def peeked(self, seen: log_pages.Peek | transitions.Gone) -> None:
         """Judge a silent log: is the run still there, does the log still reach what was delivered."""
         self.heard = time.monotonic()
-        if isinstance(seen, verbs.Gone):
+        if isinstance(seen, transitions.Gone):
             self.close(End.GONE)
         elif seen.top == START:
             if seen.status.is_terminal:
@@ -84,21 +84,21 @@ class Topic:
             self.rewind(seen.top)
 
     def rewind(self, top: Cursor) -> None:
-        """Note that the log lost its tail and ends at `top`: feeds that are beyond it need a snapshot."""
+        """Note that the log lost its tail and ends at `top`: subscriptions beyond it need a snapshot."""
         self._move(top)
         self._lag_beyond(top)
 
     def _lag_beyond(self, top: Cursor | None) -> None:
-        for feed in self.feeds:
-            if top is None or feed.position > top:
-                feed.lag()
+        for subscription in self.subscriptions:
+            if top is None or subscription.position > top:
+                subscription.lag()
 
     def close(self, end: End) -> None:
-        """End all feeds."""
-        for feed in self.feeds:
-            feed.close(end)
+        """End all subscriptions."""
+        for subscription in self.subscriptions:
+            subscription.close(end)
 
     def fail(self, error: Exception) -> None:
-        """End all feeds with an error."""
-        for feed in self.feeds:
-            feed.fail(error)
+        """End all subscriptions with an error."""
+        for subscription in self.subscriptions:
+            subscription.fail(error)

@@ -1,7 +1,7 @@
 """Reading a run's log page by page: the direct reads of readers that catch up, and their look at idle runs.
 
-Used by `feeds` and `shards`. What belongs to one moment (status, the log's end, the entries) comes from one
-atomic script. Whole runs are read with `verbs.read`.
+Used by `subscriptions` and `tail_connections`. What belongs to one moment (status, the log's end, the
+entries) comes from one atomic script. Whole runs are read with `transitions.read`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mainstem_shared.model.events import Entry
 from mainstem_shared.model.runs import Spec, Status
 from mainstem_shared.store import keys, raw_connections
 from mainstem_shared.store.client import Script, Store
-from mainstem_shared.transitions.verbs import Gone
+from mainstem_shared.transitions import Gone
 
 PAGE: Final = Script("page")
 COUNT: Final = 256
@@ -25,7 +25,7 @@ MAX_BYTES: Final = 512 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Glance:
+class Peek:
     """Where a run is: its status and the id of its log's top entry (START if the log is missing)."""
 
     status: Status
@@ -34,7 +34,7 @@ class Glance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Page(Glance):
+class Page(Peek):
     """A page of a run's log, and the run's glance at the same moment."""
 
     spec: Spec
@@ -61,7 +61,7 @@ async def page(store: Store, run_id: str, *, after: Cursor, count: int = COUNT) 
     )
 
 
-async def look(store: Store, run_id: str) -> Glance | Gone:
+async def look(store: Store, run_id: str) -> Peek | Gone:
     """Return where a run is, without its content.
 
     Raises:
@@ -69,19 +69,19 @@ async def look(store: Store, run_id: str) -> Glance | Gone:
         StoreUnavailable: the store does not answer.
     """
     k = keys.run(run_id)
-    return glance(await store.verb(PAGE, [k.record, k.log], ["0-0", 0, 0]))
+    return peek(await store.verb(PAGE, [k.record, k.log], ["0-0", 0, 0]))
 
 
-def glance_command(run_id: str) -> bytes:
-    """Return the packed command whose reply `glance` reads."""
+def peek_command(run_id: str) -> bytes:
+    """Return the packed command whose reply `peek` reads."""
     k = keys.run(run_id)
     return raw_connections.pack(
         b"EVALSHA", PAGE.digest.encode(), b"2", k.record.encode(), k.log.encode(), b"0-0", b"0", b"0"
     )
 
 
-def glance(reply: Any) -> Glance | Gone:
-    """Read the reply to a `glance_command`."""
+def peek(reply: Any) -> Peek | Gone:
+    """Read the reply to a `peek_command`."""
     if not reply:
         return Gone()
-    return Glance(status=Status(reply[0].decode()), epoch=int(reply[1]), top=cursors.parse(reply[2]))
+    return Peek(status=Status(reply[0].decode()), epoch=int(reply[1]), top=cursors.parse(reply[2]))

@@ -1,7 +1,7 @@
 """Views of a run for its readers: the whole run as of now, its snapshots, its final event.
 
-Built from what `verbs.read` returns. The gateway's and the client's `get` end here, and so do feeds that
-need a state instead of events (`feeds`).
+Built from what `transitions.read` returns. The gateway's and the client's `get` end here, and so do feeds
+that need a state instead of events (`subscriptions`).
 """
 
 from __future__ import annotations
@@ -9,17 +9,16 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-from mainstem_shared import errors
+from mainstem_shared import errors, transitions
 from mainstem_shared.model import contents, cursors, jsontext, runs
-from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Entry, Type
 from mainstem_shared.model.principals import Principal
 from mainstem_shared.model.runs import ErrorInfo, Reason, Run
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
-from mainstem_shared.transitions import verbs
-from mainstem_shared.transitions.verbs import State
+from mainstem_shared.transitions import State
 
 LARGE: Final = 256 * 1024
 """Bytes of state and events beyond which folding leaves the event loop: milliseconds from here on."""
@@ -36,8 +35,8 @@ async def get_run(store: Store, run_id: str, *, principal: Principal | None = No
         NotFound: there is no such run (any more).
         StoreUnavailable: the store does not answer.
     """
-    state = await verbs.read(store, run_id)
-    if isinstance(state, verbs.Gone):
+    state = await transitions.read(store, run_id)
+    if isinstance(state, transitions.Gone):
         raise errors.NotFound
     if principal is not None and not principal.owns(state.spec):
         raise errors.NotFound
@@ -99,7 +98,7 @@ def run(state: State) -> Run:
     )
 
 
-def _inputs(state: State, folded: Fold) -> list[dict[str, Any]]:
+def _inputs(state: State, folded: Content) -> list[dict[str, Any]]:
     """Return what users said to the run: what its engine has read, and what it has not (yet)."""
     read = [{**said, "state": "read"} for said in folded.inputs]
     if state.status.is_terminal:
@@ -112,7 +111,7 @@ def _time(ms: str | None) -> Any:
     return runs.at_ms(int(ms)) if ms else None
 
 
-def content(state: State) -> tuple[Fold, Cursor, ErrorInfo | None]:
+def content(state: State) -> tuple[Content, Cursor, ErrorInfo | None]:
     """Fold a state to its top: the content, the cursor it covers, and why the run failed (if it did)."""
     if state.status.is_terminal:
         last = final_entry(state)
@@ -123,9 +122,9 @@ def content(state: State) -> tuple[Fold, Cursor, ErrorInfo | None]:
     return contents.fold(state.entries, stored), state.top, None
 
 
-def folded_final(payload: dict[str, Any]) -> Fold:
+def folded_final(payload: dict[str, Any]) -> Content:
     """Return the content that a `run.finished` holds."""
-    result = Fold()
+    result = Content()
     result.apply(Type.FINISHED, payload)
     return result
 
@@ -146,7 +145,7 @@ def final_entry(state: State) -> Entry:
         "reason": state.fields["reason"],
         "error": jsontext.loads(kept) if kept else LOG_LOST.model_dump(),
         "at": int(state.fields["finished"]),
-        **Fold().dump(),
+        **Content().dump(),
     }
     return Entry(cursor=Cursor(state.epoch, 0), type=Type.FINISHED, data=jsontext.dumps(body))
 

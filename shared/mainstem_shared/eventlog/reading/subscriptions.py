@@ -1,8 +1,9 @@
-"""Feeds: one reader's way through one run's events, from its cursor to the end, without a hole or a repeat.
+"""A subscription takes one reader through a run's events, from its cursor to the end, without hole or repeat.
 
-A feed reads pages of the log itself until it has caught up with its topic, then lives on what the topic's
-shard reads for all feeds. Whatever goes wrong there (a full queue, a hole, a log that lost its tail) sends it
-back to reading pages; a range that is gone is bridged by a snapshot. Made by `tailer.Tailer.subscribe`.
+A subscription reads pages of the log itself until it has caught up with its followed run, then lives on what
+the run's tail connection reads for all subscriptions. Whatever goes wrong there (a full queue, a hole, a log
+that lost its tail) sends it back to reading pages; a range that is gone is bridged by a snapshot. Made by
+`tailer.Tailer.subscribe`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Self
 
-from mainstem_shared import errors
+from mainstem_shared import errors, transitions
 from mainstem_shared.eventlog.reading import log_pages, run_states
 from mainstem_shared.eventlog.reading.frames import Batch, Frame, chain
 from mainstem_shared.model import cursors
@@ -20,10 +21,9 @@ from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import Spec
 from mainstem_shared.store.client import Store
-from mainstem_shared.transitions import verbs
 
 if TYPE_CHECKING:
-    from mainstem_shared.eventlog.reading.followed_runs import Topic
+    from mainstem_shared.eventlog.reading.followed_runs import FollowedRun
 
 QUEUE_FRAMES: Final = 1000
 QUEUE_BYTES: Final = 1024 * 1024
@@ -35,7 +35,7 @@ PAUSE_S: Final = 0.05
 
 
 class End(StrEnum):
-    """Why a feed ended."""
+    """Why a subscription ended."""
 
     FINISHED = "finished"
     """After `run.finished`: the only end after which there is nothing more to come."""
@@ -45,18 +45,18 @@ class End(StrEnum):
     """This end was closed: the reader left, or the process stops serving. The run goes on."""
 
 
-class Feed:
+class Subscription:
     """An asynchronous iterator over batches of frames. Cancelling a wait for the next batch loses nothing.
 
     After the iteration `end` says why it ended. Not for several consumers at once.
     """
 
-    def __init__(self, store: Store, topic: Topic, cursor: Cursor) -> None:
+    def __init__(self, store: Store, followed: FollowedRun, cursor: Cursor) -> None:
         self.cursor = cursor
         """The last frame handed out, or about to be: what the next one must continue."""
         self.end: End | None = None
         self._store = store
-        self._topic = topic
+        self._followed = followed
         self._spec: Spec | None = None
         self._ready: list[Frame] = []
         self._live = False
@@ -72,7 +72,7 @@ class Feed:
     @property
     def spec(self) -> Spec:
         """What never changes about the run: whose it is, its thread and engine."""
-        assert self._spec is not None, "the feed is not open"
+        assert self._spec is not None, "the subscription is not open"
         return self._spec
 
     def __aiter__(self) -> Self:
@@ -94,7 +94,7 @@ class Feed:
         With `wait=False` an empty list says instead that there is nothing more to read as of now.
 
         Raises:
-            StopAsyncIteration: the feed is over; `end` says why.
+            StopAsyncIteration: the subscription is over; `end` says why.
             StoreUnavailable: the store was away for longer than PATIENCE_S.
         """
         while True:
@@ -140,20 +140,20 @@ class Feed:
         return frames
 
     def close(self, end: End) -> None:
-        """End the feed; the first end stands."""
+        """End the subscription; the first end stands."""
         if self.end is None:
             self.end = end
         self._wake()
 
     def fail(self, error: Exception) -> None:
-        """End the feed with an error, after what is queued."""
+        """End the subscription with an error, after what is queued."""
         self._failure = self._failure or error
         self._wake()
 
-    # -- what the topic delivers
+    # -- what the followed run delivers
 
     def offer(self, batch: Batch) -> None:
-        """Queue a batch. Called by the topic for every batch, also while this feed catches up."""
+        """Queue a batch. The followed run calls it for every batch, also during a catch-up."""
         frames: list[Frame] | None = batch.frames
         size = batch.size
         if self._tail != batch.after:
@@ -191,7 +191,7 @@ class Feed:
 
     @property
     def position(self) -> Cursor:
-        """The furthest event that this feed has, delivered or queued."""
+        """The furthest event that this subscription has, delivered or queued."""
         return max(self.cursor, self._tail or self.cursor)
 
     # -- catching up
@@ -225,9 +225,9 @@ class Feed:
 
     async def _catch_up(self) -> None:
         """Read the page after the cursor, or a snapshot if there is a hole; join the live flow at the top."""
-        floor = self._topic.cursor
-        page = await log_pages.page(self._store, self._topic.run_id, after=self.cursor)
-        if isinstance(page, verbs.Gone):
+        floor = self._followed.cursor
+        page = await log_pages.page(self._store, self._followed.run_id, after=self.cursor)
+        if isinstance(page, transitions.Gone):
             self.close(End.GONE)
             return
         self._spec = page.spec
@@ -258,8 +258,8 @@ class Feed:
 
     async def _read_state(self) -> None:
         """Hand out a state in place of the events that the log does not have (or that nobody wants)."""
-        state = await verbs.read(self._store, self._topic.run_id)
-        if isinstance(state, verbs.Gone):
+        state = await transitions.read(self._store, self._followed.run_id)
+        if isinstance(state, transitions.Gone):
             self.close(End.GONE)
             return
         self._spec = state.spec
@@ -270,7 +270,7 @@ class Feed:
         if frames:
             self._hand_out(frames)
 
-    def _frames_of(self, state: verbs.State) -> list[Frame]:
+    def _frames_of(self, state: transitions.State) -> list[Frame]:
         if state.status.is_terminal:
             last = run_states.final_entry(state)
             before = run_states.snapshot_of_final(last)
@@ -284,19 +284,20 @@ class Feed:
         return [Frame(snapshot), *chain(stored, state.entries)]
 
     async def _join(self, floor: Cursor | None, top: Cursor) -> None:
-        """Go over to the live flow, if nothing lies between this feed's cursor and what the topic delivers.
+        """Go over to the live flow, if nothing lies between this cursor and what the followed run delivers.
 
-        `floor` is where the topic was before the log's top was read: a top below it proves a shorter log.
+        `floor` is where the followed run was before the log's top was read: a top below it proves a shorter
+        log.
         """
         if floor is not None and cursors.START < top < floor:
-            self._topic.rewind(top)
-        await self._topic.attach(self.cursor)
+            self._followed.rewind(top)
+        await self._followed.attach(self.cursor)
         known = [frame for frame in self._queue if frame.cursor <= self.cursor]
         base = known[-1].cursor if known else self._base
         fresh = self._queue[len(known) :]
         if fresh and base != self.cursor:
             return
-        if not fresh and self._topic.cursor is not None and self._topic.cursor > self.cursor:
+        if not fresh and self._followed.cursor is not None and self._followed.cursor > self.cursor:
             return
         self._queue, self._queued = fresh, sum(len(frame.wire) for frame in fresh)
         self._tail = fresh[-1].cursor if fresh else self.cursor

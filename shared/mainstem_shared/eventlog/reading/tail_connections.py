@@ -1,7 +1,7 @@
-"""Shards: one dedicated connection each, reading the logs of up to 256 topics with one blocking command.
+"""A tail connection reads the logs of up to 256 followed runs with one blocking command.
 
-The loop of a shard is the tailer's hot path: its commands are joined from parts packed once, an entry is
-decoded and spelled once however many readers it has. Made and fed by `tailer.Tailer`.
+Its loop is the tailer's hot path: commands are joined from parts that were packed once, an entry is decoded
+and encoded once however many readers it has. `tailer.Tailer` makes it and gives it runs.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from redis.exceptions import RedisError
 
 from mainstem_shared import errors
 from mainstem_shared.eventlog.reading import log_pages, subscriptions
-from mainstem_shared.eventlog.reading.followed_runs import Topic
+from mainstem_shared.eventlog.reading.followed_runs import FollowedRun
 from mainstem_shared.model import events
 from mainstem_shared.store import raw_connections
 from mainstem_shared.store.client import FIRST_DELAY_S, LONGEST_DELAY_S
-from mainstem_shared.store.raw_connections import Pipe, Reply
+from mainstem_shared.store.raw_connections import RawConnection, Reply
 
 logger = logging.getLogger(__name__)
 
@@ -29,14 +29,14 @@ KEYS: Final = 256
 """Logs per connection: a wake-up of a blocked client costs the server time for every key it waits for."""
 GAP_S: Final = 0.001
 GAP_PER_KEY_S: Final = 20e-6
-"""Least time between two reads of a busy shard: events gather, and a read costs by keys, not by events."""
+"""Least time between two reads that found events: a read costs by keys, not by events."""
 BLOCK_MS: Final = 2000
 IDLE_S: Final = 2.0
 """Silence after which a log is looked at: an empty read proves nothing."""
 SLACK_S: Final = 5.0
 """How much later than promised a reply may come before the connection counts as dead."""
 LINGER_S: Final = 30.0
-"""How long a shard without topics keeps its connection."""
+"""How long a tail connection without runs stays open."""
 ENTRIES: Final = 64
 """Entries per log and read: one busy run must not fill the reply."""
 
@@ -46,22 +46,22 @@ _XREAD: Final = b"".join(
 
 
 class _Keys(NamedTuple):
-    """The part of a read that stays the same until a topic comes or goes."""
+    """The part of a read that stays the same until a run comes or goes."""
 
-    topics: list[Topic]
-    by_key: dict[bytes, Topic]
+    followed_runs: list[FollowedRun]
+    by_key: dict[bytes, FollowedRun]
     packed: bytes
 
 
-class Shard:
-    """One connection and its topics. `run` is its task; everything else is synchronous."""
+class TailConnection:
+    """One connection and its followed runs. `run` is its task; everything else is synchronous."""
 
     def __init__(self, url: str, wake_key: str) -> None:
         self.url = url
         self.wake_key = wake_key
-        self.topics: dict[bytes, Topic] = {}
+        self.followed_runs: dict[bytes, FollowedRun] = {}
         self.blocked = False
-        """A read is under way that does not know the newest topics: somebody must write to `wake_key`."""
+        """A read is under way that does not know the newest runs: somebody must write to `wake_key`."""
         self.events = 0
         self.reads = 0
         self._keys: _Keys | None = None
@@ -75,43 +75,43 @@ class Shard:
 
     @property
     def has_room(self) -> bool:
-        return not self._retired and len(self.topics) < KEYS
+        return not self._retired and len(self.followed_runs) < KEYS
 
-    def add(self, topic: Topic) -> None:
-        self.topics[topic.key] = topic
+    def add(self, followed: FollowedRun) -> None:
+        self.followed_runs[followed.key] = followed
         self._keys = None
         self._occupied.set()
         self.blocked = self._reading
 
-    def remove(self, topic: Topic) -> None:
-        if self.topics.get(topic.key) is topic:
-            del self.topics[topic.key]
+    def remove(self, followed: FollowedRun) -> None:
+        if self.followed_runs.get(followed.key) is followed:
+            del self.followed_runs[followed.key]
             self._keys = None
-        if not self.topics:
+        if not self.followed_runs:
             self._occupied.clear()
 
     async def run(self) -> None:
-        """Read until nobody has needed this shard for LINGER_S."""
+        """Read until nobody has needed this connection for LINGER_S."""
         while await self._is_needed():
             try:
-                pipe = await raw_connections.open_pipe(self.url)
+                connection = await raw_connections.open_raw_connection(self.url)
             except (RedisError, OSError, TimeoutError) as error:
                 await self._lost(error)
                 continue
             try:
-                await self._read_on(pipe)
+                await self._read_on(connection)
             except (RedisError, TimeoutError) as error:
                 await self._lost(error)
             finally:
-                pipe.abort()
+                connection.abort()
 
     async def _is_needed(self) -> bool:
-        if not self.topics and not self._retired:
+        if not self.followed_runs and not self._retired:
             try:
                 async with asyncio.timeout(LINGER_S):
                     await self._occupied.wait()
             except TimeoutError:
-                self._retired = not self.topics  # from here on `has_room` is false
+                self._retired = not self.followed_runs  # from here on `has_room` is false
         return not self._retired
 
     async def _lost(self, error: Exception) -> None:
@@ -122,71 +122,85 @@ class Shard:
                 "lost the store; readers wait", extra={"action": "tailer_lost_store", "error": repr(error)}
             )
         if now - self._away_since > subscriptions.PATIENCE_S:
-            for topic in list(self.topics.values()):
-                topic.fail(errors.StoreUnavailable())
+            for followed in list(self.followed_runs.values()):
+                followed.fail(errors.StoreUnavailable())
         await asyncio.sleep(self._delay * random.uniform(0.5, 1.5))
         self._delay = min(2 * self._delay, LONGEST_DELAY_S)
 
-    async def _read_on(self, pipe: Pipe) -> None:
+    async def _read_on(self, connection: RawConnection) -> None:
         load = raw_connections.pack(b"SCRIPT", b"LOAD", log_pages.PAGE.source.encode())
-        await _ask(pipe, load, replies=1, timeout_s=SLACK_S)
-        # A new connection may lead to a server that restarted with a shorter log: look at every topic.
-        await self._look(pipe, list(self.topics.values()))
+        await _ask(connection, load, replies=1, timeout_s=SLACK_S)
+        # A new connection may lead to a server that restarted with a shorter log: look at every run.
+        await self._look(connection, list(self.followed_runs.values()))
         self._away_since, self._delay = None, FIRST_DELAY_S
         while await self._is_needed():
-            if await self._read_once(pipe):
-                await asyncio.sleep(GAP_S + GAP_PER_KEY_S * len(self.topics))
+            if await self._read_once(connection):
+                await asyncio.sleep(GAP_S + GAP_PER_KEY_S * len(self.followed_runs))
             now = time.monotonic()
             if now - self._looked >= IDLE_S / 2:
-                silent = [topic for topic in self.topics.values() if now - topic.heard >= IDLE_S * 0.9]
-                await self._look(pipe, silent)
+                silent = [
+                    followed
+                    for followed in self.followed_runs.values()
+                    if now - followed.heard >= IDLE_S * 0.9
+                ]
+                await self._look(connection, silent)
 
-    async def _read_once(self, pipe: Pipe) -> bool:
+    async def _read_once(self, connection: RawConnection) -> bool:
         known = self._keys = self._keys or self._pack_keys()
-        parts = [known.packed, raw_connections.bulk(self._woken_at), *[t.packed_cursor for t in known.topics]]
+        parts = [
+            known.packed,
+            raw_connections.bulk(self._woken_at),
+            *[t.packed_cursor for t in known.followed_runs],
+        ]
         self._reading, self.blocked = True, False
         try:
-            [reply] = await _ask(pipe, b"".join(parts), replies=1, timeout_s=BLOCK_MS / 1000 + SLACK_S)
+            [reply] = await _ask(connection, b"".join(parts), replies=1, timeout_s=BLOCK_MS / 1000 + SLACK_S)
         finally:
             self._reading = self.blocked = False
         self.reads += 1
         for key, entries in reply or ():
-            topic = known.by_key.get(key)
-            if topic is None:
+            followed = known.by_key.get(key)
+            if followed is None:
                 self._woken_at = entries[-1][0]
-            elif self.topics.get(key) is topic:
-                self._deliver(topic, entries)
+            elif self.followed_runs.get(key) is followed:
+                self._deliver(followed, entries)
         return bool(reply)
 
-    def _deliver(self, topic: Topic, entries: list[Any]) -> None:
+    def _deliver(self, followed: FollowedRun, entries: list[Any]) -> None:
         try:
-            self.events += topic.deliver([events.entry(raw_id, fields) for raw_id, fields in entries])
-        except Exception as error:  # one run's malformed entry must not stop the other runs of this shard
+            self.events += followed.deliver([events.entry(raw_id, fields) for raw_id, fields in entries])
+        except (
+            Exception
+        ) as error:  # one run's malformed entry must not stop the other runs of this connection
             logger.exception(
-                "cannot read a run's log", extra={"action": "tailer_bad_entry", "run_id": topic.run_id}
+                "cannot read a run's log", extra={"action": "tailer_bad_entry", "run_id": followed.run_id}
             )
-            self.remove(topic)
-            topic.fail(error)
+            self.remove(followed)
+            followed.fail(error)
 
     def _pack_keys(self) -> _Keys:
-        topics = list(self.topics.values())
-        names = [self.wake_key.encode(), *[topic.key for topic in topics]]
+        followed_runs = list(self.followed_runs.values())
+        names = [self.wake_key.encode(), *[followed.key for followed in followed_runs]]
         head = b"*%d\r\n" % (6 + 2 * len(names))
         packed = b"".join((head, _XREAD, *map(raw_connections.bulk, names)))
-        return _Keys(topics=topics, by_key={topic.key: topic for topic in topics}, packed=packed)
+        return _Keys(
+            followed_runs=followed_runs,
+            by_key={followed.key: followed for followed in followed_runs},
+            packed=packed,
+        )
 
-    async def _look(self, pipe: Pipe, topics: list[Topic]) -> None:
-        """Check silent topics against record and log; one round trip for all of them."""
+    async def _look(self, connection: RawConnection, followed_runs: list[FollowedRun]) -> None:
+        """Check silent runs against record and log; one round trip for all of them."""
         self._looked = time.monotonic()
-        if not topics:
+        if not followed_runs:
             return
-        commands = b"".join(topic.glance_command for topic in topics)
-        replies = await _ask(pipe, commands, replies=len(topics), timeout_s=SLACK_S)
-        for topic, reply in zip(topics, replies, strict=True):
-            topic.glanced(log_pages.glance(reply))
+        commands = b"".join(followed.peek_command for followed in followed_runs)
+        replies = await _ask(connection, commands, replies=len(followed_runs), timeout_s=SLACK_S)
+        for followed, reply in zip(followed_runs, replies, strict=True):
+            followed.peeked(log_pages.peek(reply))
 
 
-async def _ask(pipe: Pipe, packed: bytes, *, replies: int, timeout_s: float) -> list[Reply]:
+async def _ask(connection: RawConnection, packed: bytes, *, replies: int, timeout_s: float) -> list[Reply]:
     """Send packed commands and wait for their replies; a refusal or silence counts as a lost connection."""
     answered: asyncio.Future[list[Reply]] = asyncio.get_running_loop().create_future()
 
@@ -194,7 +208,7 @@ async def _ask(pipe: Pipe, packed: bytes, *, replies: int, timeout_s: float) -> 
         if not answered.done():
             answered.set_result(received)
 
-    pipe.send(packed, on_reply, replies=replies)
+    connection.send(packed, on_reply, replies=replies)
     async with asyncio.timeout(timeout_s):
         received = await answered
     if not received:

@@ -30,14 +30,13 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import hiredis
 
-from mainstem_shared import errors
+from mainstem_shared import errors, transitions
 from mainstem_shared.model import contents, events, jsontext
-from mainstem_shared.model.contents import Fold, type_of_delta
+from mainstem_shared.model.contents import Content, type_of_delta
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.snapshot_pacing import Patch, Snapshots
 from mainstem_shared.store import keys, raw_connections
-from mainstem_shared.transitions import verbs
 
 BUFFER_LIMIT: Final = 128 * 1024
 """Bytes a run may have waiting before its engine is slowed down."""
@@ -145,7 +144,7 @@ class Group(NamedTuple):
 class Channel:
     """Emit a run's events. All methods belong to the loop of the writer."""
 
-    def __init__(self, host: Host, control: verbs.Control, fold: Fold) -> None:
+    def __init__(self, host: Host, control: transitions.Control, fold: Content) -> None:
         self.control = control
         self.fold = fold
         self.phase = Phase.OPEN
@@ -439,7 +438,7 @@ class Channel:
 
     def resynced(self, epoch: int) -> None:
         """The fold, the group in flight included, is the log's first entry in a new epoch."""
-        self.control = verbs.Control(run_id=self.control.run_id, epoch=epoch, owner=self.control.owner)
+        self.control = transitions.Control(run_id=self.control.run_id, epoch=epoch, owner=self.control.owner)
         if self.group is not None:
             self._settled += self.group.items
             self.group = None

@@ -16,16 +16,15 @@ from typing import Any, Final
 
 from redis.exceptions import RedisError
 
-from mainstem_shared import errors
+from mainstem_shared import errors, transitions
 from mainstem_shared.eventlog.writing.channels import Channel, Group, Phase
 from mainstem_shared.model import cursors, ids, jsontext
-from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.snapshot_pacing import Patch
 from mainstem_shared.settings import Settings, WriteProfile
 from mainstem_shared.store import raw_connections
 from mainstem_shared.store.client import FIRST_DELAY_S, LONGEST_DELAY_S, Store
-from mainstem_shared.transitions import verbs
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +61,7 @@ class Writer:
         self._channels: dict[Channel, None] = {}
         self._dirty: dict[Channel, None] = {}
         self._timer: asyncio.Handle | None = None
-        self._pipe: raw_connections.Pipe | None = None
+        self._connection: raw_connections.RawConnection | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._rate = 0.0
@@ -87,14 +86,14 @@ class Writer:
             channel.discard()  # whoever still waits for it is told
         if self._timer is not None:
             self._timer.cancel()
-        pipe, self._pipe = self._pipe, None
-        if pipe is not None:
-            pipe.abort()
-            await pipe.lost
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
+            await connection.lost
 
-    def open(self, control: verbs.Control, fold: Fold | None = None) -> Channel:
+    def open(self, control: transitions.Control, fold: Content | None = None) -> Channel:
         """Return the channel of a run that was just claimed; `fold` is its content so far."""
-        channel = Channel(self, control, fold or Fold())
+        channel = Channel(self, control, fold or Content())
         self._channels[channel] = None
         return channel
 
@@ -121,7 +120,7 @@ class Writer:
 
     def _send(self) -> None:
         self._timer = None
-        if self._pipe is None:
+        if self._connection is None:
             return  # every channel is probed and marked when the connection is back
         if not self._may_write():
             self._on_suspended()
@@ -135,10 +134,10 @@ class Writer:
             group = self._group_of(channel)
             if group is not None:
                 packed.append(group.packed)
-                self._pipe.expect(channel.replied, replies=group.replies)
+                self._connection.expect(channel.replied, replies=group.replies)
         if packed:
             data = b"".join(packed)
-            self._pipe.write(data)
+            self._connection.write(data)
             self.groups_sent += len(packed)
             self.bytes_sent += len(data)
         self._measure(len(packed))
@@ -184,7 +183,7 @@ class Writer:
         delay = FIRST_DELAY_S
         while True:
             try:
-                self._pipe = await raw_connections.open_pipe(self._store.url)
+                self._connection = await raw_connections.open_raw_connection(self._store.url)
             except (RedisError, OSError) as error:
                 logger.warning(
                     "cannot reach the store; events wait",
@@ -197,24 +196,24 @@ class Writer:
             for channel in list(self._channels):
                 self.probe(channel)
             self.connected.set()
-            await self._until_lost(self._pipe)
-            self._pipe = None
+            await self._until_lost(self._connection)
+            self._connection = None
             self.connected.clear()
             for channel in list(self._channels):
                 self.probe(channel)
 
-    async def _until_lost(self, pipe: raw_connections.Pipe) -> None:
-        while not pipe.lost.done():
-            await asyncio.wait({pipe.lost}, timeout=1.0)
-            if pipe.silence_s > STALL_S:
+    async def _until_lost(self, connection: raw_connections.RawConnection) -> None:
+        while not connection.lost.done():
+            await asyncio.wait({connection.lost}, timeout=1.0)
+            if connection.silence_s > STALL_S:
                 logger.warning("the store is silent; reconnecting", extra={"action": "writer_stalled"})
-                pipe.abort()
+                connection.abort()
 
     def probe(self, channel: Channel) -> None:
         if channel.phase in (Phase.RESYNC, Phase.LOST):
             return
         channel.phase = Phase.PROBING
-        if self._pipe is None:
+        if self._connection is None:
             return
 
         def on_reply(replies: list[raw_connections.Reply]) -> None:
@@ -230,7 +229,7 @@ class Writer:
                 self.probe(channel)
 
         command = raw_connections.pack(b"XREVRANGE", channel.log_key, b"+", b"-", b"COUNT", b"1")
-        self._pipe.send(command, on_reply)
+        self._connection.send(command, on_reply)
 
     # -- verbs on behalf of channels
 
@@ -245,8 +244,8 @@ class Writer:
             logger.error("the writer failed a run", extra={"action": "writer_failed"}, exc_info=error)
 
     def reconnect(self) -> None:
-        if self._pipe is not None:
-            self._pipe.abort()
+        if self._connection is not None:
+            self._connection.abort()
 
     def resync(self, channel: Channel) -> None:
         self._spawn(self._resync(channel))
@@ -259,7 +258,7 @@ class Writer:
         nonce = ids.nonce()
         while channel.phase is Phase.RESYNC:
             try:
-                outcome = await verbs.resync(
+                outcome = await transitions.resync(
                     self._store,
                     channel.control,
                     nonce=nonce,
@@ -280,7 +279,7 @@ class Writer:
     async def _snapshot(self, channel: Channel, cursor: Cursor, state: bytes) -> None:
         stored = False
         try:
-            stored = await verbs.snapshot(
+            stored = await transitions.snapshot(
                 self._store,
                 channel.control,
                 cursor=cursor,
@@ -294,7 +293,7 @@ class Writer:
 
     def patch(self, channel: Channel, cursor: Cursor, text: bytes, patch: Patch) -> None:
         """Extend the stored snapshot, over the connection of the events: a tenth of a verb's cost."""
-        if self._pipe is None:
+        if self._connection is None:
             channel.snapshotted(stored=False)
             return
 
@@ -304,8 +303,8 @@ class Writer:
             channel.snapshotted(stored=isinstance(reply, list) and reply[0] == b"stored")
 
         ttl_ms = self._settings.live_ttl_ms
-        command = verbs.snapshot_command(channel.control, cursor, text, patch, live_ttl_ms=ttl_ms)
-        self._pipe.send(command, on_reply)
+        command = transitions.snapshot_command(channel.control, cursor, text, patch, live_ttl_ms=ttl_ms)
+        self._connection.send(command, on_reply)
 
     def forget(self, channel: Channel) -> None:
         self._channels.pop(channel, None)

@@ -14,10 +14,10 @@ from typing import Any, Final
 
 from mainstem_api.gateway.adapters.ag_ui import messages
 from mainstem_api.gateway.adapters.ag_ui.messages import Names
-from mainstem_api.gateway.adapters.attaching import Standing
+from mainstem_api.gateway.adapters.attaching import AttachPoint
 from mainstem_api.gateway.adapters.engine_input import spelled
 from mainstem_api.gateway.adapters.translator import Translator, extends
-from mainstem_shared.model.contents import Fold, TextPart
+from mainstem_shared.model.contents import Content, TextPart
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import Usage
 
@@ -45,7 +45,7 @@ class Events(Translator):
         name: str,
         run_id: str,
         history: Sequence[Mapping[str, Any]] = (),
-        standing: Standing | None = None,
+        attach_point: AttachPoint | None = None,
         before: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -53,12 +53,12 @@ class Events(Translator):
         self._names = Names(run_id)
         self._history = history
         self._before = before
-        self._standing = standing
+        self._standing = attach_point
         self._calls: dict[str, bool] = {}  # open tool calls: whether arguments were told
         self._arguments: dict[str, str] = {}  # what the client has of closed ones
         self._steps: dict[str, str] = {}  # open steps: their names, each once
-        if standing is not None:
-            self.begin_with(standing.fold.dump())
+        if attach_point is not None:
+            self.begin_with(attach_point.fold.dump())
 
     # -- beginning
 
@@ -95,7 +95,7 @@ class Events(Translator):
         self._close_calls()
         for step_id in list(self._steps):
             self._end_step(step_id)
-        self.fold = Fold()
+        self.fold = Content()
         self.fold.load(state)
         self._snapshot()
 

@@ -13,7 +13,7 @@ from typing import Any
 from mainstem_api.gateway.adapters.engine_input import spelled
 from mainstem_shared import errors
 from mainstem_shared.model import ids
-from mainstem_shared.model.contents import Fold, TextPart
+from mainstem_shared.model.contents import Content, TextPart
 
 
 class Names:
@@ -45,7 +45,7 @@ class Names:
         return self.text(number)
 
 
-def of_fold(fold: Fold, names: Names) -> list[dict[str, Any]]:
+def of_fold(fold: Content, names: Names) -> list[dict[str, Any]]:
     """Return a run's content as messages, the last one perhaps still growing."""
     found: dict[str, dict[str, Any]] = {}
     results: dict[str, list[dict[str, Any]]] = {}

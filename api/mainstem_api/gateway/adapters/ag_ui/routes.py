@@ -19,17 +19,16 @@ from mainstem_api.gateway.adapters import attaching, engine_input
 from mainstem_api.gateway.adapters.ag_ui import messages
 from mainstem_api.gateway.adapters.ag_ui.events import Events
 from mainstem_api.gateway.adapters.ag_ui.requests import RunAgentInput, Verdicts, verdicts
-from mainstem_api.gateway.adapters.attaching import Standing
+from mainstem_api.gateway.adapters.attaching import AttachPoint
 from mainstem_api.gateway.auth.caller import Caller
 from mainstem_api.gateway.routes.runs import Serving, problem_documents
 from mainstem_api.gateway.sse import EventStream
 from mainstem_api.gateway.state import Gateway
-from mainstem_shared import errors
+from mainstem_shared import errors, transitions
 from mainstem_shared.model import ids
 from mainstem_shared.model.principals import Principal
 from mainstem_shared.operations import engine_catalogue, starting
 from mainstem_shared.store import keys
-from mainstem_shared.transitions import verbs
 
 router = APIRouter(tags=["ag-ui"])
 
@@ -51,15 +50,15 @@ async def run_agent(body: RunAgentInput, gateway: Serving, caller: Caller) -> Re
     if body.resume:
         return await _resume(body, verdicts(body.resume), gateway, caller)
     run_id = _run_id(body, caller)
-    standing = await _find(gateway, run_id, caller)
+    attach_point = await _find(gateway, run_id, caller)
     turn = 0
-    if standing is None and (known := await _known_as(gateway, body, caller)) is not None:
+    if attach_point is None and (known := await _known_as(gateway, body, caller)) is not None:
         run_id, turn = known
-        standing = await attaching.read(gateway.store, run_id, caller)
-    if standing is None:
+        attach_point = await attaching.read(gateway.store, run_id, caller)
+    if attach_point is None:
         await _start(body, run_id, gateway, caller)
-    before = None if standing is None else _spent_before(standing, turn)
-    return _follow(body, gateway, caller, run_id, standing=standing, before=before)
+    before = None if attach_point is None else _spent_before(attach_point, turn)
+    return _follow(body, gateway, caller, run_id, attach_point=attach_point, before=before)
 
 
 def _run_id(body: RunAgentInput, caller: Principal) -> str:
@@ -73,7 +72,7 @@ def _scope(body: RunAgentInput, caller: Principal) -> bytes:
     return "\0".join(parts).encode("utf-8", "surrogatepass")
 
 
-async def _find(gateway: Gateway, run_id: str, caller: Principal) -> Standing | None:
+async def _find(gateway: Gateway, run_id: str, caller: Principal) -> AttachPoint | None:
     try:
         return await attaching.read(gateway.store, run_id, caller)
     except errors.NotFound:
@@ -110,38 +109,38 @@ async def _start(body: RunAgentInput, run_id: str, gateway: Gateway, caller: Pri
 
 async def _resume(body: RunAgentInput, given: Verdicts, gateway: Gateway, caller: Principal) -> Response:
     run_id = given.run_id
-    standing = await attaching.read(gateway.store, run_id, caller)
-    if standing.spec.thread_id != body.thread_id or not caller.owns(standing.spec):
+    attach_point = await attaching.read(gateway.store, run_id, caller)
+    if attach_point.spec.thread_id != body.thread_id or not caller.owns(attach_point.spec):
         raise errors.NotFound
     try:
-        await _decide(given, standing, gateway, caller)
+        await _decide(given, attach_point, gateway, caller)
     except (errors.ActionExpired, errors.NotPaused, errors.StaleAction):
         if not given.all_cancelled:
             raise
         # The protocol's way past an interrupt that nobody can answer any more: tell what became of the run.
-        standing = await attaching.read(gateway.store, run_id, caller)
-    if _is_pending(given.action_id, standing):
+        attach_point = await attaching.read(gateway.store, run_id, caller)
+    if _is_pending(given.action_id, attach_point):
         # The client has it all up to the pause: what follows comes as events, however far the run is by now.
-        turn, before = len(standing.pauses) + 1, standing.fold.usage
-        standing.fold.action = None
+        turn, before = len(attach_point.pauses) + 1, attach_point.fold.usage
+        attach_point.fold.action = None
     else:
-        standing = await attaching.read(gateway.store, run_id, caller)
-        decided = [pause["action_id"] for pause in standing.pauses]
+        attach_point = await attaching.read(gateway.store, run_id, caller)
+        decided = [pause["action_id"] for pause in attach_point.pauses]
         turn = decided.index(given.action_id) + 1 if given.action_id in decided else len(decided)
-        before = _spent_before(standing, turn)
+        before = _spent_before(attach_point, turn)
     await _also_known_as(gateway, body, caller, run_id, turn)
-    return _follow(body, gateway, caller, run_id, standing=standing, before=before)
+    return _follow(body, gateway, caller, run_id, attach_point=attach_point, before=before)
 
 
-def _spent_before(standing: Standing, turn: int) -> Mapping[str, Any] | None:
+def _spent_before(attach_point: AttachPoint, turn: int) -> Mapping[str, Any] | None:
     """Return what the run had spent when its n-th pause was decided."""
-    mark = standing.pauses[turn - 1].get("mark") if 0 < turn <= len(standing.pauses) else None
+    mark = attach_point.pauses[turn - 1].get("mark") if 0 < turn <= len(attach_point.pauses) else None
     return mark["usage"] if mark else None
 
 
-async def _decide(given: Verdicts, standing: Standing, gateway: Gateway, caller: Principal) -> None:
-    is_question = _kind(given.action_id, standing) == "question"
-    if is_question and given.all_cancelled and _is_pending(given.action_id, standing):
+async def _decide(given: Verdicts, attach_point: AttachPoint, gateway: Gateway, caller: Principal) -> None:
+    is_question = _kind(given.action_id, attach_point) == "question"
+    if is_question and given.all_cancelled and _is_pending(given.action_id, attach_point):
         await gateway.runs.abort(
             given.run_id, wait=ABORT_WAIT_S, user_id=caller.user_id, tenant=caller.tenant
         )
@@ -156,13 +155,13 @@ async def _decide(given: Verdicts, standing: Standing, gateway: Gateway, caller:
     )
 
 
-def _is_pending(action_id: str, standing: Standing) -> bool:
-    action = standing.fold.action
-    return standing.outcome is None and action is not None and action["action_id"] == action_id
+def _is_pending(action_id: str, attach_point: AttachPoint) -> bool:
+    action = attach_point.fold.action
+    return attach_point.outcome is None and action is not None and action["action_id"] == action_id
 
 
-def _kind(action_id: str, standing: Standing) -> str | None:
-    known: Sequence[Mapping[str, Any]] = [*standing.pauses, standing.fold.action or {}]
+def _kind(action_id: str, attach_point: AttachPoint) -> str | None:
+    known: Sequence[Mapping[str, Any]] = [*attach_point.pauses, attach_point.fold.action or {}]
     return next((each["kind"] for each in known if each.get("action_id") == action_id), None)
 
 
@@ -175,7 +174,7 @@ async def _also_known_as(
     """
     key, value = _name_key(body, caller), f"{run_id} {turn}"
     await gateway.store.patiently(
-        lambda: gateway.store.client.set(key, value, px=verbs.IDEMPOTENCY_TTL_MS, nx=True)
+        lambda: gateway.store.client.set(key, value, px=transitions.IDEMPOTENCY_TTL_MS, nx=True)
     )
 
 
@@ -203,7 +202,7 @@ def _follow(
     caller: Principal,
     run_id: str,
     *,
-    standing: Standing | None,
+    attach_point: AttachPoint | None,
     before: Mapping[str, Any] | None,
 ) -> Response:
     words = Events(
@@ -211,13 +210,13 @@ def _follow(
         name=body.run_id,
         run_id=run_id,
         history=body.messages,
-        standing=standing,
+        attach_point=attach_point,
         before=before,
     )
     return EventStream(
-        gateway.tailer.subscribe(run_id, after=None if standing is None else standing.cursor),
+        gateway.tailer.subscribe(run_id, after=None if attach_point is None else attach_point.cursor),
         principal=caller,
         heartbeat_s=gateway.settings.heartbeat_s,
         metrics=gateway.metrics,
-        words=lambda _: words,
+        encoder=lambda _: words,
     )

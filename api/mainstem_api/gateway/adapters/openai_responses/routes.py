@@ -12,7 +12,7 @@ from fastapi import APIRouter, Header, Query
 from starlette.responses import Response
 
 from mainstem_api.gateway.adapters import attaching, engine_input
-from mainstem_api.gateway.adapters.attaching import Standing
+from mainstem_api.gateway.adapters.attaching import AttachPoint
 from mainstem_api.gateway.adapters.openai_responses import error_objects, ids, items, requests, translator
 from mainstem_api.gateway.adapters.openai_responses.error_objects import ResponseStream
 from mainstem_api.gateway.adapters.openai_responses.ids import ResponseId
@@ -95,9 +95,9 @@ async def retrieve_response(
 async def cancel_response(response_id: str, gateway: Serving, caller: Caller) -> Response:
     """Stop the run. What it has produced is kept, and returned; a response that is complete stays so."""
     name = ids.response(response_id)
-    standing = await attaching.read(gateway.store, name.run_id, caller)
-    now = _now(name, standing)
-    if name.turn == len(standing.pauses) and standing.outcome is None:
+    attach_point = await attaching.read(gateway.store, name.run_id, caller)
+    now = _now(name, attach_point)
+    if name.turn == len(attach_point.pauses) and attach_point.outcome is None:
         await gateway.runs.abort(name.run_id, wait=CANCEL_WAIT_S, user_id=caller.sees, tenant=caller.tenant)
         now = _now(name, await attaching.read(gateway.store, name.run_id, caller))
     return _as_json(now)
@@ -139,17 +139,17 @@ async def _before(
     if body.previous_response_id is None:
         return [], named or f"resp-{uuid.uuid4()}"
     name = ids.response(body.previous_response_id)
-    standing = await attaching.read(gateway.store, name.run_id, caller)
+    attach_point = await attaching.read(gateway.store, name.run_id, caller)
     given = (await attaching.input_of(gateway.store, name.run_id)).get("messages")
-    content = [part.dump() if isinstance(part, TextPart) else part for part in standing.fold.parts]
-    history = [*_without_instructions(given, standing), *engine_input.transcript(content)]
-    return history, named or standing.spec.thread_id
+    content = [part.dump() if isinstance(part, TextPart) else part for part in attach_point.fold.parts]
+    history = [*_without_instructions(given, attach_point), *engine_input.transcript(content)]
+    return history, named or attach_point.spec.thread_id
 
 
-def _without_instructions(given: Any, standing: Standing) -> list[dict[str, Any]]:
+def _without_instructions(given: Any, attach_point: AttachPoint) -> list[dict[str, Any]]:
     """Return the messages of an earlier run but its instructions: they were for that response alone."""
     messages: list[dict[str, Any]] = given if isinstance(given, list) else []
-    echo: Mapping[str, Any] = standing.spec.metadata.get(items.ECHO) or {}
+    echo: Mapping[str, Any] = attach_point.spec.metadata.get(items.ECHO) or {}
     said = {"role": "system", "content": echo.get("instructions")}
     return messages[1:] if messages[:1] == [said] else messages
 
@@ -168,28 +168,28 @@ async def _decide(body: CreateRequest, verdicts: Verdicts, gateway: Gateway, cal
         user_id=caller.user_id,
         tenant=caller.tenant,
     )
-    standing = await attaching.read(gateway.store, run_id, caller)
-    decided = [pause["action_id"] for pause in standing.pauses]
+    attach_point = await attaching.read(gateway.store, run_id, caller)
+    decided = [pause["action_id"] for pause in attach_point.pauses]
     return ResponseId(run_id, decided.index(verdicts.action_id) + 1)
 
 
 # -- answering
 
 
-def _now(name: ResponseId, standing: Standing) -> dict[str, Any]:
-    words = Responses(name, standing, after=_NOTHING)
+def _now(name: ResponseId, attach_point: AttachPoint) -> dict[str, Any]:
+    words = Responses(name, attach_point, after=_NOTHING)
     words.opening()
     return words.response()
 
 
 async def _settled(name: ResponseId, gateway: Gateway, caller: Principal) -> dict[str, Any]:
     """Return a response once it is over."""
-    standing = await attaching.read(gateway.store, name.run_id, caller)
-    words = Responses(name, standing, after=_NOTHING)
+    attach_point = await attaching.read(gateway.store, name.run_id, caller)
+    words = Responses(name, attach_point, after=_NOTHING)
     words.opening()
     if not words.over:
-        async with gateway.tailer.subscribe(name.run_id, after=standing.cursor) as feed:
-            async for frames in feed:
+        async with gateway.tailer.subscribe(name.run_id, after=attach_point.cursor) as subscription:
+            async for frames in subscription:
                 words.take(frames)
                 if words.over:
                     break
@@ -201,15 +201,15 @@ async def _settled(name: ResponseId, gateway: Gateway, caller: Principal) -> dic
 async def _stream(
     name: ResponseId, gateway: Gateway, caller: Principal, *, after: int = EVERYTHING
 ) -> Response:
-    standing = await attaching.read(gateway.store, name.run_id, caller)
-    begin = functools.partial(translator.following, name, standing, after=after)
-    words = await asyncio.to_thread(begin) if standing.fold.size > run_states.LARGE else begin()
+    attach_point = await attaching.read(gateway.store, name.run_id, caller)
+    begin = functools.partial(translator.following, name, attach_point, after=after)
+    words = await asyncio.to_thread(begin) if attach_point.fold.size > run_states.LARGE else begin()
     return ResponseStream(
-        gateway.tailer.subscribe(name.run_id, after=standing.cursor),
+        gateway.tailer.subscribe(name.run_id, after=attach_point.cursor),
         principal=caller,
         heartbeat_s=gateway.settings.heartbeat_s,
         metrics=gateway.metrics,
-        words=lambda _: words,
+        encoder=lambda _: words,
     )
 
 

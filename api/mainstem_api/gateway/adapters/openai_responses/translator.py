@@ -1,6 +1,6 @@
 """A run's events as a response's: pushes what becomes known into the score, and tells beginning and end.
 
-It begins with a `Standing`, wherever the client is, and ends with the run, or with the pause that ends the
+It begins with a `AttachPoint`, wherever the client is, and ends with the run, or with the pause that ends the
 response. Pure.
 """
 
@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from mainstem_api.gateway.adapters.attaching import Standing
+from mainstem_api.gateway.adapters.attaching import AttachPoint
 from mainstem_api.gateway.adapters.openai_responses import ids, items
 from mainstem_api.gateway.adapters.openai_responses.ids import ResponseId
 from mainstem_api.gateway.adapters.openai_responses.sequencer import Score
 from mainstem_api.gateway.adapters.translator import Translator
 from mainstem_shared import errors
 from mainstem_shared.eventlog.reading.frames import Frame
-from mainstem_shared.model.contents import Fold, TextPart
+from mainstem_shared.model.contents import Content, TextPart
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import Status
 
@@ -33,21 +33,21 @@ class Responses(Translator):
 
     rests = False  # a pause ends the response by itself
 
-    def __init__(self, name: ResponseId, standing: Standing, *, after: int = EVERYTHING) -> None:
+    def __init__(self, name: ResponseId, attach_point: AttachPoint, *, after: int = EVERYTHING) -> None:
         super().__init__()
-        if name.turn > len(standing.pauses):
+        if name.turn > len(attach_point.pauses):
             raise errors.NotFound(f"Response with id {str(name)!r} not found.")
         self.name = name
         self.status = "queued"
-        self._standing = standing
+        self._standing = attach_point
         self._outcome: Mapping[str, Any] | None = None
-        before = standing.pauses[name.turn - 1] if name.turn else None
+        before = attach_point.pauses[name.turn - 1] if name.turn else None
         self._before: Mapping[str, Any] | None = before
         self._start: Mapping[str, Any] = (before or {}).get("mark") or _AT_START
-        self._score = Score(name, restarts=standing.restarts, after=after, say=self._say_event)
+        self._score = Score(name, restarts=attach_point.restarts, after=after, say=self._say_event)
         self._usage: Mapping[str, Any] | None = None
         self._opening: bytes | None = None
-        self._epoch = standing.cursor.epoch
+        self._epoch = attach_point.cursor.epoch
 
     def _say_event(self, kind: str, payload: Mapping[str, Any]) -> None:
         self.say(payload, event=kind)
@@ -65,21 +65,21 @@ class Responses(Translator):
         return said or b""
 
     def opened(self) -> None:
-        standing = self._standing
+        attach_point = self._standing
         self._lifecycle(0, "created")
         self._lifecycle(1, "queued")
         answered = self._answered
-        self.fold = standing.fold
+        self.fold = attach_point.fold
         self._usage = answered["mark"]["usage"] if answered else self.fold.usage
         if answered or self._is_started:
             self._lifecycle(2, "in_progress")
         self._push(answered)
         if answered is not None:
             self._pause(answered["asked"])
-        elif standing.outcome is None and self.fold.action is not None:
+        elif attach_point.outcome is None and self.fold.action is not None:
             self._pause(self.fold.action)
-        elif standing.outcome is not None:
-            self._take_state(Type.FINISHED, dict(standing.outcome))
+        elif attach_point.outcome is not None:
+            self._take_state(Type.FINISHED, dict(attach_point.outcome))
         self._score.pump()
 
     def take(self, frames: Sequence[Frame]) -> bytes:
@@ -116,10 +116,10 @@ class Responses(Translator):
 
     @property
     def _is_started(self) -> bool:
-        standing = self._standing
-        if standing.outcome is not None or not self.name.turn:
-            return standing.started
-        return standing.status is not Status.QUEUED
+        attach_point = self._standing
+        if attach_point.outcome is not None or not self.name.turn:
+            return attach_point.started
+        return attach_point.status is not Status.QUEUED
 
     def _push(self, answered: Mapping[str, Any] | None) -> None:
         """Push the content of this response that is known by now."""
@@ -203,7 +203,7 @@ class Responses(Translator):
 
     def _take_state(self, kind: str, data: dict[str, Any]) -> None:
         if kind == Type.RESYNC or (kind == Type.RESTARTED and "content" in data):
-            self.fold = Fold()
+            self.fold = Content()
             self.fold.apply(kind, data)
             self._open = None
             self._begin_anew(counted=True)
@@ -253,16 +253,16 @@ class Responses(Translator):
 _AT_START: Final[Mapping[str, Any]] = {"parts": 0, "chars": 0, "open": [], "usage": None}
 
 
-def following(name: ResponseId, standing: Standing, *, after: int = EVERYTHING) -> Responses:
+def following(name: ResponseId, attach_point: AttachPoint, *, after: int = EVERYTHING) -> Responses:
     """Return the words for a client that has the events up to `after`; their opening is made.
 
     A number that the response does not have (yet) cannot be continued: such a client gets everything.
     """
     if after > EVERYTHING:
-        count = Responses(name, standing, after=2**63)
+        count = Responses(name, attach_point, after=2**63)
         count.opening()
         if count.last_number < after:
             after = EVERYTHING
-    words = Responses(name, standing, after=after)
+    words = Responses(name, attach_point, after=after)
     words.prepare()
     return words

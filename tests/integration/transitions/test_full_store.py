@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
-from mainstem_shared import errors
+from mainstem_shared import errors, transitions
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.runs import Reason
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
-from mainstem_shared.transitions import verbs
 from support.models import verb_calls as v
 
 
@@ -30,13 +29,13 @@ async def fill(store: Store) -> None:
     await store.client.config_set("maxmemory", 1)
 
 
-Ask = Callable[[Store, verbs.Control], Awaitable[Any]]
+Ask = Callable[[Store, transitions.Control], Awaitable[Any]]
 
 
 @pytest.mark.parametrize(
     ("ask", "answer"),
     [
-        (v.finish, verbs.Finished(epoch=3, next_run=None)),
+        (v.finish, transitions.Finished(epoch=3, next_run=None)),
         (v.handover, 3),
         (v.resync, 3),
         (lambda store, control: v.snapshot(store, control, Cursor(2, 0)), True),
@@ -55,13 +54,15 @@ async def test_a_lost_run_can_be_ended(store: Store):
     control = await v.running(store)
     await v.append(store, control, "a")
     await fill(store)
-    assert isinstance(await verbs.stop(store, control.run_id, reason=Reason.USER_ABORT), verbs.Intended)
+    assert isinstance(
+        await transitions.stop(store, control.run_id, reason=Reason.USER_ABORT), transitions.Intended
+    )
     sealed = await v.seal(store, control)
-    assert isinstance(sealed, verbs.Control)
-    state = await verbs.read(store, control.run_id)
-    assert isinstance(state, verbs.State)
-    assert isinstance(await v.finish(store, sealed, top=state.top), verbs.Finished)
-    assert await verbs.compact(store, control.run_id)
+    assert isinstance(sealed, transitions.Control)
+    state = await transitions.read(store, control.run_id)
+    assert isinstance(state, transitions.State)
+    assert isinstance(await v.finish(store, sealed, top=state.top), transitions.Finished)
+    assert await transitions.compact(store, control.run_id)
 
 
 async def test_the_next_run_of_the_thread_is_promoted(store: Store):
@@ -70,8 +71,8 @@ async def test_the_next_run_of_the_thread_is_promoted(store: Store):
     await v.start(store, first)
     await v.start(store, second, if_active="enqueue")
     await fill(store)
-    holder = verbs.Control(run_id=first, epoch=1, owner="")
-    assert await v.finish(store, holder) == verbs.Finished(epoch=2, next_run=second)
+    holder = transitions.Control(run_id=first, epoch=1, owner="")
+    assert await v.finish(store, holder) == transitions.Finished(epoch=2, next_run=second)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ async def test_the_next_run_of_the_thread_is_promoted(store: Store):
         lambda store, queued: v.start(store, v.new_run("t")),
         lambda store, queued: v.start(store, v.new_run("t"), if_active="replace", idempotency=("a", "b")),
         v.claim,
-        lambda store, queued: verbs.published(store, queued, task_id="t"),
+        lambda store, queued: transitions.published(store, queued, task_id="t"),
     ],
     ids=["start", "replace", "claim", "published"],
 )
@@ -104,8 +105,10 @@ async def test_the_final_event_is_written_whole(store: Store):
     control = await v.running(store)
     await fill(store)
     content = [{"type": "text", "text": "x" * 4_000_000}]
-    assert isinstance(await v.finish(store, control, state={**v.STATE, "content": content}), verbs.Finished)
-    state = await verbs.read(store, control.run_id)
-    assert isinstance(state, verbs.State)
+    assert isinstance(
+        await v.finish(store, control, state={**v.STATE, "content": content}), transitions.Finished
+    )
+    state = await transitions.read(store, control.run_id)
+    assert isinstance(state, transitions.State)
     assert state.entries[0].payload()["content"] == content
     assert await store.client.pttl(keys.run(control.run_id).log) > 0

@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
+from mainstem_shared import transitions
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.runs import Reason, Status
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
-from mainstem_shared.transitions import verbs
 from support.models import verb_calls as v
 
 # -- asking again
 
 
-Ask = Callable[[Store, verbs.Control, str], Awaitable[Any]]
+Ask = Callable[[Store, transitions.Control, str], Awaitable[Any]]
 REPLAYED: dict[str, Ask] = {
     "seal": lambda store, control, nonce: v.seal(store, control, nonce=nonce),
     "finish": lambda store, control, nonce: v.finish(store, control, nonce=nonce),
@@ -31,12 +31,12 @@ async def test_a_verb_answers_the_same_caller_the_same(store: Store, name: str):
     """After a lost reply the same call with the same nonce has no second effect and the same answer."""
     control = await v.running(store)
     answer = await REPLAYED[name](store, control, "mine")
-    assert not isinstance(answer, verbs.Refused)
+    assert not isinstance(answer, transitions.Refused)
     before = await v.everything(store)
     assert await REPLAYED[name](store, control, "mine") == answer
     assert await v.everything(store) == before
     other = await REPLAYED[name](store, control, "yours")
-    assert isinstance(other, verbs.Refused | verbs.Already)
+    assert isinstance(other, transitions.Refused | transitions.Already)
     assert await v.everything(store) == before
 
 
@@ -59,15 +59,15 @@ async def test_control_that_was_lost_meanwhile_is_not_confirmed(store: Store, na
     async def ask() -> Any:
         if name == "claim":
             return await v.claim(store, run_id, nonce="mine")
-        return await REPLAYED[name](store, verbs.Control(run_id=run_id, epoch=2, owner="me"), "mine")
+        return await REPLAYED[name](store, transitions.Control(run_id=run_id, epoch=2, owner="me"), "mine")
 
     if name != "claim":
         await v.claim(store, run_id)
     await ask()
     epoch = int((await v.record(store, run_id))["epoch"])
-    sealed = await v.seal(store, verbs.Control(run_id=run_id, epoch=epoch, owner="?"), sealer="third")
-    assert isinstance(sealed, verbs.Control)
-    assert await ask() == verbs.Refused(status=Status.RUNNING, epoch=epoch + 1)
+    sealed = await v.seal(store, transitions.Control(run_id=run_id, epoch=epoch, owner="?"), sealer="third")
+    assert isinstance(sealed, transitions.Control)
+    assert await ask() == transitions.Refused(status=Status.RUNNING, epoch=epoch + 1)
 
 
 async def test_a_handover_that_was_claimed_meanwhile_is_refused_to_its_asker(store: Store):
@@ -75,16 +75,18 @@ async def test_a_handover_that_was_claimed_meanwhile_is_refused_to_its_asker(sto
     control = await v.running(store)
     await v.handover(store, control, nonce="mine")
     await v.claim(store, control.run_id, owner="next")
-    assert await v.handover(store, control, nonce="mine") == verbs.Refused(status=Status.RUNNING, epoch=4)
+    assert await v.handover(store, control, nonce="mine") == transitions.Refused(
+        status=Status.RUNNING, epoch=4
+    )
 
 
 async def test_finishing_twice_returns_the_first_outcome(store: Store):
     """Terminal is final, for whoever comes second; and for the first, asking again after others did."""
     control = await v.running(store)
     first = await v.finish(store, control, nonce="mine", reason=Reason.COMPLETED)
-    already = verbs.Already(status=Status.SUCCEEDED, reason=Reason.COMPLETED)
+    already = transitions.Already(status=Status.SUCCEEDED, reason=Reason.COMPLETED)
     assert await v.finish(store, control, reason=Reason.USER_ABORT) == already
-    assert await verbs.stop(store, control.run_id, reason=Reason.USER_ABORT) == already
+    assert await transitions.stop(store, control.run_id, reason=Reason.USER_ABORT) == already
     assert await v.finish(store, control, nonce="mine") == first
 
 
@@ -99,36 +101,36 @@ async def refusals(store: Store) -> list[tuple[str, Callable[[], Awaitable[Any]]
     queued, over, gone = v.new_run(), await v.running(store), v.new_run()
     await v.start(store, queued)
     await v.finish(store, over)
-    stale = verbs.Control(run_id=run.run_id, epoch=1, owner="me")
-    foreign = verbs.Control(run_id=run.run_id, epoch=2, owner="other")
-    nobody = verbs.Control(run_id=gone, epoch=1, owner="")
-    idle = verbs.Control(run_id=queued, epoch=1, owner="")
-    ended = verbs.Control(run_id=over.run_id, epoch=3, owner="me")
-    running = verbs.Refused(status=Status.RUNNING, epoch=2)
-    waits = verbs.Refused(status=Status.QUEUED, epoch=1)
-    done = verbs.Refused(status=Status.SUCCEEDED, epoch=3)
+    stale = transitions.Control(run_id=run.run_id, epoch=1, owner="me")
+    foreign = transitions.Control(run_id=run.run_id, epoch=2, owner="other")
+    nobody = transitions.Control(run_id=gone, epoch=1, owner="")
+    idle = transitions.Control(run_id=queued, epoch=1, owner="")
+    ended = transitions.Control(run_id=over.run_id, epoch=3, owner="me")
+    running = transitions.Refused(status=Status.RUNNING, epoch=2)
+    waits = transitions.Refused(status=Status.QUEUED, epoch=1)
+    done = transitions.Refused(status=Status.SUCCEEDED, epoch=3)
     top = Cursor(2, 2)
     return [
         ("seal, stale", lambda: v.seal(store, stale), running),
         ("seal, queued", lambda: v.seal(store, idle), waits),
         ("seal, over", lambda: v.seal(store, ended), done),
-        ("seal, gone", lambda: v.seal(store, nobody), verbs.Gone()),
+        ("seal, gone", lambda: v.seal(store, nobody), transitions.Gone()),
         ("finish, stale", lambda: v.finish(store, stale, top=top), running),
         ("finish, foreign", lambda: v.finish(store, foreign, top=top), running),
-        ("finish, moved", lambda: v.finish(store, run, top=Cursor(2, 1)), verbs.Moved(top=top)),
-        ("finish, not there yet", lambda: v.finish(store, run, top=Cursor(2, 3)), verbs.Moved(top=top)),
-        ("finish, gone", lambda: v.finish(store, nobody), verbs.Gone()),
+        ("finish, moved", lambda: v.finish(store, run, top=Cursor(2, 1)), transitions.Moved(top=top)),
+        ("finish, not there yet", lambda: v.finish(store, run, top=Cursor(2, 3)), transitions.Moved(top=top)),
+        ("finish, gone", lambda: v.finish(store, nobody), transitions.Gone()),
         ("handover, stale", lambda: v.handover(store, stale, top=top), running),
         ("handover, foreign", lambda: v.handover(store, foreign, top=top), running),
-        ("handover, moved", lambda: v.handover(store, run, top=Cursor(2, 1)), verbs.Moved(top=top)),
+        ("handover, moved", lambda: v.handover(store, run, top=Cursor(2, 1)), transitions.Moved(top=top)),
         ("handover, queued", lambda: v.handover(store, idle, top=Cursor(1, 0)), waits),
         ("handover, over", lambda: v.handover(store, ended), done),
-        ("handover, gone", lambda: v.handover(store, nobody), verbs.Gone()),
+        ("handover, gone", lambda: v.handover(store, nobody), transitions.Gone()),
         ("resync, stale", lambda: v.resync(store, stale), running),
         ("resync, foreign", lambda: v.resync(store, foreign), running),
         ("resync, queued", lambda: v.resync(store, idle), waits),
         ("resync, over", lambda: v.resync(store, ended), done),
-        ("resync, gone", lambda: v.resync(store, nobody), verbs.Gone()),
+        ("resync, gone", lambda: v.resync(store, nobody), transitions.Gone()),
         ("snapshot, stale", lambda: v.snapshot(store, stale, top), False),
         ("snapshot, foreign", lambda: v.snapshot(store, foreign, top), False),
         ("snapshot, older", lambda: v.snapshot(store, run, Cursor(2, 0)), False),
@@ -138,14 +140,14 @@ async def refusals(store: Store) -> list[tuple[str, Callable[[], Awaitable[Any]]
         ("snapshot, gone", lambda: v.snapshot(store, nobody, Cursor(1, 0)), False),
         ("claim, running", lambda: v.claim(store, run.run_id), running),
         ("claim, over", lambda: v.claim(store, over.run_id), done),
-        ("claim, gone", lambda: v.claim(store, gone), verbs.Gone()),
-        ("published, running", lambda: verbs.published(store, run.run_id, task_id="t"), False),
-        ("published, over", lambda: verbs.published(store, over.run_id, task_id="t"), False),
-        ("published, gone", lambda: verbs.published(store, gone, task_id="t"), False),
-        ("compact, running", lambda: verbs.compact(store, run.run_id), False),
-        ("compact, gone", lambda: verbs.compact(store, gone), False),
-        ("stop, gone", lambda: verbs.stop(store, gone, reason=Reason.USER_ABORT), verbs.Gone()),
-        ("read, gone", lambda: verbs.read(store, gone), verbs.Gone()),
+        ("claim, gone", lambda: v.claim(store, gone), transitions.Gone()),
+        ("published, running", lambda: transitions.published(store, run.run_id, task_id="t"), False),
+        ("published, over", lambda: transitions.published(store, over.run_id, task_id="t"), False),
+        ("published, gone", lambda: transitions.published(store, gone, task_id="t"), False),
+        ("compact, running", lambda: transitions.compact(store, run.run_id), False),
+        ("compact, gone", lambda: transitions.compact(store, gone), False),
+        ("stop, gone", lambda: transitions.stop(store, gone, reason=Reason.USER_ABORT), transitions.Gone()),
+        ("read, gone", lambda: transitions.read(store, gone), transitions.Gone()),
     ]
 
 

@@ -1,6 +1,6 @@
-"""The verbs of approvals: `pause`, `resolve`, `checkpoint`; and reading what they keep. See `verbs`.
+"""A run that waits for a human: pause, resolve, checkpoint; and reading what they keep.
 
-What a resume may and may not do is decided in `approvals`, on top of these.
+What a resume may and may not do is decided in `operations.resuming`, on top of these.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from typing import Any, Final, Literal
 
 from mainstem_shared.model import cursors, jsontext, runs
 from mainstem_shared.model.actions import Action
-from mainstem_shared.model.contents import Fold, TextPart
+from mainstem_shared.model.contents import Content, TextPart
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import Reason, Spec, Status
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Script, Store, now_ms
-from mainstem_shared.transitions.verbs import Control, Gone, Moved, Refused, Stopping, refused
+from mainstem_shared.transitions.results import Control, Gone, Moved, Refused, Stopping, refused
 
 PAUSE: Final = Script("pause")
 RESOLVE: Final = Script("resolve")
@@ -90,7 +90,7 @@ async def pause(
     top: Cursor,
     spec: Spec,
     action: Action,
-    fold: Fold,
+    fold: Content,
     checkpoint: bytes | None,
     settings: Settings,
     patience_s: float | None = None,
@@ -127,7 +127,7 @@ async def pause(
             return Gone()
 
 
-def mark(fold: Fold) -> dict[str, Any]:
+def mark(fold: Content) -> dict[str, Any]:
     """Return where a content stands, so that later readers can tell what came before and after.
 
     `parts` there are, the last one with `chars` characters of text; `open` calls have no result yet; `usage`
@@ -237,7 +237,7 @@ async def last_checkpoint(store: Store, run_id: str) -> Checkpoint | None:
     return None if fold is None else Checkpoint(cursor=cursors.parse(cursor), fold=fold)
 
 
-async def look(store: Store, run_id: str, action_id: str) -> Waiting | Gone:
+async def read_action(store: Store, run_id: str, action_id: str) -> Waiting | Gone:
     """Read what a run waits for, without its content, to decide about it.
 
     Raises:

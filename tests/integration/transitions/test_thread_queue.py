@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 
+from mainstem_shared import transitions
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.runs import Reason
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
-from mainstem_shared.transitions import verbs
 from support.models import verb_calls as v
 
 # -- threads
@@ -23,10 +23,10 @@ async def test_a_threads_runs_take_turns(store: Store):
         await v.start(store, run_id, if_active="enqueue")
     for run_id, next_run in zip(runs, [*runs[1:], None], strict=True):
         claimed = await v.claim(store, run_id)
-        assert isinstance(claimed, verbs.Claimed)
-        control = verbs.Control(run_id=run_id, epoch=claimed.epoch, owner="me")
+        assert isinstance(claimed, transitions.Claimed)
+        control = transitions.Control(run_id=run_id, epoch=claimed.epoch, owner="me")
         finished = await v.finish(store, control, nonce=run_id)
-        assert finished == verbs.Finished(epoch=3, next_run=next_run)
+        assert finished == transitions.Finished(epoch=3, next_run=next_run)
         assert await v.finish(store, control, nonce=run_id) == finished
         if next_run:
             fields = await v.record(store, next_run)
@@ -42,11 +42,13 @@ async def test_a_run_that_ends_in_the_queue_leaves_it(store: Store):
     await v.start(store, first)
     for run_id in (second, third):
         await v.start(store, run_id, if_active="enqueue")
-    waiting = verbs.Control(run_id=second, epoch=1, owner="")
-    assert await v.finish(store, waiting, reason=Reason.USER_ABORT) == verbs.Finished(epoch=2, next_run=None)
+    waiting = transitions.Control(run_id=second, epoch=1, owner="")
+    assert await v.finish(store, waiting, reason=Reason.USER_ABORT) == transitions.Finished(
+        epoch=2, next_run=None
+    )
     assert await store.client.lrange(keys.run(first).thread_queue, 0, -1) == [third.encode()]
-    holder = verbs.Control(run_id=first, epoch=1, owner="")
-    assert await v.finish(store, holder) == verbs.Finished(epoch=2, next_run=third)
+    holder = transitions.Control(run_id=first, epoch=1, owner="")
+    assert await v.finish(store, holder) == transitions.Finished(epoch=2, next_run=third)
 
 
 async def test_promotion_passes_over_runs_that_are_no_more(store: Store):
@@ -57,8 +59,8 @@ async def test_promotion_passes_over_runs_that_are_no_more(store: Store):
         await v.start(store, run_id, if_active="enqueue")
     await store.client.delete(keys.run(expired).record)
     await store.client.hset(keys.run(over).record, "status", "aborted")
-    holder = verbs.Control(run_id=first, epoch=1, owner="")
-    assert await v.finish(store, holder) == verbs.Finished(epoch=2, next_run=third)
+    holder = transitions.Control(run_id=first, epoch=1, owner="")
+    assert await v.finish(store, holder) == transitions.Finished(epoch=2, next_run=third)
     assert not await store.client.exists(keys.run(expired).record)
 
 
@@ -70,21 +72,21 @@ async def test_racing_starts_and_ends_never_leave_a_thread_stuck(store: Store):
 
     async def life(run_id: str) -> None:
         started = await v.start(store, run_id, if_active=dice.choice(hows))
-        while isinstance(started, verbs.Started):
-            state = await verbs.read(store, run_id)
-            assert isinstance(state, verbs.State)
+        while isinstance(started, transitions.Started):
+            state = await transitions.read(store, run_id)
+            assert isinstance(state, transitions.State)
             if dice.random() < 0.3:
                 await v.finish(
-                    store, verbs.Control(run_id=run_id, epoch=state.epoch, owner=""), top=state.top
+                    store, transitions.Control(run_id=run_id, epoch=state.epoch, owner=""), top=state.top
                 )
             claimed = await v.claim(store, run_id)
-            if isinstance(claimed, verbs.Claimed):
-                await v.finish(store, verbs.Control(run_id=run_id, epoch=claimed.epoch, owner="me"))
-            elif isinstance(claimed, verbs.Stopping):
+            if isinstance(claimed, transitions.Claimed):
+                await v.finish(store, transitions.Control(run_id=run_id, epoch=claimed.epoch, owner="me"))
+            elif isinstance(claimed, transitions.Stopping):
                 await v.finish(
-                    store, verbs.Control(run_id=run_id, epoch=claimed.epoch, owner=""), top=state.top
+                    store, transitions.Control(run_id=run_id, epoch=claimed.epoch, owner=""), top=state.top
                 )
-            if isinstance(claimed, verbs.Refused) and claimed.status.is_terminal:
+            if isinstance(claimed, transitions.Refused) and claimed.status.is_terminal:
                 return
             active = await store.client.hget(keys.run(run_id).thread, "active")
             assert active is None or active.decode() in runs
@@ -136,5 +138,5 @@ async def test_a_prolonged_life_is_never_shortened(store: Store):
     k = keys.run(run_id)
     await store.client.pexpire(k.thread_runs, 10 * v.THREAD_MS)
     claimed = await v.claim(store, run_id)
-    await v.finish(store, verbs.Control(run_id=run_id, epoch=claimed.epoch, owner="me"))
+    await v.finish(store, transitions.Control(run_id=run_id, epoch=claimed.epoch, owner="me"))
     assert await store.client.pttl(k.thread_runs) > 9 * v.THREAD_MS

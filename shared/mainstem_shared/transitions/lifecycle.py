@@ -1,57 +1,40 @@
-"""The verbs: each one Lua script, one compare-and-set on a run, and one typed function here.
+"""A run's life: start, claim, seal, hand over, stop, finish; and that its message was published.
 
-The scripts' headers say what each does, its keys, its arguments and its answers. A verb takes a nonce where
-repeating it must answer the same caller the same. Every function may raise StoreUnavailable.
+Each function runs the Lua script of its name; the script's header says keys, arguments and answers. A verb
+takes a nonce where repeating it must answer the same caller the same. Each may raise StoreUnavailable.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
-from mainstem_shared.model import cursors, events, jsontext, runs
+from mainstem_shared.model import cursors, jsontext, runs
 from mainstem_shared.model.cursors import Cursor
-from mainstem_shared.model.events import Entry
 from mainstem_shared.model.runs import Reason, Spec, Status
-from mainstem_shared.model.snapshot_pacing import Patch
-from mainstem_shared.store import keys, raw_connections
+from mainstem_shared.store import keys
 from mainstem_shared.store.client import Script, Store, now_ms
+from mainstem_shared.transitions.results import (
+    Already,
+    Control,
+    Gone,
+    Moved,
+    Newer,
+    Refused,
+    Stopping,
+    refused,
+)
 
 QUEUE_LIMIT: Final = 100
 """Runs that may wait on one thread: enough for a person's impatience, small enough to bound a loop's."""
 IDEMPOTENCY_TTL_MS: Final = 24 * 3600 * 1000
-
 START: Final = Script("start")
 CLAIM: Final = Script("claim")
 SEAL: Final = Script("seal")
 FINISH: Final = Script("finish")
-SNAPSHOT: Final = Script("snapshot")
 HANDOVER: Final = Script("handover")
-RESYNC: Final = Script("resync")
 STOP: Final = Script("stop")
 PUBLISHED: Final = Script("published")
-COMPACT: Final = Script("compact")
-READ: Final = Script("read", large=True)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gone:
-    """No such run: it never was, or its retention is over."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
-    """The run is not in the state, or not under the control, that the caller thought."""
-
-    status: Status
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Moved:
-    """The log's top is not where the caller's fold ends: read the rest, fold, try again."""
-
-    top: Cursor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,46 +87,11 @@ class Claimed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Newer:
-    """The run's record is of a later version: for processes of that version to change."""
-
-    version: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stopping:
-    """Somebody asked to stop the run before it was claimed: finish it instead of running it."""
-
-    reason: Reason
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Control:
-    """Control of a run: what finish, handover, snapshot and resync prove to the server.
-
-    `owner` is a process incarnation; empty for a run that nobody runs (queued, or waiting for a human).
-    """
-
-    run_id: str
-    epoch: int
-    owner: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
     """The run is over, by this call. `next_run` holds the thread now and wants a message."""
 
     epoch: int
     next_run: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Already:
-    """The run was over before; its first outcome stands."""
-
-    status: Status
-    reason: Reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,50 +103,6 @@ class Intended:
     owner: str
     task_id: str
     reason: Reason
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class State:
-    """A run as of one moment: record fields, stored snapshot, and the log's entries after it."""
-
-    fields: dict[str, str]
-    snapshot_cursor: Cursor | None
-    snapshot_state: bytes
-    entries: list[Entry]
-    inputs: list[bytes] = field(default_factory=list[bytes])
-    """What users said to the run so far, in order; none once it is over."""
-
-    @property
-    def spec(self) -> Spec:
-        return Spec.model_validate_json(self.fields["spec"])
-
-    def check_version(self) -> None:
-        """Raise NewerVersion if only later versions may change the run."""
-        runs.check_version(self.fields.get("v"))
-
-    @property
-    def status(self) -> Status:
-        return Status(self.fields["status"])
-
-    @property
-    def epoch(self) -> int:
-        return int(self.fields["epoch"])
-
-    @property
-    def owner(self) -> str:
-        return self.fields.get("owner", "")
-
-    @property
-    def top(self) -> Cursor:
-        """The cursor that snapshot and entries reach."""
-        if self.entries:
-            return self.entries[-1].cursor
-        return self.snapshot_cursor or cursors.START
-
-
-def refused(reply: list[Any]) -> Refused:
-    """Return what a verb's `refused` says."""
-    return Refused(status=Status(reply[1].decode()), epoch=int(reply[2]))
 
 
 async def start(
@@ -314,6 +218,64 @@ async def seal(
             return Gone()
 
 
+async def handover(
+    store: Store,
+    control: Control,
+    *,
+    nonce: str,
+    top: Cursor,
+    resume_as: str,
+    cause: str,
+    state: bytes,
+    live_ttl_ms: int,
+    lost: bool = False,
+    restart: bytes = b"",
+    patience_s: float | None = None,
+) -> int | Refused | Moved | Gone:
+    """Give a running run back to the queue; returns the epoch of `run.queued`.
+
+    `state` is its fold up to `top`; `restart` the state that its next claim's entry carries, if any.
+    """
+    k = keys.run(control.run_id)
+    body = jsontext.dumps({"cause": cause, "at": now_ms()})
+    reply = await store.verb(
+        HANDOVER,
+        [k.record, k.log, k.snapshot],
+        [
+            now_ms(), nonce, control.epoch, control.owner, str(top), resume_as, body, state, live_ttl_ms,
+            int(lost), restart,
+        ],
+        patience_s=patience_s,
+    )  # fmt: skip
+    match reply[0]:
+        case b"queued":
+            return int(reply[1])
+        case b"refused":
+            return refused(reply)
+        case b"moved":
+            return Moved(top=cursors.parse(reply[1]))
+        case _:
+            return Gone()
+
+
+async def stop(store: Store, run_id: str, *, reason: Reason) -> Intended | Already | Gone:
+    """Record the wish to stop a run."""
+    reply = await store.verb(STOP, [keys.run(run_id).record], [now_ms(), reason.value])
+    match reply[0]:
+        case b"intended":
+            return Intended(
+                status=Status(reply[1].decode()),
+                epoch=int(reply[2]),
+                owner=reply[3].decode(),
+                task_id=reply[4].decode(),
+                reason=Reason(reply[5].decode()),
+            )
+        case b"already":
+            return Already(status=Status(reply[1].decode()), reason=Reason(reply[2].decode()))
+        case _:
+            return Gone()
+
+
 async def finish(
     store: Store,
     control: Control,
@@ -357,136 +319,7 @@ async def finish(
             return Gone()
 
 
-async def snapshot(store: Store, control: Control, *, cursor: Cursor, state: bytes, live_ttl_ms: int) -> bool:
-    """Store the owner's fold up to `cursor` and trim what the previous snapshot covered; False if refused."""
-    k = keys.run(control.run_id)
-    reply = await store.verb(
-        SNAPSHOT,
-        [k.record, k.log, k.snapshot],
-        [control.epoch, control.owner, str(cursor), state, live_ttl_ms, "", 0, 0],
-    )
-    return reply[0] == b"stored"
-
-
-def snapshot_command(
-    control: Control, cursor: Cursor, text: bytes, patch: Patch, *, live_ttl_ms: int
-) -> bytes:
-    """Return the packed command of the same verb that extends the stored snapshot by `text`."""
-    k = keys.run(control.run_id)
-    args = (control.epoch, control.owner, cursor), (live_ttl_ms, patch.base, patch.length, patch.at)
-    before, after = ([str(arg).encode() for arg in some] for some in args)
-    names = [key.encode() for key in (k.record, k.log, k.snapshot)]
-    return raw_connections.pack(b"EVALSHA", SNAPSHOT.digest.encode(), b"3", *names, *before, text, *after)
-
-
-async def handover(
-    store: Store,
-    control: Control,
-    *,
-    nonce: str,
-    top: Cursor,
-    resume_as: str,
-    cause: str,
-    state: bytes,
-    live_ttl_ms: int,
-    lost: bool = False,
-    restart: bytes = b"",
-    patience_s: float | None = None,
-) -> int | Refused | Moved | Gone:
-    """Give a running run back to the queue; returns the epoch of `run.queued`.
-
-    `state` is its fold up to `top`; `restart` the state that its next claim's entry carries, if any.
-    """
-    k = keys.run(control.run_id)
-    body = jsontext.dumps({"cause": cause, "at": now_ms()})
-    reply = await store.verb(
-        HANDOVER,
-        [k.record, k.log, k.snapshot],
-        [
-            now_ms(), nonce, control.epoch, control.owner, str(top), resume_as, body, state, live_ttl_ms,
-            int(lost), restart,
-        ],
-        patience_s=patience_s,
-    )  # fmt: skip
-    match reply[0]:
-        case b"queued":
-            return int(reply[1])
-        case b"refused":
-            return refused(reply)
-        case b"moved":
-            return Moved(top=cursors.parse(reply[1]))
-        case _:
-            return Gone()
-
-
-async def resync(
-    store: Store,
-    control: Control,
-    *,
-    nonce: str,
-    state: bytes,
-    live_ttl_ms: int,
-    patience_s: float | None = None,
-) -> int | Refused | Gone:
-    """Repair a log that lost an acknowledged tail; returns the new epoch."""
-    k = keys.run(control.run_id)
-    reply = await store.verb(
-        RESYNC,
-        [k.record, k.log, k.snapshot],
-        [now_ms(), nonce, control.epoch, control.owner, state, live_ttl_ms],
-        patience_s=patience_s,
-    )
-    match reply[0]:
-        case b"resynced":
-            return int(reply[1])
-        case b"refused":
-            return refused(reply)
-        case _:
-            return Gone()
-
-
-async def stop(store: Store, run_id: str, *, reason: Reason) -> Intended | Already | Gone:
-    """Record the wish to stop a run."""
-    reply = await store.verb(STOP, [keys.run(run_id).record], [now_ms(), reason.value])
-    match reply[0]:
-        case b"intended":
-            return Intended(
-                status=Status(reply[1].decode()),
-                epoch=int(reply[2]),
-                owner=reply[3].decode(),
-                task_id=reply[4].decode(),
-                reason=Reason(reply[5].decode()),
-            )
-        case b"already":
-            return Already(status=Status(reply[1].decode()), reason=Reason(reply[2].decode()))
-        case _:
-            return Gone()
-
-
 async def published(store: Store, run_id: str, *, task_id: str) -> bool:
     """Note that a queued run's message reached the broker; False if that no longer matters."""
     reply = await store.verb(PUBLISHED, [keys.run(run_id).record], [now_ms(), task_id])
     return reply[0] == b"noted"
-
-
-async def compact(store: Store, run_id: str) -> bool:
-    """Drop a finished run's deltas; False if it is not finished or gone."""
-    k = keys.run(run_id)
-    reply = await store.verb(COMPACT, [k.record, k.log, k.spare])
-    return reply[0] == b"compacted"
-
-
-async def read(store: Store, run_id: str, *, patience_s: float | None = None) -> State | Gone:
-    """Read a run as of now."""
-    k = keys.run(run_id)
-    reply = await store.verb(READ, [k.record, k.log, k.snapshot], patience_s=patience_s)
-    if not reply:
-        return Gone()
-    flat = [item.decode() for item in reply[0]]
-    return State(
-        fields=dict(zip(flat[::2], flat[1::2], strict=True)),
-        snapshot_cursor=cursors.parse(reply[1]) if reply[1] else None,
-        snapshot_state=reply[2],
-        entries=[events.entry(raw_id, fields) for raw_id, fields in reply[3]],
-        inputs=reply[4],
-    )

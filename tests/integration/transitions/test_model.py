@@ -22,17 +22,16 @@ from hypothesis.stateful import (
 )
 from redis.exceptions import ResponseError
 
+from mainstem_shared import transitions
 from mainstem_shared.model import events
 from mainstem_shared.model.actions import Action, Question
-from mainstem_shared.model.contents import Fold
+from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import TERMINAL, Reason, Status
-from mainstem_shared.operations import steering
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store, now_ms
-from mainstem_shared.transitions import pausing, threads, verbs
 from support.models import verb_calls as v
 from support.models.verb_model import ACTIVE, Model, Run
 from support.processes.servers import ValkeyProcess
@@ -42,7 +41,7 @@ OWNERS = st.sampled_from(("worker-1", "worker-2", "sweeper"))
 ENDINGS = st.sampled_from((Reason.COMPLETED, Reason.USER_ABORT, Reason.WORKER_LOST))
 STOPS = st.sampled_from((Reason.USER_ABORT, Reason.THREAD_DELETED))
 ACTIONS = st.sampled_from(("first", "second"))
-INPUTS = st.integers(0, steering.WAITING_LIMIT + 1).map("input-{}".format)
+INPUTS = st.integers(0, transitions.INPUTS_WAITING_LIMIT + 1).map("input-{}".format)
 DIGESTS = st.sampled_from(("approve", "reject"))
 RUNS = 8
 EXAMPLES = int(os.environ.get("MAINSTEM_MODEL_EXAMPLES", "80"))
@@ -84,20 +83,20 @@ class Verbs(RuleBasedStateMachine):
         real, modelled = call
         answer, expected = self.loop.run_until_complete(real()), modelled()
         match answer:
-            case verbs.Claimed():
+            case transitions.Claimed():
                 answer = ("claimed", answer.epoch, answer.segment, answer.inputs)
-            case steering.Accepted():
+            case transitions.Accepted():
                 answer = ("accepted", answer.number, answer.owner)
             case _:
                 pass
         assert answer == expected
         return answer
 
-    def control(self, data: st.DataObject, run: Run) -> verbs.Control:
+    def control(self, data: st.DataObject, run: Run) -> transitions.Control:
         """Some actor's idea of who has control: mostly right, sometimes of the past."""
         epoch = run.epoch if data.draw(MOSTLY) else data.draw(st.integers(1, run.epoch))
         owner = run.owner if data.draw(MOSTLY) else data.draw(OWNERS)
-        return verbs.Control(run_id=run.run_id, epoch=epoch, owner=owner)
+        return transitions.Control(run_id=run.run_id, epoch=epoch, owner=owner)
 
     def top(self, data: st.DataObject, run: Run) -> Cursor:
         return (
@@ -182,7 +181,7 @@ class Verbs(RuleBasedStateMachine):
             assert self.loop.run_until_complete(self._xadd(run, cursor)) == self.model.append(run, *cursor)
 
     async def _xadd(self, run: Run, cursor: Cursor) -> bool:
-        control = verbs.Control(run_id=run.run_id, epoch=cursor.epoch, owner="")
+        control = transitions.Control(run_id=run.run_id, epoch=cursor.epoch, owner="")
         try:
             await v.append(self.store, control, "x", seq=cursor.seq)
         except ResponseError as error:
@@ -242,10 +241,10 @@ class Verbs(RuleBasedStateMachine):
         )
         self.ask_once_or_twice(data, call)
 
-    async def _pause(self, control: verbs.Control, nonce: str, top: Cursor, name: str) -> Any:
-        state = await verbs.read(self.store, control.run_id)
-        assert isinstance(state, verbs.State)
-        return await pausing.pause(
+    async def _pause(self, control: transitions.Control, nonce: str, top: Cursor, name: str) -> Any:
+        state = await transitions.read(self.store, control.run_id)
+        assert isinstance(state, transitions.State)
+        return await transitions.pause(
             self.store,
             control,
             nonce=nonce,
@@ -257,7 +256,7 @@ class Verbs(RuleBasedStateMachine):
                 questions=(Question(question_id="q", text="?"),),
                 expires_ms=now_ms() + 600_000,
             ),
-            fold=Fold(),
+            fold=Content(),
             checkpoint=b"state",
             settings=SETTINGS,
         )
@@ -273,9 +272,9 @@ class Verbs(RuleBasedStateMachine):
         self.ask_once_or_twice(data, call)
 
     async def _resolve(self, run: Run, nonce: str, name: str, digest: str) -> Any:
-        seen = await pausing.look(self.store, run.run_id, name)
-        assert isinstance(seen, pausing.Waiting)
-        return await pausing.resolve(
+        seen = await transitions.read_action(self.store, run.run_id, name)
+        assert isinstance(seen, transitions.Waiting)
+        return await transitions.resolve(
             self.store,
             run.run_id,
             nonce=nonce,
@@ -310,7 +309,7 @@ class Verbs(RuleBasedStateMachine):
         control, cursor = self.control(data, run), self.top(data, run)
         self.ask(
             (
-                lambda: pausing.checkpoint(
+                lambda: transitions.checkpoint(
                     self.store, control, cursor=cursor, state=b"s", fold=b"{}", live_ttl_ms=v.LIVE_MS
                 ),
                 lambda: self.model.save_checkpoint(run, control.epoch, control.owner, cursor),
@@ -323,7 +322,7 @@ class Verbs(RuleBasedStateMachine):
         input_id, text = data.draw(INPUTS), data.draw(DIGESTS)
         self.ask(
             (
-                lambda: steering.steer(self.store, run.run_id, input_id=input_id, text=text, by=None),
+                lambda: transitions.steer(self.store, run.run_id, input_id=input_id, text=text, by=None),
                 lambda: self.model.steer(run, input_id, text),
             )
         )
@@ -340,8 +339,8 @@ class Verbs(RuleBasedStateMachine):
             )
         )
 
-    async def _inbox(self, control: verbs.Control, read: int, known: int) -> Any:
-        answer = await steering.inbox(self.store, control, read=read, known=known)
+    async def _inbox(self, control: transitions.Control, read: int, known: int) -> Any:
+        answer = await transitions.inbox(self.store, control, read=read, known=known)
         return [entry["input_id"] for entry in answer] if isinstance(answer, list) else answer
 
     def stop(self, data: st.DataObject) -> None:
@@ -349,7 +348,7 @@ class Verbs(RuleBasedStateMachine):
         run = self.draw(data, (*AT_WORK, *WAITING))
         self.ask(
             (
-                lambda: verbs.stop(self.store, run.run_id, reason=reason),
+                lambda: transitions.stop(self.store, run.run_id, reason=reason),
                 lambda: self.model.stop(run, reason),
             )
         )
@@ -359,7 +358,7 @@ class Verbs(RuleBasedStateMachine):
         run, task = self.draw(data, QUEUED), f"task-{next(self._nonces)}"
         self.ask(
             (
-                lambda: verbs.published(self.store, run.run_id, task_id=task),
+                lambda: transitions.published(self.store, run.run_id, task_id=task),
                 lambda: self.model.publish(run, task),
             )
         )
@@ -368,11 +367,13 @@ class Verbs(RuleBasedStateMachine):
         """A sweeper looks after a run; while the thread is held it changes nothing."""
         run = self.draw(data, QUEUED)
         ttl = {"live_ttl_ms": v.LIVE_MS, "thread_ttl_ms": v.THREAD_MS}
-        self.ask((lambda: threads.promote(self.store, run.run_id, **ttl), lambda: self.model.promote(run)))
+        self.ask(
+            (lambda: transitions.promote(self.store, run.run_id, **ttl), lambda: self.model.promote(run))
+        )
 
     def compact(self, data: st.DataObject) -> None:
         run = self.draw(data, tuple(TERMINAL))
-        self.ask((lambda: verbs.compact(self.store, run.run_id), lambda: self.model.compact(run)))
+        self.ask((lambda: transitions.compact(self.store, run.run_id), lambda: self.model.compact(run)))
 
     # -- after every step
 

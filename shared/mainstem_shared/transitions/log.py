@@ -1,0 +1,133 @@
+"""A run's log and snapshot: read as of one moment, snapshot, repair, compact.
+
+`read` is one atomic look; the others are the owner's, or a sweeper's once the run is over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from mainstem_shared.model import cursors, events, runs
+from mainstem_shared.model.cursors import Cursor
+from mainstem_shared.model.events import Entry
+from mainstem_shared.model.runs import Spec, Status
+from mainstem_shared.model.snapshot_pacing import Patch
+from mainstem_shared.store import keys, raw_connections
+from mainstem_shared.store.client import Script, Store, now_ms
+from mainstem_shared.transitions.results import Control, Gone, Refused, refused
+
+SNAPSHOT: Final = Script("snapshot")
+RESYNC: Final = Script("resync")
+COMPACT: Final = Script("compact")
+READ: Final = Script("read", large=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """A run as of one moment: record fields, stored snapshot, and the log's entries after it."""
+
+    fields: dict[str, str]
+    snapshot_cursor: Cursor | None
+    snapshot_state: bytes
+    entries: list[Entry]
+    inputs: list[bytes] = field(default_factory=list[bytes])
+    """What users said to the run so far, in order; none once it is over."""
+
+    @property
+    def spec(self) -> Spec:
+        return Spec.model_validate_json(self.fields["spec"])
+
+    def check_version(self) -> None:
+        """Raise NewerVersion if only later versions may change the run."""
+        runs.check_version(self.fields.get("v"))
+
+    @property
+    def status(self) -> Status:
+        return Status(self.fields["status"])
+
+    @property
+    def epoch(self) -> int:
+        return int(self.fields["epoch"])
+
+    @property
+    def owner(self) -> str:
+        return self.fields.get("owner", "")
+
+    @property
+    def top(self) -> Cursor:
+        """The cursor that snapshot and entries reach."""
+        if self.entries:
+            return self.entries[-1].cursor
+        return self.snapshot_cursor or cursors.START
+
+
+async def read(store: Store, run_id: str, *, patience_s: float | None = None) -> State | Gone:
+    """Read a run as of now."""
+    k = keys.run(run_id)
+    reply = await store.verb(READ, [k.record, k.log, k.snapshot], patience_s=patience_s)
+    if not reply:
+        return Gone()
+    flat = [item.decode() for item in reply[0]]
+    return State(
+        fields=dict(zip(flat[::2], flat[1::2], strict=True)),
+        snapshot_cursor=cursors.parse(reply[1]) if reply[1] else None,
+        snapshot_state=reply[2],
+        entries=[events.entry(raw_id, fields) for raw_id, fields in reply[3]],
+        inputs=reply[4],
+    )
+
+
+async def snapshot(store: Store, control: Control, *, cursor: Cursor, state: bytes, live_ttl_ms: int) -> bool:
+    """Store the owner's fold up to `cursor` and trim what the previous snapshot covered; False if refused."""
+    k = keys.run(control.run_id)
+    reply = await store.verb(
+        SNAPSHOT,
+        [k.record, k.log, k.snapshot],
+        [control.epoch, control.owner, str(cursor), state, live_ttl_ms, "", 0, 0],
+    )
+    return reply[0] == b"stored"
+
+
+def snapshot_command(
+    control: Control, cursor: Cursor, text: bytes, patch: Patch, *, live_ttl_ms: int
+) -> bytes:
+    """Return the packed command of the same verb that extends the stored snapshot by `text`."""
+    k = keys.run(control.run_id)
+    args = (control.epoch, control.owner, cursor), (live_ttl_ms, patch.base, patch.length, patch.at)
+    before, after = ([str(arg).encode() for arg in some] for some in args)
+    names = [key.encode() for key in (k.record, k.log, k.snapshot)]
+    return raw_connections.pack(b"EVALSHA", SNAPSHOT.digest.encode(), b"3", *names, *before, text, *after)
+
+
+async def resync(
+    store: Store,
+    control: Control,
+    *,
+    nonce: str,
+    state: bytes,
+    live_ttl_ms: int,
+    patience_s: float | None = None,
+) -> int | Refused | Gone:
+    """Repair a log that lost an acknowledged tail; returns the new epoch."""
+    k = keys.run(control.run_id)
+    reply = await store.verb(
+        RESYNC,
+        [k.record, k.log, k.snapshot],
+        [now_ms(), nonce, control.epoch, control.owner, state, live_ttl_ms],
+        patience_s=patience_s,
+    )
+    match reply[0]:
+        case b"resynced":
+            return int(reply[1])
+        case b"refused":
+            return refused(reply)
+        case _:
+            return Gone()
+
+
+async def compact(store: Store, run_id: str) -> bool:
+    """Drop a finished run's deltas; False if it is not finished or gone."""
+    k = keys.run(run_id)
+    reply = await store.verb(COMPACT, [k.record, k.log, k.spare])
+    return reply[0] == b"compacted"

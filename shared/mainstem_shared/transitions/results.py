@@ -1,0 +1,72 @@
+"""What transitions answer when they do not apply, and what callers prove to the server.
+
+Every verb answers one of its own results, or one of these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mainstem_shared.model.cursors import Cursor
+from mainstem_shared.model.runs import Reason, Status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gone:
+    """No such run: it never was, or its retention is over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """The run is not in the state, or not under the control, that the caller thought."""
+
+    status: Status
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """The log's top is not where the caller's fold ends: read the rest, fold, try again."""
+
+    top: Cursor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Newer:
+    """The run's record is of a later version: for processes of that version to change."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopping:
+    """Somebody asked to stop the run before it was claimed: finish it instead of running it."""
+
+    reason: Reason
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Already:
+    """The run was over before; its first outcome stands."""
+
+    status: Status
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Control:
+    """Control of a run: what finish, handover, snapshot and resync prove to the server.
+
+    `owner` is a process incarnation; empty for a run that nobody runs (queued, or waiting for a human).
+    """
+
+    run_id: str
+    epoch: int
+    owner: str
+
+
+def refused(reply: list[Any]) -> Refused:
+    """Return what a verb's `refused` says."""
+    return Refused(status=Status(reply[1].decode()), epoch=int(reply[2]))
