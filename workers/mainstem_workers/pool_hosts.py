@@ -20,8 +20,7 @@ from celery.exceptions import ImproperlyConfigured
 from mainstem_shared.settings import Settings
 from mainstem_tasks.celery_support import background_loop
 from mainstem_tasks.execution import runtime
-from mainstem_tasks.execution.runtime import Runtime
-from mainstem_tasks.execution.segments import Stop
+from mainstem_tasks.execution.runtime import Runtime, Stop
 from mainstem_workers import pool_support
 from mainstem_workers.housekeeping import Housekeeping
 from mainstem_workers.pool import _celery

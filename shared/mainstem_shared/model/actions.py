@@ -18,8 +18,7 @@ from jsonschema.validators import Draft202012Validator, validator_for
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mainstem_shared import errors
-from mainstem_shared.model import jsontext, runs
-from mainstem_shared.operations import engine_catalogue
+from mainstem_shared.model import jsontext, runs, schemas
 
 ACTION_LIMIT: Final = 192 * 1024
 """Largest action, in bytes of JSON: it stands in the log, the snapshot and the record."""
@@ -272,7 +271,7 @@ def _edited(call: Call, arguments: Any) -> dict[str, Any]:
         raise errors.InvalidDecision(f"An edit of call {call.call_id!r} needs an object as its arguments.")
     if call.arguments_schema is not None:
         try:
-            engine_catalogue.validate(jsontext.dumps(call.arguments_schema), arguments)  # pyright: ignore[reportUnknownArgumentType]
+            schemas.validate(jsontext.dumps(call.arguments_schema), arguments)  # pyright: ignore[reportUnknownArgumentType]
         except errors.InvalidInput as error:
             raise errors.InvalidDecision(f"The edited arguments do not fit the tool: {error}") from error
     return arguments  # pyright: ignore[reportUnknownVariableType] - JSON

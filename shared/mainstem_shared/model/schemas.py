@@ -1,12 +1,27 @@
-"""JSON Schemas of what is a plain dict inside and a documented shape outside: content parts, steps, inputs.
+"""JSON Schemas: those of content parts, steps and inputs, and validation against an engine's or a tool's own.
 
-Folding builds these dicts on the hot path, so they are no models; `models` lends these schemas to the
+Content is built of plain dicts on the hot path, so these are no models; `runs` lends the schemas to the
 OpenAPI document. What each member means stands in docs/events.md.
 """
 
 from __future__ import annotations
 
+import logging
+from functools import lru_cache
 from typing import Any, Final
+
+from jsonschema.exceptions import SchemaError, best_match
+from jsonschema.protocols import Validator
+from jsonschema.validators import Draft202012Validator, validator_for
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
+from mainstem_shared import errors
+from mainstem_shared.model import jsontext
+
+logger = logging.getLogger(__name__)
+
+_SHOWN_CHARACTERS: Final = 300  # of a violation: its message quotes the offending value
 
 _STRING: Final = {"type": "string"}
 
@@ -66,3 +81,32 @@ _INPUT: Final = {
 CONTENT: Final[dict[str, Any]] = {"type": "array", "items": {"oneOf": [_TEXT, _TOOL_CALL]}}
 STEPS: Final[dict[str, Any]] = {"type": "array", "items": _STEP}
 INPUTS: Final[dict[str, Any]] = {"type": "array", "items": _INPUT}
+
+
+def validate(schema: bytes, run_input: dict[str, Any]) -> None:
+    """Check an input against the text of a JSON Schema. A schema that is broken itself refuses nothing.
+
+    Raises:
+        InvalidInput: it does not fit.
+    """
+    try:
+        violation = best_match(_validator(schema).iter_errors(run_input))
+    except (ValueError, SchemaError, Unresolvable) as error:
+        # Not the caller's fault; the worker's own model still stands between the input and the engine.
+        logger.warning(
+            "an announced schema is unusable", extra={"action": "validate", "why": str(error)[:300]}
+        )
+        return
+    if violation is not None:
+        message = violation.message
+        if len(message) > _SHOWN_CHARACTERS:
+            message = f"{message[:_SHOWN_CHARACTERS]}…"
+        raise errors.InvalidInput(f"{violation.json_path}: {message}", path=violation.json_path)
+
+
+@lru_cache(maxsize=256)
+def _validator(schema: bytes) -> Validator:
+    parsed: Any = jsontext.loads(schema)
+    kind = validator_for(parsed, default=Draft202012Validator)
+    kind.check_schema(parsed)
+    return kind(parsed, registry=Registry())  # an empty registry: `$ref` never makes us fetch anything

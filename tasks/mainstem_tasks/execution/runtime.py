@@ -6,7 +6,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from enum import StrEnum
+from typing import Any, Protocol
 
 from mainstem_shared import transitions
 from mainstem_shared.coordination import mailboxes
@@ -18,10 +19,26 @@ from mainstem_shared.settings import Settings
 from mainstem_shared.store.client import Store
 from mainstem_tasks.celery_support.publisher import Dispatcher
 
-if TYPE_CHECKING:
-    from mainstem_tasks.execution.segments import Segment
-
 logger = logging.getLogger(__name__)
+
+
+class Stop(StrEnum):
+    """Why a segment's engine is stopped."""
+
+    REQUESTED = "requested"
+    TIMED_OUT = "timed_out"
+    SHUTDOWN = "shutdown"
+    LOST = "lost"
+    SUSPENDED = "suspended"
+
+
+class Segment(Protocol):
+    """What a runtime asks of the segments that it executes (`segments.Segment`)."""
+
+    def stop(self, cause: Stop) -> None: ...
+    def stop_for(self, reason: Reason) -> None: ...
+    def fetch_inputs(self) -> None: ...
+    def check_clock(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +52,7 @@ class Runtime:
     lease: Lease
     dispatcher: Dispatcher
     finaliser: Finaliser
-    segments: dict[str, Segment] = field(default_factory=dict[str, "Segment"])
+    segments: dict[str, Segment] = field(default_factory=dict[str, Segment])
     """The runs this process executes now, by run id."""
     claiming: dict[str, Reason | None] = field(default_factory=dict[str, Reason | None])
     """Runs whose claim is under way, and the stop that overtook its reply, if any."""

@@ -12,14 +12,13 @@ import logging
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Final, TypeVar
 
 from celery.exceptions import SoftTimeLimitExceeded
 
 from mainstem_shared import errors, transitions
 from mainstem_shared.eventlog.writing.channels import Channel
-from mainstem_shared.model import ids, jsontext
+from mainstem_shared.model import actions, ids, jsontext
 from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
@@ -28,9 +27,10 @@ from mainstem_shared.operations import ending, recovery, resuming
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import now_ms
 from mainstem_tasks.celery_support.cancellation import CancelCause, cancel_cause
-from mainstem_tasks.execution.runtime import Runtime
+from mainstem_tasks.execution.inputs import Inputs
+from mainstem_tasks.execution.runtime import Runtime, Stop
 from mainstem_tasks.sdk import context, registry
-from mainstem_tasks.sdk.inboxes import Inbox, Inputs
+from mainstem_tasks.sdk.inboxes import Inbox
 from mainstem_tasks.sdk.pauses import Pause, is_only_a_pause
 
 T = TypeVar("T")
@@ -52,16 +52,6 @@ NOTHING_TO_DO: Final = "nothing to do"
 """What it returns for a run that was aborted while no worker heard of it."""
 FINISH_PATIENCE_S: Final = 300.0
 """Bounded retries of the terminal write; afterwards the run is swept like that of a dead owner."""
-
-
-class Stop(StrEnum):
-    """Why a segment's engine is stopped."""
-
-    REQUESTED = "requested"
-    TIMED_OUT = "timed_out"
-    SHUTDOWN = "shutdown"
-    LOST = "lost"
-    SUSPENDED = "suspended"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,10 +221,18 @@ class Segment:
         async def save(data: bytes, covers: Cursor) -> None:
             await self._save(channel, data, covers)
 
-        run = self._run = context.RunContext.of(
-            self._claimed,
+        claimed, spec = self._claimed, self._claimed.spec
+        run = self._run = context.RunContext[Any](
             channel,
-            engine,
+            run_id=spec.run_id,
+            thread_id=spec.thread_id,
+            user_id=spec.user_id,
+            tenant=spec.tenant,
+            input=engine.parse(claimed.input),
+            raw_input=claimed.input,
+            metadata=spec.metadata,
+            segment=claimed.segment,
+            decisions=actions.decisions_of(claimed.decisions),
             state=state,
             settings=self._runtime.settings,
             stopping=lambda: self.cause is not None,

@@ -11,12 +11,12 @@ import contextlib
 import hashlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn
+from typing import Any, Final, Generic, NoReturn
 
 from typing_extensions import TypeVar
 
 from mainstem_shared import errors
-from mainstem_shared.model import actions, jsontext
+from mainstem_shared.model import jsontext
 from mainstem_shared.model.actions import Call, Decision, OnExpiry, Question
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
@@ -26,10 +26,6 @@ from mainstem_tasks.sdk import pauses
 from mainstem_tasks.sdk.channel import Channel
 from mainstem_tasks.sdk.inboxes import Inbox
 from mainstem_tasks.sdk.pauses import Pause, Paused
-
-if TYPE_CHECKING:
-    from mainstem_shared.transitions import Claimed
-    from mainstem_tasks.sdk.registry import Engine
 
 InputT = TypeVar("InputT", default=Any)
 """An engine's input model; a mapping if it declares none."""
@@ -158,43 +154,6 @@ class RunContext(RunView[InputT]):
         open_calls = frozenset(fold.open_calls)
         self._open = {s["step_id"]: ms_of(s["started_at"]) for s in fold.steps if s["step_id"] in open_calls}
         self._answered = set(fold.calls) - open_calls
-
-    @classmethod
-    def of(
-        cls,
-        claimed: Claimed,
-        channel: Channel,
-        engine: Engine,
-        *,
-        state: bytes | None = None,
-        settings: Settings | None = None,
-        stopping: Callable[[], bool] = lambda: False,
-        save: SaveCheckpoint | None = None,
-        inbox: Inbox | None = None,
-    ) -> RunContext[Any]:
-        """Return the context of a claimed run. `stopping` is asked from any thread.
-
-        Raises:
-            InvalidInput: the engine's model refuses the run's input.
-        """
-        spec = claimed.spec
-        return RunContext(
-            channel,
-            run_id=spec.run_id,
-            thread_id=spec.thread_id,
-            user_id=spec.user_id,
-            tenant=spec.tenant,
-            input=engine.parse(claimed.input),
-            raw_input=claimed.input,
-            metadata=spec.metadata,
-            segment=claimed.segment,
-            state=state,
-            decisions=actions.decisions_of(claimed.decisions),
-            settings=settings,
-            stopping=stopping,
-            save=save,
-            inbox=inbox,
-        )
 
     # -- text
 

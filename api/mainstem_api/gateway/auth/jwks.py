@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import jwt
 
-from mainstem_api.gateway.auth.jwt import RSA_BITS, Key
+from mainstem_api.gateway.auth.keys import RSA_BITS, Key
 from mainstem_shared import errors
 from mainstem_shared.store.addresses import is_loopback
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -16,31 +16,16 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from mainstem_api.gateway.auth import authenticators
+from mainstem_api.gateway.auth.claims import principal
+from mainstem_api.gateway.auth.keys import RSA_BITS, Key, Keys
 from mainstem_shared import errors
 from mainstem_shared.model.principals import Principal
 from mainstem_shared.settings import Settings
 
 SECRET_BYTES: Final = 32
 """RFC 7518, 3.2: a key of the size of the hash output or larger. Shorter ones can be guessed off line."""
-RSA_BITS: Final = 2048
 _REQUIRED: Final = ["exp", "iss", "aud", "sub"]
 _INVALID: Final = 'Bearer error="invalid_token"'
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Key:
-    """A key, and the one algorithm it is for."""
-
-    algorithm: str
-    material: Any
-
-
-class Keys(Protocol):
-    """Where a token's key comes from."""
-
-    async def find(self, kid: str | None) -> Key | None: ...
-    async def aclose(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +59,7 @@ class JwtAuthentication:
     async def authenticate(self, scope: Scope) -> Principal:
         token = _bearer(Headers(scope=scope))
         claims = await self._claims(token)
-        return authenticators.principal(claims["sub"], claims.get("tenant"), claims.get("scope"))
+        return principal(claims["sub"], claims.get("tenant"), claims.get("scope"))
 
     async def _claims(self, token: str) -> dict[str, Any]:
         try:

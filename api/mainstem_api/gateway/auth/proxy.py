@@ -11,7 +11,7 @@ import ipaddress
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from mainstem_api.gateway.auth import authenticators
+from mainstem_api.gateway.auth.claims import principal
 from mainstem_shared import errors
 from mainstem_shared.model.principals import Principal
 from mainstem_shared.settings import Settings
@@ -36,7 +36,7 @@ class ProxyAuthentication:
         if user is None:
             raise errors.NotAuthenticated("The proxy names no user.", challenge="Proxy")
         tenant = _only(headers, self._tenant) if self._tenant else None
-        return authenticators.principal(user, tenant, _only(headers, self._scopes) if self._scopes else None)
+        return principal(user, tenant, _only(headers, self._scopes) if self._scopes else None)
 
     def _is_trusted(self, scope: Scope) -> bool:
         peer = scope.get("client")

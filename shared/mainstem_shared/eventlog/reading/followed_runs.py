@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from mainstem_shared import transitions
 from mainstem_shared.eventlog.reading import log_pages
@@ -18,15 +18,24 @@ from mainstem_shared.model.cursors import START, Cursor
 from mainstem_shared.model.events import Entry, Type
 from mainstem_shared.store import keys, raw_connections
 
-if TYPE_CHECKING:
-    from mainstem_shared.eventlog.reading.tail_connections import TailConnection
-    from mainstem_shared.eventlog.reading.tailer import Tailer
+
+class LogReader(Protocol):
+    """What reads a followed run's log (`tail_connections.TailConnection`)."""
+
+    def remove(self, followed: FollowedRun) -> None: ...
+
+
+class Follower(Protocol):
+    """What gives a followed run to a log reader, and takes it away (`tailer.Tailer`)."""
+
+    async def follow(self, followed: FollowedRun) -> None: ...
+    def unfollow(self, followed: FollowedRun) -> None: ...
 
 
 class FollowedRun:
     """A run's subscriptions, and how far its log was read for them. `cursor` is None until attached."""
 
-    def __init__(self, tailer: Tailer, run_id: str) -> None:
+    def __init__(self, tailer: Follower, run_id: str) -> None:
         self.run_id = run_id
         self.key = keys.run(run_id).log.encode()
         self.peek_command = log_pages.peek_command(run_id)
@@ -34,7 +43,7 @@ class FollowedRun:
         self.cursor: Cursor | None = None
         self.packed_cursor = b""
         self.heard = 0.0
-        self.connection: TailConnection | None = None
+        self.connection: LogReader | None = None
         self._tailer = tailer
 
     async def attach(self, cursor: Cursor) -> None:

@@ -20,6 +20,8 @@ from mainstem_shared.transitions import Gone
 PAGE: Final = Script("page")
 COUNT: Final = 256
 """Entries of one page: a few milliseconds of the server's time at most."""
+PATIENCE_S: Final = 30.0
+"""How long readers wait for a store that is away before they are told."""
 MAX_BYTES: Final = 512 * 1024
 """A page is full at this size: what one reader that catches up may hold in memory."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Protocol, Self
 
 from mainstem_shared import errors, transitions
 from mainstem_shared.eventlog.reading import log_pages, run_states
@@ -22,14 +22,9 @@ from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import Spec
 from mainstem_shared.store.client import Store
 
-if TYPE_CHECKING:
-    from mainstem_shared.eventlog.reading.followed_runs import FollowedRun
-
 QUEUE_FRAMES: Final = 1000
 QUEUE_BYTES: Final = 1024 * 1024
 """What may wait for a slow reader; beyond it the queue is dropped and the log is read again."""
-PATIENCE_S: Final = 30.0
-"""How long readers wait for a store that is away before they are told."""
 PAUSE_S: Final = 0.05
 """Between two looks at a log that is not in order yet."""
 
@@ -45,13 +40,23 @@ class End(StrEnum):
     """This end was closed: the reader left, or the process stops serving. The run goes on."""
 
 
+class LiveSource(Protocol):
+    """What a subscription asks of its followed run (`followed_runs.FollowedRun`)."""
+
+    run_id: str
+    cursor: Cursor | None
+
+    async def attach(self, cursor: Cursor) -> None: ...
+    def rewind(self, top: Cursor) -> None: ...
+
+
 class Subscription:
     """An asynchronous iterator over batches of frames. Cancelling a wait for the next batch loses nothing.
 
     After the iteration `end` says why it ended. Not for several consumers at once.
     """
 
-    def __init__(self, store: Store, followed: FollowedRun, cursor: Cursor) -> None:
+    def __init__(self, store: Store, followed: LiveSource, cursor: Cursor) -> None:
         self.cursor = cursor
         """The last frame handed out, or about to be: what the next one must continue."""
         self.end: End | None = None
@@ -216,7 +221,7 @@ class Subscription:
         except errors.StoreUnavailable:
             now = time.monotonic()
             self._trouble_since = self._trouble_since or now
-            if now - self._trouble_since > PATIENCE_S:
+            if now - self._trouble_since > log_pages.PATIENCE_S:
                 raise
         else:
             self._trouble_since = None

@@ -16,7 +16,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from mainstem_shared import errors
-from mainstem_shared.eventlog.reading import log_pages, subscriptions
+from mainstem_shared.eventlog.reading import log_pages
 from mainstem_shared.eventlog.reading.followed_runs import FollowedRun
 from mainstem_shared.model import events
 from mainstem_shared.store import raw_connections
@@ -121,7 +121,7 @@ class TailConnection:
             logger.warning(
                 "lost the store; readers wait", extra={"action": "tailer_lost_store", "error": repr(error)}
             )
-        if now - self._away_since > subscriptions.PATIENCE_S:
+        if now - self._away_since > log_pages.PATIENCE_S:
             for followed in list(self.followed_runs.values()):
                 followed.fail(errors.StoreUnavailable())
         await asyncio.sleep(self._delay * random.uniform(0.5, 1.5))
