@@ -46,6 +46,49 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+__all__ = [
+    "ActionExpired",
+    "BrokerUnavailable",
+    "ChannelClosed",
+    "CheckpointTooLarge",
+    "Conflict",
+    "ContentTooLarge",
+    "DecisionConflict",
+    "DecisionNotAllowed",
+    "EngineLimit",
+    "EventTooLarge",
+    "Fenced",
+    "Forbidden",
+    "IdempotencyKeyReused",
+    "InputIdReused",
+    "InputQueueFull",
+    "InputTooLarge",
+    "InvalidCursor",
+    "InvalidDecision",
+    "InvalidInput",
+    "InvalidRequest",
+    "KeysUnavailable",
+    "MainstemError",
+    "Misconfigured",
+    "NewerVersion",
+    "NotAuthenticated",
+    "NotFound",
+    "NotPaused",
+    "ProviderError",
+    "RunNotActive",
+    "RunPaused",
+    "StaleAction",
+    "StoreUnavailable",
+    "ThreadBusy",
+    "ThreadQueueFull",
+    "TooManyRequests",
+    "TooManyRuns",
+    "TooManyStreams",
+    "Unavailable",
+    "UndecidedCall",
+    "UnknownEngine",
+]
+
 
 class MainstemError(Exception):
     """Base of all errors raised on purpose. Fields given as keywords become attributes."""

@@ -20,6 +20,8 @@ from mainstem_shared.model import jsontext
 from mainstem_shared.model.actions import ResumeRequest
 from mainstem_shared.model.runs import Spec
 
+__all__ = ["SAID_LIMIT", "Guard", "Kind", "Said", "plain"]
+
 SAID_LIMIT: Final = 64 * 1024
 """Largest answer, reason, response, edit or steering text, in bytes of JSON: a long letter, no file."""
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069]")

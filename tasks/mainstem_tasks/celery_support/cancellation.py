@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 
 class CancelCause(StrEnum):
+    """Why the pool stops a task's body; `cancel_cause()` tells it inside."""
+
     REVOKED = "revoked"
     SOFT_TIME_LIMIT = "soft_time_limit"
     HARD_TIME_LIMIT = "hard_time_limit"

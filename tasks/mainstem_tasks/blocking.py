@@ -1,0 +1,5 @@
+"""Old path of what is in `mainstem_tasks` now."""
+
+from mainstem_shared.deprecation import moved
+
+__getattr__ = moved(__name__, {"SyncRunContext": "mainstem_tasks"})
