@@ -17,8 +17,9 @@ from mainstem_shared.eventlog.writing.channels import Channel
 from mainstem_shared.eventlog.writing.writer import Writer
 from mainstem_shared.model import ids, runs
 from mainstem_shared.model.events import Type
+from mainstem_shared.model.time import now_ms
 from mainstem_shared.store import keys
-from mainstem_shared.store.client import Store, now_ms
+from mainstem_shared.store.client import Store
 
 WORD = " word12"  # 7 characters
 HELD = 0.95

@@ -7,8 +7,6 @@ nothing a client sends can change what was approved.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, Self
@@ -18,7 +16,7 @@ from jsonschema.validators import Draft202012Validator, validator_for
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mainstem_shared import errors
-from mainstem_shared.model import jsontext, runs, schemas
+from mainstem_shared.model import digests, jsontext, runs, schemas, validation
 
 ACTION_LIMIT: Final = 192 * 1024
 """Largest action, in bytes of JSON: it stands in the log, the snapshot and the record."""
@@ -109,7 +107,7 @@ class Action(_Strict):
     def fingerprint(self, spec: runs.Spec) -> str:
         """Return the digest that ties decisions to this very action of this very run."""
         decided = self.model_dump(mode="json", exclude={"mark"})
-        return _digest([spec.run_id, spec.engine, spec.user_id, decided])
+        return digests.of_json([spec.run_id, spec.engine, spec.user_id, decided])
 
 
 class DecisionInput(_Strict):
@@ -146,7 +144,7 @@ class ResumeRequest(_Strict):
         """Return what is equal for requests that decide the same; their order means nothing."""
         decided = sorted((d.model_dump() for d in self.decisions or ()), key=lambda d: d["call_id"])
         answered = sorted((a.model_dump() for a in self.answers or ()), key=lambda a: a["question_id"])
-        return _digest([self.action_id, decided, answered])
+        return digests.of_json([self.action_id, decided, answered])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,9 +183,7 @@ def parse_request(fields: Mapping[str, Any]) -> ResumeRequest:
     try:
         request = ResumeRequest.model_validate(fields)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise errors.InvalidRequest(f"{where}: {first['msg']}" if where else first["msg"]) from error
+        raise validation.invalid_request(error) from error
     size = len(jsontext.dumps(request.model_dump()))
     if size > DECISIONS_LIMIT:
         raise errors.InputTooLarge(what="resume request", size=size, limit=DECISIONS_LIMIT)
@@ -275,8 +271,3 @@ def _edited(call: Call, arguments: Any) -> dict[str, Any]:
         except errors.InvalidInput as error:
             raise errors.InvalidDecision(f"The edited arguments do not fit the tool: {error}") from error
     return arguments  # pyright: ignore[reportUnknownVariableType] - JSON
-
-
-def _digest(value: object) -> str:
-    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.blake2b(canonical.encode("ascii"), digest_size=16).hexdigest()

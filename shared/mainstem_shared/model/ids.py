@@ -7,14 +7,14 @@ thread share its tag as their hash tag, hence one Cluster slot.
 from __future__ import annotations
 
 import base64
-import hashlib
 import re
 import secrets
-import time
 import uuid
 from typing import Final
 
 from mainstem_shared import errors
+from mainstem_shared.model import digests
+from mainstem_shared.model.time import now_ms
 
 TAG_BYTES: Final = 10  # 80 bits are exactly 16 base32 characters, without padding
 _RUN_ID: Final = re.compile(r"[a-z2-7]{16}_[a-z2-7]{26}")
@@ -30,7 +30,7 @@ def thread_tag(tenant: str, thread_id: str) -> str:
     User input never reaches a key: only its digest does.
     """
     named = f"{tenant}\0{thread_id}".encode("utf-8", "surrogatepass")
-    return _base32(hashlib.blake2b(named, digest_size=TAG_BYTES).digest())
+    return _base32(digests.digest(named, size=TAG_BYTES))
 
 
 def run_id(tenant: str, thread_id: str, unique: uuid.UUID) -> str:
@@ -62,7 +62,7 @@ def unique(run: str) -> uuid.UUID:
 
 def uuid7() -> uuid.UUID:
     """Return a time-ordered UUID, version 7 (RFC 9562, section 5.7)."""
-    value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    value = now_ms() << 80 | secrets.randbits(80)
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
     return uuid.UUID(int=value)

@@ -22,14 +22,14 @@ from typing import Final, Protocol
 
 from mainstem_shared import errors, transitions
 from mainstem_shared.coordination import mailboxes
-from mainstem_shared.eventlog.reading import log_pages
 from mainstem_shared.eventlog.reading.subscriptions import End
 from mainstem_shared.eventlog.reading.tailer import Tailer
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.runs import Reason, Status
+from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations.ending import Finaliser
 from mainstem_shared.store import keys
-from mainstem_shared.store.client import Store, now_ms
+from mainstem_shared.store.client import Store
 
 logger = logging.getLogger(__name__)
 
@@ -240,7 +240,7 @@ async def until_over(tailer: Tailer, store: Store, run_id: str) -> bool:
         NotFound: there is no such run (any more).
         StoreUnavailable: the store does not answer.
     """
-    seen = await log_pages.look(store, run_id)
+    seen = await transitions.peek(store, run_id)
     if isinstance(seen, transitions.Gone):
         raise errors.NotFound
     if seen.status.is_terminal:

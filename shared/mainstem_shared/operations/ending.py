@@ -20,10 +20,11 @@ from mainstem_shared.model import contents, ids, jsontext, runs
 from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.runs import Reason, Status
+from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import quotas
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
-from mainstem_shared.store.client import Store, now_ms
+from mainstem_shared.store.client import Store
 
 logger = logging.getLogger(__name__)
 

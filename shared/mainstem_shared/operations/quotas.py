@@ -14,9 +14,10 @@ from typing import Any, Final
 from mainstem_shared import errors, transitions
 from mainstem_shared.model import ids
 from mainstem_shared.model.runs import Spec, Status
+from mainstem_shared.model.time import now_ms
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
-from mainstem_shared.store.client import Store, now_ms
+from mainstem_shared.store.client import Store
 
 logger = logging.getLogger(__name__)
 

@@ -21,10 +21,10 @@ from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import Reason, Status
+from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import ending
 from mainstem_shared.operations.ending import Finaliser
 from mainstem_shared.store import keys
-from mainstem_shared.store.client import now_ms
 
 logger = logging.getLogger(__name__)
 

@@ -18,10 +18,11 @@ from mainstem_shared.model import actions, ids, runs
 from mainstem_shared.model.actions import Action, ResumeRequest
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import Reason, Spec, Status
+from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import quotas
 from mainstem_shared.operations.ending import Finaliser
 from mainstem_shared.store import keys
-from mainstem_shared.store.client import Store, now_ms
+from mainstem_shared.store.client import Store
 from mainstem_shared.transitions import Waiting
 
 logger = logging.getLogger(__name__)

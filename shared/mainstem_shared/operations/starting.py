@@ -7,8 +7,6 @@ from ACTIVE, listings from the others. The other order could leave a run that no
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,17 +17,17 @@ from pydantic_core import from_json
 from mainstem_shared import errors, guards, transitions
 from mainstem_shared.coordination import outbox
 from mainstem_shared.coordination.outbox import Publisher
-from mainstem_shared.eventlog.reading import log_pages
 from mainstem_shared.guards import Kind, Said
-from mainstem_shared.model import ids, jsontext, runs
+from mainstem_shared.model import digests, ids, jsontext, runs, validation
 from mainstem_shared.model.principals import Principal
 from mainstem_shared.model.runs import Reason, Spec, StartRequest, WaitingFor
+from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import engine_catalogue, quotas
 from mainstem_shared.operations.aborting import LOOK_MS, Aborter
 from mainstem_shared.operations.ending import Finaliser
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
-from mainstem_shared.store.client import Store, now_ms
+from mainstem_shared.store.client import Store
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +63,7 @@ def parse_request(fields: dict[str, Any]) -> StartRequest:
     try:
         return StartRequest.model_validate(fields)
     except ValidationError as error:
-        raise _invalid(error) from error
+        raise validation.invalid_request(error) from error
 
 
 async def start_run(
@@ -157,7 +155,7 @@ def _spec(
         _USER_ID.validate_python(principal.user_id)
         _USER_ID.validate_python(principal.tenant)
     except ValidationError as error:
-        raise _invalid(error) from error
+        raise validation.invalid_request(error) from error
     metadata = _encode("metadata", request.metadata, runs.METADATA_LIMIT)
     if not _is_strict(metadata):
         raise errors.InvalidRequest("metadata: nested too deeply, or text with half of a surrogate pair.")
@@ -194,12 +192,6 @@ def _is_strict(data: bytes) -> bool:
     return True
 
 
-def _invalid(error: ValidationError) -> errors.InvalidRequest:
-    first = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return errors.InvalidRequest(f"{where}: {first['msg']}" if where else first["msg"])
-
-
 def _idempotency(
     principal: Principal, thread_id: str, request: StartRequest, key: str | None
 ) -> tuple[str, str] | None:
@@ -209,12 +201,7 @@ def _idempotency(
     if not 0 < len(key) <= IDEMPOTENCY_KEY_LIMIT:
         raise errors.InvalidRequest(f"An Idempotency-Key has 1 to {IDEMPOTENCY_KEY_LIMIT} characters.")
     scope = [principal.tenant, principal.user_id, thread_id, key]
-    return _digest(scope), _digest(request.model_dump())
-
-
-def _digest(value: object) -> str:
-    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.blake2b(canonical.encode("ascii"), digest_size=16).hexdigest()
+    return digests.of_json(scope), digests.of_json(request.model_dump())
 
 
 async def _is_replay(store: Store, spec: Spec, idempotency: tuple[str, str] | None) -> bool:
@@ -252,7 +239,7 @@ async def _holder(store: Store, spec: Spec) -> str | None:
     active = await store.patiently(lambda: store.client.hget(keys.run(spec.run_id).thread, "active"))
     if active is None:
         return None
-    seen = await log_pages.look(store, active.decode())
+    seen = await transitions.peek(store, active.decode())
     return None if isinstance(seen, transitions.Gone) or seen.status.is_terminal else active.decode()
 
 

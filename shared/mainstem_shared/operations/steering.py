@@ -19,11 +19,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mainstem_shared import errors, guards, transitions
 from mainstem_shared.coordination import mailboxes
 from mainstem_shared.guards import Kind, Said
-from mainstem_shared.model import ids, jsontext, runs
+from mainstem_shared.model import ids, jsontext, runs, validation
 from mainstem_shared.model.runs import Spec, Status
+from mainstem_shared.model.time import now_ms
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
-from mainstem_shared.store.client import Store, now_ms
+from mainstem_shared.store.client import Store
 
 logger = logging.getLogger(__name__)
 
@@ -65,9 +66,7 @@ def parse_request(fields: Mapping[str, Any]) -> InputRequest:
     try:
         request = InputRequest.model_validate(fields)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise errors.InvalidRequest(f"{where}: {first['msg']}" if where else first["msg"]) from error
+        raise validation.invalid_request(error) from error
     if not request.text.strip():
         raise errors.InvalidRequest("text: says nothing.")
     size = len(jsontext.dumps(request.text))

@@ -19,11 +19,12 @@ from redis.exceptions import RedisError
 from mainstem_shared import errors, transitions
 from mainstem_shared.model import runs
 from mainstem_shared.model.runs import Reason, Spec, Status, WaitingFor
+from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import recovery, resuming, steering
 from mainstem_shared.operations.aborting import Abort, Aborter
 from mainstem_shared.operations.ending import Finaliser
 from mainstem_shared.store import keys
-from mainstem_shared.store.client import Store, now_ms
+from mainstem_shared.store.client import Store
 
 logger = logging.getLogger(__name__)
 

@@ -61,11 +61,6 @@ class Script:
         self.digest = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
 
-def now_ms() -> int:
-    """Wall-clock milliseconds since the epoch, as stored in records."""
-    return time.time_ns() // 1_000_000
-
-
 class Store:
     """A client of the store that repeats what may be repeated, for as long as its caller has patience."""
 

@@ -15,7 +15,8 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 
 from mainstem_shared import errors
-from mainstem_shared.store.client import Store, now_ms
+from mainstem_shared.model.time import now_ms
+from mainstem_shared.store.client import Store
 from mainstem_shared.store.connections import CONNECT_TIMEOUT_S
 
 logger = logging.getLogger(__name__)

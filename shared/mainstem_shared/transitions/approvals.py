@@ -14,9 +14,10 @@ from mainstem_shared.model.contents import Content, TextPart
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import Reason, Spec, Status
+from mainstem_shared.model.time import now_ms
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
-from mainstem_shared.store.client import Script, Store, now_ms
+from mainstem_shared.store.client import Script, Store
 from mainstem_shared.transitions.results import Control, Gone, Moved, Refused, Stopping, refused
 
 PAUSE: Final = Script("pause")

@@ -5,13 +5,13 @@ The record keeps inputs until the run is over, so that whoever runs it next hear
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mainstem_shared.model import jsontext, runs
+from mainstem_shared.model import digests, jsontext, runs
+from mainstem_shared.model.time import now_ms
 from mainstem_shared.store import keys
-from mainstem_shared.store.client import Script, Store, now_ms
+from mainstem_shared.store.client import Script, Store
 from mainstem_shared.transitions.results import Control, Gone, Refused, refused
 
 STEER: Final = Script("steer")
@@ -45,7 +45,7 @@ async def steer(
     """Put an input into a run's record, once per id."""
     now = now_ms()
     entry = jsontext.dumps({"input_id": input_id, "text": text, "by": by, "sent_at": runs.rfc3339(now)})
-    digest = hashlib.blake2b(jsontext.dumps(text), digest_size=16).hexdigest()
+    digest = digests.hex_digest(jsontext.dumps(text))
     reply = await store.verb(
         STEER, [keys.run(run_id).record], [now, input_id, digest, entry, INPUTS_WAITING_LIMIT, INPUTS_LIMIT]
     )

@@ -12,8 +12,9 @@ from typing import Any, Final
 from mainstem_shared.model import cursors, jsontext, runs
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.runs import Reason, Spec, Status
+from mainstem_shared.model.time import now_ms
 from mainstem_shared.store import keys
-from mainstem_shared.store.client import Script, Store, now_ms
+from mainstem_shared.store.client import Script, Store
 from mainstem_shared.transitions.results import (
     Already,
     Control,

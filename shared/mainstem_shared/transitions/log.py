@@ -1,26 +1,33 @@
-"""A run's log and snapshot: read as of one moment, snapshot, repair, compact.
+"""A run's log and snapshot: read as of one moment, page through, snapshot, repair, compact.
 
-`read` is one atomic look; the others are the owner's, or a sweeper's once the run is over.
+`read` and `page` are atomic reads of record and log; the others are the owner's verbs, or a sweeper's once
+the run is over.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from mainstem_shared.model import cursors, events, runs
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Entry
 from mainstem_shared.model.runs import Spec, Status
 from mainstem_shared.model.snapshot_pacing import Patch
+from mainstem_shared.model.time import now_ms
 from mainstem_shared.store import keys, raw_connections
-from mainstem_shared.store.client import Script, Store, now_ms
+from mainstem_shared.store.client import Script, Store
 from mainstem_shared.transitions.results import Control, Gone, Refused, refused
 
 SNAPSHOT: Final = Script("snapshot")
 RESYNC: Final = Script("resync")
 COMPACT: Final = Script("compact")
 READ: Final = Script("read", large=True)
+PAGE: Final = Script("page")
+PAGE_ENTRIES: Final = 256
+"""Entries of one page: a few milliseconds of the server's time at most."""
+PAGE_BYTES: Final = 512 * 1024
+"""A page is full at this size: what one reader that catches up may hold in memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +83,69 @@ async def read(store: Store, run_id: str, *, patience_s: float | None = None) ->
         entries=[events.entry(raw_id, fields) for raw_id, fields in reply[3]],
         inputs=reply[4],
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peek:
+    """Where a run is: its status and the id of its log's top entry (START if the log is missing)."""
+
+    status: Status
+    epoch: int
+    top: Cursor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page(Peek):
+    """A page of a run's log, and where the run was at the same moment."""
+
+    spec: Spec
+    entries: list[Entry]
+
+
+async def page(store: Store, run_id: str, *, after: Cursor, count: int = PAGE_ENTRIES) -> Page | Gone:
+    """Read the entries after a cursor: what a reader that catches up gets next.
+
+    Raises:
+        NotFound: it cannot be a run id.
+        StoreUnavailable: the store does not answer.
+    """
+    k = keys.run(run_id)
+    reply = await store.verb(PAGE, [k.record, k.log], [str(after), count, PAGE_BYTES])
+    if not reply:
+        return Gone()
+    return Page(
+        status=Status(reply[0].decode()),
+        epoch=int(reply[1]),
+        top=cursors.parse(reply[2]),
+        spec=Spec.model_validate_json(reply[3]),
+        entries=[events.entry(raw_id, fields) for raw_id, fields in reply[4]],
+    )
+
+
+async def peek(store: Store, run_id: str) -> Peek | Gone:
+    """Return where a run is, without its content: the verb `page`, of no entries.
+
+    Raises:
+        NotFound: it cannot be a run id.
+        StoreUnavailable: the store does not answer.
+    """
+    k = keys.run(run_id)
+    return peeked(await store.verb(PAGE, [k.record, k.log], ["0-0", 0, 0]))
+
+
+def peek_command(run_id: str) -> bytes:
+    """Return the packed command whose reply `peeked` reads, for a connection that readers share."""
+    k = keys.run(run_id)
+    return raw_connections.pack(
+        b"EVALSHA", PAGE.digest.encode(), b"2", k.record.encode(), k.log.encode(), b"0-0", b"0", b"0"
+    )
+
+
+def peeked(reply: Any) -> Peek | Gone:
+    """Read the reply to a `peek_command`."""
+    if not reply:
+        return Gone()
+    return Peek(status=Status(reply[0].decode()), epoch=int(reply[1]), top=cursors.parse(reply[2]))
 
 
 async def snapshot(store: Store, control: Control, *, cursor: Cursor, state: bytes, live_ttl_ms: int) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from mainstem_shared.model.time import now_ms
 from mainstem_shared.store import keys
-from mainstem_shared.store.client import Script, Store, now_ms
+from mainstem_shared.store.client import Script, Store
 
 TAKE_SLOT: Final = Script("take_slot")
 

@@ -11,10 +11,10 @@ from typing import Final
 
 from mainstem_shared import errors, transitions
 from mainstem_shared.model.runs import Status
+from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import recovery
 from mainstem_shared.operations.sweeping import UNREADABLE
 from mainstem_shared.store import keys
-from mainstem_shared.store.client import now_ms
 from mainstem_tasks.execution.runtime import Runtime
 
 logger = logging.getLogger(__name__)

@@ -23,9 +23,9 @@ from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import ErrorInfo, Reason, Status
+from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import ending, recovery, resuming
 from mainstem_shared.store import keys
-from mainstem_shared.store.client import now_ms
 from mainstem_tasks.celery_support.cancellation import CancelCause, cancel_cause
 from mainstem_tasks.execution.inputs import Inputs
 from mainstem_tasks.execution.runtime import Runtime, Stop

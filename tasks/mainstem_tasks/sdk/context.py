@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, Generic, NoReturn
 
 from typing_extensions import TypeVar
 
 from mainstem_shared import errors
-from mainstem_shared.model import jsontext
+from mainstem_shared.model import digests, jsontext
 from mainstem_shared.model.actions import Call, Decision, OnExpiry, Question
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import Usage, ms_of
+from mainstem_shared.model.time import now_ms
 from mainstem_shared.settings import Settings
 from mainstem_tasks.sdk import pauses
 from mainstem_tasks.sdk.channel import Channel
@@ -96,7 +95,7 @@ class RunView(Generic[InputT]):
         call's id, or any name that a continuation will use again.
         """
         named = jsontext.dumps([self.run_id, call])
-        return f"ms_{hashlib.blake2b(named, digest_size=16).hexdigest()}"
+        return f"ms_{digests.hex_digest(named)}"
 
 
 class RunContext(RunView[InputT]):
@@ -217,7 +216,7 @@ class RunContext(RunView[InputT]):
     async def _call_started(self, call_id: str, name: str, arguments: dict[str, Any] | str) -> None:
         if call_id in self._answered:
             raise ValueError(f"Tool call {call_id!r} has its result already; give each call its own id.")
-        at = self._open.get(call_id, _now_ms())
+        at = self._open.get(call_id, now_ms())
         self._channel.emit(
             Type.STEP_STARTED,
             {"step_id": call_id, "kind": "tool_call", "name": name, "arguments": arguments, "at": at},
@@ -235,7 +234,7 @@ class RunContext(RunView[InputT]):
         self._steps += 1
         step_id = f"step_{self.segment}_{self._steps}"
         await self._emit(
-            Type.STEP_STARTED, {"step_id": step_id, "kind": "step", "name": name, "at": _now_ms()}
+            Type.STEP_STARTED, {"step_id": step_id, "kind": "step", "name": name, "at": now_ms()}
         )
         try:
             yield step_id
@@ -379,8 +378,4 @@ class RunContext(RunView[InputT]):
 
 
 def _completed(step_id: str, state: str, result: Any) -> dict[str, Any]:
-    return {"step_id": step_id, "state": state, "result": result, "at": _now_ms()}
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+    return {"step_id": step_id, "state": state, "result": result, "at": now_ms()}

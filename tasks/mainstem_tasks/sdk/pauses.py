@@ -20,7 +20,7 @@ from mainstem_shared.model.actions import (
     OnExpiry,
     Question,
 )
-from mainstem_shared.store.client import now_ms
+from mainstem_shared.model.time import now_ms
 
 
 class Paused(BaseException):

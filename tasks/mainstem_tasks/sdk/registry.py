@@ -21,7 +21,7 @@ from typing import Any, Final, Generic, TypeVar, overload
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from mainstem_shared import errors
-from mainstem_shared.model import runs
+from mainstem_shared.model import runs, validation
 from mainstem_tasks.sdk.context import RunContext
 from mainstem_tasks.sdk.sync_context import SyncRunContext, run_in_thread
 
@@ -70,20 +70,14 @@ class Engine:
         try:
             return self.input_model.model_validate(run_input)
         except ValidationError as error:
-            problems = error.errors(include_url=False, include_input=False, include_context=False)
-            shown = [f"{_where(problem['loc'])}: {problem['msg']}" for problem in problems[:_SHOWN_PROBLEMS]]
-            more = len(problems) - len(shown)
-            message = "; ".join(shown) + (f"; and {more} more" if more else "")
-            raise errors.InvalidInput(message, path=_where(problems[0]["loc"])) from error
+            message = validation.problems(error, shown=_SHOWN_PROBLEMS, whole="input")
+            path = validation.first_place(error, whole="input")
+            raise errors.InvalidInput(message, path=path) from error
 
     @property
     def schema(self) -> dict[str, Any]:
         """The JSON schema of the input; gateways validate with it."""
         return {} if self.input_model is None else self.input_model.model_json_schema()
-
-
-def _where(loc: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in loc) or "input"
 
 
 _engines: Final[dict[str, Engine]] = {}

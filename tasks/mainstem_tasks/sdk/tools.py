@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
+from mainstem_shared.model import validation
 from mainstem_shared.model.actions import DEFAULT_DECISIONS, DecisionType
 from mainstem_tasks.sdk.policies import Policy
 
@@ -24,6 +25,8 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 TIMEOUT_S: Final = 60.0
 """A tool may take this long unless it says otherwise: a model that waits is a user who waits."""
+
+_SHOWN_PROBLEMS: Final = 5  # of arguments, for the model that made them
 
 THREADS: Final = 64
 """Plain `def` tools that run at once in a process; more wait."""
@@ -84,9 +87,7 @@ class Tool:
         try:
             parsed = self.model.model_validate(dict(arguments))
         except ValidationError as error:
-            problems = error.errors(include_url=False, include_input=False, include_context=False)
-            said = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in problems[:5])
-            raise InvalidArgumentsError(said) from error
+            raise InvalidArgumentsError(validation.problems(error, shown=_SHOWN_PROBLEMS)) from error
         return {name: getattr(parsed, name) for name in self.model.model_fields}
 
     async def invoke(self, arguments: Mapping[str, Any], call: ToolCall) -> Any:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from mainstem_shared import errors, transitions
-from mainstem_shared.eventlog.reading import log_pages, run_states
+from mainstem_shared.eventlog.reading import run_states
 from mainstem_shared.eventlog.reading.subscriptions import End
 from mainstem_shared.eventlog.reading.tailer import Tailer
 from mainstem_shared.model import ids
@@ -15,8 +15,9 @@ from mainstem_shared.model.actions import Action, Call
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import Reason
+from mainstem_shared.model.time import now_ms
 from mainstem_shared.settings import Settings
-from mainstem_shared.store.client import Script, Store, now_ms
+from mainstem_shared.store.client import Script, Store
 from support.clients.checking_reader import Reader
 from support.clients.following import follow, reached
 from support.models.logs import RunLog
@@ -196,7 +197,7 @@ class HeldStore(Store):
 
     async def verb(self, script: Script, *args, **options):
         reply = await super().verb(script, *args, **options)
-        if script is log_pages.PAGE:
+        if script is transitions.PAGE:
             self.held += 1
             await self.gate.wait()
         return reply

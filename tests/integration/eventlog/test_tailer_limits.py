@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from redis.exceptions import RedisError
 
-from mainstem_shared import errors
-from mainstem_shared.eventlog.reading import log_pages, subscriptions, tail_connections
+from mainstem_shared import errors, transitions
+from mainstem_shared.eventlog.reading import subscriptions, tail_connections
 from mainstem_shared.eventlog.reading.subscriptions import End, Subscription
 from mainstem_shared.eventlog.reading.tailer import Tailer
 from mainstem_shared.model import cursors, ids
@@ -96,7 +96,7 @@ class GatedStore(Store):
 
     async def verb(self, script: Script, *args: Any, **options: Any) -> Any:
         reply = await super().verb(script, *args, **options)
-        if script is log_pages.PAGE:
+        if script is transitions.PAGE:
             self.held += 1
             await self.gate.wait()
         return reply

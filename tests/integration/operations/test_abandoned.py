@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from mainstem_shared import transitions
+from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations.ending import Finaliser
 from mainstem_shared.operations.sweeping import LOOK_LEASES, Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
-from mainstem_shared.store.client import Store, now_ms
+from mainstem_shared.store.client import Store
 from support.models.logs import RunLog
 from support.models.verb_calls import seal
 from support.processes import dying_process

@@ -20,13 +20,14 @@ from mainstem_shared.coordination import mailboxes
 from mainstem_shared.coordination.leases import incarnation
 from mainstem_shared.model import ids
 from mainstem_shared.model.runs import Reason, Status
+from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import quotas
 from mainstem_shared.operations.aborting import Aborter
 from mainstem_shared.operations.ending import own
 from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
-from mainstem_shared.store.client import Store, now_ms
+from mainstem_shared.store.client import Store
 from support.models.logs import RunLog
 from support.processes.gateways import GatewayThread
 from support.waiting import wait_until_async

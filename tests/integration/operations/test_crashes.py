@@ -18,6 +18,7 @@ from mainstem_shared.model import actions, events, ids
 from mainstem_shared.model.contents import Content
 from mainstem_shared.model.principals import Principal
 from mainstem_shared.model.runs import Reason, Status
+from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import quotas, recovery, resuming, starting, steering
 from mainstem_shared.operations.aborting import Aborter
 from mainstem_shared.operations.deleting import Deleter
@@ -25,7 +26,7 @@ from mainstem_shared.operations.ending import Finaliser, own
 from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
-from mainstem_shared.store.client import Store, now_ms
+from mainstem_shared.store.client import Store
 from support.models import verb_calls as v
 from support.processes import dying_process
 

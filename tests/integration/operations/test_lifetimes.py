@@ -13,6 +13,7 @@ from mainstem_api import AsyncRuns
 from mainstem_shared import errors, transitions
 from mainstem_shared.model import ids
 from mainstem_shared.model.runs import Reason
+from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import ending
 from mainstem_shared.operations.aborting import Aborter
 from mainstem_shared.operations.deleting import Deleter
@@ -20,7 +21,7 @@ from mainstem_shared.operations.ending import Finaliser
 from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
-from mainstem_shared.store.client import Store, now_ms
+from mainstem_shared.store.client import Store
 from support.models.logs import RunLog
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from mainstem_api import AsyncRuns
 from mainstem_shared.model import ids
+from mainstem_shared.model.time import now_ms
 from mainstem_shared.store import keys
-from mainstem_shared.store.client import Store, now_ms
+from mainstem_shared.store.client import Store
 from support.models.logs import RunLog
 
 GONE = 25

@@ -17,11 +17,12 @@ from mainstem_shared.model.actions import Action, Call
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.principals import Principal
 from mainstem_shared.model.runs import ErrorInfo, Reason
+from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import resuming, starting
 from mainstem_shared.operations.ending import Finaliser
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
-from mainstem_shared.store.client import Store, now_ms
+from mainstem_shared.store.client import Store
 from support.clients.checking_reader import Reader
 from support.models.logs import RunLog
 from support.processes.gateways import GatewayThread, open_stream

@@ -22,12 +22,13 @@ from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.principals import Principal
 from mainstem_shared.model.runs import Reason, Run, Status
+from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import resuming, starting
 from mainstem_shared.operations.aborting import Abort, Aborter, Outcome
 from mainstem_shared.operations.ending import Finaliser
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
-from mainstem_shared.store.client import Store, now_ms
+from mainstem_shared.store.client import Store
 from mainstem_shared.transitions import approvals
 from support.models import verb_calls as v
 from support.models.interleaving import GatedStore, Turnstile

@@ -13,11 +13,12 @@ from mainstem_shared.model.actions import Action, Question
 from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.runs import Reason
+from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import recovery, steering
 from mainstem_shared.operations.ending import Finaliser
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
-from mainstem_shared.store.client import Store, now_ms
+from mainstem_shared.store.client import Store
 from support.models import verb_calls as v
 
 SETTINGS = Settings()

@@ -16,7 +16,7 @@ import pytest
 from redis.asyncio.cluster import RedisCluster
 
 from mainstem_shared import transitions
-from mainstem_shared.eventlog.reading import log_pages, run_states
+from mainstem_shared.eventlog.reading import run_states
 from mainstem_shared.model.cursors import START
 from mainstem_shared.model.runs import Reason, Status
 from mainstem_shared.store import keys
@@ -84,8 +84,8 @@ async def test_runs_spread_over_the_nodes_and_live_there(store: Store, nodes: li
         await run.say(3)
         await run.snapshot()
         await run.say(2)
-        page = await log_pages.page(store, run.run_id, after=START)
-        assert isinstance(page, log_pages.Page)
+        page = await transitions.page(store, run.run_id, after=START)
+        assert isinstance(page, transitions.Page)
         intent = await transitions.stop(store, run.run_id, reason=Reason.USER_ABORT)
         assert isinstance(intent, transitions.Intended)
         await run.finish()

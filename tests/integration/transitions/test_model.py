@@ -29,9 +29,10 @@ from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import TERMINAL, Reason, Status
+from mainstem_shared.model.time import now_ms
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
-from mainstem_shared.store.client import Store, now_ms
+from mainstem_shared.store.client import Store
 from support.models import verb_calls as v
 from support.models.verb_model import ACTIVE, Model, Run
 from support.processes.servers import ValkeyProcess

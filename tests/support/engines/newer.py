@@ -10,8 +10,9 @@ from typing import Any
 
 from mainstem_shared import transitions
 from mainstem_shared.model import ids, runs
+from mainstem_shared.model.time import now_ms
 from mainstem_shared.store import keys
-from mainstem_shared.store.client import Store, now_ms
+from mainstem_shared.store.client import Store
 from mainstem_tasks import engine
 from mainstem_tasks.sdk.context import RunContext
 

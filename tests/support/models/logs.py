@@ -13,8 +13,9 @@ from mainstem_shared.model import contents, cursors, events, ids, jsontext
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Entry, Type
 from mainstem_shared.model.runs import Reason
+from mainstem_shared.model.time import now_ms
 from mainstem_shared.store import keys
-from mainstem_shared.store.client import Store, now_ms
+from mainstem_shared.store.client import Store
 from support.models.specs import spec
 
 TTL_MS = 600_000

@@ -12,8 +12,8 @@ from mainstem_shared.coordination import leases
 from mainstem_shared.model import events, ids, runs
 from mainstem_shared.model.events import Entry
 from mainstem_shared.model.runs import RECORD_VERSION
+from mainstem_shared.model.time import now_ms
 from mainstem_shared.store import keys
-from mainstem_shared.store.client import now_ms
 from support.paths import TESTS
 
 FIXTURES = TESTS / "fixtures"

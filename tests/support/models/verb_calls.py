@@ -10,8 +10,9 @@ from mainstem_shared import transitions
 from mainstem_shared.model import ids, jsontext, runs
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.runs import Reason
+from mainstem_shared.model.time import now_ms
 from mainstem_shared.store import keys
-from mainstem_shared.store.client import Store, now_ms
+from mainstem_shared.store.client import Store
 from support.models.specs import spec
 
 LIVE_MS = 600_000

@@ -6,7 +6,6 @@ Static files, read once; they speak to the same HTTP interface as everybody else
 
 from __future__ import annotations
 
-import hashlib
 import html
 import mimetypes
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ from typing import Final
 from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+
+from mainstem_shared.model import digests
 
 router = APIRouter(include_in_schema=False)
 
@@ -94,4 +95,4 @@ def _files() -> dict[str, _File]:
 
 
 def _tag(body: bytes) -> str:
-    return f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+    return f'"{digests.hex_digest(body, size=12)}"'

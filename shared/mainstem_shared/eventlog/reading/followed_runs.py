@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from mainstem_shared import transitions
-from mainstem_shared.eventlog.reading import log_pages
 from mainstem_shared.eventlog.reading.frames import Batch, Frame, continues
 from mainstem_shared.eventlog.reading.subscriptions import End, Subscription
 from mainstem_shared.model.cursors import START, Cursor
@@ -38,7 +37,7 @@ class FollowedRun:
     def __init__(self, tailer: Follower, run_id: str) -> None:
         self.run_id = run_id
         self.key = keys.run(run_id).log.encode()
-        self.peek_command = log_pages.peek_command(run_id)
+        self.peek_command = transitions.peek_command(run_id)
         self.subscriptions: set[Subscription] = set()
         self.cursor: Cursor | None = None
         self.packed_cursor = b""
@@ -81,7 +80,7 @@ class FollowedRun:
             for subscription in self.subscriptions:
                 subscription.offer(batch)
 
-    def peeked(self, seen: log_pages.Peek | transitions.Gone) -> None:
+    def peeked(self, seen: transitions.Peek | transitions.Gone) -> None:
         """Judge a silent log: is the run still there, does the log still reach what was delivered."""
         self.heard = time.monotonic()
         if isinstance(seen, transitions.Gone):

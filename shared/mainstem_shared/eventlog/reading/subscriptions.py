@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Final, Protocol, Self
 
 from mainstem_shared import errors, transitions
-from mainstem_shared.eventlog.reading import log_pages, run_states
+from mainstem_shared.eventlog.reading import run_states
 from mainstem_shared.eventlog.reading.frames import Batch, Frame, chain
 from mainstem_shared.model import cursors
 from mainstem_shared.model.cursors import Cursor
@@ -22,6 +22,8 @@ from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import Spec
 from mainstem_shared.store.client import Store
 
+PATIENCE_S: Final = 30.0
+"""How long readers wait for a store that is away before they are told."""
 QUEUE_FRAMES: Final = 1000
 QUEUE_BYTES: Final = 1024 * 1024
 """What may wait for a slow reader; beyond it the queue is dropped and the log is read again."""
@@ -221,7 +223,7 @@ class Subscription:
         except errors.StoreUnavailable:
             now = time.monotonic()
             self._trouble_since = self._trouble_since or now
-            if now - self._trouble_since > log_pages.PATIENCE_S:
+            if now - self._trouble_since > PATIENCE_S:
                 raise
         else:
             self._trouble_since = None
@@ -231,7 +233,7 @@ class Subscription:
     async def _catch_up(self) -> None:
         """Read the page after the cursor, or a snapshot if there is a hole; join the live flow at the top."""
         floor = self._followed.cursor
-        page = await log_pages.page(self._store, self._followed.run_id, after=self.cursor)
+        page = await transitions.page(self._store, self._followed.run_id, after=self.cursor)
         if isinstance(page, transitions.Gone):
             self.close(End.GONE)
             return
@@ -246,7 +248,7 @@ class Subscription:
         if self.end is None and self._has_reached(page.top):
             await self._join(floor, page.top)
 
-    def _needs_state(self, page: log_pages.Page) -> bool:
+    def _needs_state(self, page: transitions.Page) -> bool:
         """Tell whether the log cannot continue this reader: a hole, a log cut short, or no log left."""
         if page.top == cursors.START:
             # The log is missing. A run that goes on gets its repair (`resync`) from its owner: wait for it.

@@ -15,8 +15,8 @@ from typing import Any, Final, NamedTuple
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from mainstem_shared import errors
-from mainstem_shared.eventlog.reading import log_pages
+from mainstem_shared import errors, transitions
+from mainstem_shared.eventlog.reading import subscriptions
 from mainstem_shared.eventlog.reading.followed_runs import FollowedRun
 from mainstem_shared.model import events
 from mainstem_shared.store import raw_connections
@@ -121,14 +121,14 @@ class TailConnection:
             logger.warning(
                 "lost the store; readers wait", extra={"action": "tailer_lost_store", "error": repr(error)}
             )
-        if now - self._away_since > log_pages.PATIENCE_S:
+        if now - self._away_since > subscriptions.PATIENCE_S:
             for followed in list(self.followed_runs.values()):
                 followed.fail(errors.StoreUnavailable())
         await asyncio.sleep(self._delay * random.uniform(0.5, 1.5))
         self._delay = min(2 * self._delay, LONGEST_DELAY_S)
 
     async def _read_on(self, connection: RawConnection) -> None:
-        load = raw_connections.pack(b"SCRIPT", b"LOAD", log_pages.PAGE.source.encode())
+        load = raw_connections.pack(b"SCRIPT", b"LOAD", transitions.PAGE.source.encode())
         await _ask(connection, load, replies=1, timeout_s=SLACK_S)
         # A new connection may lead to a server that restarted with a shorter log: look at every run.
         await self._look(connection, list(self.followed_runs.values()))
@@ -197,7 +197,7 @@ class TailConnection:
         commands = b"".join(followed.peek_command for followed in followed_runs)
         replies = await _ask(connection, commands, replies=len(followed_runs), timeout_s=SLACK_S)
         for followed, reply in zip(followed_runs, replies, strict=True):
-            followed.peeked(log_pages.peek(reply))
+            followed.peeked(transitions.peeked(reply))
 
 
 async def _ask(connection: RawConnection, packed: bytes, *, replies: int, timeout_s: float) -> list[Reply]:

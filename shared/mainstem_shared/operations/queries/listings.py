@@ -16,8 +16,9 @@ from mainstem_shared import errors
 from mainstem_shared.eventlog.reading import run_states
 from mainstem_shared.model.principals import DEFAULT_TENANT
 from mainstem_shared.model.runs import TERMINAL, Run, Spec, Status
+from mainstem_shared.model.time import now_ms
 from mainstem_shared.store import keys
-from mainstem_shared.store.client import Store, now_ms
+from mainstem_shared.store.client import Store
 
 PAGE: Final = 20
 LONGEST_PAGE: Final = 100

@@ -10,6 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from mainstem_shared.model import validation
+
 
 class _Lenient(BaseModel):
     model_config = ConfigDict(frozen=True)
@@ -110,6 +112,4 @@ def read(data: object) -> Chunk:
     try:
         return Chunk.model_validate(data)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "chunk"
-        raise ValueError(f"{where}: {first['msg']}") from None
+        raise ValueError(validation.first_problem(error, whole="chunk")) from None

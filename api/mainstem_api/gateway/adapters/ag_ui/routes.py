@@ -7,7 +7,6 @@ kept beside the thread's idempotency keys, for as long (`_also_known_as`).
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -25,7 +24,7 @@ from mainstem_api.gateway.routes.runs import Serving, problem_documents
 from mainstem_api.gateway.sse import EventStream
 from mainstem_api.gateway.state import Gateway
 from mainstem_shared import errors, transitions
-from mainstem_shared.model import ids
+from mainstem_shared.model import digests, ids
 from mainstem_shared.model.principals import Principal
 from mainstem_shared.operations import engine_catalogue, starting
 from mainstem_shared.store import keys
@@ -63,7 +62,7 @@ async def run_agent(body: RunAgentInput, gateway: Serving, caller: Caller) -> Re
 
 def _run_id(body: RunAgentInput, caller: Principal) -> str:
     """Return the id of the run that the client's name for it stands for: the same at every gateway."""
-    named = hashlib.blake2b(_scope(body, caller), digest_size=16).digest()
+    named = digests.digest(_scope(body, caller))
     return ids.run_id(caller.tenant, body.thread_id, uuid.UUID(bytes=named))
 
 
@@ -189,7 +188,7 @@ async def _known_as(gateway: Gateway, body: RunAgentInput, caller: Principal) ->
 
 
 def _name_key(body: RunAgentInput, caller: Principal) -> str:
-    digest = hashlib.blake2b(_scope(body, caller), digest_size=16).hexdigest()
+    digest = digests.hex_digest(_scope(body, caller))
     return keys.idempotency(_run_id(body, caller), digest)
 
 
