@@ -167,7 +167,7 @@ class InvalidDecision(InvalidRequest):
 
 
 class Misconfigured(MainstemError):
-    """Settings that cannot work, or that would leave a door open: the process refuses to start."""
+    """Settings that cannot work, or that would let anybody in: the process refuses to start."""
 
     code = "misconfigured"
     message = "The settings cannot work together."

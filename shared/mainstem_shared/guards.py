@@ -23,7 +23,7 @@ from mainstem_shared.model.runs import Spec
 __all__ = ["SAID_LIMIT", "Guard", "Kind", "Said", "plain"]
 
 SAID_LIMIT: Final = 64 * 1024
-"""Largest answer, reason, response, edit or steering text, in bytes of JSON: a long letter, no file."""
+"""Largest answer, reason, response, edit or steering text, in bytes of JSON: a long message, no file."""
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069]")
 """Control characters, except white space; also those that turn text around for its reader."""
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 SUBMIT: Final = "mainstem.submit"
 RESUME: Final = "mainstem.resume"
 EVENT_S: Final = 2.0
-"""A broker that is away delays the end of a paused or aborted run's task by no more than this."""
+"""An unavailable broker delays the end of a paused or aborted run's task by no more than this."""
 _STATUS: Final = {reason.value: reason.status for reason in Reason}
 _ABORTS: Final = (CancelCause.REVOKED, CancelCause.SHUTDOWN)
 
@@ -81,7 +81,7 @@ class Generate(AsyncTask):
         try:
             # Not to be cancelled: an abort comes by mail first, and as Celery's revoke while this is sent.
             await segments.unreachable(self._send_within(event, str(request.id), request.hostname, runtime_s))
-        except Exception:  # the run is what it is whatever monitors see; the broker may be away
+        except Exception:  # the run is what it is whatever monitors see; the broker may be unavailable
             logger.info("monitors were not told", extra={"action": "state_unseen"}, exc_info=True)
 
     async def _send_within(self, event: str, task_id: str, hostname: str, runtime_s: float) -> None:

@@ -29,7 +29,7 @@ def test_values_survive(value: object):
 
 @given(ANY_TEXT)
 def test_any_string_is_encoded_as_valid_utf8_json(text: str):
-    """Lone surrogates are spelled with escapes; the decoder brings them back (and joins halves that met)."""
+    """Lone surrogates are written with escapes; the decoder brings them back (and joins halves that met)."""
     data = jsontext.dumps({"text": text})
     data.decode("utf-8")
     decoded = jsontext.loads(data)["text"]

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from mainstem_api.gateway.adapters.attaching import AttachPoint
 from mainstem_api.gateway.adapters.openai_responses import ids, items, translator
-from mainstem_api.gateway.adapters.openai_responses.chunking import cuts
+from mainstem_api.gateway.adapters.openai_responses.chunking import chunk_bounds
 from mainstem_api.gateway.adapters.openai_responses.ids import ResponseId
 from mainstem_api.gateway.adapters.openai_responses.sequencer import STRIDE
 from mainstem_api.gateway.adapters.openai_responses.translator import Responses
@@ -116,19 +116,19 @@ def brief(event: dict[str, Any]) -> Any:
 @given(st.text(max_size=300), st.lists(st.integers(0, 300), max_size=20))
 def test_cuts_do_not_depend_on_how_text_comes(text, arrivals):
     """However it grows, the deltas of a text are the same, and together they are the text."""
-    whole = list(cuts(0, len(text), complete=True))
+    whole = list(chunk_bounds(0, len(text), complete=True))
     assert "".join(text[b:e] for b, e in whole) == text
     got, at = [], 0
     for length in sorted(min(n, len(text)) for n in arrivals):
-        for begin, end in cuts(at, length, complete=False):
+        for begin, end in chunk_bounds(at, length, complete=False):
             got.append((begin, end))
             at = end
-    got += cuts(at, len(text), complete=True)
+    got += chunk_bounds(at, len(text), complete=True)
     assert got == whole
 
 
 def test_the_largest_content_has_some_ten_thousand_deltas():
-    assert sum(1 for _ in cuts(0, 8 * 1024 * 1024, complete=True)) < 12_000
+    assert sum(1 for _ in chunk_bounds(0, 8 * 1024 * 1024, complete=True)) < 12_000
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mainstem_api.gateway.adapters.translator import Translator, spell
+from mainstem_api.gateway.adapters.translator import Translator, encode_event
 from mainstem_shared.eventlog.reading.frames import Frame
 from mainstem_shared.model import contents, jsontext
 from mainstem_shared.model.contents import Content
@@ -167,5 +167,5 @@ def test_it_rests_only_at_a_pause_that_lasts():
 
 def test_an_event_is_one_line_for_every_reader():
     """What some clients take for line breaks is escaped; halves of surrogate pairs pass."""
-    assert spell({"a": "x\u2028y\x85\n"}) == b'data: {"a":"x\\u2028y\\u0085\\n"}\n\n'
-    assert spell({"a": "\ud83d"}, event="e") == b'event: e\ndata: {"a":"\\ud83d"}\n\n'
+    assert encode_event({"a": "x\u2028y\x85\n"}) == b'data: {"a":"x\\u2028y\\u0085\\n"}\n\n'
+    assert encode_event({"a": "\ud83d"}, event="e") == b'event: e\ndata: {"a":"\\ud83d"}\n\n'

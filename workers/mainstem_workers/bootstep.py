@@ -1,4 +1,4 @@
-"""`RunsStep`: the Celery bootstep by which a worker executes runs; the pool decides who keeps them (`hosts`).
+"""`RunsStep` is the Celery bootstep that lets a worker execute runs, with the pool's host (`pool_hosts`).
 
 It starts after the pool, and is told to stop before it. Housekeeping must outlive the pool's last job: each
 host sees to that in the way its pool allows.

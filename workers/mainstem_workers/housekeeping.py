@@ -1,8 +1,8 @@
 """What a worker process does beside executing tasks: lease, writer, mailbox, sweeps, watchdog.
 
-A host (`hosts`) starts it with the pool and stops it, in this order, after the pool's last job has ended:
-mailbox and sweeps, then the writer, then the lease. Until then everything runs on: a draining worker still
-hears aborts and renews its lease.
+A pool host (`pool_hosts`) starts it with the pool and stops it, in this order, after the pool's last job has
+ended: mailbox and sweeps, then the writer, then the lease. Until then everything runs on: a draining worker
+still hears aborts and renews its lease.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Housekeeping:
         self.runtime.suspended()
 
     async def start(self) -> None:
-        """Take the lease, connect, and start the loops. A store that is away delays runs, not the start."""
+        """Take the lease, connect, and start the loops. An unavailable store delays runs, not the start."""
         here = self.runtime
         registry.load_modules(here.settings.engines)
         await asyncio.to_thread(here.lease.start)
@@ -79,8 +79,8 @@ class Housekeeping:
             ("sweeps", sweeper.run()),
             ("clock", _every(min(CLOCK_S, here.settings.idle_timeout_s / 4), here.check_clocks)),
             ("announce", self._announce()),
-            ("stranded", self._settle_stranded()),
-            ("promises", server_checks.watch_start(here.store.url, endpoints.broker_url(here.settings))),
+            ("orphans", self._settle_orphans()),
+            ("server checks", server_checks.watch_start(here.store.url, endpoints.broker_url(here.settings))),
         ):
             self._loops.append(asyncio.create_task(work, name=f"mainstem-{name}"))
         runtime.install(here)
@@ -104,15 +104,15 @@ class Housekeeping:
         await here.store.close()
         runtime.install(None)
 
-    async def _settle_stranded(self) -> None:
+    async def _settle_orphans(self) -> None:
         while True:
             await asyncio.sleep(STRANDED_SWEEPS * self.runtime.settings.sweep_s)
             try:
                 await orphans.settle(self.runtime)
             except errors.StoreUnavailable:
-                logger.warning("stranded runs wait for the store", extra={"action": "stranded_later"})
+                logger.warning("orphaned runs wait for the store", extra={"action": "orphans_later"})
             except Exception:  # the loop's boundary: whatever it was, the next round is due
-                logger.exception("stranded runs were not settled", extra={"action": "stranded_failed"})
+                logger.exception("orphaned runs were not settled", extra={"action": "orphans_failed"})
 
     async def _announce(self) -> None:
         while True:

@@ -1,7 +1,7 @@
 """`install`: Mainstem on a Celery app, ours or a user's own, without taking over its configuration.
 
-It adds our tasks, a bootstep and the defaults that our promises rest on. What the application has set itself
-stays as it is; what that breaks is said when a worker starts (`promises`).
+It adds our tasks, a bootstep and the defaults that our guarantees rest on. What the application has set
+itself stays as it is; what that breaks is said when a worker starts (`configuration_checks`).
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ DEFAULTS: Final[dict[str, Any]] = {
     # With early acks prefetching would hoard runs that other workers could execute.
     "worker_disable_prefetch": True,
     "worker_prefetch_multiplier": 1,
-    # A prefork child that waits for a store that is away is not dead.
+    # A prefork child that waits for an unavailable store is not dead.
     "worker_proc_alive_timeout": 30,
-    # A broker that is away is waited for, at the start and ever after: no worker stays deaf.
+    # An unavailable broker is waited for, at the start and ever after: no worker stays deaf.
     "broker_connection_retry_on_startup": True,
     "broker_connection_max_retries": None,
 }

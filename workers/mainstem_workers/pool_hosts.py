@@ -1,4 +1,4 @@
-"""Hosts: who keeps a worker process's `Housekeeping`, on each of Celery's pools.
+"""Pool hosts: who keeps a worker process's `Housekeeping`, on each of Celery's pools.
 
 The asyncio pool has the loop that everything runs on. Threads and solo use the process's background loop, as
 does each prefork child. What abort and shutdown each can give is told in `docs/pools.md`.
@@ -30,7 +30,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 START_TIMEOUT_S: Final = 20.0
-"""Less than `worker_proc_alive_timeout`: a store that is away must not end prefork children."""
+"""Less than `worker_proc_alive_timeout`: an unavailable store must not end prefork children."""
 STOP_TIMEOUT_S: Final = 5.0
 CANCEL_GRACE_S: Final = 10.0
 """After the drain: what cancelled engines may take for their cleanup and the terminal event."""

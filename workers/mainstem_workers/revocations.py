@@ -54,7 +54,7 @@ class Revocations:
             return
         except errors.StoreUnavailable:
             logger.warning(
-                "a revocation came to nothing: the store is away; abort the run by its id",
+                "a revocation came to nothing: the store is unavailable; abort the run by its id",
                 extra={"action": "revocation_lost", "run_id": run_id, "task_id": task_id},
             )
             return

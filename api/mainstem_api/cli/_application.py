@@ -34,7 +34,7 @@ def look_at(name: str | None, pool: str | None, settings: Settings) -> Report:
         UnusableError: there is no such app, or `install(app)` was never called on it.
     """
     pools = importlib.import_module("mainstem_workers.pool_support")
-    promises = importlib.import_module("mainstem_workers.configuration_checks")
+    checks = importlib.import_module("mainstem_workers.configuration_checks")
     app = _find(name) if name else importlib.import_module("mainstem_workers.app").make_app(settings)
     chosen = pools.Pool(pool) if pool else _pool_of(app, pools)
     if (installed := app.conf.get("mainstem_settings")) is None:
@@ -50,8 +50,8 @@ def look_at(name: str | None, pool: str | None, settings: Settings) -> Report:
     return Report(
         name=name or "mainstem worker",
         pool=chosen,
-        broken=promises.check(app, chosen, concurrency=app.conf.worker_concurrency),
-        notes=promises.notes(app, chosen),
+        broken=checks.check(app, chosen, concurrency=app.conf.worker_concurrency),
+        notes=checks.notes(app, chosen),
     )
 
 

@@ -209,7 +209,7 @@ class AsyncRuns:
         """Yield the run's events after a cursor (default: from the start), live, until `run.finished`.
 
         Each comes once, in order. A `snapshot` or `resync` event replaces all that came before. While the
-        store is away the iteration waits, for half a minute.
+        store is unavailable the iteration waits, for half a minute.
 
         Raises:
             NotFound: it does not exist, or not for this user.
@@ -311,7 +311,7 @@ class AsyncRuns:
         return await run_states.get_run(self._store, run_id)
 
     async def requeue(self, run_id: str) -> bool:
-        """Publish a queued run's message once more; for operators. False if the broker is away.
+        """Publish a queued run's message once more; for operators. False if the broker is unavailable.
 
         Needless in normal operation: sweepers do it. Workers refuse a message that is one too many.
 

@@ -36,13 +36,13 @@ def create_app(settings: Settings | None = None, *, authenticator: Authenticator
     A host that knows its users already passes an `authenticator` of its own in place of MAINSTEM_AUTH.
 
     Raises:
-        Misconfigured: the settings would leave a door open, or let nobody in.
+        Misconfigured: the settings would let anybody in, or nobody.
     """
     settings = settings or Settings()
     authenticator = authenticator or authenticators.authenticator(settings)
     holder = Holder(settings)
     origins = Origins(settings)
-    door = AccessControl(authenticator, lambda: holder.gateway.tokens)
+    access = AccessControl(authenticator, lambda: holder.gateway.tokens)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
@@ -64,7 +64,7 @@ def create_app(settings: Settings | None = None, *, authenticator: Authenticator
         redirect_slashes=False,  # a redirect would answer for paths that do not exist
     )
     app.state.holder = holder
-    app.state.door = door
+    app.state.access = access
     routers = (runs.router, endings.router, approvals.router, overview.router, health.router, web.router)
     routers = (*routers, *ADAPTERS)
     app.state.routes = [route for router in routers for route in router.routes]
@@ -74,7 +74,7 @@ def create_app(settings: Settings | None = None, *, authenticator: Authenticator
         app.include_router(router, responses=_LOCKED_RESPONSES if locked else {})
     # From the inside to the outside.
     app.add_middleware(RequestLimits)
-    app.add_middleware(Locked, door=door, limits=Limits(settings), origins=origins)
+    app.add_middleware(Locked, access=access, limits=Limits(settings), origins=origins)
     if origins.configured:
         app.add_middleware(CORSMiddleware, **origins.cors())
     app.add_middleware(ErrorsAndHeaders)

@@ -1,4 +1,4 @@
-"""Problem documents (RFC 9457): the one place that knows which error has which status, and how it is spelled.
+"""Problem documents (RFC 9457): the one place that knows which error has which status, and how it is encoded.
 
 Every refusal of the gateway, its framework's included, is one of these, with a stable `code`.
 """

@@ -38,7 +38,7 @@ _HEADERS: Final = [
 
 
 class Encoder(Protocol):
-    """How a protocol spells a run's events, for one client; `adapters.translation` has the base of most."""
+    """How a protocol encodes a run's events, for one client; `adapters.translator` has the base of most."""
 
     headers: ClassVar[Sequence[tuple[bytes, bytes]]]
     """Response headers beside those of every event stream."""
@@ -55,7 +55,7 @@ class Encoder(Protocol):
         ...
 
     def take(self, frames: Sequence[Frame]) -> bytes:
-        """Return how events are spelled."""
+        """Return how events are encoded."""
         ...
 
     def rest(self) -> bytes:
@@ -97,7 +97,7 @@ class EventStream(Response):
         max_age_s: float = 0,
         encoder: Callable[[Spec], Encoder] | None = None,
     ) -> None:
-        """Follow the run of `subscription`; `encoder` makes what spells it, by default our own events.
+        """Follow the run of `subscription`; `encoder` makes what encodes it, by default our own events.
 
         With a `max_age_s` it is reset at about that age: for clients that reconnect where they were.
         """

@@ -63,7 +63,7 @@ class Gateway:
             asyncio.create_task(self._drain_with_server(), name="gateway-drain"),
             asyncio.create_task(
                 server_checks.watch_start(self.store.url, endpoints.broker_url(self.settings)),
-                name="gateway-promises",
+                name="gateway-server-checks",
             ),
         ]
 

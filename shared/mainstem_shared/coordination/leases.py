@@ -63,7 +63,7 @@ class Lease:
         self.owner = incarnation()
 
     def start(self) -> None:
-        """Take the lease and keep it; a store that is away is tried again until it answers."""
+        """Take the lease and keep it; an unavailable store is tried again until it answers."""
         self._ticked = clocks.now()
         self._beat()
         self.start_soon()
@@ -87,7 +87,7 @@ class Lease:
     def may_write(self) -> bool:
         """Whether this process has certainly not been suspended for longer than its lease.
 
-        The beat thread's own pulse is the evidence, not its success: a store that is away takes runs from
+        The beat thread's own pulse is the evidence, not its success: an unavailable store takes runs from
         nobody, but a process that did not run may have lost them.
         """
         return clocks.now() - self._ticked <= self._settings.lease_s

@@ -22,7 +22,7 @@ TTL_S: Final = 24 * 3600
 
 
 class Stop(BaseModel):
-    """Stop a run: the wish stands in its record already."""
+    """Stop a run: the stop intent stands in its record already."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -1,7 +1,7 @@
 """The outbox: handing a durable, queued run to the broker.
 
 A pair across two servers: the record is the truth, the message a hint. Order: the run is durable first, then
-the message, then `published` notes it. A crash or a broker that is away in between leaves a queued run that
+the message, then `published` notes it. A crash or an unavailable broker in between leaves a queued run that
 is not noted as published; a sweeper delivers it again. A message too many is refused by the claim.
 """
 

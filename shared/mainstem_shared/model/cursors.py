@@ -45,13 +45,13 @@ def parse(text: str | bytes) -> Cursor:
     Raises:
         InvalidCursor: it is not two unsigned 64-bit decimal numbers joined by a dash.
     """
-    spelled = text.decode("ascii", "replace") if isinstance(text, bytes) else text
-    match = _PATTERN.fullmatch(spelled)
+    given = text.decode("ascii", "replace") if isinstance(text, bytes) else text
+    match = _PATTERN.fullmatch(given)
     if match is None:
-        raise errors.InvalidCursor(cursor=spelled[:64])
+        raise errors.InvalidCursor(cursor=given[:64])
     epoch, seq = int(match[1]), int(match[2])
     if epoch > _U64_MAX or seq > _U64_MAX:
-        raise errors.InvalidCursor(cursor=spelled[:64])
+        raise errors.InvalidCursor(cursor=given[:64])
     return Cursor(epoch, seq)
 
 

@@ -15,7 +15,7 @@ def dumps(value: Any) -> bytes:
     """Encode `value`.
 
     Lone surrogates, which a provider's split escapes leave behind, cannot be UTF-8: such values
-    are spelled with escapes, so that the halves join again at the reader. NaN and infinities, which JSON does
+    are written with escapes, so that the halves join again at the reader. NaN and infinities, which JSON does
     not have and no browser reads, become null.
     """
     try:

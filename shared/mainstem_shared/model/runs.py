@@ -35,13 +35,13 @@ def at_ms(value: int) -> datetime:
 
 
 def rfc3339(value: int) -> str:
-    """Return the time that is `value` milliseconds after the epoch, as JSON spells it."""
+    """Return the time that is `value` milliseconds after the epoch, in RFC 3339."""
     return _timestamp(at_ms(value))
 
 
-def ms_of(spelled: str) -> int:
-    """Return what `rfc3339` spelled."""
-    return round(datetime.fromisoformat(spelled).timestamp() * 1000)
+def ms_of(text: str) -> int:
+    """Parse what `rfc3339` returns."""
+    return round(datetime.fromisoformat(text).timestamp() * 1000)
 
 
 class Status(StrEnum):

@@ -98,7 +98,7 @@ class Snapshots:
         self._size = len(state)
         last = fold.parts[-1] if fold.parts else None
         content = jsontext.dumps(dumped["content"]) if isinstance(last, TextPart) else b""
-        # Compared, not assumed: a lone surrogate anywhere changes how a whole value is spelled.
+        # Compared, not assumed: a lone surrogate anywhere changes how a whole value is encoded.
         end = len(_HEAD) + len(content)
         if content.endswith(_TAIL) and state[:end] == _HEAD + content:
             self._part = len(fold.parts) - 1

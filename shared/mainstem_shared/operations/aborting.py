@@ -139,7 +139,7 @@ class Aborter:
     # -- nobody executes it
 
     async def _end(self, run_id: str, intent: transitions.Intended) -> Abort | None:
-        """End a run as long as nothing has changed since the wish; None if something has."""
+        """End a run as long as nothing has changed since the stop intent; None if something has."""
         ended = await self.finaliser.settle(
             run_id, sealer=self.sealer(), reason=intent.reason, expected_epoch=intent.epoch
         )
@@ -171,7 +171,7 @@ class Aborter:
 
     @asynccontextmanager
     async def _revoking(self, task_id: str) -> AsyncGenerator[None]:
-        """Have Celery revoke the task meanwhile. A broker that is away or frozen is not waited for long."""
+        """Have Celery revoke the task meanwhile. An unavailable broker or frozen is not waited for long."""
         if self.revoker is None or not task_id:
             yield
             return

@@ -1,6 +1,6 @@
 """Recovery: what becomes of a run whose worker is lost or stops. It goes back to the queue, or it ends.
 
-For sweepers, for workers that find a run stranded, and for segments at shutdown. A continuation goes on from
+For sweepers, for workers that find a run orphaned, and for segments at shutdown. A continuation goes on from
 the engine's last checkpoint: what was emitted after it is emitted again, so `run.restarted` carries the
 content as of then and readers replace theirs. Without a checkpoint the run begins from the start.
 

@@ -59,7 +59,7 @@ async def resume(
 ) -> None:
     """Decide about a paused run's action, so that a worker goes on with it; `by`: the user, for the log.
 
-    The same request again is answered the same, as long as the run exists. A broker that is away delays the
+    The same request again is answered the same, as long as the run exists. An unavailable broker delays the
     continuation and is no error. Whether the caller may do this is for the caller to know.
 
     Raises:

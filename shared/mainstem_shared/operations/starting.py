@@ -79,7 +79,7 @@ async def start_run(
     trigger: str = "user",
     private_threads: bool = False,
 ) -> Outcome:
-    """Make a run durable and offer it to workers. A broker that is away delays it and is no error.
+    """Make a run durable and offer it to workers. An unavailable broker delays it and is no error.
 
     A given `run_id` (it must be of this thread) makes the call repeatable: the same caller, starting it
     again, is answered the same. With `private_threads`, a thread belongs to the user whose runs it has.

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 TEXT_LIMIT: Final = 64 * 1024
-"""Largest input, in bytes of JSON: a long letter, no file."""
+"""Largest input, in bytes of JSON: a long message, no file."""
 LOOK_MS: Final = 2000
 """When a sweeper looks whether the owner knows of an input: long after a healthy owner has it."""
 

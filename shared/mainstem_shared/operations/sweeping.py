@@ -68,7 +68,7 @@ class Sweeper:
             try:
                 await self.sweep()
             except (errors.Unavailable, RedisError, OSError):
-                # Who could not be seen while the store was away could not renew its lease either.
+                # Who could not be seen while the store was unavailable could not renew its lease either.
                 self.suspects.clear()
                 logger.warning("sweep failed", extra={"action": "sweep_failed"}, exc_info=True)
             except Exception:
@@ -163,7 +163,7 @@ class Sweeper:
                 await self._look_again(run_id, now + self._look_ms)
 
     async def _look_at(self, run_id: str, record: Mapping[str, str], *, now: int, publish: bool) -> bool:
-        """Do what one run needs; False once the broker turned out to be away."""
+        """Do what one run needs; False once the broker turned out to be unavailable."""
         status = Status(record["status"])
         if status.is_terminal:
             await self.finaliser.tidy(run_id)

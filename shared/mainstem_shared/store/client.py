@@ -2,7 +2,7 @@
 
 redis-py's retries know nothing of idempotence, so they are off: a verb carries a nonce and is repeated
 here after a lost reply. Verbs share one connection (`lines`); everything else goes through redis-py's pool.
-Blocking reads and the event writer have connections of their own (`pipes`).
+Blocking reads and the event writer have connections of their own (`raw_connections`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from mainstem_shared.store import connections, shared_connections
 
 T = TypeVar("T")
 
-# The server is away, loads its data, or a fail-over is under way: the same call may succeed shortly.
+# The server is unavailable, loads its data, or a fail-over is under way: the same call may succeed shortly.
 TRANSIENT: Final = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError, OSError)
 # The same, where redis-py has no class for it: no replica or no disk, a script in the way, moving slots.
 _TRANSIENT_CODES: Final = ("NOREPLICAS", "MASTERDOWN", "MISCONF", "BUSY ", "CLUSTERDOWN", "TRYAGAIN")
@@ -119,7 +119,7 @@ class Store:
         return await self.client.execute_command(*command)
 
     async def patiently(self, operation: Callable[[], Awaitable[T]], *, patience_s: float | None = None) -> T:
-        """Run an idempotent operation, again and again while the store is away, within `patience_s`.
+        """Run an idempotent operation, again and again while the store is unavailable, within `patience_s`.
 
         Raises:
             StoreUnavailable: it never answered, or refuses writes for want of memory.

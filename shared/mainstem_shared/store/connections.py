@@ -26,7 +26,7 @@ from redis.retry import Retry as SyncRetry
 from redis.sentinel import Sentinel as SyncSentinel
 
 CONNECT_TIMEOUT_S: Final = 2.0
-REPLY_TIMEOUT_S: Final = 5.0  # loopback or a data centre: a server silent for so long is away
+REPLY_TIMEOUT_S: Final = 5.0  # loopback or a data centre: a server silent for so long is unavailable
 MAX_CONNECTIONS: Final = 32  # verbs take under a millisecond each; more would only queue in the server
 _LOST_ON_UVLOOP: Final = "the handler is closed"
 

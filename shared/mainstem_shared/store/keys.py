@@ -1,4 +1,4 @@
-"""Every key of the store is spelled here and nowhere else; `docs/architecture.md` has the same table.
+"""Every key of the store is built here and nowhere else; `docs/architecture.md` has the same table.
 
 A run's keys carry its thread's tag in braces, so that a verb touches one Cluster slot.
 """

@@ -28,12 +28,12 @@ _CRLF: Final = b"\r\n"
 
 
 def bulk(value: bytes) -> bytes:
-    """Spell one RESP bulk string."""
+    """Encode one RESP bulk string."""
     return b"$%d\r\n%s\r\n" % (len(value), value)
 
 
 def pack(*args: bytes) -> bytes:
-    """Spell one command in RESP."""
+    """Encode one command in RESP."""
     return b"*%d\r\n" % len(args) + b"".join(map(bulk, args))
 
 

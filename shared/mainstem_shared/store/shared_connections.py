@@ -20,7 +20,7 @@ from mainstem_shared.store import raw_connections
 from mainstem_shared.store.raw_connections import RawConnection, Reply
 
 SILENCE_S: Final = 5.0
-"""Loopback or a data centre: a server that owes a reply for so long is away."""
+"""Loopback or a data centre: a server that owes a reply for so long is unavailable."""
 _LOOK_S: Final = 0.5
 
 

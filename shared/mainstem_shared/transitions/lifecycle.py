@@ -97,7 +97,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intended:
-    """The wish to stop is durable. Who must act: `owner`, or anybody if nobody runs it."""
+    """The stop intent is durable. Who must act: `owner`, or anybody if nobody runs it."""
 
     status: Status
     epoch: int
@@ -260,7 +260,7 @@ async def handover(
 
 
 async def stop(store: Store, run_id: str, *, reason: Reason) -> Intended | Already | Gone:
-    """Record the wish to stop a run."""
+    """Record the stop intent of a run."""
     reply = await store.verb(STOP, [keys.run(run_id).record], [now_ms(), reason.value])
     match reply[0]:
         case b"intended":

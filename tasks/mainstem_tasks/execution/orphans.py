@@ -23,7 +23,7 @@ NEVER_EXECUTED: Final = "The run was claimed, but never executed."
 
 
 async def settle(runtime: Runtime) -> None:
-    """End this process's stranded runs, and forget those that are over.
+    """End this process's orphaned runs, and forget those that are over.
 
     Raises:
         StoreUnavailable: try again later.
@@ -61,7 +61,7 @@ def _is_being_ended(runtime: Runtime, state: transitions.State) -> bool:
 
 
 async def _end(runtime: Runtime, run_id: str, state: transitions.State) -> None:
-    logger.error("a run was stranded here", extra={"action": "run_stranded", "run_id": run_id})
+    logger.error("a run was orphaned here", extra={"action": "run_orphaned", "run_id": run_id})
     await recovery.settle_lost(
         runtime.finaliser, run_id, state, sealer=runtime.lease.owner, message=NEVER_EXECUTED
     )

@@ -66,7 +66,7 @@ class Runtime:
         if isinstance(message, mailboxes.Input):
             self._tell(message.run_id)
         elif not self._stop(message):
-            self.spawn(self._settle_stranded(message))
+            self.spawn(self._settle_orphan(message))
 
     def _tell(self, run_id: str) -> None:
         """Have a run's segment fetch its inputs; one that begins does so by itself."""
@@ -96,7 +96,7 @@ class Runtime:
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a side task failed", extra={"action": "side_task_failed"}, exc_info=error)
 
-    async def _settle_stranded(self, message: mailboxes.Stop) -> None:
+    async def _settle_orphan(self, message: mailboxes.Stop) -> None:
         """End a run that is ours by its record but that no segment here knows: its task died on the way."""
         run_id, owner = message.run_id, self.lease.owner
         state = await transitions.read(self.store, run_id)

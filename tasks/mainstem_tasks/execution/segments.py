@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 CLAIM_PATIENCE_S: Final = 60.0
 """The message is acknowledged already: a claim that gives up leaves the run to the outbox."""
 STORE_PATIENCE_S: Final = 300.0
-"""A claimed run waits as long for a store that is away: with its past, and with its checkpoints."""
+"""A claimed run waits as long for an unavailable store: with its past, and with its checkpoints."""
 CLEANUP_S: Final = 30.0
 """An engine's `finally` may take this long after a stop; then the run ends without it."""
 PAUSED: Final = "paused"
@@ -68,7 +68,7 @@ async def execute(runtime: Runtime, run_id: str, *, task_id: str) -> str:
     A message is only a hint: a duplicate, stale or redelivered one is refused by the claim, without effect.
 
     Raises:
-        StoreUnavailable: the store stayed away; the outbox delivers the run again.
+        StoreUnavailable: the store stayed unavailable; the outbox delivers the run again.
     """
     owner = runtime.lease.owner
     ttl_ms = runtime.settings.live_ttl_ms
@@ -87,7 +87,7 @@ async def execute(runtime: Runtime, run_id: str, *, task_id: str) -> str:
     )
     runtime.claiming[run_id] = None
     try:
-        # Not to be cancelled: a claim that landed and was forgotten would strand the run.
+        # Not to be cancelled: a claim that landed and was forgotten would orphan the run.
         claimed = await unreachable(claim)
     finally:
         overtaken_by = runtime.claiming.pop(run_id, None)

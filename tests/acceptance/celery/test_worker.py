@@ -222,7 +222,7 @@ async def test_store_and_broker_away_at_start(fragile):
 
 
 async def test_the_outbox_delivers_what_a_dead_broker_did_not(apart):
-    """A run started while the broker is away is durable, and is executed once the broker is back."""
+    """A run started while the broker is unavailable is durable, and is executed once the broker is back."""
     apart.worker(MAINSTEM_SWEEP_S="0.5")
     async with client(apart) as runs:
         apart.broker.sigkill()

@@ -194,7 +194,7 @@ def test_doctor_finds_nothing_wrong_with_a_healthy_system(system: System):
 
 
 def test_doctor_names_what_is_broken_and_the_remedy(system: System):
-    """A policy that deletes runs, a store without append-only file, a broker that is away."""
+    """A policy that deletes runs, a store without append-only file, an unavailable broker."""
     with system.valkey.client() as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
         client.config_set("appendonly", "no")

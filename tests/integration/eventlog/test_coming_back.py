@@ -225,7 +225,7 @@ async def test_a_subscription_given_up_half_way_takes_nothing_along(store_url: s
 
 
 async def test_a_subscription_that_failed_can_be_made_again(private_valkey: ValkeyProcess):
-    """The store was away: nothing is left of the attempt, and the same tailer serves the next one."""
+    """The store was unavailable: nothing is left of the attempt, and the same tailer serves the next one."""
     store = Store(private_valkey.url(), patience_s=0.2)
     async with Tailer(store) as tailer:
         log = await RunLog.start(store)

@@ -224,7 +224,7 @@ async def test_an_engine_is_slowed_while_the_store_does_not_answer(private_valke
 
 
 async def test_events_wait_for_the_first_connection(private_valkey: ValkeyProcess):
-    """A channel opened while the store is away takes events and flushes when it comes."""
+    """A channel opened while the store is unavailable takes events and flushes when it comes."""
     async with stored(private_valkey.url()) as store:
         control = await v.running(store)
         await store.close()

@@ -134,7 +134,7 @@ async def test_usage_of_an_aborted_run_is_told_once_and_whole(runs: AsyncRuns, s
 async def test_an_end_that_cannot_be_written_is_said_and_stays_recoverable(
     private_valkey: ValkeyProcess, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    """Bounded patience with a store that is away; one greppable error; a sweeper ends the run with all it had said."""
+    """Bounded patience with an unavailable store; one greppable error; a sweeper ends the run with all it had said."""
     monkeypatch.setattr(segments, "FINISH_PATIENCE_S", 0.3)
     settings = Settings(redis_url=private_valkey.url(0), broker_url=private_valkey.url(1), sweep_s=3600)
     async with AsyncRuns(settings) as runs, working(settings) as here:
@@ -158,7 +158,7 @@ async def test_an_end_that_cannot_be_written_is_said_and_stays_recoverable(
 async def test_a_failing_sweep_is_logged_and_the_next_one_tried(
     private_valkey: ValkeyProcess, caplog: pytest.LogCaptureFixture
 ):
-    """A worker's sweeps meet a store that is away, say so, and do their work when it is back."""
+    """A worker's sweeps meet an unavailable store, say so, and do their work when it is back."""
     settings = Settings(redis_url=private_valkey.url(0), broker_url=private_valkey.url(1), sweep_s=0.1)
     async with working(settings) as here:
         await asyncio.to_thread(private_valkey.sigkill)

@@ -91,7 +91,7 @@ class Proxy:
                     way.cancel()
                 await asyncio.gather(*ways, return_exceptions=True)
         except (OSError, asyncio.CancelledError):
-            pass  # the server is away, or `cut_all`: the client sees its connection go
+            pass  # the server is unavailable, or `cut_all`: the client sees its connection go
         finally:
             self._links.discard(task)
             for side in writers:

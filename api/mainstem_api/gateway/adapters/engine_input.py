@@ -67,7 +67,11 @@ def transcript(content: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 messages.append(last)
             last.setdefault("tool_calls", []).append(_call(part))
             if _answered(part):
-                result = {"role": "tool", "tool_call_id": part["call_id"], "content": spelled(part["result"])}
+                result = {
+                    "role": "tool",
+                    "tool_call_id": part["call_id"],
+                    "content": json_text(part["result"]),
+                }
                 messages.append(result)
     return messages
 
@@ -77,10 +81,10 @@ def _answered(part: Mapping[str, Any]) -> bool:
 
 
 def _call(part: Mapping[str, Any]) -> dict[str, Any]:
-    function = {"name": part["name"], "arguments": spelled(part["arguments"])}
+    function = {"name": part["name"], "arguments": json_text(part["arguments"])}
     return {"id": part["call_id"], "type": "function", "function": function}
 
 
-def spelled(value: Any) -> str:
+def json_text(value: Any) -> str:
     """Return arguments or a result as text: JSON, unless it is text already."""
     return value if isinstance(value, str) else jsontext.dumps(value).decode("utf-8", "surrogatepass")

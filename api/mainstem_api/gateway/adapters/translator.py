@@ -134,7 +134,7 @@ class Translator:
 
     def say(self, payload: Any, *, event: str | None = None) -> None:
         """Send one SSE event."""
-        self._out.append(spell(payload, event=event))
+        self._out.append(encode_event(payload, event=event))
 
     def say_raw(self, said: bytes) -> None:
         """Send bytes that are no JSON event."""
@@ -343,7 +343,7 @@ def _continues(known: TextPart | Mapping[str, Any], part: Mapping[str, Any]) -> 
     return known["state"] in ("streaming", "called") or part["state"] == known["state"]
 
 
-def spell(payload: Any, *, event: str | None = None) -> bytes:
+def encode_event(payload: Any, *, event: str | None = None) -> bytes:
     """Return one SSE event: LF only, one data line (clients split on either)."""
     head = b"" if event is None else b"event: %s\n" % event.encode()
     return b"%sdata: %s\n\n" % (head, without_line_breaks(jsontext.dumps(payload)))

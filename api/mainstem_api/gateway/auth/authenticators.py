@@ -45,7 +45,7 @@ def authenticator(settings: Settings) -> Authenticator:
     """Return what the settings ask for.
 
     Raises:
-        Misconfigured: it would leave a door open, or let nobody in.
+        Misconfigured: it would let anybody in, or nobody.
     """
     match settings.auth:
         case "none":

@@ -1,4 +1,4 @@
-"""Who a request comes from: the dependencies of routes, `Caller` and `Operator`. The `door` finds out."""
+"""A request's caller, as dependencies of routes: `Caller`, `Operator`. `middleware.access` determines it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ async def principal(request: Request) -> Principal:
     Raises:
         NotAuthenticated: nobody proved to be one.
     """
-    return await request.app.state.door.principal_of(request.scope)
+    return await request.app.state.access.principal_of(request.scope)
 
 
 Caller = Annotated[Principal, Depends(principal)]

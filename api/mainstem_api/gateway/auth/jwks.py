@@ -25,7 +25,7 @@ from mainstem_shared.store.addresses import is_loopback
 logger = logging.getLogger(__name__)
 
 REFRESH_S: Final = 300.0
-"""Age at which keys are fetched again: how long a withdrawn key may still open the door."""
+"""Age at which keys are fetched again: how long a withdrawn key is still accepted."""
 COOLDOWN_S: Final = 30.0
 TRUST_S: Final = 86_400.0
 """How long keys outlive a source that does not answer."""

@@ -64,9 +64,9 @@ def _only(headers: Headers, name: str) -> str | None:
         raise errors.NotAuthenticated("The proxy's header is not UTF-8.", challenge="Proxy") from None
 
 
-def _networks(spelled: str) -> list[_Network]:
+def _networks(text: str) -> list[_Network]:
     try:
-        parts = [part.strip() for part in spelled.split(",")]
+        parts = [part.strip() for part in text.split(",")]
         found = [ipaddress.ip_network(part, strict=False) for part in parts if part]
     except ValueError as error:
         raise errors.Misconfigured(f"MAINSTEM_PROXY_PEERS: {error}") from error

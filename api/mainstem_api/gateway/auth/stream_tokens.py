@@ -21,7 +21,7 @@ from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 
 PARAMETER: Final = "token"
-"""The query parameter; the door takes it out before anybody could log the address."""
+"""The query parameter; access control takes it out before anybody could log the address."""
 SECRET_BYTES: Final = 32
 REREAD_S: Final = 60.0
 """How soon gateways agree again after the store lost the secret, or somebody replaced it."""

@@ -1,4 +1,4 @@
-"""The door: every request passes it before its body is read, and leaves it with a known user or a refusal.
+"""Access control: every request leaves it with a known user or an error, before its body is read.
 
 What it locks is everything below `/v1/` and the metrics: a route that is added there is locked without
 doing anything for it. Pure ASGI, like `middleware`.
@@ -25,7 +25,7 @@ from mainstem_shared import errors
 from mainstem_shared.model.principals import Principal
 
 PRINCIPAL: Final = "mainstem.principal"
-"""Scope entry: who makes the request, once the door knows."""
+"""Scope entry: who makes the request, once access control knows."""
 _STREAM_TOKEN: Final = "mainstem.stream_token"  # noqa: S105 - a name
 _EVENTS: Final = re.compile(r"/v1/runs/([^/]+)/events")
 
@@ -57,11 +57,11 @@ class AccessControl:
 
 
 class Locked:
-    """Lets in who the door lets in, as often as limits allow. No request's content was looked at before."""
+    """Passes on the requests that access control and rate limits allow, before their content is read."""
 
-    def __init__(self, app: ASGIApp, door: AccessControl, limits: Limits, origins: Origins) -> None:
+    def __init__(self, app: ASGIApp, access: AccessControl, limits: Limits, origins: Origins) -> None:
         self._app = app
-        self._door = door
+        self._access = access
         self._limits = limits
         self._origins = origins
 
@@ -75,7 +75,7 @@ class Locked:
             return
         try:
             self._origins.check(scope)
-            user = await self._door.principal_of(scope)
+            user = await self._access.principal_of(scope)
             self._limits.admit(user)
             if "text/event-stream" in Headers(scope=scope).get("accept", ""):
                 self._limits.check_streams(user)  # before a run is started for a stream that cannot be

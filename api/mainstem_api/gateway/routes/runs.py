@@ -44,7 +44,7 @@ class StreamToken(BaseModel):
 
 
 def problem_documents(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Describe refusals with these statuses, for OpenAPI."""
+    """Describe error answers with these statuses, for OpenAPI."""
     content = {"application/problem+json": {"schema": Problem.model_json_schema()}}
     return {status: {"description": "Problem document", "content": content} for status in statuses}
 
@@ -180,8 +180,8 @@ async def follow_run(
     With `from=snapshot` and no cursor, a snapshot stands in for the past. The stream ends after
     `run.finished`; any other break means: connect again, with the id of the last event.
     """
-    spelled = last_event_id or after
-    cursor = cursors.parse(spelled) if spelled is not None else None
+    given = last_event_id or after
+    cursor = cursors.parse(given) if given is not None else None
     return EventStream(
         gateway.tailer.subscribe(run_id, after=cursor, from_snapshot=start == "snapshot"),
         principal=caller,

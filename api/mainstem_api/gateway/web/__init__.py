@@ -84,7 +84,7 @@ def _answer(request: Request, file: _File) -> Response:
 
 @cache
 def _files() -> dict[str, _File]:
-    """Read all files, once: what is not among them cannot be asked for, however a path is spelled."""
+    """Read all files, once: what is not among them cannot be asked for, however a path is written."""
     files: dict[str, _File] = {}
     for path in STATIC.rglob("*"):
         if path.is_file():

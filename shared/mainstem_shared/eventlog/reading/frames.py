@@ -1,4 +1,4 @@
-"""Frames: log entries as they go to readers, spelled once for all of them, and runs of frames without a hole.
+"""Frames: log entries as they go to readers, encoded once for all of them, and gap-free sequences of frames.
 
 A frame's `wire` is its SSE spelling (LF only, one data line); `data` is the payload alone, for readers
 that are not SSE.

@@ -1,7 +1,7 @@
 """Views of a run for its readers: the whole run as of now, its snapshots, its final event.
 
-Built from what `transitions.read` returns. The gateway's and the client's `get` end here, and so do feeds
-that need a state instead of events (`subscriptions`).
+Built from what `transitions.read` returns. The gateway's and the client's `get` end here, and so do
+subscriptions that need a state instead of events (`subscriptions`).
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from mainstem_shared.model.runs import Spec
 from mainstem_shared.store.client import Store
 
 PATIENCE_S: Final = 30.0
-"""How long readers wait for a store that is away before they are told."""
+"""How long readers wait for an unavailable store before they are told."""
 QUEUE_FRAMES: Final = 1000
 QUEUE_BYTES: Final = 1024 * 1024
 """What may wait for a slow reader; beyond it the queue is dropped and the log is read again."""
@@ -89,7 +89,7 @@ class Subscription:
         """Return the next frames, all that are there, waiting for at least one.
 
         Raises:
-            StoreUnavailable: the store was away for longer than PATIENCE_S.
+            StoreUnavailable: the store was unavailable for longer than PATIENCE_S.
         """
         while not (frames := await self.batch()):
             pass
@@ -102,7 +102,7 @@ class Subscription:
 
         Raises:
             StopAsyncIteration: the subscription is over; `end` says why.
-            StoreUnavailable: the store was away for longer than PATIENCE_S.
+            StoreUnavailable: the store was unavailable for longer than PATIENCE_S.
         """
         while True:
             if frames := self._take():

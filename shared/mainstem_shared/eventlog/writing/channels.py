@@ -272,8 +272,8 @@ class Channel:
     async def flush(self) -> Cursor:
         """Wait until everything emitted so far is acknowledged; return the log's top.
 
-        While the connection is away this waits even if nothing is pending: what was acknowledged may be gone
-        when the store is back, and then `control` and the log's top are others.
+        While the connection is unavailable this waits even if nothing is pending: what was acknowledged may
+        be gone when the store is back, and then `control` and the log's top are others.
 
         Raises:
             Fenced: the run was lost meanwhile.
@@ -349,9 +349,9 @@ class Channel:
             size = _utf8_size(text)
             self.fold.append_text(type_of_delta[item.kind], item.part, text, size=size)
             self._buffered -= size
-            spelled = jsontext.dumps(text)
-            self._snapshots.text(item.part, spelled)
-            return _FIELDS[item.kind], b'{"part":%d,"text":%b}' % (item.part, spelled)
+            encoded = jsontext.dumps(text)
+            self._snapshots.text(item.part, encoded)
+            return _FIELDS[item.kind], b'{"part":%d,"text":%b}' % (item.part, encoded)
         self.fold.apply(item.kind, item.payload)
         self._snapshots.other()
         self._buffered -= len(item.data)

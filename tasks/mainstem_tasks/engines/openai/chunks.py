@@ -45,7 +45,7 @@ class Delta(_Lenient):
 
     @property
     def thought(self) -> str:
-        """The reasoning, however it is spelled."""
+        """The reasoning, by whatever member name."""
         thought = self.reasoning_content or self.reasoning
         return thought if isinstance(thought, str) else ""
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 from mainstem_api.gateway.adapters.ag_ui import messages
 from mainstem_api.gateway.adapters.ag_ui.messages import Names
 from mainstem_api.gateway.adapters.attaching import AttachPoint
-from mainstem_api.gateway.adapters.engine_input import spelled
+from mainstem_api.gateway.adapters.engine_input import json_text
 from mainstem_api.gateway.adapters.translator import Translator, extends
 from mainstem_shared.model.contents import Content, TextPart
 from mainstem_shared.model.events import Type
@@ -34,7 +34,7 @@ class Events(Translator):
         name: the client's own id of this run.
         run_id: our run; several AG-UI runs follow each other in it, when it pauses.
         history: the client's messages before this run's.
-        standing: where our run stands, for a client that attaches; None from the start.
+        attach_point: where our run stands, for a client that attaches; None from the start.
         before: what was spent in earlier AG-UI runs.
     """
 
@@ -81,7 +81,7 @@ class Events(Translator):
         ours = messages.of_fold(self.fold, self._names)
         for part in self.fold.parts:
             if not isinstance(part, TextPart) and part["type"] == "tool_call":
-                self._arguments[part["call_id"]] = spelled(part["arguments"])
+                self._arguments[part["call_id"]] = json_text(part["arguments"])
         mine = {message["id"] for message in ours}
         kept = [message for message in self._history if message.get("id") not in mine]
         self._say("MESSAGES_SNAPSHOT", messages=[*kept, *ours])
@@ -149,13 +149,13 @@ class Events(Translator):
     def call_ready(self, call: Mapping[str, Any]) -> None:
         told = self._calls.get(call["call_id"])
         if told is None:
-            if self._arguments.get(call["call_id"]) != spelled(call["arguments"]):
+            if self._arguments.get(call["call_id"]) != json_text(call["arguments"]):
                 self._snapshot()  # the client has others: half of them, or those before an edit
             return
         if not told:
-            arguments = spelled(call["arguments"])
+            arguments = json_text(call["arguments"])
             self._say("TOOL_CALL_ARGS", toolCallId=self._names.call(call["call_id"]), delta=arguments)
-        self._arguments[call["call_id"]] = spelled(call["arguments"])
+        self._arguments[call["call_id"]] = json_text(call["arguments"])
         self._end_call(call["call_id"])
 
     def call_ended(self, call: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mainstem_api.gateway.adapters.engine_input import spelled
+from mainstem_api.gateway.adapters.engine_input import json_text
 from mainstem_shared import errors
 from mainstem_shared.model import ids
 from mainstem_shared.model.contents import Content, TextPart
@@ -64,7 +64,7 @@ def of_fold(fold: Content, names: Names) -> list[dict[str, Any]]:
 
 
 def _call(part: Mapping[str, Any], names: Names) -> dict[str, Any]:
-    function = {"name": part["name"], "arguments": spelled(part["arguments"])}
+    function = {"name": part["name"], "arguments": json_text(part["arguments"])}
     return {"id": names.call(part["call_id"]), "type": "function", "function": function}
 
 
@@ -72,7 +72,7 @@ def result(part: Mapping[str, Any], names: Names) -> dict[str, Any]:
     """Return the message with a tool call's result."""
     call_id = part["call_id"]
     told = {"id": names.result(call_id), "role": "tool", "toolCallId": names.call(call_id)}
-    content = spelled(part["result"])
+    content = json_text(part["result"])
     return {**told, "content": content, **({} if part["state"] == "completed" else {"error": content})}
 
 

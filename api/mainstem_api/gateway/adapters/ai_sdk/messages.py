@@ -220,6 +220,6 @@ def _result(part: Mapping[str, Any]) -> str:
 
 def _spelled(value: Any) -> str:
     try:
-        return engine_input.spelled(value)
+        return engine_input.json_text(value)
     except ValueError as error:  # the encoder's own limit
         raise errors.InvalidRequest("messages: nested too deeply.") from error

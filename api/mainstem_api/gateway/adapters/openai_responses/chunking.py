@@ -15,7 +15,7 @@ _TIERS: Final = ((4_096, 4), (65_536, 16), (1_048_576, 256))
 _LAST: Final = 4_096
 
 
-def cuts(start: int, length: int, *, complete: bool) -> Iterator[tuple[int, int]]:
+def chunk_bounds(start: int, length: int, *, complete: bool) -> Iterator[tuple[int, int]]:
     """Yield begin and end of each delta from `start`, itself a cut, within a text of `length` so far."""
     while start < length:
         end = start + _size(start)

@@ -34,7 +34,7 @@ class ErrorBody(BaseModel):
 
 
 class ErrorReply(BaseModel):
-    """A refusal, as this API spells it."""
+    """An error, in this API's shape."""
 
     error: ErrorBody
 
@@ -50,7 +50,7 @@ _NO_RETRY: Final = {"x-should-retry": "false"}
 
 
 def documents(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Describe refusals with these statuses, for OpenAPI."""
+    """Describe error answers with these statuses, for OpenAPI."""
     return {status: {"description": "Error", "model": ErrorReply} for status in statuses}
 
 

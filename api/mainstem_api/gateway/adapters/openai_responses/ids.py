@@ -36,15 +36,15 @@ class Asked(NamedTuple):
     is_approval: bool
 
 
-def response(spelled: str) -> ResponseId:
+def response(text: str) -> ResponseId:
     """Read a response's id.
 
     Raises:
         NotFound: it cannot be one.
     """
-    found = _RESPONSE.fullmatch(spelled)
+    found = _RESPONSE.fullmatch(text)
     if found is None:
-        raise errors.NotFound(f"Response with id {spelled[:80]!r} not found.")
+        raise errors.NotFound(f"Response with id {text[:80]!r} not found.")
     return ResponseId(found["run"], int(found["turn"] or 0))
 
 
@@ -58,9 +58,9 @@ def question(run_id: str, action_id: str, question_id: str) -> str:
     return f"ask_{run_id}.{action_id}.{question_id}"
 
 
-def asked(spelled: str) -> Asked | None:
-    """Read what `approval` or `question` spelled; None if it is neither."""
-    found = _ASKED.fullmatch(spelled)
+def asked(text: str) -> Asked | None:
+    """Parse an id that `approval` or `question` made; None if it is neither."""
+    found = _ASKED.fullmatch(text)
     return (
         None if found is None else Asked(found["run"], found["action"], found["id"], found["kind"] == "mcpr")
     )

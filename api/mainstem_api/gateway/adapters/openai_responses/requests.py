@@ -195,7 +195,7 @@ def _decision(asked: Asked, item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parsed(arguments: Any) -> Any:
-    """Return edited arguments as what they say: this API spells arguments as text."""
+    """Return edited arguments as what they say: this API has arguments as text."""
     if not isinstance(arguments, str):
         return arguments
     try:

@@ -3,7 +3,7 @@
 A client continues with one number (`starting_after`), at any gateway, also when the log that its events
 came from was trimmed to a snapshot or to the final event. So the numbers are not the log's:
 
-* Events follow each other item by item, and text is cut at fixed offsets (`cuts`). From the content alone
+* Events follow each other item by item, and text is cut at fixed offsets (`chunking`). From the content alone
   everybody counts the same events; who continues skips as many as it has.
 * 0, 1 and 2 are `response.created`, `response.queued` and `response.in_progress`; a run that no worker ever
   had has no number 2.
@@ -21,9 +21,9 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from mainstem_api.gateway.adapters.engine_input import spelled
+from mainstem_api.gateway.adapters.engine_input import json_text
 from mainstem_api.gateway.adapters.openai_responses import ids
-from mainstem_api.gateway.adapters.openai_responses.chunking import cuts
+from mainstem_api.gateway.adapters.openai_responses.chunking import chunk_bounds
 
 STRIDE: Final = 2**32
 """Numbers of one count; no content has as many events, and a JavaScript number holds two million strides."""
@@ -71,7 +71,7 @@ class Call:
         self.part: Mapping[str, Any] | None = None
 
 
-class Score:
+class Sequencer:
     """What was and what can be told of one response. `after`: the number up to which the client has it."""
 
     def __init__(self, name: ids.ResponseId, *, restarts: int, after: int, say: Say) -> None:
@@ -205,7 +205,7 @@ class Score:
             empty = self._text_item(unit, "in_progress", None)
             self.emit("response.output_item.added", lambda: {"output_index": index, "item": empty})
             self.emit("response.content_part.added", lambda: {**place, "part": names.part("")})
-        for begin, end in cuts(unit.told, unit.length, complete=unit.closed):
+        for begin, end in chunk_bounds(unit.told, unit.length, complete=unit.closed):
             unit.told = end
             self.emit(names.delta, lambda b=begin, e=end: {**place, "delta": unit.text[b:e], **names.extra})
         if not unit.closed:
@@ -234,7 +234,7 @@ class Score:
 
     def _tell_call(self, unit: Call, part: Mapping[str, Any]) -> None:
         """Tell a call that ran in a worker, as one of a remote server's."""
-        index, arguments = len(self.items), spelled(part["arguments"])
+        index, arguments = len(self.items), json_text(part["arguments"])
         item_id = f"mcp_{self._short}_{self._name.turn}_{part['call_id']}"
         place = {"item_id": item_id, "output_index": index}
         failed = part["state"] != "completed"
@@ -251,14 +251,14 @@ class Score:
         self.emit("response.mcp_call_arguments.delta", lambda: {**place, "delta": arguments})
         self.emit("response.mcp_call_arguments.done", lambda: {**place, "arguments": arguments})
         self.emit(f"response.mcp_call.{'failed' if failed else 'completed'}", lambda: place)
-        outcome = {"output": None if failed else spelled(part["result"]), "error": _failure(part)}
+        outcome = {"output": None if failed else json_text(part["result"]), "error": _failure(part)}
         status = {"completed": "completed", "failed": "failed"}.get(part["state"], "incomplete")
         self._complete({**item, "arguments": arguments, **outcome, "status": status})
 
     def _tell_function_call(self, call_id: str, part: Mapping[str, Any]) -> None:
         """Tell a call that is the caller's to run."""
         item = {"id": f"fc_{self._short}_{self._name.turn}_{call_id}", "type": "function_call"}
-        self._tell_arguments({**item, "call_id": call_id, "name": part["name"]}, spelled(part["arguments"]))
+        self._tell_arguments({**item, "call_id": call_id, "name": part["name"]}, json_text(part["arguments"]))
 
     def _tell_question(self, action_id: str, question: Mapping[str, Any]) -> None:
         """Tell a question as a function that the client is to call: its output is the answer."""
@@ -267,7 +267,7 @@ class Score:
         if question.get("options"):
             arguments["options"] = question["options"]
         item = {"id": f"fc_{call_id}", "type": "function_call", "call_id": call_id, "name": ASK}
-        self._tell_arguments(item, spelled(arguments))
+        self._tell_arguments(item, json_text(arguments))
 
     def _tell_arguments(self, item: dict[str, Any], arguments: str) -> None:
         index, place = len(self.items), {"item_id": item["id"], "output_index": len(self.items)}
@@ -285,7 +285,7 @@ class Score:
             "type": "mcp_approval_request",
             "server_label": SERVER,
             "name": call["name"],
-            "arguments": spelled(call["arguments"]),
+            "arguments": json_text(call["arguments"]),
         }
         self.emit("response.output_item.added", lambda: {"output_index": index, "item": item})
         self._complete(item)
@@ -316,5 +316,5 @@ _TEXTS: Final = {
 def _failure(part: Mapping[str, Any]) -> dict[str, Any] | None:
     if part["state"] == "completed":
         return None
-    content = [{"type": "text", "text": spelled(part["result"])}]
+    content = [{"type": "text", "text": json_text(part["result"])}]
     return {"type": "mcp_tool_execution_error", "content": content}

@@ -1,4 +1,4 @@
-"""A run's events as a response's: pushes what becomes known into the score, and tells beginning and end.
+"""A run's events as a response's: gives what becomes known to the sequencer, and tells beginning and end.
 
 It begins with a `AttachPoint`, wherever the client is, and ends with the run, or with the pause that ends the
 response. Pure.
@@ -12,7 +12,7 @@ from typing import Any, Final
 from mainstem_api.gateway.adapters.attaching import AttachPoint
 from mainstem_api.gateway.adapters.openai_responses import ids, items
 from mainstem_api.gateway.adapters.openai_responses.ids import ResponseId
-from mainstem_api.gateway.adapters.openai_responses.sequencer import Score
+from mainstem_api.gateway.adapters.openai_responses.sequencer import Sequencer
 from mainstem_api.gateway.adapters.translator import Translator
 from mainstem_shared import errors
 from mainstem_shared.eventlog.reading.frames import Frame
@@ -44,7 +44,7 @@ class Responses(Translator):
         before = attach_point.pauses[name.turn - 1] if name.turn else None
         self._before: Mapping[str, Any] | None = before
         self._start: Mapping[str, Any] = (before or {}).get("mark") or _AT_START
-        self._score = Score(name, restarts=attach_point.restarts, after=after, say=self._say_event)
+        self._sequencer = Sequencer(name, restarts=attach_point.restarts, after=after, say=self._say_event)
         self._usage: Mapping[str, Any] | None = None
         self._opening: bytes | None = None
         self._epoch = attach_point.cursor.epoch
@@ -80,7 +80,7 @@ class Responses(Translator):
             self._pause(self.fold.action)
         elif attach_point.outcome is not None:
             self._take_state(Type.FINISHED, dict(attach_point.outcome))
-        self._score.pump()
+        self._sequencer.pump()
 
     def take(self, frames: Sequence[Frame]) -> bytes:
         for frame in frames:
@@ -91,18 +91,18 @@ class Responses(Translator):
                 # Perhaps it stands in for a pause too: this response would end in the middle of it.
                 raise errors.StoreUnavailable("The log cannot continue this stream; connect again.")
             self._take(frame.type, frame.payload())
-            self._score.pump()
+            self._sequencer.pump()
         return self._said()
 
     @property
     def last_number(self) -> int:
         """The number of the last event that was told, or that the client has."""
-        return self._score.next_number - 1
+        return self._sequencer.next_number - 1
 
     def response(self) -> dict[str, Any]:
         """Return the response object as of now; once `opening` was called."""
-        draft = self._score.draft()
-        output = [*self._score.items, *([] if draft is None else [draft])]
+        draft = self._sequencer.draft()
+        output = [*self._sequencer.items, *([] if draft is None else [draft])]
         return self._object(self.status, output)
 
     # -- where it stands
@@ -135,9 +135,9 @@ class Responses(Translator):
                 self._push_call(part, part["call_id"], unknown)
 
     def _push_call(self, part: Mapping[str, Any] | None, call_id: str, unknown: frozenset[str]) -> None:
-        self._score.open_call(call_id, approved_by=self._approved_by(call_id))
+        self._sequencer.open_call(call_id, approved_by=self._approved_by(call_id))
         if part is not None and call_id not in unknown and part["state"] not in ("streaming", "called"):
-            self._score.close_call(part)
+            self._sequencer.close_call(part)
 
     def _push_text(self, number: int, part: TextPart, end: Mapping[str, Any] | None) -> None:
         first, last = self._start["parts"] - 1, (end["parts"] if end else len(self.fold.parts)) - 1
@@ -148,10 +148,10 @@ class Responses(Translator):
             text = text[self._start["chars"] :]
             if not text:
                 return
-        self._score.open_text(number, part.kind)
-        self._score.grow_text(text)
+        self._sequencer.open_text(number, part.kind)
+        self._sequencer.grow_text(text)
         if number < last or end is not None:
-            self._score.close_text()
+            self._sequencer.close_text()
         elif self._standing.outcome is None and self.fold.action is None:
             self._open = (number, part.kind)  # it may grow
 
@@ -170,19 +170,19 @@ class Responses(Translator):
             self._lifecycle(2, "in_progress")
 
     def text_began(self, part: int, kind: str) -> None:
-        self._score.open_text(part, kind)
+        self._sequencer.open_text(part, kind)
 
     def text_grew(self, part: int, kind: str, text: str) -> None:
-        self._score.grow_text(text)
+        self._sequencer.grow_text(text)
 
     def text_ended(self, part: int, kind: str, text: str) -> None:
-        self._score.close_text()
+        self._sequencer.close_text()
 
     def call_began(self, call: Mapping[str, Any]) -> None:
-        self._score.open_call(call["call_id"])
+        self._sequencer.open_call(call["call_id"])
 
     def call_ended(self, call: Mapping[str, Any]) -> None:
-        self._score.close_call(call)
+        self._sequencer.close_call(call)
 
     def usage_changed(self, usage: Mapping[str, Any]) -> None:
         self._usage = usage
@@ -194,7 +194,7 @@ class Responses(Translator):
         self._outcome = outcome
         self._usage = outcome.get("usage")
         content = outcome["content"] or self.fold.dump()["content"]
-        self._score.finish(succeeded=outcome["status"] == "succeeded", content=content)
+        self._sequencer.finish(succeeded=outcome["status"] == "succeeded", content=content)
         self._end(items.status_of(outcome))
 
     def rewound(self) -> None:
@@ -215,23 +215,23 @@ class Responses(Translator):
     # -- beginning and end
 
     def _begin_anew(self, *, counted: bool) -> None:
-        self._score.begin_anew(counted=counted)
+        self._sequencer.begin_anew(counted=counted)
         for number, status in enumerate(("created", "queued", "in_progress")):
             self._lifecycle(number, status)
 
     def _lifecycle(self, number: int, kind: str) -> None:
         status = "queued" if kind == "created" else kind
         self.status = status
-        self._score.lifecycle(number, f"response.{kind}", lambda: self._object(status, ()))
+        self._sequencer.lifecycle(number, f"response.{kind}", lambda: self._object(status, ()))
 
     def _pause(self, action: Mapping[str, Any]) -> None:
-        self._score.pause(action)
+        self._sequencer.pause(action)
         self._end("completed")
 
     def _end(self, status: str) -> None:
         self.status, self.over = status, True
-        self._score.emit(
-            items.event_of(status), lambda: {"response": self._object(status, self._score.items)}
+        self._sequencer.emit(
+            items.event_of(status), lambda: {"response": self._object(status, self._sequencer.items)}
         )
 
     def _object(self, status: str, output: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
