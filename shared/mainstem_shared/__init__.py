@@ -1,1 +1,1 @@
-"""Contracts that every part of Mainstem shares. Nothing here imports Celery, FastAPI or another part."""
+"""Contracts that all packages share: the record, the log, transitions, operations. No Celery, no FastAPI."""

@@ -1,4 +1,4 @@
-"""Python's cyclic garbage collector in processes that hold thousands of runs or readers.
+"""Tunes Python's cyclic garbage collector for processes that hold thousands of runs or readers.
 
 With Python 3.12's defaults it looks for cycles each time 700 more objects exist than before. Here that many
 come with every few runs, and they go when their run is over, by reference count: what it walks through is

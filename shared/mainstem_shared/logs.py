@@ -1,4 +1,4 @@
-"""How Mainstem's log lines look: a fixed message, then the fields that were given with it.
+"""Formats Mainstem's log lines: a fixed message, then the fields that were given with it.
 
 A line's `action` names what happened, for grep and for log pipelines; messages may be reworded, actions not.
 """

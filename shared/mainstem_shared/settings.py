@@ -1,4 +1,4 @@
-"""Every setting, read once at the edge of a process and passed in; nothing else reads the environment.
+"""Settings are read once at the edge of a process and passed in; nothing else reads the environment.
 
 Names and defaults are part of the external contract: `MAINSTEM_<FIELD>`.
 """

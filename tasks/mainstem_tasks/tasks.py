@@ -1,6 +1,6 @@
 """The Celery tasks: `mainstem.generate` executes one segment of a run, `submit` starts one, `resume` decides.
 
-All are thin: what they do lives in `segments` and in `mainstem_shared` (`starting`, `approvals`). Their names
+All are thin: what they do lives in `segments` and in `mainstem_shared` (`starting`, `resuming`). Their names
 and arguments are a contract with web tiers that have only Celery.
 """
 

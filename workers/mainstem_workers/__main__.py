@@ -1,4 +1,4 @@
-"""`python -m mainstem_workers worker …`: runs one worker process. `mainstem worker` ends up here."""
+"""`python -m mainstem_workers worker …` runs one worker process; `mainstem worker` ends up here."""
 
 from __future__ import annotations
 

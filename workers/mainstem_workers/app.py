@@ -1,4 +1,4 @@
-"""Mainstem's own Celery app: for those who have none, and `mainstem worker`.
+"""Builds Mainstem's own Celery app, for those who have none and for `mainstem worker`.
 
 `docs/decisions/` has the measurements behind its settings: why an early ack, why no prefetch, why no results.
 """

@@ -1,4 +1,4 @@
-"""What a worker's configuration cannot promise: found when it starts, said loudly, with the remedy.
+"""Checks what a worker's configuration cannot guarantee when it starts; each finding has a remedy.
 
 Nothing is changed here. What `install` sets by itself, the application may have set otherwise: that is its
 right, and these are the consequences. `mainstem_shared.store.server_checks` judges store and broker.

@@ -1,4 +1,4 @@
-"""What a worker process does beside executing tasks: lease, writer, mailbox, sweeps, watchdog.
+"""Housekeeping runs what a worker process does beside tasks: lease, writer, mailbox, sweeps, watchdog.
 
 A pool host (`pool_hosts`) starts it with the pool and stops it, in this order, after the pool's last job has
 ended: mailbox and sweeps, then the writer, then the lease. Until then everything runs on: a draining worker

@@ -1,4 +1,4 @@
-"""`install`: Mainstem on a Celery app, ours or a user's own, without taking over its configuration.
+"""`install` adds Mainstem to a Celery app, ours or a user's own, without taking over its configuration.
 
 It adds our tasks, a bootstep and the defaults that our guarantees rest on. What the application has set
 itself stays as it is; what that breaks is said when a worker starts (`configuration_checks`).

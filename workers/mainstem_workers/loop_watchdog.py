@@ -1,4 +1,4 @@
-"""The loop watchdog: blocking code on the loop stalls every run of the process, and must not go unseen."""
+"""The loop watchdog reports code that blocks the event loop, and ends a process whose loop stays blocked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mailbox of a worker process: reads what others ask of its runs, on its loop, lossless."""
+"""The mailbox reader delivers every message of the process's mailbox once, in order, on its loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pool hosts: who keeps a worker process's `Housekeeping`, on each of Celery's pools.
+"""A pool host starts and stops a worker process's `Housekeeping`; each of Celery's pools has its own.
 
 The asyncio pool has the loop that everything runs on. Threads and solo use the process's background loop, as
 does each prefork child. What abort and shutdown each can give is told in `docs/pools.md`.

@@ -1,4 +1,4 @@
-"""What each of Celery's pools can do for runs: which execute them, and what is said about those that cannot.
+"""Tells what each of Celery's pools can do for runs, and refuses those that cannot.
 
 The words stand here, for the refusal, the start-up warning and `docs/pools.md` alike.
 """

@@ -1,4 +1,4 @@
-"""Operators' revocations: what Celery's `revoke` does to a task, from Flower or a shell, becomes an abort.
+"""Turns an operator's `revoke`, from Flower or the command line, into an abort of the run.
 
 Terminate ends a running run; a plain revoke drops what has not started, and leaves a running run alone, as
 in Celery. Our own aborts revoke too, and find here that there is nothing left to do.

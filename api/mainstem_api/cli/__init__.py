@@ -1,4 +1,4 @@
-"""The `mainstem` command. Each subcommand is a function in a module of its own.
+"""The `mainstem` command dispatches to one module per subcommand.
 
 Only the module of the called command is imported: a worker lives for months and needs no HTTP client.
 """

@@ -1,4 +1,4 @@
-"""A Celery application under `mainstem doctor`: what its workers can promise, by its settings and its pool.
+"""`mainstem doctor -A` inspects a Celery application: what its settings and its pool cannot guarantee.
 
 The workers' package is used by name: the web tier's never imports it, and it may not be installed there.
 """

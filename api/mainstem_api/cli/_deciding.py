@@ -1,4 +1,4 @@
-"""Decisions about what a paused run asks: read from a command's options, or asked of whoever sits there.
+"""Reads decisions about a paused run from a command's options, or asks whoever sits at the terminal.
 
 What may be decided, and what fits a tool, is the gateway's to judge. For `mainstem resume`.
 """

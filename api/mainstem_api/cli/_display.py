@@ -1,4 +1,4 @@
-"""Showing a run while it happens: with a live status line on a terminal, as bare text in a pipe, as JSON."""
+"""Displays a run while it happens: a live status line on a terminal, bare text in a pipe, or JSON."""
 
 from __future__ import annotations
 

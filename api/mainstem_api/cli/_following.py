@@ -1,4 +1,4 @@
-"""Following a run over HTTP for as long as it takes.
+"""Follows a run's event stream over HTTP, reconnecting for as long as it takes.
 
 Lost connections are made again with the cursor, and every event is proved to follow the one before.
 """

@@ -1,4 +1,4 @@
-"""The gateway's HTTP interface as the command line uses it: requests, problem documents, event streams."""
+"""Calls the gateway's HTTP interface for the command line: requests, problem documents, event streams."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the exit codes all of them keep."""
+"""Defines the options that several commands share, and the exit codes that all of them keep."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a follower knows about a run while it runs: the text so far, and the figures of the status line."""
+"""Accumulates what the status line shows of a run: its text so far, and its figures."""
 
 from __future__ import annotations
 

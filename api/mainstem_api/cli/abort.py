@@ -1,4 +1,4 @@
-"""`mainstem abort`: stop a run."""
+"""`mainstem abort` stops a run."""
 
 from __future__ import annotations
 

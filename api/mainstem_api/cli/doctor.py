@@ -1,4 +1,4 @@
-"""`mainstem doctor`: is everything there that runs need? One line each, and what to do about what is not."""
+"""`mainstem doctor` checks everything that runs need: one line each, with the remedy for what fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mainstem kill`, `mainstem requeue`: what an operator does about one run, without a gateway."""
+"""`mainstem kill` and `mainstem requeue` act on one run for an operator, without a gateway."""
 
 from __future__ import annotations
 

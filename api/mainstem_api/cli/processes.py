@@ -1,4 +1,4 @@
-"""`mainstem worker`, `mainstem gateway`, `mainstem flower`: one process each, as `mainstem up` starts them.
+"""`mainstem worker`, `gateway` and `flower` start one process each, as `mainstem up` does.
 
 They are also what a Procfile, a container or a service manager runs. Where store and broker are stands in the
 environment afterwards, so that what is started here has one place to look.

@@ -1,4 +1,4 @@
-"""`mainstem resume`: decide what a paused run waits for. `mainstem input`: say something to one at work."""
+"""`mainstem resume` decides what a paused run waits for; `mainstem input` sends text to a run at work."""
 
 from __future__ import annotations
 

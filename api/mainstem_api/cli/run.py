@@ -1,4 +1,4 @@
-"""`mainstem run`: start a run and show it."""
+"""`mainstem run` starts a run and displays it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mainstem runs`: a table of runs, newest first."""
+"""`mainstem runs` prints a table of runs, newest first."""
 
 from __future__ import annotations
 

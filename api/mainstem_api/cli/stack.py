@@ -1,4 +1,4 @@
-"""`mainstem up` and `mainstem valkey`: what starts the embedded server and stays in the foreground."""
+"""`mainstem up` and `mainstem valkey` start the embedded server and stay in the foreground."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mainstem watch`: follow a run from anywhere; `mainstem run` shows its own run with the same function."""
+"""`mainstem watch` follows a run from anywhere, and `mainstem run` its own run with the same function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`AsyncRuns`: starting, reading, following and listing runs from a program, without HTTP. Sync: `blocking`.
+"""`AsyncRuns` starts, reads, follows and lists runs from a program, without HTTP. Its sync form: `runs`.
 
 It speaks to the store and the broker directly, and belongs inside the trust boundary: `user_id` and `tenant`
 are taken at their word. Browsers and other outsiders use the gateway.

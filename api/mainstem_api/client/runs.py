@@ -1,4 +1,4 @@
-"""`Runs`: `AsyncRuns` for programs without an event loop, through the loop of a background thread."""
+"""`Runs` offers `AsyncRuns` to programs without an event loop, through the loop of a background thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The story `make demo` tells, each line of it checked.
+"""`make demo` runs a checked story: stream, kill the reader, reconnect elsewhere, verify.
 
 It runs the stack in this process's foreground, on free ports and in a directory of its own; a second gateway
 and a follower are processes too, because the follower gets killed.

@@ -1,4 +1,4 @@
-"""A tiny model provider on this machine: streams a fixed answer in the OpenAI chat-completions protocol.
+"""A model provider on this machine streams a fixed answer in the OpenAI chat-completions protocol.
 
 The protocol: https://platform.openai.com/docs/api-reference/chat-streaming (`data: {chunk}` lines, `[DONE]`).
 """

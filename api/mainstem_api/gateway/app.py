@@ -1,4 +1,4 @@
-"""The gateway as a FastAPI app, on its own or mounted into another one.
+"""Builds the gateway as a FastAPI app, on its own or mounted into another one.
 
 Mounted, it works without its lifespan, but sweeps nothing; pass `app.router.lifespan_context` on, or call
 `app.state.holder.close()` when the host stops.

@@ -1,4 +1,4 @@
-"""The gateway's Prometheus metrics, in a registry of their own: several gateways may live in one process."""
+"""Defines the gateway's Prometheus metrics, in a registry of each gateway's own."""
 
 from __future__ import annotations
 

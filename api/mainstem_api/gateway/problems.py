@@ -1,4 +1,4 @@
-"""Problem documents (RFC 9457): the one place that knows which error has which status, and how it is encoded.
+"""Maps errors to HTTP statuses and encodes them as problem documents (RFC 9457); the only place that does.
 
 Every refusal of the gateway, its framework's included, is one of these, with a stable `code`.
 """

@@ -1,4 +1,4 @@
-"""Running the gateway with uvicorn: `mainstem gateway`, the supervisor and tests.
+"""Serves the gateway with uvicorn, for `mainstem gateway`, the stack and tests.
 
 Shutdown order: no new connections, all event streams reset (their readers reconnect elsewhere), other
 requests finish, then the app closes its connections.
@@ -29,7 +29,7 @@ class Server(uvicorn.Server):
     """uvicorn, resetting the app's event streams first when it stops: it would wait for them for ever."""
 
     drains_itself: Final = True
-    """For `resources`, which looks after servers that do not."""
+    """For `state`, which looks after servers that do not."""
 
     def __init__(self, app: FastAPI, settings: Settings, **options: Any) -> None:
         self._app = app

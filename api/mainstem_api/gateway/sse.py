@@ -1,4 +1,4 @@
-"""Server-sent events: a run's events as an HTTP response that is reset, never ended, while the run goes on.
+"""Streams a run's events as an HTTP response that is reset, never ended, while the run goes on.
 
 Pure ASGI instead of Starlette's `StreamingResponse`, which ends cleanly whatever happened: clients take a
 clean end for the end of the run. Under uvicorn a callable that returns without its last body chunk closes the

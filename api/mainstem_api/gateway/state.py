@@ -1,4 +1,4 @@
-"""What a gateway process holds while it serves: store, tailer, client, sweeper. Routes get it per request.
+"""The gateway's state holds what its process shares: store, tailer, client, sweeper; routes depend on it.
 
 Opened by the app's lifespan; mounted into another app, whose server runs no lifespan of ours, on first use.
 """

@@ -1,4 +1,4 @@
-"""What `mainstem up` runs: the whole stack on one machine, in the foreground, as one process group."""
+"""`mainstem up` runs the whole stack on one machine, in the foreground, as one process group."""
 
 from mainstem_api.stack._ports import PortTakenError
 from mainstem_api.stack._stack import AlreadyRunningError, Stack, program

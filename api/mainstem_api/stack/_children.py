@@ -1,4 +1,4 @@
-"""One child process of the stack: started, read, started again when it dies, stopped."""
+"""A child process of the stack is started, read, restarted when it dies, and stopped here."""
 
 from __future__ import annotations
 

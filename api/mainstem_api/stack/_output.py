@@ -1,4 +1,4 @@
-"""The stack's one terminal: every line of every child under its name, in a colour of its own.
+"""Prints every line of every child under its name, in a colour of its own, without ever blocking.
 
 Writing happens in a thread behind a bounded queue. A terminal that is paused, or a pager nobody scrolls, must
 cost lines and never hold up a worker that logs.

@@ -1,4 +1,4 @@
-"""The stack's ports: taken before anything starts, so that a port in use is an error and not a crash loop."""
+"""Takes the stack's ports before anything starts, so that a port in use is an error and not a crash loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole stack on one machine: embedded server, workers, gateway, Flower; what `mainstem up` runs.
+"""The stack starts and supervises embedded server, workers, gateway and Flower.
 
 Start: lock, ports, server, children. Stop: children all at once, then the server, so that the workers' last
 words still find a store. Every child is one of the package's own commands and gets what it needs through the

@@ -1,1 +1,1 @@
-"""What processes tell each other through the store: leases, mailboxes, the outbox."""
+"""Processes coordinate through the store: leases, mailboxes, the outbox."""

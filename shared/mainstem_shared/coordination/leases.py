@@ -1,4 +1,4 @@
-"""The lease of a process: what proves to everybody else that the owner of its runs is alive.
+"""A lease proves that a process is alive; a thread renews it.
 
 One key with a TTL per process, renewed by a thread, so that neither a busy loop nor a garbage collection
 lets it lapse. The thread also notices when the process itself was suspended (SIGSTOP, a paused virtual

@@ -1,4 +1,4 @@
-"""Mail between processes: what anybody asks of the owner of a run. One durable stream per owner.
+"""A mailbox carries what others ask of a process: one durable stream per owner.
 
 Lossless while the owner lives, and not needed once it is dead: then a sweeper acts on the record. The owner
 notes how far it has read, so that a sender can tell what arrived from what only lies there.

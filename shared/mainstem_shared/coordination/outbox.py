@@ -1,4 +1,4 @@
-"""The outbox: handing a durable, queued run to the broker.
+"""The outbox publishes the message of a durable, queued run to the broker.
 
 A pair across two servers: the record is the truth, the message a hint. Order: the run is durable first, then
 the message, then `published` notes it. A crash or an unavailable broker in between leaves a queued run that

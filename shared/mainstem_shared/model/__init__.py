@@ -1,1 +1,1 @@
-"""What runs, events, content and decisions are: pure values and functions, no I/O and no clock."""
+"""Pure values and functions: runs, events, content, actions, cursors. No I/O."""

@@ -1,4 +1,4 @@
-"""Actions, what a paused run waits for, and decisions, a human's answers: their shapes and what fits what.
+"""An action is what a paused run waits for, a decision a human's answer: their shapes, and which answer fits.
 
 Pure: no store, no clock. An action stands in the run's record with its server-only parts (schemas, what
 happens at its expiry); readers get `public`. Decisions are judged against the record's action alone, so that
@@ -81,7 +81,7 @@ class Action(_Strict):
     expires_ms: int
     on_expiry: OnExpiry = "fail"
     mark: dict[str, Any] | None = None
-    """Where the content stood at the pause (`pausing.mark`): for readers, no part of what is decided."""
+    """Where the content stood at the pause (`transitions.mark`): for readers, no part of what is decided."""
 
     @model_validator(mode="after")
     def _asks_something_once(self) -> Self:

@@ -1,4 +1,4 @@
-"""Folding a run's events into its content: the one place that knows what an event does to the state.
+"""Folds a run's events into its content; nothing else knows what an event does to it.
 
 The worker folds what it writes, readers fold snapshot and tail; both reach the same bytes. A fold's JSON
 (`dump`) is what snapshots, resyncs and the final event store.

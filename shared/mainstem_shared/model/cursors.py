@@ -1,4 +1,4 @@
-"""The cursor algebra: how entries of a run's log follow each other, and how a hole shows.
+"""The cursor algebra says how entries of a log follow each other, and how a hole shows.
 
 Writer, tailer, gateway, adapters and clients all decide with these few functions; nobody compares ids on
 their own. A cursor is an entry's id, `<epoch>-<seq>`, as the server and the SSE `id:` field spell it.

@@ -1,4 +1,4 @@
-"""The entries of a run's log: their types, their payloads and their spelling in the stream.
+"""Defines the entries of a run's log: types, payloads, and their encoding in the stream.
 
 One event is one stream entry with one field: the field's name is the type, its value the payload as JSON.
 The gateway passes payloads through; only states (`snapshot`, `resync`, `run.finished`) gain their `text`,

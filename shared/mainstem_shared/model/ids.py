@@ -1,4 +1,4 @@
-"""Run ids and thread tags: every key of a run follows from its id alone, without an index.
+"""Run ids and thread tags determine every key of a run, without an index.
 
 `run id = <tag>_<128-bit id in base32>`, where the tag is a digest of tenant and thread. All keys of one
 thread share its tag as their hash tag, hence one Cluster slot.

@@ -1,4 +1,4 @@
-"""JSON as it stands in log entries, records and on the wire: compact, UTF-8, one line.
+"""Encodes and decodes JSON as log entries, records and HTTP have it: compact, UTF-8, one line.
 
 pydantic-core's encoder and decoder do the work (fast, and already a dependency).
 """

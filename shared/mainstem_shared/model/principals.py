@@ -1,4 +1,4 @@
-"""Who asks: the user, and the tenant, in whose name runs are started and read."""
+"""A principal is who asks: the user, and the tenant, in whose name runs are started and read."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What crosses a trust boundary: a run's record, its states and reasons, requests and content parts.
+"""Defines a run as users see it: status, reason, request, spec, usage, errors.
 
-Pydantic models with schema versions. The log's entries are in `events`, the content's fold in `folds`.
+Pydantic models with schema versions. The log's entries are in `events`, the content in `contents`.
 """
 
 from __future__ import annotations

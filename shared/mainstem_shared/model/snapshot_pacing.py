@@ -1,4 +1,4 @@
-"""When a run's snapshot is due, and what must be sent for it: the whole state, or only the text since.
+"""Decides when a run's snapshot is due, and whether the whole state or only the new text is sent.
 
 A run's content mostly grows at the end of its last text. Then the stored state is extended where that text
 ends, for the price of the new text, and snapshots may be frequent: readers find a short tail. Any other event

@@ -1,1 +1,1 @@
-"""What users, operators and sweepers do to runs: each module is one operation, made of transitions."""
+"""Operations act on runs for users, operators and sweepers: transitions, index writes, messages in order."""

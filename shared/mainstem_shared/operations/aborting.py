@@ -1,4 +1,4 @@
-"""Aborting a run, from anywhere: intent → mailbox of the owner → Celery's revocation → sweeper.
+"""Aborts a run from anywhere: intent, then the owner's mailbox, then Celery's revocation, then the sweeper.
 
 The intent in the record is the truth; everything after it only makes it come true sooner, and may be lost. A
 run that nobody executes is ended here. For callers: `AsyncRuns`, starts that replace, sweepers, and the

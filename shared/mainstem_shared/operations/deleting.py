@@ -1,4 +1,4 @@
-"""Deleting data: of a thread, of a user. What is active is aborted, what does not stop in time is sealed.
+"""Deletes a thread's or a user's data: active runs are aborted first, those that do not stop in time sealed.
 
 Pairs across slots: a run's record, and with it the thread's list of runs, is the truth. Order: the run in its
 slot first, then the indexes that list it. A crash in between leaves entries of a run that is gone, which

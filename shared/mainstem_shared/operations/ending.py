@@ -1,4 +1,4 @@
-"""How a run ends: seal → fold → finish. The one path for its owner, an aborter, a sweeper and an expirer.
+"""Ends a run: seal, fold, finish. The one path for its owner, an aborter, a sweeper and an expirer.
 
 The owner has control and the fold already; anybody else takes control first (`seal`), so that nothing the
 former owner still sends can land, and folds what the store has. Then the same `finish`.

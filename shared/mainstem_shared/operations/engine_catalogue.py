@@ -1,4 +1,4 @@
-"""The catalogue of engines that workers announced: which names exist, and which input fits them.
+"""The catalogue lists the engines that workers announced, and checks a run's input against their schemas.
 
 Workers write it (`keys.ENGINES`); whoever starts runs asks it. Until the first announcement everything is
 accepted: the worker that claims the run decides then.

@@ -1,4 +1,4 @@
-"""Slots: how many runs a user may have at work at once (MAINSTEM_MAX_ACTIVE_RUNS_PER_USER; 0: any number).
+"""Quotas limit the active runs of a user (MAINSTEM_MAX_ACTIVE_RUNS_PER_USER; 0: any number).
 
 A pair across slots of the store: the run's record is the truth, the user's ZSET a count of it. Order: the
 slot first, then the run. A crash in between leaves a slot of a run that never came to be; a lost release

@@ -1,4 +1,4 @@
-"""Recovery: what becomes of a run whose worker is lost or stops. It goes back to the queue, or it ends.
+"""Recovers a run whose worker is lost or stops: it goes back to the queue, or it ends.
 
 For sweepers, for workers that find a run orphaned, and for segments at shutdown. A continuation goes on from
 the engine's last checkpoint: what was emitted after it is emitted again, so `run.restarted` carries the

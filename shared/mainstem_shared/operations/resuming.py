@@ -1,4 +1,4 @@
-"""Resuming a paused run, and expiring what nobody decides: the guard ladder on top of the verb `resolve`.
+"""Resumes a paused run, and expires what nobody decides: the guard ladder on top of the verb `resolve`.
 
 For `AsyncRuns`, the task `mainstem.resume` and sweepers.
 

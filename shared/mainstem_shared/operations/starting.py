@@ -1,4 +1,4 @@
-"""Starting a run: checks, index entries, the start verb, the message; for `AsyncRuns` and `mainstem.submit`.
+"""Starts a run: checks, index entries, the start verb, the message; for `AsyncRuns` and `mainstem.submit`.
 
 A run and the indexes that list it lie in different slots. The truth is the run's record. Order: index entries
 first, then the record. A crash in between leaves entries of a run that never came to be: sweepers drop them

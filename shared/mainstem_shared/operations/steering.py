@@ -1,4 +1,4 @@
-"""Steering: what users say to a run while it is at work, on its way from them to `run.inbox`.
+"""Steering carries what users say to a run at work, from them to `run.inbox`.
 
 The run's record is the truth: an accepted input stands there until the run is over, so that whoever runs
 it next, from whatever checkpoint, is told it again. What the engine has read is what the log says

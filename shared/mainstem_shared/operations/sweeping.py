@@ -1,4 +1,4 @@
-"""Sweeping: what settles runs whose owner died, delivers what was never published, and tidies indexes.
+"""A sweep settles runs whose owner died, publishes lost messages, expires actions, and tidies indexes.
 
 Runs in every worker and every gateway. All effects are compare-and-set verbs, so that sweepers never need
 to agree; a lock only spares them doing the same work at the same time.

@@ -1,1 +1,1 @@
-"""Speaking to Valkey/Redis: connections, scripts, keys, server checks. Knows nothing of runs."""
+"""The store package speaks to Valkey/Redis: connections, scripts, keys, server checks. It knows no run."""

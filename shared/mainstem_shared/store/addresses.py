@@ -1,4 +1,4 @@
-"""Which addresses lead to this machine only. For whoever listens, or would ask a proxy of the environment."""
+"""Tells which addresses lead to this machine only."""
 
 from __future__ import annotations
 

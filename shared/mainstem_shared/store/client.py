@@ -1,8 +1,8 @@
-"""The connection to the store, with Mainstem's own retry policy; scripts by digest.
+"""`Store` runs verbs and commands with Mainstem's own retry policy.
 
-redis-py's retries know nothing of idempotence, so they are off: a verb carries a nonce and is repeated
-here after a lost reply. Verbs share one connection (`lines`); everything else goes through redis-py's pool.
-Blocking reads and the event writer have connections of their own (`raw_connections`).
+redis-py's retries know nothing of idempotence, so they are off: a verb carries a nonce and is repeated here
+after a lost reply. Verbs share one connection (`shared_connections`); everything else goes through redis-py's
+pool. Blocking reads and the event writer have connections of their own (`raw_connections`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Clients of the store, of every kind of address; nobody else makes connections.
+"""Connects to stores of every kind of address; nothing else makes connections.
 
 redis-py's are made to honour cancellation on Python 3.11, and to fail on uvloop as connections do:
 

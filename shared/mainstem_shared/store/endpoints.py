@@ -1,4 +1,4 @@
-"""Where store and broker are: what the settings name, else the embedded server of the data directory.
+"""Endpoints resolve where store and broker are: from the settings, else the embedded server.
 
 Nothing is started here: who may start the embedded server, starts it before asking.
 """

@@ -1,4 +1,4 @@
-"""Every key of the store is built here and nowhere else; `docs/architecture.md` has the same table.
+"""Builds every key of the store; `docs/architecture.md` has the same table.
 
 A run's keys carry its thread's tag in braces, so that a verb touches one Cluster slot.
 """

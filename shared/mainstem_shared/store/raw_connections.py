@@ -1,4 +1,4 @@
-"""A raw connection to the store: packed commands go out as they are, replies come back in order.
+"""A raw connection sends packed commands as they are and returns replies in order.
 
 For the two places where a token's cost counts, the event writer and the tailer. redis-py opens the
 connection (TLS, authentication, Sentinel, database); from then on bytes bypass it: its pipelines cost

@@ -1,4 +1,4 @@
-"""What a store or broker server cannot promise, as it is set up: said loudly at the start, with the remedy.
+"""Checks what a store or broker server, as it is configured, cannot guarantee; each finding has a remedy.
 
 One list for all who say it: workers and gateways in their logs when they start, `mainstem doctor` on request.
 What a Celery application sets otherwise than a worker needs is in `mainstem_workers.configuration_checks`.

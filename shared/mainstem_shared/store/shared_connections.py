@@ -1,8 +1,8 @@
-"""A line: one connection to the store that all short calls of a process share; nobody waits for another.
+"""A shared connection carries all short calls of a process; nobody waits for another's reply.
 
 Commands go out as they come and replies come back in order, so that a verb costs its caller a tenth of what a
-pooled redis-py connection does. Nothing is repeated here: `store` knows what may be. Blocking reads, pub/sub
-and very large values belong on connections of their own, where nobody waits behind them.
+pooled redis-py connection does. Nothing is repeated here: `client.Store` knows what may be. Blocking reads,
+pub/sub and very large values belong on connections of their own, where nobody waits behind them.
 """
 
 from __future__ import annotations

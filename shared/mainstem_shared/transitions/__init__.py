@@ -1,4 +1,4 @@
-"""Every atomic change of a run: one Lua script in `lua/`, and one typed function of the same name.
+"""Transitions change a run atomically: each is a Lua script in `lua/` and a typed function of the same name.
 
 Callers write `transitions.claim(…)`; the modules are for readers, by subject.
 """

@@ -1,4 +1,4 @@
-"""A run that waits for a human: pause, resolve, checkpoint; and reading what they keep.
+"""Transitions of a run that waits for a human: pause, resolve, checkpoint; and reads of what they keep.
 
 What a resume may and may not do is decided in `operations.resuming`, on top of these.
 """

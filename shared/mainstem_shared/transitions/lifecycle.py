@@ -1,4 +1,4 @@
-"""A run's life: start, claim, seal, hand over, stop, finish; and that its message was published.
+"""Transitions of a run's life: start, claim, seal, hand over, stop, finish, published.
 
 Each function runs the Lua script of its name; the script's header says keys, arguments and answers. A verb
 takes a nonce where repeating it must answer the same caller the same. Each may raise StoreUnavailable.

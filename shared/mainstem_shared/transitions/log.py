@@ -1,4 +1,4 @@
-"""A run's log and snapshot: read as of one moment, page through, snapshot, repair, compact.
+"""Transitions of a run's log and snapshot: read as of one moment, page, snapshot, repair, compact.
 
 `read` and `page` are atomic reads of record and log; the others are the owner's verbs, or a sweeper's once
 the run is over.

@@ -1,4 +1,4 @@
-"""A user's quota of active runs: take_slot takes a place in it."""
+"""The transition of a user's quota: take_slot."""
 
 from __future__ import annotations
 

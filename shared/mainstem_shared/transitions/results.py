@@ -1,4 +1,4 @@
-"""What transitions answer when they do not apply, and what callers prove to the server.
+"""Results that several transitions share, and the control that callers prove to the server.
 
 Every verb answers one of its own results, or one of these.
 """

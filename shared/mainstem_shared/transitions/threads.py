@@ -1,4 +1,4 @@
-"""A thread's queue: promote heals it, forget removes a finished run.
+"""Transitions of a thread's queue: promote heals it, forget removes a finished run.
 
 Taking and handing on a thread is part of `start` and `finish`; these two are for sweepers and deletion.
 """

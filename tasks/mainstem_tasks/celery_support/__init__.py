@@ -1,1 +1,1 @@
-"""What Celery needs to run coroutines, cancel them with a cause, and publish without blocking."""
+"""Celery support: tasks as coroutines, cancellation with a cause, publishing that never blocks the loop."""

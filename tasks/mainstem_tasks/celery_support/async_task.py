@@ -1,4 +1,4 @@
-"""`AsyncTask`: the Celery task base class whose body may be `async def`, on every pool.
+"""`AsyncTask` is the Celery task base class whose body may be `async def`, on every pool.
 
 On Mainstem's asyncio pool a body suspends the greenlet its tracer runs in; the pool registers how
 (`register_driver`). On threads, prefork, solo and eagerly it runs on the process's background loop

@@ -1,4 +1,4 @@
-"""One background event loop per process, for pools whose tasks run in threads or processes.
+"""A background event loop runs coroutines for pools whose tasks run in threads or processes; one per process.
 
 `background().run(coroutine)` blocks the calling thread, not the loop. Started on first use; a forked
 child gets a loop of its own. Called by `AsyncTask` and by whatever needs a loop on such pools; our own

@@ -1,4 +1,4 @@
-"""Why a task body is being stopped: one cause per job, readable from inside the body.
+"""A cancellation has one cause per job, which the task's body can read.
 
 Whoever stops a job (the pool, a loop thread) records the cause here first and cancels afterwards;
 the body asks `cancel_cause()` when `CancelledError` reaches it. A job is cancelled once: a second

@@ -1,4 +1,4 @@
-"""The `demo` engine: numbered words, so that any reader can prove that it got each of them once, in order.
+"""The `demo` engine emits numbered words: a reader can prove that it got each of them once, in order.
 
 Its text is part of the external contract: `w0 w1 … w{N-1}`.
 """

@@ -1,1 +1,1 @@
-"""Executing one segment of a run: claim, engine, limits, end."""
+"""Execution of one segment of a run: claim, engine, limits, end."""

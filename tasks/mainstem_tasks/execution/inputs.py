@@ -1,4 +1,4 @@
-"""A segment's inputs: fetched from the run's record into the inbox that its engine reads.
+"""Fetches a segment's inputs from the run's record into the inbox that its engine reads.
 
 A continuation is given what the log does not have yet.
 """

@@ -1,4 +1,4 @@
-"""Runs that are this process's by their record, but that nothing here executes.
+"""Ends runs that are this process's by their record, but that no segment here executes.
 
 A claim whose caller gave up waiting can still land, when a store that stood still goes on; somebody who ended
 a run may have given up between sealing and finishing it. Nobody else settles such a run: its owner is alive.

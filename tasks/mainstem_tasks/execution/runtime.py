@@ -1,4 +1,4 @@
-"""What a process needs to execute runs: made by its worker on the loop, found here by tasks."""
+"""The runtime holds what a process needs to execute runs; its worker makes it, tasks find it here."""
 
 from __future__ import annotations
 

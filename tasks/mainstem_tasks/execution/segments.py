@@ -1,4 +1,4 @@
-"""A segment: one Celery task's work on a run, from the claim to the terminal event, or to a pause.
+"""A segment executes one Celery task's work on a run, from the claim to the terminal event, or to a pause.
 
 The engine runs in a task of its own. Whoever wants it to stop (a reader's abort, a time limit, a shutdown,
 the loss of the run) names the cause first and cancels once; what the run ends as follows from the cause,

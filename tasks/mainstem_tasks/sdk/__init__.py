@@ -1,1 +1,1 @@
-"""What engines are written against: the run context, tools, policies, pauses, the registry."""
+"""The SDK that engines are written against: run context, tools, policies, pauses, registry."""

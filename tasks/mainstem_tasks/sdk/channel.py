@@ -1,4 +1,4 @@
-"""What a `RunContext` emits through.
+"""The protocol that a `RunContext` emits through.
 
 A worker's is `mainstem_shared.eventlog.writing.channels.Channel`; `testing` has one in memory.
 """

@@ -1,7 +1,8 @@
-"""`RunContext`: what an engine sees of its run, and how it emits.
+"""`RunContext` shows an engine its run, and takes the events that it emits.
 
 Every `await` here is usually over at once: events are buffered and written in groups. It waits when the
-buffer is full, which is how the store slows an engine down. Plain `def` engines get the same from `blocking`.
+buffer is full, which is how the store slows an engine down. Plain `def` engines get the same from
+`sync_context`.
 """
 
 from __future__ import annotations

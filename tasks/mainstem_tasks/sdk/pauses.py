@@ -1,4 +1,4 @@
-"""Pausing: how an engine asks a human, and how that ends its segment.
+"""A pause ends an engine's segment with what it asks a human.
 
 `request_approval` and `ask` never return: they raise `Paused`, which ends the engine's function. Once a human
 has decided, the function is entered again, in a new task on any worker, with `run.state` and `run.decisions`.

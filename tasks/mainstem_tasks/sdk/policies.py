@@ -1,4 +1,4 @@
-"""Which tool calls run, which are refused, and which wait for a human: pure functions over layers of policy.
+"""Policies decide which tool calls run, which are refused, and which wait for a human. Pure.
 
 Layers stand in the order deployment, engine, run. A later one can only tighten: the strictest effect counts,
 and decisions are what all layers allow. Nobody's policy is enabled: every call runs.

@@ -1,4 +1,4 @@
-"""The engines this process offers: registered by `@engine`, found by name, brought in by entry points.
+"""The registry holds the engines of this process: registered by `@engine`, or loaded from entry points.
 
 A package brings its engines with an entry point in the group `mainstem.engines` that names the module which
 defines them; a user's own Celery app may simply import them.

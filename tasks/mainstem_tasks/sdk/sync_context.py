@@ -1,4 +1,4 @@
-"""Plain `def` engines: each runs in a thread of its own and emits through `SyncRunContext`.
+"""`SyncRunContext` serves plain `def` engines, each in a thread of its own.
 
 The event loop stays the only place that touches the run's channel. A thread cannot be cancelled: after a
 stop, the engine's next call of its context raises `CancelledError`, and nothing of it is written any more.

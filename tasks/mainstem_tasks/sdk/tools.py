@@ -1,4 +1,4 @@
-"""Tools that models may call: Python functions, registered with `@tool`, whose signature is their schema.
+"""Tools are Python functions that models may call: `@tool` registers them, their signature is the schema.
 
 Engines find them by name (`use_tools` of the `openai` engine). Bring them with the modules that
 MAINSTEM_ENGINES names. Which calls wait for a human is in `policies`.

@@ -1,4 +1,4 @@
-"""Admission: which jobs run, which wait. At most `limit` bodies run at once, first come, first served.
+"""Admission decides which jobs run and which wait: at most `limit` bodies at once, first come, first served.
 
 A slot is held until the body has really ended, also when its end was announced before (a revoke, a time
 limit). Everything here happens on the loop.

@@ -1,4 +1,4 @@
-"""The ordered thread on which everything runs that may talk to the broker: acks, events, request state.
+"""The callback thread runs, in order, everything that may talk to the broker: acks, events, request state.
 
 Order matters (accepted before succeeded), the event loop must never wait for it. Its queue is bounded by
 the pool, which starts no job while too much is waiting here.

@@ -1,4 +1,4 @@
-"""Daemon threads for blocking work: plain `def` tasks and the tracer's blocking calls.
+"""Daemon threads run blocking work: plain `def` tasks and the tracer's blocking calls.
 
 Unlike ThreadPoolExecutor's, they never keep a process from exiting: a task that hangs in a system call
 must not hold up a cold shutdown. Threads are kept, as result backends and database handles live per thread.

@@ -1,9 +1,9 @@
-"""One job: a call Celery made to the pool, from its admission to the delivery of its outcome.
+"""A job is one call that Celery made to the pool, from its admission to the delivery of its outcome.
 
 `AsyncJob` runs Celery's tracer in a greenlet on the loop; the body is driven inside that greenlet, so
 Celery's greenlet-local stacks are right in it, and only the futures it waits for are passed out to the
 asyncio task that owns the job. `ThreadJob` runs tracer and body in a thread. Which job runs when is
-decided in `slots`.
+decided in `admission`.
 
 Cancellation is one-shot and has a cause. The outcome is delivered once: what Celery (a revoke) or a hard
 time limit announced already, a later end of the body does not announce again.

@@ -1,7 +1,7 @@
-"""`TaskPool`: what Celery sees of the pool.
+"""`TaskPool` implements Celery's pool interface on the event loop.
 
 One event loop in one thread runs all `async def` tasks; plain `def` tasks run in threads; callbacks run on
-one ordered thread. Celery's main thread calls in here; the work is in `slots`, `jobs` and `draining`.
+one ordered thread. Celery's main thread calls in here; the work is in `admission`, `jobs` and `shutdown`.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ class TaskPool(_celery.BasePool):
             "shutdown-hooks": len(self._hooks),
         }
 
-    # --- Celery: stop (see `draining` for the order)
+    # --- Celery: stop (see `shutdown` for the order)
 
     def on_close(self) -> None:
         if self._slots is not None:

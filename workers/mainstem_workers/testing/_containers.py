@@ -1,4 +1,4 @@
-"""The same nodes in containers, where a Docker engine runs: MAINSTEM_TESTING=containers.
+"""Runs the same nodes in containers, where a Docker engine is: MAINSTEM_TESTING=containers.
 
 They share the host's network, so that every address is the same inside and outside, as it is for processes.
 The worker's image is the one that `docker compose build` makes; MAINSTEM_TESTING_IMAGE names another.

@@ -1,4 +1,4 @@
-"""A Valkey server and a Mainstem worker as pytest-celery's containers: over local processes, or real ones."""
+"""Nodes present a Valkey server and a worker as pytest-celery's containers: local processes, or real ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Local processes that look like Docker containers, as far as pytest-celery looks: no daemon is needed.
+"""Local processes imitate Docker containers, as far as pytest-celery looks: no daemon is needed.
 
 pytest-celery wraps whatever has docker-py's `Container` interface; its clusters, kills, restarts and waits
 then work on processes as they do on containers.

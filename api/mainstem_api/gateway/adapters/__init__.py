@@ -1,4 +1,4 @@
-"""Protocol adapters: our events in the words of the frontends that teams already have.
+"""Protocol adapters translate runs into the protocols of frontends that teams already have.
 
 Each protocol is a pure module with a `translation.Translator`, and a module with its routes. All of them send
 through `streams.EventStream`. `docs/frontends.md` says what each protocol gets.

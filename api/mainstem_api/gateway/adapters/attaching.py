@@ -1,7 +1,7 @@
-"""Where a run stands when a client attaches: one atomic read, from which a translator begins.
+"""Reads where a run stands when a client attaches: one atomic read, from which a translator begins.
 
 Protocols whose clients keep no cursor of ours begin with the content as of now, and follow the log from
-there. For adapters that attach in the middle; `translation` tells what changes afterwards.
+there. For adapters that attach in the middle; `translator` tells what changes afterwards.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class AttachPoint:
         cursor: what follows it is still to come; of a finished run, `run.finished` does.
         outcome: the payload of `run.finished`, or None.
         pauses: what was decided in each pause so far, in order: `action_id`, `kind`, `decisions`, and with
-            them what was `asked` and the content's `mark` at the pause (`pausing.mark`).
+            them what was `asked` and the content's `mark` at the pause (`transitions.mark`).
         restarts: how often its content was replaced by something that is no continuation.
         finished_ms: when it ended, or None.
     """

@@ -1,4 +1,4 @@
-"""What requests may say about a run's start beside their protocol: `mainstem`; and the engine's input.
+"""Builds an engine's input from other protocols' requests, and reads their `mainstem` options.
 
 An engine that takes `messages` gets the conversation in the format of chat completions, with those of the
 request's parameters that its schema knows; one that takes `text` gets what the user said last.

@@ -1,4 +1,4 @@
-"""The routers of all adapters, for `app`."""
+"""Lists the routers of all adapters, for `app`."""
 
 from __future__ import annotations
 

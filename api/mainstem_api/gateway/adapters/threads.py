@@ -1,4 +1,4 @@
-"""What goes on in a thread, for protocols that name threads and not runs."""
+"""Finds a thread's active run, for protocols that name threads and not runs."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Who makes a request: tokens, trusted proxies, keys of identity providers."""
+"""Authentication finds out who makes a request: tokens, trusted proxies, keys of identity providers."""

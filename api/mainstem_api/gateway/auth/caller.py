@@ -1,4 +1,4 @@
-"""A request's caller, as dependencies of routes: `Caller`, `Operator`. `middleware.access` determines it."""
+"""Dependencies give routes the request's caller: `Caller`, `Operator`. `middleware.access` determines it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Claims: the user that a token or a proxy names, checked."""
+"""Validates the user, tenant and scopes that a token or a proxy names."""
 
 from __future__ import annotations
 

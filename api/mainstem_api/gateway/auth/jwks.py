@@ -1,4 +1,4 @@
-"""The keys of an identity provider (RFC 7517), from an address or a file, fetched off the event loop.
+"""Fetches the keys of an identity provider (RFC 7517), from an address or a file, off the event loop.
 
 Known keys are served from memory and renewed behind the requests. A key that is not known asks the source at
 most once in COOLDOWN_S, whatever tokens say: invented key ids must not become requests to the provider.

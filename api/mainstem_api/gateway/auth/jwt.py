@@ -1,4 +1,4 @@
-"""`MAINSTEM_AUTH=jwt`: bearer tokens, checked with PyJWT.
+"""`MAINSTEM_AUTH=jwt` checks bearer tokens with PyJWT.
 
 A deployment has one kind of key, and each key exactly one algorithm: what a token's header says can never
 choose another. Keys of an identity provider live in `jwks`.

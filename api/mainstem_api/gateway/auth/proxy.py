@@ -1,4 +1,4 @@
-"""`MAINSTEM_AUTH=proxy`: an authenticating proxy in front says who the user is, in a header.
+"""`MAINSTEM_AUTH=proxy` takes the user from a header that an authenticating proxy in front sets.
 
 Trusted is the connection, not what it says about itself: only the address of the TCP peer counts. Headers
 like X-Forwarded-For never do, which is why our server runs with uvicorn's rewriting of peers switched off.

@@ -1,4 +1,4 @@
-"""Stream tokens: what an `EventSource`, which cannot send headers, puts into an address instead.
+"""Stream tokens authorise an `EventSource`, which cannot send headers, by a query parameter.
 
 A token opens one run's event stream for one user, for a quarter of an hour. All gateways of a deployment
 sign with one secret, which the first of them puts into the store.

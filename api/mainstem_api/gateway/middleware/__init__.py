@@ -1,1 +1,1 @@
-"""The layers that every request passes before a route: pure ASGI, outermost first in `app`."""
+"""Middleware wraps every route: pure ASGI layers, the outermost first in `app`."""

@@ -1,4 +1,4 @@
-"""Access control: every request leaves it with a known user or an error, before its body is read.
+"""Access control gives every request a known user or an error, before its body is read.
 
 What it locks is everything below `/v1/` and the metrics: a route that is added there is locked without
 doing anything for it. Pure ASGI, like `middleware`.

@@ -1,4 +1,4 @@
-"""The outermost layer of the app: failures become answers, and every answer gets the headers of safety.
+"""The outermost layer turns failures into answers, and gives every answer its security headers.
 
 Failures end here and not in the framework, which passes them on to the server after it has answered them:
 the server then cuts the connection, and the client's next request on it with it.

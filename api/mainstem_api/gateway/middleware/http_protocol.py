@@ -1,4 +1,4 @@
-"""How the server reads requests: uvicorn's httptools protocol, with bounds on what comes before a request.
+"""Extends uvicorn's httptools protocol with bounds on what comes before a request.
 
 Whatever is refused later is at least a request. Headers without an end, or that never come, are none: no
 layer of the app would ever see them, and the server would wait and store for as long as they last.

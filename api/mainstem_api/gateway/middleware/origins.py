@@ -1,4 +1,4 @@
-"""Which other sites' pages may use the gateway: none, unless MAINSTEM_CORS_ORIGINS names them.
+"""Refuses other sites' pages, unless MAINSTEM_CORS_ORIGINS names them.
 
 CORS alone keeps other pages from *reading*. Where a request needs no token (without authentication, or behind
 a proxy that knows its users by their cookies) a foreign page could still *do* things: that is refused here.

@@ -1,4 +1,4 @@
-"""What one user may ask of one gateway: requests per minute, open event streams.
+"""Limits what one user may ask of one gateway: requests per minute, open event streams.
 
 Counted in the process, without a round trip: with n gateways a user has up to n times as much. Both limits
 are off unless they are set; they protect the deployment from a client that runs wild, not from an attack.

@@ -1,4 +1,4 @@
-"""What comes in: bounds for headers and bodies, and JSON that means one thing.
+"""Bounds what a request may send: headers, body, and JSON that means one thing.
 
 A body is read whole, within a time, before the app sees any of it. What JSON's own specification leaves to
 taste (NaN, the same name twice, numbers beyond all bounds) is refused: two readers could read two things.

@@ -1,4 +1,4 @@
-"""The count of requests, outside of all other layers of the app.
+"""Counts requests, outside of all other layers of the app.
 
 Pure ASGI: Starlette's `BaseHTTPMiddleware` would end an event stream cleanly where it must be reset.
 """

@@ -1,1 +1,1 @@
-"""The native HTTP routes: thin functions from a request to an operation."""
+"""Native HTTP routes: thin functions from a request to an operation."""

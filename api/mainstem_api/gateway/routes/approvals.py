@@ -1,4 +1,4 @@
-"""The routes of humans in the loop: decide what a run waits for, say something to one at work. Thin."""
+"""The approval routes decide what a run waits for, and send text to one at work."""
 
 from __future__ import annotations
 

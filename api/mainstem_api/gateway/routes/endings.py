@@ -1,4 +1,4 @@
-"""The routes that end things: abort a run, delete a thread. Thin, like `routes`."""
+"""The ending routes abort a run and delete a thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Routes for operators: is the process alive, can it serve, what does it count."""
+"""The operators' routes report liveness, readiness and metrics."""
 
 from __future__ import annotations
 

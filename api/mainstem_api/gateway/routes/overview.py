@@ -1,4 +1,4 @@
-"""The routes that pages live on: who is asking and what they can run, and many runs without their content."""
+"""The overview routes serve what pages poll: the caller, the engines, many runs without their content."""
 
 from __future__ import annotations
 

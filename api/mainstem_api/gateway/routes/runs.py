@@ -1,4 +1,4 @@
-"""The routes of runs: start, list, read, follow. Thin: what they do is `AsyncRuns` and the tailer."""
+"""The run routes start, list, read and follow runs, through `AsyncRuns` and the tailer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pages that the gateway serves for people: the chat at `/`, the operator's view at `/runs`.
+"""Serves the two pages for people: the chat at `/`, the operator's view at `/runs`.
 
 Static files, read once; they speak to the same HTTP interface as everybody else's clients. No build step:
 `static/` is what browsers get, `static/vendor/` is other people's work, unmodified (`fetch-vendored`).

@@ -1,1 +1,1 @@
-"""Following logs for readers: pages, frames, one tail connection per 256 runs, a subscription per reader."""
+"""Readers follow logs: one tail connection reads 256 runs, one subscription serves one reader."""

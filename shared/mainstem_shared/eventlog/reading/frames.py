@@ -1,4 +1,4 @@
-"""Frames: log entries as they go to readers, encoded once for all of them, and gap-free sequences of frames.
+"""A frame is a log entry encoded once for all readers; chains and batches are gap-free sequences of frames.
 
 A frame's `wire` is its SSE spelling (LF only, one data line); `data` is the payload alone, for readers
 that are not SSE.

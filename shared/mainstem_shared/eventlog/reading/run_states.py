@@ -1,4 +1,4 @@
-"""Views of a run for its readers: the whole run as of now, its snapshots, its final event.
+"""Builds what readers see of a run: the whole run as of now, its snapshots, its final event.
 
 Built from what `transitions.read` returns. The gateway's and the client's `get` end here, and so do
 subscriptions that need a state instead of events (`subscriptions`).

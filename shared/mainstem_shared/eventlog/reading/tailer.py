@@ -1,4 +1,4 @@
-"""The tailer: follows any number of runs for any number of readers, at the store's cost of one reader each.
+"""The tailer follows any number of runs for any number of readers, reading each run once.
 
 One per process and loop: it gives each `FollowedRun` to a `TailConnection`, and each reader a `Subscription`.
 

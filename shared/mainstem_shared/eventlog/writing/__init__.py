@@ -1,1 +1,1 @@
-"""Appending to logs: one state machine per run (`channels`), one writer per process."""
+"""Writers append to logs: a channel is one run's state machine, a process has one writer."""

@@ -1,4 +1,4 @@
-"""One run's way into its log: merging, encoding, and what became of each group of events.
+"""A channel carries one run's events into its log: it merges, encodes, and learns what became of each group.
 
 A channel belongs to the segment that claimed the run; the process's one `writer` moves its bytes. Written
 down as a state machine before it was code:

@@ -1,4 +1,4 @@
-"""The one writer of a process: carries the events of all its runs over one connection, in groups.
+"""A process's one writer sends the events of all its runs over one connection, in groups.
 
 It decides when groups go out (a window that widens with load), keeps the connection, and on every
 reconnect asks the log of each run what became of it. What a run's events go through is in `channels`.

@@ -1,1 +1,1 @@
-"""Reading runs without changing them: listings and summaries."""
+"""Queries read runs without changing them: one run, listings, summaries."""

@@ -1,4 +1,4 @@
-"""Listing runs, newest first, page by page, from the indexes: a thread's, a user's, or all recent ones.
+"""Lists runs, newest first, page by page: a thread's, a user's, or all recent ones.
 
 Indexes may name runs that are gone (retention, a start that never happened): such entries are skipped, and
 removed once they are old enough not to belong to a start that is under way.

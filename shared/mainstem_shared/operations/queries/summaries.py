@@ -1,7 +1,7 @@
-"""Summaries of runs without their content: what lists of many runs show, and show again every second.
+"""Summarises runs without their content, for lists that are refreshed every second.
 
 Read from records and from the tops of logs, in two round trips for a hundred runs, however large they are.
-Whole runs are in `views`, their pages in `listings`.
+Whole runs are in `run_states`, their pages in `listings`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The embedded Valkey server of a data directory: start it, adopt it, find it, stop it.
+"""The embedded Valkey server of a data directory is started, adopted, found and stopped here.
 
 One server per data directory, at most. It outlives whoever started it (own session), so that a killed
 stack is picked up again with its runs. The supervisor and `mainstem valkey` start servers; command line

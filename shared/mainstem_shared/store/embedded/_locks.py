@@ -1,4 +1,4 @@
-"""Advisory locks on files, which the kernel releases with the last process that holds them.
+"""Locks files advisorily; the kernel releases a lock with the last process that holds it.
 
 `flock` belongs to the open file, not to the process: a child that inherits the descriptor holds the lock
 too. That is how the server's lock outlives whoever started the server, and never the server itself.

@@ -1,4 +1,4 @@
-"""Starting, adopting, finding and stopping the one server of a data directory.
+"""Starts, adopts, finds and stops the one server of a data directory.
 
 The lock decides: whoever holds `server.lock` may start a server, and hands the lock down to it. So a held
 lock means that a server lives (or is just being started), and it is adopted; a free one means there is none.

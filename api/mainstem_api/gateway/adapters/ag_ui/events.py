@@ -1,4 +1,4 @@
-"""A run as AG-UI events, for one request of a client: from RUN_STARTED to an outcome. Pure.
+"""Translates a run into AG-UI events for one request: from RUN_STARTED to an outcome. Pure.
 
 Rules of the stock client's verifier that shape this: nothing is opened twice, everything is closed before
 RUN_FINISHED, nothing follows RUN_ERROR, optional members are left out and never null.

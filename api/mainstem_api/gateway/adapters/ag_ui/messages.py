@@ -1,4 +1,4 @@
-"""AG-UI messages: a run's content as messages, and a client's messages as a conversation for an engine. Pure.
+"""Converts a run's content to AG-UI messages, and a client's messages to an engine's conversation. Pure.
 
 Every id follows from the run and the number of a part, so that events, snapshots and other gateways name the
 same message. Tool calls are named after their run too: engines may call every run's first one `call_1`, but a

@@ -1,4 +1,4 @@
-"""The route of AG-UI: start a run, attach to one, or resume one that waits; its events until an outcome.
+"""AG-UI's route starts a run, attaches to one, or resumes one that waits, and streams it to an outcome.
 
 A client's `runId` names a run of its own for it. The first of a conversation's turn is one of our runs, whose
 id follows from it. What resumes a paused run is another AG-UI run but the same one of ours: such names are

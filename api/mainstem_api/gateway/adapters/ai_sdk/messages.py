@@ -1,4 +1,4 @@
-"""What AI SDK clients send: their list of UI messages, and what we read of it. Pure.
+"""Parses what AI SDK clients send: a list of UI messages. Pure.
 
 Of decisions we take the ids and the verdicts, nothing else: what is decided about stands in our record. The
 conversation before is the client's own word, as it is with every backend of this protocol.

@@ -1,4 +1,4 @@
-"""The routes of the AI SDK's default transport: submit or decide, resume, stop. A chat is a thread."""
+"""The AI SDK's routes submit or decide, resume and stop, for its default transport. A chat is a thread."""
 
 from __future__ import annotations
 

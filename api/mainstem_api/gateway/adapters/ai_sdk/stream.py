@@ -1,4 +1,4 @@
-"""The UI message stream of the Vercel AI SDK (v1, `ai` 7): a run as one assistant message. Pure.
+"""Translates a run into a UI message stream of the Vercel AI SDK (v1, `ai` 7): one assistant message. Pure.
 
 A run is one step of its message, so that `reset-step` takes back exactly what a restart replaces. Tool calls
 are `providerExecuted`: the client neither runs them nor counts them as its own to answer; calls that a

@@ -1,4 +1,4 @@
-"""Ids of responses, and of what their approval items ask; everything follows from the run's own id.
+"""Derives the ids of responses and of approval items from a run's own id, and parses them back.
 
 `resp_<run id>` is a run up to its first pause, `resp_<run id>_<n>` what follows its n-th pause.
 """

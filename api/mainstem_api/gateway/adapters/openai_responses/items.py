@@ -1,4 +1,4 @@
-"""The response object, as events and answers have it: status, usage, error, and what the request said."""
+"""Builds the response object of events and answers: status, usage, error, and what the request said."""
 
 from __future__ import annotations
 

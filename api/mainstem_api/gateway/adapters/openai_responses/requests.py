@@ -1,4 +1,4 @@
-"""What clients of the Responses API send, and what we read of it: a conversation, or decisions. Pure.
+"""Parses what clients of the Responses API send: a conversation, or decisions. Pure.
 
 Input items of the conversation become messages of chat completions. What an engine cannot be told is
 refused, never ignored; parameters that only tune a model go to engines that know them.

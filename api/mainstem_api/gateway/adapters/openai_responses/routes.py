@@ -1,4 +1,4 @@
-"""The routes of the Responses API: create (or decide), retrieve, continue a stream, cancel."""
+"""The Responses API's routes create (or decide), retrieve, continue a stream, and cancel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The events of a response, in order and numbered: a function of the run's content, and of nothing else.
+"""Orders and numbers the events of a response: a function of the run's content, and of nothing else.
 
 A client continues with one number (`starting_after`), at any gateway, also when the log that its events
 came from was trimmed to a snapshot or to the final event. So the numbers are not the log's:
@@ -12,7 +12,7 @@ came from was trimmed to a snapshot or to the final event. So the numbers are no
 * Content that is replaced (the run began anew elsewhere) starts another count, a STRIDE higher, with
   `response.created` again: everything told before is void.
 
-Pure. `translation` pushes what becomes known, in the content's order; `pump` tells what can be told.
+Pure. `translator` pushes what becomes known, in the content's order; `pump` tells what can be told.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A run's events as a response's: gives what becomes known to the sequencer, and tells beginning and end.
+"""Translates a run's events into a response's; `sequencer` orders and numbers them.
 
 It begins with a `AttachPoint`, wherever the client is, and ends with the run, or with the pause that ends the
 response. Pure.
