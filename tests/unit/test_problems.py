@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import inspect
 
+import httpx
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ReadOnlyError, ResponseError
+from starlette.types import Receive, Scope, Send
 
 from mainstem_api.gateway import problems
+from mainstem_api.gateway.middleware.errors_and_headers import ErrorsAndHeaders
 from mainstem_shared import errors
 from mainstem_shared.model.events import Type
 from support.paths import ROOT
@@ -58,3 +63,25 @@ def test_the_contract_s_statuses(error: errors.MainstemError, status: int):
 @pytest.mark.parametrize("kind", list(Type))
 def test_every_event_type_is_documented(kind: Type):
     assert f"`{kind}`" in EVENTS.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("failure", "status"),
+    [
+        (ReadOnlyError("x"), 503),
+        (RedisConnectionError("x"), 503),
+        (ResponseError("WRONGTYPE x"), 500),
+        (OSError(), 500),
+    ],
+)
+async def test_a_store_failure_that_nobody_caught_is_temporary(failure: Exception, status: int):
+    """The last layer tells the store's failures from ours; also a file that is missing is none of the store's."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise failure
+
+    transport = httpx.ASGITransport(app=ErrorsAndHeaders(app))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        answer = await client.get("/v1/runs")
+    assert answer.status_code == status
+    assert ("retry-after" in answer.headers) == (status == 503)

@@ -30,6 +30,7 @@ class RunsStep(bootsteps.StartStopStep):
     def start(self, parent: Any) -> None:
         configuration_checks.warn(parent)
         _celery.keep_broker_address(parent)
+        _celery.outlive_broker_errors(parent)
         self._host.start(parent)
 
     def stop(self, parent: Any) -> None:

@@ -69,7 +69,8 @@ async def deliver(
         task_id = await publisher.apublish(run_id, user_id=user_id, engine=engine, descent=descent)
         await transitions.published(store, run_id, task_id=task_id)
     except errors.Unavailable as error:
-        log.warning("A queued run waits for its message", extra={**noted, "why": error.code})
+        why = {"why": error.code, "error": repr(error.__cause__)}
+        log.warning("A queued run waits for its message", extra={**noted, **why})
         return False
     log.debug("A run's message is published", extra={**noted, "task_id": task_id})
     return True

@@ -16,29 +16,12 @@ from functools import cached_property
 from importlib import resources
 from typing import Any, Final, TypeVar
 
-from redis.exceptions import (
-    BusyLoadingError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    ResponseError,
-)
-from redis.exceptions import (
-    ConnectionError as RedisConnectionError,
-)
-from redis.exceptions import (
-    TimeoutError as RedisTimeoutError,
-)
+from redis.exceptions import NoScriptError, RedisError
 
 from mainstem_shared import errors
-from mainstem_shared.store import connections, shared_connections
+from mainstem_shared.store import connections, failures, shared_connections
 
 T = TypeVar("T")
-
-# The server is unavailable, loads its data, or a fail-over is under way: the same call may succeed shortly.
-TRANSIENT: Final = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError, OSError)
-# The same, where redis-py has no class for it: no replica or no disk, a script in the way, moving slots.
-_TRANSIENT_CODES: Final = ("NOREPLICAS", "MASTERDOWN", "MISCONF", "BUSY ", "CLUSTERDOWN", "TRYAGAIN")
 
 FIRST_DELAY_S: Final = 0.02
 LONGEST_DELAY_S: Final = 1.0
@@ -119,10 +102,10 @@ class Store:
         return await self.client.execute_command(*command)
 
     async def patiently(self, operation: Callable[[], Awaitable[T]], *, patience_s: float | None = None) -> T:
-        """Run an idempotent operation, again and again while the store is unavailable, within `patience_s`.
+        """Run an idempotent operation, repeated while the store is unavailable, within `patience_s`.
 
         Raises:
-            StoreUnavailable: it never answered, or refuses writes for want of memory.
+            StoreUnavailable: it never answered, or refused for as long as that (for want of memory: at once).
         """
         deadline = time.monotonic() + (self.patience_s if patience_s is None else patience_s)
         delay = FIRST_DELAY_S
@@ -130,22 +113,12 @@ class Store:
             wait = delay * random.uniform(0.5, 1.5)
             try:
                 return await operation()
-            except (*TRANSIENT, ResponseError) as error:
-                if is_out_of_memory(error):
+            except (RedisError, OSError) as error:
+                if failures.is_out_of_memory(error):
                     raise errors.StoreUnavailable("The store is out of memory and refuses writes.") from error
-                if not is_transient(error):
+                if not failures.is_transient(error):
                     raise
                 if time.monotonic() + wait > deadline:
                     raise errors.StoreUnavailable from error
             await asyncio.sleep(wait)
             delay = min(2 * delay, LONGEST_DELAY_S)
-
-
-def is_transient(error: BaseException) -> bool:
-    """Tell whether the same call may succeed shortly."""
-    return isinstance(error, TRANSIENT) or str(error).startswith(_TRANSIENT_CODES)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether the server refused a write because `maxmemory` is reached."""
-    return isinstance(error, OutOfMemoryError) or str(error).startswith(("OOM", "command not allowed when"))

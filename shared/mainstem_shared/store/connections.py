@@ -22,8 +22,11 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 from redis.retry import Retry as SyncRetry
 from redis.sentinel import Sentinel as SyncSentinel
+
+from mainstem_shared.store import failures
 
 CONNECT_TIMEOUT_S: Final = 2.0
 REPLY_TIMEOUT_S: Final = 5.0  # loopback or a data centre: a server silent for so long is unavailable
@@ -82,9 +85,25 @@ def _sentinel_address(url: str) -> tuple[list[tuple[str, int]], str, int] | None
 
 
 class _Cancellable(AbstractConnection):
-    """Notices a cancellation that the sending of a command dropped, and a transport that is no more."""
+    """Notices a cancellation that the sending of a command dropped, and a transport that is no more.
+
+    And a server that turned out not to be the primary: the next command goes over a new connection.
+    """
+
+    _is_elsewhere = False
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super().read_response(*args, **options)
+        except ResponseError as error:
+            # Not at once: the rest of a pipeline's replies is still to be read.
+            self._is_elsewhere = self._is_elsewhere or failures.is_elsewhere(error)
+            raise
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:  # noqa: FBT001, FBT002
+        if self._is_elsewhere:
+            self._is_elsewhere = False
+            await self.disconnect(nowait=True)
         task = asyncio.current_task()
         before = task.cancelling() if task else 0
         try:

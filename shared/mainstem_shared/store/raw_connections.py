@@ -15,6 +15,7 @@ from typing import Any, Final, cast
 
 import hiredis
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ReadOnlyError
 
 from mainstem_shared.store import connections
 
@@ -125,6 +126,27 @@ class RawConnection(asyncio.Protocol):
         waiting, self._waiting, self._replies = self._waiting, deque(), []
         for _, on_reply, _ in waiting:
             on_reply([])
+
+
+async def open_to_primary(url: str) -> RawConnection:
+    """Open a connection to a server that takes writes; a replica would show a writer a log that lags.
+
+    Raises:
+        redis.exceptions.RedisError, OSError, TimeoutError: as `open_raw_connection`, or it is a replica.
+    """
+    connection = await open_raw_connection(url)
+    try:
+        async with asyncio.timeout(connections.REPLY_TIMEOUT_S):
+            role = await connection.call(b"ROLE")
+        if isinstance(role, list) and role[0] == b"slave":  # an error: we may not ask, the first write tells
+            connection.abort()
+            await connection.lost
+    except BaseException:
+        connection.abort()
+        raise
+    if connection.lost.done():
+        raise ReadOnlyError("The server is a replica.")
+    return connection
 
 
 async def open_raw_connection(url: str) -> RawConnection:

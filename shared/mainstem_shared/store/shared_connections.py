@@ -14,9 +14,8 @@ from typing import Any, Final
 import hiredis
 from redis._parsers.base import BaseParser
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError
 
-from mainstem_shared.store import raw_connections
+from mainstem_shared.store import failures, raw_connections
 from mainstem_shared.store.raw_connections import RawConnection, Reply
 
 SILENCE_S: Final = 5.0
@@ -66,7 +65,7 @@ class SharedConnection:
 
     def _refused(self, message: str) -> None:
         error = BaseParser.parse_error(message)
-        if isinstance(error, ReadOnlyError) and self._connection is not None:
+        if failures.is_elsewhere(error) and self._connection is not None:
             self._connection.abort()  # a fail-over: the new primary is behind another connection
         raise error
 

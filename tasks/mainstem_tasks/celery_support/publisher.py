@@ -25,6 +25,7 @@ from kombu.messaging import Producer
 
 from mainstem_shared import errors
 from mainstem_shared.coordination.outbox import Descent
+from mainstem_tasks.celery_support import broker_failures
 
 T = TypeVar("T")
 
@@ -166,6 +167,7 @@ class _Sender:
             task_ignore_result=True,
         )
         self.app.control.mailbox.producer_pool = None
+        self._broker = self.app.connection_for_write()  # never opened: it knows its transport's failures
         self._threads = ThreadPoolExecutor(_THREADS, "mainstem-dispatch")
         # A connection per thread, not Celery's pool: kombu has one for the whole process, and its size
         # belongs to the application that we are a guest in.
@@ -197,6 +199,8 @@ class _Sender:
             self._forget_connection()
             if _is_closed_channel(error):
                 raise OperationalError("the broker's connection was lost") from error
+            if isinstance(error, broker_failures.of(self._broker)):
+                raise OperationalError(str(error)) from error
             raise
 
     def _forget_connection(self) -> None:

@@ -9,9 +9,11 @@ import contextlib
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from celery import Celery
+from kombu import Connection
 
 from mainstem_api import Runs
 from mainstem_shared import errors
@@ -146,3 +148,59 @@ def test_the_outbox_delivers_what_the_broker_did_not_take(system):
     system.broker.start()
     assert system.finished(waiting) == demo_text(3)
     assert system.runs.abort(streaming, wait=20).outcome == "aborted"
+
+
+REFUSALS = ("declared otherwise", "held by another connection", "without rights", "without its virtual host")
+
+
+@contextlib.contextmanager
+def refusing(system: System, kind: str, queue: str) -> Iterator[None]:
+    """Have RabbitMQ refuse to take or give messages of `queue`: in the block, not after it."""
+    match kind:
+        case "declared otherwise":
+            with declared(system, queue, arguments={"x-max-length": 5}):
+                yield
+        case "held by another connection":
+            with declared(system, queue, exclusive=True):
+                yield
+        case "without rights":
+            system.broker.control("set_permissions", "guest", "^$", "^$", "^$")
+            yield
+        case _:
+            system.broker.control("delete_vhost", "/")
+            yield
+            system.broker.control("add_vhost", "/")
+    system.broker.control("set_permissions", "guest", ".*", ".*", ".*")
+
+
+@contextlib.contextmanager
+def declared(system: System, queue: str, **options: Any) -> Iterator[None]:
+    """A queue as somebody else has declared it."""
+    with Connection(system.broker.url) as connection, connection.channel() as channel:
+        channel.queue_declare(queue, durable=True, auto_delete=False, **options)
+        yield
+        channel.queue_delete(queue)
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+def test_a_broker_that_refuses_delays_runs(system, kind):
+    """PRECONDITION_FAILED, RESOURCE_LOCKED, ACCESS_REFUSED, NOT_FOUND: starts are accepted; the worker gets over it."""
+    queue = f"refused {kind}"
+    env = {**system.env, "MAINSTEM_QUEUE": queue}
+    settings = system.settings.model_copy(update={"queue": queue})
+    with Runs(settings) as runs, contextlib.ExitStack() as stack:
+        with refusing(system, kind, queue):
+            begun = runs.start(kind, "demo", {"tokens": 5, "interval_ms": 1}).run_id
+            child = stack.enter_context(worker(env, system.directory, kind.replace(" ", "-"), "-Q", queue))
+            wait_until(lambda: "ready for runs" in child.log, description=kind, timeout_s=PATIENCE_S)
+            assert runs.get(begun).status == "queued"
+            again = runs.start(f"{kind} again", "demo", {"tokens": 5, "interval_ms": 1}).run_id
+            wait_until(
+                lambda: child.log.count("Trying to re") > 1 or not child.running,
+                description="the worker to try again",
+                timeout_s=PATIENCE_S,
+            )
+            assert child.running, child.log[-3000:]
+        for run_id in (begun, again):
+            assert runs.wait(run_id, PATIENCE_S).text == demo_text(5)
+        assert child.running

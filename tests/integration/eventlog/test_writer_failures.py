@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mainstem_shared import errors, transitions
-from mainstem_shared.eventlog.writing.writer import Writer
+from mainstem_shared.eventlog.writing.writer import RETRY_S, Writer
 from mainstem_shared.model import contents, events, jsontext
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import Reason
@@ -21,6 +21,7 @@ from mainstem_shared.store.client import Store
 from support.models import verb_calls as v
 from support.models.hostile_writing import SETTINGS, Engine, log_of, stored, verify, writing
 from support.processes.proxy import Plan, Proxy, cutting
+from support.processes.refusals import REFUSALS, refusing
 from support.processes.servers import ValkeyProcess
 from support.waiting import wait_until_async
 
@@ -339,3 +340,26 @@ async def test_a_run_whose_claim_was_set_back_is_given_up(private_valkey: Valkey
         again = await v.claim(store, run_id)
         assert isinstance(again, transitions.Claimed)
         assert (await log_of(store, run_id))[-1].type == events.Type.STARTED
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+async def test_a_store_that_answers_with_errors_delays_events_and_loses_none(
+    private_valkey: ValkeyProcess, kind: str, caplog: pytest.LogCaptureFixture
+):
+    """Engines emit on while every write is refused; afterwards each log says all of it once, with no resync."""
+    async with stored(private_valkey.url()) as store, writing(private_valkey.url()) as writer:
+        engines = [Engine(writer, await v.running(store), n) for n in range(3)]
+        await asyncio.gather(*(engine.write(50) for engine in engines))
+        with refusing(private_valkey, kind):
+            writes = [asyncio.create_task(engine.write(50)) for engine in engines]
+            await asyncio.wait(writes, timeout=1.5)
+        await asyncio.gather(*writes)
+        for engine in engines:
+            await engine.finish(store)
+            await verify(store, engine)
+    attempts = [record for record in caplog.records if getattr(record, "action", "") in REFUSED]
+    assert len(attempts) < 3 * 1.5 / (0.5 * RETRY_S) + 10, "it tried without a pause"
+    assert not [record for record in caplog.records if getattr(record, "action", "") == "resync"]
+
+
+REFUSED = ("write_refused", "writer_connect_failed")

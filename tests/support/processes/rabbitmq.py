@@ -88,6 +88,14 @@ class RabbitProcess:
         self._processes.clear()
         self._guards.clear()
 
+    def control(self, *arguments: str) -> None:
+        """Call `rabbitmqctl`: rights, virtual hosts."""
+        program = SCRIPT.with_name("rabbitmqctl")
+        command = [str(program), "--node", self._environment()["RABBITMQ_NODENAME"], *arguments]
+        subprocess.run(
+            command, env={**os.environ, **self._environment()}, check=True, capture_output=True, timeout=60
+        )
+
     def _launch(self, *command: str) -> subprocess.Popen[bytes]:
         with (self.directory / "rabbitmq.log").open("ab") as log:
             process = subprocess.Popen(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from celery.utils import threads as celery_threads
 from celery.worker import state as worker_state
 from kombu.asynchronous import get_event_loop
 
+from mainstem_tasks.celery_support import broker_failures
 from mainstem_tasks.celery_support.async_task import AsyncTask
 
 try:
@@ -227,6 +229,59 @@ def before_cold_cancel(worker: Any, hook: Callable[[], None]) -> None:
             cancel()
 
     consumer.cancel_active_requests = cancel_active_requests
+
+
+_FIRST_PAUSE_S = 0.3  # Celery calls more than five restarts a second critical
+_LONGEST_PAUSE_S = 2.0
+_CALM_S = 10.0
+"""A failure so long after the last one begins a new row of them."""
+
+
+def outlive_broker_errors(worker: Any) -> None:
+    """Have the consumer take each error reply of its broker for a lost connection, with pauses between tries.
+
+    Celery ends a worker on what its transport calls channel errors: a demoted Redis' READONLY, a full one's
+    OOM, missing rights, a RabbitMQ queue that was declared otherwise. They are set right while runs go on.
+    """
+    consumer = worker.consumer
+    consumer.connection_errors = (
+        *consumer.connection_errors,
+        *consumer.channel_errors,
+        *broker_failures.of(consumer.conninfo),
+    )
+    pause = _Pause()
+    for name in ("on_connection_error_before_connected", "on_connection_error_after_connected"):
+        setattr(consumer, name, _pausing(getattr(consumer, name), pause))
+
+
+class _Pause:
+    """Waits between failures of the broker, longer each time, and not once the worker is to stop."""
+
+    def __init__(self) -> None:
+        self._delay_s = _FIRST_PAUSE_S
+        self._failed = -_CALM_S
+
+    def __call__(self) -> None:
+        begun = time.monotonic()
+        if begun - self._failed > _CALM_S:
+            self._delay_s = _FIRST_PAUSE_S
+        while time.monotonic() - begun < self._delay_s and not _is_stopping():
+            time.sleep(0.05)
+        self._delay_s = min(2 * self._delay_s, _LONGEST_PAUSE_S)
+        self._failed = time.monotonic()
+
+
+def _is_stopping() -> bool:
+    flags: tuple[object, ...] = (worker_state.should_stop, worker_state.should_terminate)
+    return any(flag is not None and flag is not False for flag in flags)  # an exit code may be 0
+
+
+def _pausing(on_error: Callable[[Exception], None], pause: _Pause) -> Callable[[Exception], None]:
+    def on_connection_error(error: Exception) -> None:
+        on_error(error)
+        pause()
+
+    return on_connection_error
 
 
 def keep_broker_address(worker: Any) -> None:

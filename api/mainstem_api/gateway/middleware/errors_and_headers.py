@@ -13,6 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mainstem_api.gateway import problems
 from mainstem_api.gateway.middleware.access import is_locked, path_of
+from mainstem_shared import errors
+from mainstem_shared.store import failures
 
 logger = logging.getLogger(__name__)
 
@@ -58,10 +60,16 @@ class ErrorsAndHeaders:
 
         try:
             await self._app(scope, receive, completed)
-        except Exception:  # a request's boundary: whatever went wrong, the process serves on
-            logger.exception("a request failed", extra={"action": "request_failed", "path": path})
+        except Exception as error:  # a request's boundary: whatever went wrong, the process serves on
+            noted = {"action": "request_failed", "path": path}
+            if isinstance(error, failures.RedisError) and failures.is_transient(error):
+                logger.warning("the store failed a request", extra={**noted, "error": repr(error)})
+                answer = problems.of_error(errors.StoreUnavailable())
+            else:
+                logger.exception("a request failed", extra=noted)
+                answer = problems.failure()
             if not started:  # else the answer just ends here, which the server makes a reset
-                await problems.failure()(scope, receive, completed)
+                await answer(scope, receive, completed)
 
 
 def _complete(headers: list[tuple[bytes, bytes]], path: str) -> list[tuple[bytes, bytes]]:

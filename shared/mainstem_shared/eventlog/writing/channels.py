@@ -4,8 +4,8 @@ A channel belongs to the segment that claimed the run; the process's one `writer
 down as a state machine before it was code:
 
     OPEN ──encode──▶ IN_FLIGHT ──acknowledged──▶ OPEN
-      ▲                 │ refused for want of memory: WAITING, then the same bytes again
-      │                 │ connection lost, or "equal or smaller": outcome unknown
+      ▲                 │ refused for want of memory, disk or rights: WAITING, then the same bytes again
+      │                 │ connection lost, no primary, or "equal or smaller": outcome unknown
       │                 ▼
       │              PROBING: the log's top entry decides (also idle channels, after every reconnect)
       ├── landed ───────┤
@@ -36,7 +36,7 @@ from mainstem_shared.model.contents import Content, type_of_delta
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.snapshot_pacing import Patch, Snapshots
-from mainstem_shared.store import keys, raw_connections
+from mainstem_shared.store import failures, keys, raw_connections
 
 BUFFER_LIMIT: Final = 128 * 1024
 """Bytes a run may have waiting before its engine is slowed down."""
@@ -371,7 +371,7 @@ class Channel:
             self.landed()
         elif failure == "" or "equal or smaller" in failure:
             self._host.probe(self)
-        elif failure.startswith("READONLY"):
+        elif failures.is_elsewhere(failure):
             self.phase = Phase.PROBING  # a fail-over: the new primary is behind another connection
             self._host.reconnect()
         else:

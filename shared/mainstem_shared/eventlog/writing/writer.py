@@ -62,6 +62,7 @@ class Writer:
         self._dirty: dict[Channel, None] = {}
         self._timer: asyncio.Handle | None = None
         self._connection: raw_connections.RawConnection | None = None
+        self._refused = False
         self._keeper: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._rate = 0.0
@@ -182,25 +183,35 @@ class Writer:
     async def _keep_connected(self) -> None:
         delay = FIRST_DELAY_S
         while True:
+            self._refused = True
             try:
-                self._connection = await raw_connections.open_raw_connection(self._store.url)
-            except (RedisError, OSError) as error:
+                connection = await raw_connections.open_to_primary(self._store.url)
+            except (RedisError, OSError, TimeoutError) as error:
                 logger.warning(
                     "cannot reach the store; events wait",
                     extra={"action": "writer_connect_failed", "error": repr(error)},
                 )
-                await asyncio.sleep(delay * random.uniform(0.5, 1.5))
-                delay = min(2 * delay, LONGEST_DELAY_S)
+            else:
+                await self._carry_over(connection)
+            if not self._refused:
+                delay = FIRST_DELAY_S
                 continue
-            delay = FIRST_DELAY_S
-            for channel in list(self._channels):
-                self.probe(channel)
-            self.connected.set()
-            await self._until_lost(self._connection)
-            self._connection = None
-            self.connected.clear()
-            for channel in list(self._channels):
-                self.probe(channel)
+            await asyncio.sleep(delay * random.uniform(0.5, 1.5))
+            delay = min(2 * delay, LONGEST_DELAY_S)
+
+    async def _carry_over(self, connection: raw_connections.RawConnection) -> None:
+        """Send over one connection until it is lost, or leads to a server that takes no writes."""
+        self._connection, self._refused = connection, False
+        self._probe_all()
+        self.connected.set()
+        await self._until_lost(connection)
+        self._connection = None
+        self.connected.clear()
+        self._probe_all()
+
+    def _probe_all(self) -> None:
+        for channel in list(self._channels):
+            self.probe(channel)
 
     async def _until_lost(self, connection: raw_connections.RawConnection) -> None:
         while not connection.lost.done():
@@ -244,6 +255,7 @@ class Writer:
             logger.error("the writer failed a run", extra={"action": "writer_failed"}, exc_info=error)
 
     def reconnect(self) -> None:
+        self._refused = True  # not at once: the next server may refuse as well
         if self._connection is not None:
             self._connection.abort()
 

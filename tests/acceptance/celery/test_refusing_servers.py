@@ -1,0 +1,74 @@
+"""Servers that answer a worker with errors: it lives on with all its runs, and does what waited as soon as it can."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from mainstem_api import AsyncRuns
+from mainstem_shared.model.runs import Status
+from support.clients.clients import client
+from support.engines.demowords import demo_text
+from support.processes.processes import Child
+from support.processes.refusals import REFUSALS, refusing
+from support.waiting import wait_until_async
+
+REFUSED_S = 3.0
+TOKENS = 20_000
+QUICK = {"MAINSTEM_SWEEP_S": "0.5", "MAINSTEM_LEASE_S": "4"}
+"""Less than the refusals together last: who could not renew it must not be taken for dead."""
+
+
+async def said(runs: AsyncRuns, run_id: str) -> int:
+    return len((await runs.get(run_id)).text)
+
+
+async def goes_on(runs: AsyncRuns, run_id: str, kind: str) -> None:
+    before = await said(runs, run_id)
+
+    async def grown() -> bool:
+        return await said(runs, run_id) > before
+
+    await wait_until_async(grown, description=f"the run to go on after: {kind}", timeout_s=20)
+
+
+def is_well(worker: Child) -> None:
+    assert worker.running, worker.log[-3000:]
+    for word in ("Unrecoverable", "CRITICAL", "run_lost"):
+        assert word not in worker.log, worker.log[-3000:]
+
+
+@pytest.mark.timeout(240)
+async def test_a_broker_that_refuses_ends_neither_worker_nor_run(apart: Any):
+    """One worker outlives all of it; its run streams on meanwhile, and what was started in it is executed after."""
+    worker = apart.worker(**QUICK)
+    async with client(apart) as runs:
+        long = (await runs.start("long", "demo", {"tokens": TOKENS, "interval_ms": 10})).run_id
+        await goes_on(runs, long, "the start")
+        for kind in REFUSALS:
+            with refusing(apart.broker, kind):
+                begun = await runs.start(kind, "demo", {"tokens": 5, "interval_ms": 1})
+                await asyncio.sleep(REFUSED_S)  # its length is the input
+                await goes_on(runs, long, kind)
+            ended = await runs.wait(begun.run_id, timeout=30)
+            assert (ended.status, ended.text) == (Status.SUCCEEDED, demo_text(5)), kind
+            is_well(worker)
+        assert (await runs.get(long)).status is Status.RUNNING
+
+
+@pytest.mark.timeout(240)
+async def test_a_store_that_refuses_ends_neither_worker_nor_run(fragile: Any):
+    """Events wait while nothing can be written; nobody judges an owner by a lease that nobody could renew."""
+    worker = fragile.worker(**QUICK)
+    async with client(fragile) as runs:
+        long = (await runs.start("long", "demo", {"tokens": TOKENS, "interval_ms": 10})).run_id
+        await goes_on(runs, long, "the start")
+        for kind in REFUSALS:
+            with refusing(fragile.store, kind):
+                await asyncio.sleep(REFUSED_S)  # its length is the input
+            await goes_on(runs, long, kind)
+            assert (await runs.get(long)).text == demo_text(TOKENS)[: await said(runs, long)]
+            is_well(worker)
+        assert (await runs.get(long)).status is Status.RUNNING

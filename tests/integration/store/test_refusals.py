@@ -1,0 +1,149 @@
+"""A store that answers with errors: every form of call takes them for a store that is away, and goes on afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from redis.exceptions import ReadOnlyError, ResponseError
+
+from mainstem_shared import errors, transitions
+from mainstem_shared.model.runs import Reason
+from mainstem_shared.store import raw_connections
+from mainstem_shared.store.client import LARGE, Store
+from support.models import verb_calls as v
+from support.processes.proxy import Proxy
+from support.processes.refusals import REFUSALS, refusing
+from support.processes.servers import ValkeyProcess
+
+Call = Callable[[Store], Awaitable[object]]
+
+
+@pytest.fixture
+async def store(private_valkey: ValkeyProcess) -> AsyncIterator[Store]:
+    """A client of a server that this test may spoil, and whose connections are open when it does."""
+    store = Store(private_valkey.url(), patience_s=0.3)
+    for call in CALLS.values():
+        await call(store)
+    yield store
+    await store.close()
+
+
+async def pooled(store: Store) -> None:
+    await store.patiently(lambda: store.client.set("key", "value", px=60_000))
+
+
+async def pipelined(store: Store) -> None:
+    async def send() -> None:
+        async with store.client.pipeline(transaction=False) as pipe:
+            pipe.set("key", "value", px=60_000)
+            pipe.set("other", "value", px=60_000)
+            await pipe.execute()
+
+    await store.patiently(send)
+
+
+async def transaction(store: Store) -> None:
+    async def send() -> None:
+        async with store.client.pipeline(transaction=True) as pipe:
+            pipe.set("key", "value", px=60_000)
+            pipe.set("other", "value", px=60_000)
+            await pipe.execute()
+
+    await store.patiently(send)
+
+
+async def shared(store: Store) -> None:
+    await store.patiently(lambda: store.call("SET", "key", "value", "PX", "60000"))
+
+
+async def verb(store: Store) -> None:
+    await v.start(store, v.new_run())
+
+
+async def large_verb(store: Store) -> None:
+    await v.start(store, v.new_run(), run_input=b'"%s"' % (b"x" * (LARGE + 1)))
+
+
+CALLS: dict[str, Call] = {
+    call.__name__: call for call in (pooled, pipelined, transaction, shared, verb, large_verb)
+}
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+async def test_a_refused_call_is_unavailable_and_works_again_afterwards(
+    store: Store, private_valkey: ValkeyProcess, kind: str
+):
+    """All of them on connections that were open before; nobody needs a new process to get over it."""
+    with refusing(private_valkey, kind):
+        for call in CALLS.values():
+            with pytest.raises(errors.StoreUnavailable):
+                await call(store)
+    for call in CALLS.values():
+        await call(store)
+
+
+@pytest.mark.parametrize("kind", ["demoted", "without replicas"])
+async def test_a_refusal_that_passes_is_waited_for(private_valkey: ValkeyProcess, kind: str):
+    """A fail-over of a second is no error to anybody: the call is repeated until it lands."""
+    store = Store(private_valkey.url(), patience_s=20)
+    try:
+        with refusing(private_valkey, kind):
+            calls = [asyncio.create_task(call(store)) for call in CALLS.values()]
+            done, _ = await asyncio.wait(calls, timeout=0.5)
+            assert not done
+        await asyncio.gather(*calls)
+    finally:
+        await store.close()
+
+
+async def test_a_fault_of_ours_is_not_waited_for(store: Store):
+    """A key of another type is a defect: it shows at once, and as what it is."""
+    await store.client.set("list", "no list", px=60_000)
+    for push in (
+        lambda: store.call("LPUSH", "list", "x"),
+        lambda: store.client.lpush("list", "x"),
+        lambda: store.client.pipeline(transaction=False).lpush("list", "x").execute(),
+    ):
+        with pytest.raises(ResponseError):
+            await store.patiently(push, patience_s=20)
+
+
+@pytest.mark.parametrize("kind", ["demoted", "disk broken", "without replicas"])
+async def test_what_only_reads_is_still_answered(private_valkey: ValkeyProcess, kind: str):
+    """Who takes no writes can be read: run, log and lists are there."""
+    store = Store(private_valkey.url(), patience_s=0.3)
+    try:
+        run_id = v.new_run()
+        await v.start(store, run_id)
+        with refusing(private_valkey, kind):
+            assert isinstance(await transitions.read(store, run_id), transitions.State)
+            with pytest.raises(errors.StoreUnavailable):
+                await transitions.stop(store, run_id, reason=Reason.USER_ABORT)
+    finally:
+        await store.close()
+
+
+async def test_behind_one_name_the_new_primary_is_found(private_valkey: ValkeyProcess, store_url: str):
+    """A demoted server keeps its connections open: each of ours is given up, and the next leads to the primary."""
+    async with Proxy(private_valkey.port or 0) as name:
+        store = Store(name.url, patience_s=5)
+        try:
+            for call in CALLS.values():
+                await call(store)
+            name.port = int(store_url.rpartition(":")[2].partition("/")[0])
+            with refusing(private_valkey, "demoted"):
+                for call in CALLS.values():
+                    await call(store)
+        finally:
+            await store.close()
+
+
+async def test_a_writer_probes_no_replica(private_valkey: ValkeyProcess):
+    """What a replica's log lacks was not lost: who writes connects to a primary, or not at all."""
+    with refusing(private_valkey, "demoted"), pytest.raises(ReadOnlyError):
+        await raw_connections.open_to_primary(private_valkey.url())
+    connection = await raw_connections.open_to_primary(private_valkey.url())
+    connection.abort()
+    await connection.lost
