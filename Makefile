@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run demo test check bench bench-quick bench-full plots chaos rabbitmq celery-tests soak lock clean
+.PHONY: help run demo test check bench bench-quick bench-full plots chaos rabbitmq celery-tests prove soak lock clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -49,6 +49,9 @@ rabbitmq: $(VENV)/.test ## runs with RabbitMQ as the broker; needs Debian's rabb
 
 celery-tests: $(VENV)/.test ## Celery's own tests, from its source distribution, on our pool
 	@exec env PYTHONPATH=tests $(BIN)/python tests/upstream/run.py $(ARGS)
+
+prove: $(VENV)/.test ## every state that the shipped Lua verbs can reach with two workers, a sweeper and users (minutes)
+	@exec env MAINSTEM_PROVE=1 $(BIN)/pytest tests/model -s $(ARGS)
 
 soak: $(VENV)/.test ## ten minutes of steady load and of the model test: watch memory, keys, connections; check every run
 	@exec $(BIN)/python bench/soak.py $(ARGS)
