@@ -20,7 +20,8 @@ GOOD: dict[str, Any] = {
 
 def test_a_server_that_keeps_its_promises_is_not_mentioned():
     """As store and as broker; memory without a limit is none too small."""
-    for info in (GOOD, {**GOOD, "maxmemory": 0, "used_memory": 10**12}):
+    replicated = {"connected_slaves": 2, "min_slaves_good_slaves": 2}
+    for info in (GOOD, {**GOOD, "maxmemory": 0, "used_memory": 10**12}, {**GOOD, **replicated}):
         assert server_checks.of_store(info) == server_checks.of_broker(info) == []
     assert server_checks.of_clock(0.3) == []
 
@@ -34,6 +35,7 @@ def test_a_server_that_keeps_its_promises_is_not_mentioned():
         ({"maxmemory_policy": "volatile-ttl"}, "maxmemory-policy", 1, 1),
         ({"used_memory": 801}, "maxmemory", 0, 1),
         ({"role": "slave"}, "role", 1, 1),
+        ({"connected_slaves": 2}, "min-replicas-to-write", 0, 0),
     ],
 )
 def test_each_setting_is_named_with_its_remedy(

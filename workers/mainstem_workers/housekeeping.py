@@ -14,6 +14,7 @@ from typing import Final
 
 from mainstem_shared import errors
 from mainstem_shared.coordination.leases import Lease
+from mainstem_shared.coordination.primary_watch import PrimaryWatch
 from mainstem_shared.eventlog.writing.writer import Writer
 from mainstem_shared.model import jsontext
 from mainstem_shared.operations.ending import Finaliser
@@ -51,7 +52,13 @@ class Housekeeping:
             settings=settings,
             loop=loop,
             store=store,
-            writer=Writer(store, settings, may_write=lambda: lease.may_write, on_suspended=self._suspended),
+            writer=Writer(
+                store,
+                settings,
+                may_write=lambda: lease.may_write,
+                on_suspended=self._suspended,
+                on_reached=lease.beat_soon,
+            ),
             lease=lease,
             dispatcher=dispatcher,
             finaliser=Finaliser(store=store, settings=settings, publisher=dispatcher),
@@ -73,10 +80,14 @@ class Housekeeping:
         await asyncio.to_thread(here.lease.start)
         await here.writer.start()
         mailbox = Mailbox(here.store.url, lambda: here.lease.owner, here.deliver)
-        sweeper = Sweeper(finaliser=here.finaliser, owner=lambda: here.lease.owner)
+        sweeper = Sweeper(
+            finaliser=here.finaliser, owner=lambda: here.lease.owner, on_unseen=here.lease.beat_soon
+        )
+        primary = PrimaryWatch(here.store, on_moved=lambda: here.lease.beat_soon(moved=True))
         for name, work in (
             ("mailbox", mailbox.run()),
             ("sweeps", sweeper.run()),
+            ("primary", primary.run()),
             ("clock", _every(min(CLOCK_S, here.settings.idle_timeout_s / 4), here.check_clocks)),
             ("announce", self._announce()),
             ("orphans", self._settle_orphans()),

@@ -16,6 +16,7 @@ from mainstem_api.client.async_runs import AsyncRuns
 from mainstem_api.gateway.auth.stream_tokens import StreamTokens
 from mainstem_api.gateway.metrics import Metrics
 from mainstem_shared.coordination.leases import GATEWAY, Lease
+from mainstem_shared.coordination.primary_watch import PrimaryWatch
 from mainstem_shared.eventlog.reading.tailer import Tailer
 from mainstem_shared.operations.ending import Finaliser
 from mainstem_shared.operations.sweeping import Sweeper
@@ -57,8 +58,10 @@ class Gateway:
         lease = self._lease = Lease(self.store.url, self.settings, role=GATEWAY)
         lease.start_soon()
         finaliser = Finaliser(store=self.store, settings=self.settings, publisher=self.dispatcher)
-        sweeper = Sweeper(finaliser=finaliser, owner=lambda: lease.owner)
+        sweeper = Sweeper(finaliser=finaliser, owner=lambda: lease.owner, on_unseen=lease.beat_soon)
+        primary = PrimaryWatch(self.store, on_moved=lambda: lease.beat_soon(moved=True))
         self._tasks = [
+            asyncio.create_task(primary.run(), name="gateway-primary"),
             asyncio.create_task(sweeper.run(), name="gateway-sweeper"),
             asyncio.create_task(self._drain_with_server(), name="gateway-drain"),
             asyncio.create_task(

@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 BEATS_PER_LEASE: Final = 3
 """Two beats may be lost before the lease lapses."""
+PULSES_PER_LEASE: Final = 12
+TIMEOUT_S: Final = 2.0
+"""A beat takes a millisecond: a server silent for so long is asked anew, maybe of another one."""
 WORKER: Final = "worker"
 GATEWAY: Final = "gateway"
 CLIENT: Final = "client"
@@ -55,10 +58,12 @@ class Lease:
         self._settings = settings
         self._role = role
         self._on_suspended = on_suspended
-        self._client = connect_blocking(url, timeout_s=settings.lease_s / BEATS_PER_LEASE)
+        timeout_s = min(TIMEOUT_S, settings.lease_s / BEATS_PER_LEASE)
+        self._client = connect_blocking(url, timeout_s=timeout_s)
         self._wakeup = threading.Event()
-        self._stopping = False
-        self._thread: threading.Thread | None = None
+        self._stopped = threading.Event()
+        self._moved = False
+        self._threads: list[threading.Thread] = []
         self._ticked = clocks.now()
         self.owner = incarnation()
 
@@ -71,15 +76,24 @@ class Lease:
     def start_soon(self) -> None:
         """Take the lease from the beat thread, without waiting for the store here."""
         self._ticked = clocks.now()
-        self._thread = threading.Thread(target=self._run, name="mainstem-lease", daemon=True)
-        self._thread.start()
+        for name, loop in (("mainstem-lease", self._keep), ("mainstem-pulse", self._notice_suspensions)):
+            self._threads.append(threading.Thread(target=loop, name=name, daemon=True))
+            self._threads[-1].start()
+
+    def beat_soon(self, *, moved: bool = False) -> None:
+        """Renew the lease at once, from the beat thread; over a new connection if the primary has `moved`.
+
+        For whoever reaches the store again: it may be another server, with a lease that has nearly expired.
+        """
+        self._moved = self._moved or moved
+        self._wakeup.set()
 
     def stop(self) -> None:
         """Give the lease up, at once and for everybody to see."""
-        self._stopping = True
+        self._stopped.set()
         self._wakeup.set()
-        if self._thread is not None:
-            self._thread.join()
+        for thread in self._threads:
+            thread.join()
         self._release(self.owner)
         self._client.close()
 
@@ -87,21 +101,28 @@ class Lease:
     def may_write(self) -> bool:
         """Whether this process has certainly not been suspended for longer than its lease.
 
-        The beat thread's own pulse is the evidence, not its success: an unavailable store takes runs from
-        nobody, but a process that did not run may have lost them.
+        A thread's pulse is the evidence, not the success of beats: an unavailable store takes runs from
+        nobody, however long a beat waits for it, but a process that did not run may have lost them.
         """
         return clocks.now() - self._ticked <= self._settings.lease_s
 
-    def _run(self) -> None:
+    def _keep(self) -> None:
         delay = 0.0
-        while not self._stopping:
+        while True:
             self._wakeup.wait(delay)
-            if self._stopping:
+            if self._stopped.is_set():
                 return
+            self._wakeup.clear()
+            if self._moved:
+                self._moved = False
+                self._client.connection_pool.disconnect()
+            delay = self._settings.lease_s / BEATS_PER_LEASE if self._beat() else RETRY_S
+
+    def _notice_suspensions(self) -> None:
+        while not self._stopped.wait(self._settings.lease_s / PULSES_PER_LEASE):
             if not self.may_write:
                 self._begin_anew()
             self._ticked = clocks.now()
-            delay = self._settings.lease_s / BEATS_PER_LEASE if self._beat() else RETRY_S
 
     def _begin_anew(self) -> None:
         logger.error(
@@ -111,6 +132,7 @@ class Lease:
         former, self.owner = self.owner, incarnation()
         self._on_suspended()
         self._release(former)
+        self.beat_soon()
 
     def _beat(self) -> bool:
         try:
@@ -122,6 +144,7 @@ class Lease:
             logger.warning(
                 "cannot renew the lease", extra={"action": "lease_beat_failed", "error": repr(error)}
             )
+            self._client.connection_pool.disconnect()  # the server behind it may be no primary any more
             return False
         return True
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 
 from mainstem_shared import errors, transitions
+from mainstem_shared.coordination.suspicions import Suspicions, server_of
 from mainstem_shared.model import runs
 from mainstem_shared.model.runs import Reason, Spec, Status, WaitingFor
 from mainstem_shared.model.time import now_ms
@@ -49,7 +50,9 @@ class Sweeper:
 
     finaliser: Finaliser
     owner: Callable[[], str]
-    suspects: set[str] = field(default_factory=set[str])
+    on_unseen: Callable[[], None] = lambda: None
+    """Called when this process's own lease is not in the store that the sweep sees."""
+    suspicions: Suspicions = field(default_factory=Suspicions)
     swept: int = 0
 
     @property
@@ -69,7 +72,7 @@ class Sweeper:
                 await self.sweep()
             except (errors.Unavailable, RedisError, OSError):
                 # Who could not be seen while the store was unavailable could not renew its lease either.
-                self.suspects.clear()
+                self.suspicions.forget()
                 logger.warning("sweep failed", extra={"action": "sweep_failed"}, exc_info=True)
             except Exception:
                 logger.exception("sweep failed", extra={"action": "sweep_failed"})
@@ -90,17 +93,21 @@ class Sweeper:
     # -- owners that died
 
     async def _settle_lost(self) -> None:
-        """Settle the runs of processes whose lease was missing in this sweep and in the one before."""
+        """Settle the runs of processes that are dead by what this and former sweeps have seen."""
         owners = [name.decode() for name in await self._store.client.zrange(keys.WORKERS, 0, -1)]
         async with self._store.client.pipeline(transaction=False) as pipe:
             for owner in owners:
                 pipe.exists(keys.lease(owner))
             alive = await pipe.execute()
         missing = {owner for owner, lives in zip(owners, alive, strict=True) if not lives}
-        lost = missing & self.suspects
-        self.suspects = missing
-        for owner in lost:
-            await self._settle_runs_of(owner)
+        if self.owner() in missing:
+            self.suspicions.forget()
+            self.on_unseen()
+            return
+        server = await server_of(self._store)
+        for owner in self.suspicions.judge(missing, server, grace_s=self.finaliser.settings.lease_s):
+            if not await self._store.client.exists(keys.lease(owner)):  # it beats when it reaches a server
+                await self._settle_runs_of(owner)
 
     async def _settle_runs_of(self, owner: str) -> None:
         client = self._store.client
@@ -183,10 +190,13 @@ class Sweeper:
         """Settle a run whose owner is listed nowhere, or that somebody took and then left alone."""
         await self._look_again(run_id, now + self._look_ms)
         client, owner = self._store.client, record["owner"]
-        is_listed = await client.zscore(keys.WORKERS, owner) is not None
-        if (is_listed or await client.exists(keys.lease(owner))) and now - int(
-            record.get("sealed", now)
-        ) < self._look_ms:
+        lives = (
+            owner == self.owner()
+            or self.suspicions.in_grace
+            or await client.zscore(keys.WORKERS, owner) is not None
+            or await client.exists(keys.lease(owner))
+        )
+        if lives and now - int(record.get("sealed", now)) < self._look_ms:
             await self._tell_of_inputs(run_id, record)
             return
         state = await transitions.read(self._store, run_id)

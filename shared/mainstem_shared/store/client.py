@@ -69,6 +69,7 @@ class Store:
         if "shared" in self.__dict__:
             await self.shared.close()
         if "client" in self.__dict__:
+            await connections.close_sentinels(self.client)
             await self.client.aclose()
 
     async def verb(

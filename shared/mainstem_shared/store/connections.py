@@ -19,7 +19,7 @@ import redis.asyncio as aioredis
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
@@ -56,6 +56,14 @@ def connect(url: str, *, max_connections: int = MAX_CONNECTIONS) -> aioredis.Red
     )
     _make_cancellable(pool)
     return aioredis.Redis.from_pool(pool)
+
+
+async def close_sentinels(client: aioredis.Redis) -> None:
+    """Close a client's connections to Sentinels; they are opened again when it asks them the next time."""
+    pool = client.connection_pool
+    if isinstance(pool, SentinelConnectionPool):
+        for sentinel in pool.sentinel_manager.sentinels:
+            await sentinel.aclose()
 
 
 def connect_blocking(url: str, *, timeout_s: float) -> redis.Redis:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, cast
@@ -26,6 +27,7 @@ OnReply = Callable[[list[Reply]], None]
 """Called with the replies of one `send`, or with an empty list if the connection was lost before."""
 
 _CRLF: Final = b"\r\n"
+_opened: weakref.WeakSet[RawConnection] = weakref.WeakSet()
 
 
 def bulk(value: bytes) -> bytes:
@@ -41,8 +43,10 @@ def pack(*args: bytes) -> bytes:
 class RawConnection(asyncio.Protocol):
     """One open connection. Not for several loops; `lost` is done as soon as the connection is gone."""
 
-    def __init__(self, keep_alive: object) -> None:
-        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def __init__(self, keep_alive: object, url: str = "") -> None:
+        self.url = url
+        self.loop = asyncio.get_running_loop()
+        self.lost: asyncio.Future[None] = self.loop.create_future()
         self._keep_alive = keep_alive  # redis-py's stream writer would close the transport when collected
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader(replyError=hiredis.ReplyError, protocolError=hiredis.ProtocolError)
@@ -157,12 +161,24 @@ async def open_raw_connection(url: str) -> RawConnection:
     """
     client = connections.connect(url)
     connection = client.connection_pool.make_connection()
-    await connection.connect()
+    try:
+        await connection.connect()
+    finally:
+        await connections.close_sentinels(client)
     writer = connection._writer  # noqa: SLF001 - the one place that takes a transport over
     assert writer is not None
     connection._writer = connection._reader = None  # noqa: SLF001
-    pipe = RawConnection(keep_alive=writer)
+    pipe = RawConnection(keep_alive=writer, url=url)
     transport = writer.transport
     transport.set_protocol(pipe)
     pipe.connection_made(transport)
+    _opened.add(pipe)
     return pipe
+
+
+def abort_all(url: str) -> None:
+    """Abort all open connections of the running loop to `url`: another server is the primary now."""
+    loop = asyncio.get_running_loop()
+    for connection in list(_opened):
+        if connection.url == url and connection.loop is loop:
+            connection.abort()

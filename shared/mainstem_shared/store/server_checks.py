@@ -54,7 +54,7 @@ def report(found: list[Shortcoming], where: str) -> None:
 def of_store(info: Mapping[str, Any]) -> list[Shortcoming]:
     """Return what a store whose INFO this is cannot promise."""
     evicted = "deletes parts of runs when memory is short."
-    return [*_durability(info), *_eviction(info, evicted), *_memory(info), *_role(info)]
+    return [*_durability(info), *_eviction(info, evicted), *_memory(info), *_role(info), *_replicas(info)]
 
 
 def of_broker(info: Mapping[str, Any]) -> list[Shortcoming]:
@@ -106,6 +106,16 @@ def _role(info: Mapping[str, Any]) -> Iterator[Shortcoming]:
             consequence="a replica takes no writes, or takes them and loses them.",
             remedy="Give the address of the primary, or of the Sentinels.",
             fatal=True,
+        )
+
+
+def _replicas(info: Mapping[str, Any]) -> Iterator[Shortcoming]:
+    """A primary counts its good replicas only where it needs them to write."""
+    if info.get("connected_slaves") and "min_slaves_good_slaves" not in info:
+        yield Shortcoming(
+            setting="min-replicas-to-write",
+            consequence="cut off from its replicas, it goes on acknowledging what a fail-over then loses.",
+            remedy="Set `min-replicas-to-write 1` and `min-replicas-max-lag 10`: it stops within ten seconds.",
         )
 
 

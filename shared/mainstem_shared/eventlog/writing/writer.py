@@ -53,11 +53,14 @@ class Writer:
         *,
         may_write: Callable[[], bool] = lambda: True,
         on_suspended: Callable[[], None] = lambda: None,
+        on_reached: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_reached` is called when the store is reached, and when it has lost acknowledged events."""
         self._store = store
         self._settings = settings
         self._may_write = may_write
         self._on_suspended = on_suspended
+        self._on_reached = on_reached
         self._channels: dict[Channel, None] = {}
         self._dirty: dict[Channel, None] = {}
         self._timer: asyncio.Handle | None = None
@@ -202,6 +205,7 @@ class Writer:
     async def _carry_over(self, connection: raw_connections.RawConnection) -> None:
         """Send over one connection until it is lost, or leads to a server that takes no writes."""
         self._connection, self._refused = connection, False
+        self._on_reached()
         self._probe_all()
         self.connected.set()
         await self._until_lost(connection)
@@ -267,6 +271,7 @@ class Writer:
             "the store lost acknowledged events; writing the whole state again",
             extra={"action": "resync", "run_id": channel.control.run_id},
         )
+        self._on_reached()
         nonce = ids.nonce()
         while channel.phase is Phase.RESYNC:
             try:

@@ -1,0 +1,70 @@
+"""`Suspicions` decides which owners are dead: by the leases that a sweeper misses, and the server it asks.
+
+A missing lease is evidence on one server only. After a fail-over the new primary has leases as old as the
+last word of the former one, and owners may still beat there: what was seen before counts no more, nobody is
+judged for one lease, in which whoever lives is heard. A replica, or a server that does not have the sweeper's
+own lease, is no witness at all.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from mainstem_shared.store import failures
+from mainstem_shared.store.client import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """Which life and which history of a server answers. Empty, if it does not say."""
+
+    identity: str = ""
+    is_replica: bool = False
+
+
+async def server_of(store: Store) -> Server:
+    """Ask the server that answers a store's calls who it is.
+
+    Its run id is another after a restart, its replication id after a promotion.
+    """
+    try:
+        info: dict[str, Any] = await store.client.info("server", "replication")
+    except failures.RedisError as error:
+        if failures.code_of(error) in ("NOPERM", "ERR"):
+            return Server()  # we may not ask, as with some managed services
+        raise
+    identity = f"{info.get('run_id')}:{info.get('master_replid')}"
+    return Server(identity=identity, is_replica=info.get("role") == "slave")
+
+
+@dataclass(slots=True, kw_only=True)
+class Suspicions:
+    """What one sweeper suspects. An owner is dead that is missing in two sweeps in a row of one server."""
+
+    _missing: set[str] = field(default_factory=set[str])
+    _server: Server = field(default_factory=Server)
+    _grace_until: float = 0.0
+
+    @property
+    def in_grace(self) -> bool:
+        """Whether the server is so new that owners may live whom it has not heard."""
+        return time.monotonic() < self._grace_until
+
+    def forget(self) -> None:
+        """Drop what was seen: nobody could renew a lease meanwhile, or the server is no witness."""
+        self._missing = set()
+
+    def judge(self, missing: set[str], server: Server, *, grace_s: float) -> set[str]:
+        """Return who is dead, now that these owners' leases are missing on this server."""
+        former, self._server = self._server, server
+        if former.identity and former.identity != server.identity:
+            self._grace_until = time.monotonic() + grace_s
+            self.forget()
+        if server.is_replica:
+            self.forget()
+            return set()
+        dead = set[str]() if self.in_grace else missing & self._missing
+        self._missing = missing
+        return dead
