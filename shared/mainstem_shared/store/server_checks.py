@@ -115,7 +115,7 @@ def _replicas(info: Mapping[str, Any]) -> Iterator[Shortcoming]:
         yield Shortcoming(
             setting="min-replicas-to-write",
             consequence="cut off from its replicas, it goes on acknowledging what a fail-over then loses.",
-            remedy="Set `min-replicas-to-write 1` and `min-replicas-max-lag 10`: it stops within ten seconds.",
+            remedy="Set `min-replicas-to-write 1` and `min-replicas-max-lag 10`: it stops in ten seconds.",
         )
 
 
