@@ -54,13 +54,13 @@ class MemoryChannel:
     def emit(self, kind: str, payload: dict[str, Any]) -> None:
         """Append any other event."""
         data = events.check_size(jsontext.dumps(payload))
-        self._append(kind, contents.check(kind, jsontext.loads(data)))
+        self._append(kind, contents.check(kind, jsontext.checked(data)))
 
     def _append(self, kind: str, payload: dict[str, Any]) -> None:
         if self.closed:
             raise errors.ChannelClosed
         data = jsontext.dumps(payload)
-        if self.fold.size + len(data) > events.CONTENT_LIMIT:
+        if self.fold.weight + contents.weight_of(kind, payload, len(data)) > events.CONTENT_LIMIT:
             raise errors.ContentTooLarge(limit=events.CONTENT_LIMIT)
         self._cursor = self._cursor.next()
         self.events.append(Entry(cursor=self._cursor, type=str(kind), data=data))

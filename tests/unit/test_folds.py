@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mainstem_shared.model import contents, events, jsontext
 from mainstem_shared.model.contents import Content
-from mainstem_shared.model.events import Type
+from mainstem_shared.model.events import Entry, Type
 from support.models.emitting import SCRIPTS, Model, recorded
 
 
@@ -95,3 +95,28 @@ def test_payloads_that_no_fold_can_take_are_refused(kind: str, payload: Any):
     """Where they are emitted, with a sentence that says what is missing."""
     with pytest.raises(ValueError, match=kind.replace(".", r"\.")):
         contents.check(kind, payload)
+
+
+@given(SCRIPTS)
+def test_the_weight_bounds_the_whole_state(script: list[tuple[Any, ...]]):
+    """No event adds more than was weighed before it was let in, and the state has no more bytes than its weight."""
+    fold, admitted = Content(), 0
+    for entry in recorded(script):
+        payload, parts, before = entry.payload(), len(fold.parts), fold.weight
+        fold.apply_entry(entry)
+        texts = contents.PART_SIZE if entry.type in contents.type_of_delta and len(fold.parts) > parts else 0
+        allowed = contents.weight_of(entry.type, payload, len(entry.data)) + texts
+        assert fold.weight - before <= allowed
+        admitted += allowed
+    assert len(jsontext.dumps(fold.dump())) <= admitted + EMPTY + sum(map(_escaped, recorded(script)))
+    again = contents.fold([], jsontext.dumps(fold.dump()))
+    assert len(jsontext.dumps(again.dump())) <= again.weight + EMPTY
+
+
+EMPTY = len(jsontext.dumps(Content().dump())) + 200
+"""What every state has, and the names of members that it may have."""
+
+
+def _escaped(entry: Entry) -> int:
+    """Characters that JSON spells longer than UTF-8 does: the limit counts text as it is read."""
+    return 5 * sum(ord(char) < 0x20 or char in '"\\' or ord(char) > 0x7E for char in entry.data.decode())

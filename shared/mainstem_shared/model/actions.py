@@ -184,9 +184,14 @@ def parse_request(fields: Mapping[str, Any]) -> ResumeRequest:
         request = ResumeRequest.model_validate(fields)
     except ValidationError as error:
         raise validation.invalid_request(error) from error
-    size = len(jsontext.dumps(request.model_dump()))
-    if size > DECISIONS_LIMIT:
-        raise errors.InputTooLarge(what="resume request", size=size, limit=DECISIONS_LIMIT)
+    try:
+        data = jsontext.dumps(request.model_dump())
+        if len(data) > DECISIONS_LIMIT:
+            raise errors.InputTooLarge(what="resume request", size=len(data), limit=DECISIONS_LIMIT)
+        jsontext.checked(data)
+    except ValueError as error:
+        words = f"no JSON that every reader takes (at most {jsontext.DEPTH} levels): {error}"
+        raise errors.InvalidRequest(words) from error
     return request
 
 

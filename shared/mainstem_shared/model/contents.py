@@ -36,13 +36,23 @@ class TextPart:
         return {"type": self.kind, "text": self.text}
 
 
+PART_SIZE: Final = 40
+"""Bytes of JSON that a text part takes beside its text; the first one is free of charge."""
+STEP_SIZE: Final = 160
+"""Bytes of JSON that a step takes beside its id and its name, completed."""
+CALL_SIZE: Final = 120
+"""Bytes of JSON that a tool call takes beside its id, its name, its arguments and its result."""
+
 type_of_delta: dict[str, str] = {Type.MESSAGE_DELTA: "text", Type.REASONING_DELTA: "reasoning"}
 
 
 class Content:
     """A run's content as of some cursor.
 
-    `size` is the payload bytes folded so far: what CONTENT_LIMIT bounds and snapshots are paced by.
+    `size` is the payload bytes folded so far, which snapshots are paced by. CONTENT_LIMIT bounds `weight`:
+    these and what the state takes around them.
+
+    `damaged` tells that an entry or a state could not be read: what it said is missing.
     """
 
     def __init__(self) -> None:
@@ -55,10 +65,18 @@ class Content:
         self.inputs: list[dict[str, Any]] = []
         self.unread: list[dict[str, Any]] = []
         self.size = 0
+        self.damaged = False
+        self._beside = 0
+        self._singles: dict[str, int] = {}
         self._calls: dict[str, dict[str, Any]] = {}
         self._steps: dict[str, dict[str, Any]] = {}
 
     # -- reading
+
+    @property
+    def weight(self) -> int:
+        """About how many bytes of JSON the state has: payloads, and the steps and titles around them."""
+        return self.size + self._beside
 
     def dump(self) -> dict[str, Any]:
         """Return the state as the JSON-able mapping that snapshots store."""
@@ -107,6 +125,25 @@ class Content:
         self.inputs = state.get("inputs", [])
         self.unread = state.get("unread", [])
         self.size = len(jsontext.dumps(state["content"])) + _size_of_inputs(self.inputs)
+        self._beside = len(jsontext.dumps(self.steps))
+        for name, value in (("usage", self.usage), ("title", self.title), ("action", self.action)):
+            self._weigh(name, value)
+        for name, value in self.extra.items():
+            self._weigh(name, value)
+
+    def restore(self, state: bytes | dict[str, Any]) -> None:
+        """Replace everything by a dumped or encoded state; one that cannot be read leaves nothing."""
+        try:
+            self.load(jsontext.loads(state) if isinstance(state, bytes) else state)
+        except UNREADABLE:
+            self.__init__()
+            self.damaged = True
+
+    def _weigh(self, name: str, value: Any) -> None:
+        """Count a value of which a run has only the latest."""
+        size = 0 if value is None else len(jsontext.dumps(value))
+        self._beside += size - self._singles.get(name, 0)
+        self._singles[name] = size
 
     @property
     def calls(self) -> Iterable[str]:
@@ -117,12 +154,20 @@ class Content:
         """Append to text or reasoning part number `part`; a number past the end opens a new part."""
         if part < len(self.parts):
             target = self.parts[part]
-            assert isinstance(target, TextPart)
+            if not isinstance(target, TextPart):
+                raise ValueError(f"part {part} is no text")
+        elif (last := self._last_text(kind) if self.damaged else None) is not None:
+            target = last  # the parts before it are missing: else every delta would open another one
         else:
             target = TextPart(kind)
+            self._beside += PART_SIZE if self.parts else 0
             self.parts.append(target)
         target.append(text)
         self.size += len(text) if size is None else size
+
+    def _last_text(self, kind: str) -> TextPart | None:
+        last = self.parts[-1] if self.parts else None
+        return last if isinstance(last, TextPart) and last.kind == kind else None
 
     def apply(self, kind: str, data: dict[str, Any]) -> None:
         """Fold one event's payload. Unknown types change nothing."""
@@ -134,8 +179,11 @@ class Content:
             handler(self, data)
 
     def apply_entry(self, entry: Entry) -> None:
-        """Fold one log entry."""
-        self.apply(entry.type, entry.payload())
+        """Fold one log entry; one that cannot be read changes nothing but `damaged`."""
+        try:
+            self.apply(entry.type, entry.payload())
+        except UNREADABLE:
+            self.damaged = True
 
     def _step_started(self, data: dict[str, Any]) -> None:
         step_id, call = data["step_id"], data["kind"] == "tool_call"
@@ -152,6 +200,7 @@ class Content:
         else:
             self.steps.append(step)
             self._steps[step_id] = step
+            self._beside += STEP_SIZE + _size_of_names(data)
         if call:
             self._call_started(step_id, data)
 
@@ -177,7 +226,7 @@ class Content:
         part = self._calls.get(data["step_id"])
         if part is not None and isinstance(part["arguments"], str):
             part["arguments"] += data["arguments"]
-            self.size += len(data["arguments"])
+            self.size += utf8_size(data["arguments"])
 
     def _step_completed(self, data: dict[str, Any]) -> None:
         if step := self._steps.get(data["step_id"]):
@@ -188,22 +237,28 @@ class Content:
 
     def _usage(self, data: dict[str, Any]) -> None:
         self.usage = data
+        self._weigh("usage", data)
 
     def _title(self, data: dict[str, Any]) -> None:
         self.title = data["title"]
+        self._weigh("title", self.title)
 
     def _approval_required(self, data: dict[str, Any]) -> None:
         self.action = data["action"]
+        self._weigh("action", self.action)
 
     def _approval_closed(self, data: dict[str, Any]) -> None:
         del data
         self.action = None
+        self._weigh("action", None)
 
     def _context_usage(self, data: dict[str, Any]) -> None:
         self.extra["context_usage"] = data
+        self._weigh("context_usage", data)
 
     def _agent_updated(self, data: dict[str, Any]) -> None:
         self.extra["agent"] = data
+        self._weigh("agent", data)
 
     def _input_accepted(self, data: dict[str, Any]) -> None:
         self.inputs.append({**data, "part": len(self.parts)})
@@ -224,19 +279,42 @@ class Content:
     }
 
 
+def utf8_size(text: str) -> int:
+    """Return the bytes of a text in UTF-8, halves of surrogate pairs included."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def weight_of(kind: str, payload: dict[str, Any], size: int) -> int:
+    """Return how much an event of `size` bytes of JSON may add to a content's weight, at most."""
+    if kind == Type.STEP_STARTED:
+        names = _size_of_names(payload)
+        return STEP_SIZE + names + (CALL_SIZE + size if payload["kind"] == "tool_call" else 0)
+    return size
+
+
+def _size_of_names(started: dict[str, Any]) -> int:
+    return len(jsontext.dumps([started["step_id"], started["name"]]))
+
+
 def _size_of_inputs(inputs: list[dict[str, Any]]) -> int:
     return len(jsontext.dumps(inputs)) if inputs else 0
 
 
-def fold(entries: Iterable[Entry], state: dict[str, Any] | None = None) -> Content:
-    """Fold a snapshot's state, if any, and the entries after it."""
+def fold(entries: Iterable[Entry], state: bytes | dict[str, Any] | None = None) -> Content:
+    """Fold a snapshot's state, if any, and the entries after it; what cannot be read is left out.
+
+    The result's `damaged` tells whether anything was.
+    """
     result = Content()
     if state is not None:
-        result.load(state)
+        result.restore(state)
     for entry in entries:
         result.apply_entry(entry)
     return result
 
+
+UNREADABLE: Final = (ValueError, KeyError, TypeError, AttributeError)
+"""What folding raises for a payload that is damaged, or that no version of this code has written."""
 
 LAST_MS: Final = 253_402_300_799_999
 """The end of the year 9999, the last time that RFC 3339 can spell."""

@@ -125,5 +125,8 @@ def presented(kind: str, data: bytes) -> bytes:
     """Return an entry's payload as readers get it: states gain `text`, everything else is untouched."""
     if kind not in STATES:
         return data
-    text = text_of(jsontext.loads(data)["content"])
+    try:
+        text = text_of(jsontext.loads(data)["content"])
+    except (ValueError, KeyError, TypeError):
+        return data  # whoever reads it sees as much of it as can be seen
     return b"".join((data[:-1], b',"text":', jsontext.dumps(text), b"}"))

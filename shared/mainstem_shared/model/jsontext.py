@@ -1,14 +1,21 @@
 """Encodes and decodes JSON as log entries, records and HTTP have it: compact, UTF-8, one line.
 
-pydantic-core's encoder and decoder do the work (fast, and already a dependency).
+pydantic-core's encoder and decoder do the work (fast, and already a dependency). They take 254 and 200
+levels. Values from outside may have DEPTH, so that whatever holds them can be encoded and decoded too.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Final
 
 from pydantic_core import PydanticSerializationError, from_json, to_json, to_jsonable_python
+
+DEPTH: Final = 100
+"""Levels of a value from outside: an event's payload, an input, metadata, an action, a decision."""
+READABLE_DEPTH: Final = 200
+"""Levels that `loads` takes: DEPTH, and whatever records, states and answers put around it."""
 
 
 def dumps(value: Any) -> bytes:
@@ -17,22 +24,72 @@ def dumps(value: Any) -> bytes:
     Lone surrogates, which a provider's split escapes leave behind, cannot be UTF-8: such values
     are written with escapes, so that the halves join again at the reader. NaN and infinities, which JSON does
     not have and no browser reads, become null.
+
+    Raises:
+        ValueError: JSON cannot hold it: a type of its own, a cycle, or too many levels.
     """
     try:
         return to_json(value, inf_nan_mode="null")
     except (PydanticSerializationError, UnicodeEncodeError):
-        plain = to_jsonable_python(value, inf_nan_mode="null")
-        return json.dumps(plain, separators=(",", ":"), ensure_ascii=True).encode("ascii")
+        try:
+            plain = to_jsonable_python(value, inf_nan_mode="null")
+            return json.dumps(plain, separators=(",", ":"), ensure_ascii=True).encode("ascii")
+        except RecursionError as error:
+            raise ValueError("JSON text cannot be written: nested too deeply.") from error
 
 
 def loads(data: bytes | str) -> Any:
     """Decode one JSON text; escapes of lone surrogates are kept as such.
 
     Raises:
-        ValueError: it is not JSON.
+        ValueError: it is not JSON, or nests deeper than READABLE_DEPTH.
     """
     try:
         return from_json(data)
     except ValueError:
-        # The strict decoder refuses lone surrogates; the lenient one accepts them and nothing else.
-        return json.loads(data)
+        return _leniently(data)
+
+
+def checked(data: bytes) -> Any:
+    """Decode the JSON text of a value from outside, which others will hold, store and send on.
+
+    Raises:
+        ValueError: it nests deeper than DEPTH, or has a number that no decoder reads.
+    """
+    value = loads(data)
+    if nests_deeper(data, value, than=DEPTH):
+        raise ValueError(f"nested deeper than {DEPTH} levels")
+    return value
+
+
+def nests_deeper(data: bytes | str, value: Any, *, than: int) -> bool:
+    """Tell whether `value`, whose JSON text is `data`, has more than so many levels.
+
+    Counting brackets settles most texts, for the price of two scans.
+    """
+    opening = ("[", "{") if isinstance(data, str) else (b"[", b"{")
+    if sum(data.count(bracket) for bracket in opening) <= than:  # pyright: ignore[reportArgumentType]
+        return False
+    level = [value]
+    for _ in range(than):  # level by level, not recursively: it must not fail on what it is asked about
+        level = [child for one in level for child in _children(one)]
+        if not level:
+            return False
+    return any(isinstance(one, dict | list | tuple) for one in level)
+
+
+def _children(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType] - JSON
+    return value if isinstance(value, list | tuple) else ()  # pyright: ignore[reportUnknownVariableType]
+
+
+def _leniently(data: bytes | str) -> Any:
+    """Decode what the strict decoder refuses for a lone surrogate, and nothing else that it refuses."""
+    try:
+        value = json.loads(data)
+    except RecursionError as error:
+        raise ValueError("JSON text cannot be read: nested too deeply.") from error
+    if nests_deeper(data, value, than=READABLE_DEPTH):
+        raise ValueError(f"JSON text cannot be read: nested deeper than {READABLE_DEPTH} levels.")
+    return value

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mainstem_shared import errors, transitions
+from mainstem_shared.model import contents
 from mainstem_shared.model.runs import Reason, Spec, Status, WaitingFor
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations.aborting import Aborter, Outcome
+from mainstem_shared.operations.queries import listings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 
@@ -32,7 +34,8 @@ ROUNDS: Final = 5
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Found:
     run_id: str
-    spec: Spec
+    spec: Spec | None
+    """None: the record is damaged, and nobody can tell any more whose it was."""
     waits: bool
     """Whether it waits behind another run of its thread."""
 
@@ -60,10 +63,10 @@ class Deleter:
         raw = await self._store.patiently(lambda: self._store.client.zrange(index, 0, -1))
         listed = [run_id.decode() for run_id in raw]
         found = await self._find(listed)
-        mine = [f for f in found if f.spec.tenant == tenant and user_id in (None, f.spec.user_id)]
+        mine = [f for f in found if _may_delete(f.spec, tenant, user_id)]
         if not mine:
             raise errors.NotFound("No such thread.")
-        await self._delete(mine)
+        await self._delete(mine, owner=(tenant, user_id))
         for expired in set(listed) - {f.run_id for f in found}:
             await transitions.forget(self._store, expired)
         return len(mine)
@@ -77,7 +80,7 @@ class Deleter:
             )
             entries = {run_id.decode(): int(score) for run_id, score in raw}
             found = await self._find(list(entries))
-            await self._delete(found)
+            await self._delete(found, owner=(tenant, user_id))
             count += len(found)
             gone = set(entries) - {f.run_id for f in found}
             old = [run_id for run_id in gone if now_ms() - entries[run_id] > UNBORN_MS]
@@ -94,7 +97,7 @@ class Deleter:
             for run_id, (spec, waiting) in zip(batch, await self._records(batch), strict=True):
                 if spec is not None:
                     waits = waiting == WaitingFor.THREAD.value.encode()
-                    found.append(_Found(run_id=run_id, spec=Spec.model_validate_json(spec), waits=waits))
+                    found.append(_Found(run_id=run_id, spec=_parsed(run_id, spec), waits=waits))
         return found
 
     async def _records(self, run_ids: list[str]) -> list[Any]:
@@ -106,43 +109,63 @@ class Deleter:
 
         return await self._store.patiently(fetch)
 
-    async def _delete(self, found: list[_Found]) -> None:
+    async def _delete(self, found: list[_Found], *, owner: tuple[str, str | None]) -> None:
         # Those that wait first: else ending the one that holds the thread would start the next.
         for waits in (True, False):
             group = [f for f in found if f.waits is waits]
             for first in range(0, len(group), AT_ONCE):
-                batch = (self._delete_run(f.spec) for f in group[first : first + AT_ONCE])
+                batch = (self._delete_run(f, owner) for f in group[first : first + AT_ONCE])
                 for failure in await asyncio.gather(*batch, return_exceptions=True):
                     if failure is not None:
                         raise failure
 
-    async def _delete_run(self, spec: Spec) -> None:
-        await self._end(spec.run_id)
-        if not await transitions.forget(self._store, spec.run_id):
+    async def _delete_run(self, found: _Found, owner: tuple[str, str | None]) -> None:
+        run_id, spec = found.run_id, found.spec
+        await self._end(run_id)
+        if not await transitions.forget(self._store, run_id):
             raise errors.StoreUnavailable("The run's control kept changing hands; try again.")
-        await self._unlist(spec)
-        logger.info("run deleted", extra={"action": "run_deleted", "run_id": spec.run_id})
+        tenant, user_id = owner if spec is None else (spec.tenant, spec.user_id)
+        await self._unlist(run_id, tenant, user_id)
+        logger.info("run deleted", extra={"action": "run_deleted", "run_id": run_id})
 
     async def _end(self, run_id: str) -> None:
         try:
             done = await self.aborter.abort(run_id, reason=Reason.THREAD_DELETED, wait_s=self.wait_s)
         except errors.NotFound:
             return
+        except contents.UNREADABLE as error:
+            listings.cannot_read(run_id, error)  # what cannot be ended can still be forgotten
+            return
         if done.outcome is Outcome.PENDING:
             await kill(self.aborter, run_id, reason=Reason.THREAD_DELETED)
 
-    async def _unlist(self, spec: Spec) -> None:
-        mine = (spec.tenant, spec.user_id)
+    async def _unlist(self, run_id: str, tenant: str, user_id: str | None) -> None:
+        theirs = (
+            () if user_id is None else (keys.user_runs(tenant, user_id), keys.user_slots(tenant, user_id))
+        )
 
         async def remove() -> None:
             async with self._store.client.pipeline(transaction=False) as pipe:
-                for index in (
-                    keys.ACTIVE, keys.RECENT, keys.COMPACT, keys.user_runs(*mine), keys.user_slots(*mine),
-                ):  # fmt: skip
-                    pipe.zrem(index, spec.run_id)
+                for index in (keys.ACTIVE, keys.RECENT, keys.COMPACT, *theirs):
+                    pipe.zrem(index, run_id)
                 await pipe.execute()
 
         await self._store.patiently(remove)
+
+
+def _parsed(run_id: str, spec: bytes) -> Spec | None:
+    try:
+        return Spec.model_validate_json(spec)
+    except contents.UNREADABLE as error:
+        listings.cannot_read(run_id, error)
+        return None
+
+
+def _may_delete(spec: Spec | None, tenant: str, user_id: str | None) -> bool:
+    """Tell whether a thread's run is the user's to delete; a damaged one is only for who may delete any."""
+    if spec is None:
+        return user_id is None
+    return spec.tenant == tenant and user_id in (None, spec.user_id)
 
 
 async def kill(aborter: Aborter, run_id: str, *, reason: Reason = Reason.USER_ABORT) -> Status:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from mainstem_shared import errors, transitions
 from mainstem_shared.coordination import outbox
-from mainstem_shared.model import contents, ids, jsontext, runs
+from mainstem_shared.model import contents, ids, runs, salvage
 from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.runs import Reason, Status
@@ -71,12 +71,45 @@ class Finaliser:
         | transitions.Moved
         | transitions.Gone
     ):
-        """End a run under the caller's control, whose fold covers the log up to `top`."""
+        """End a run under the caller's control, whose fold covers the log up to `top`.
+
+        Content cannot keep a run from ending: what cannot be stored is left out, and the error says so.
+        """
         fold.action = None  # what it waited for, nobody has to decide any more
         if (
             reason is not Reason.COMPLETED
         ):  # an engine that completes may leave calls for its caller to answer
             close_open_calls(fold)
+        if fold.damaged and error is None:
+            reason, error = _outcome_of_damaged(reason)
+        try:
+            return await self._finish(
+                control, fold=fold, top=top, reason=reason, error=error, patience_s=patience_s
+            )
+        except ValueError:
+            noted = {"action": "content_damaged", "run_id": control.run_id}
+            logger.exception("a run's content cannot be stored; ending it without", extra=noted)
+        reason, error = (reason, error) if error is not None else _outcome_of_damaged(reason)
+        return await self._finish(
+            control, fold=salvage.readable(fold), top=top, reason=reason, error=error, patience_s=patience_s
+        )
+
+    async def _finish(
+        self,
+        control: transitions.Control,
+        *,
+        fold: Content,
+        top: Cursor,
+        reason: Reason,
+        error: runs.ErrorInfo | None,
+        patience_s: float | None,
+    ) -> (
+        transitions.Finished
+        | transitions.Already
+        | transitions.Refused
+        | transitions.Moved
+        | transitions.Gone
+    ):
         attempt = functools.partial(
             transitions.finish,
             self.store,
@@ -218,10 +251,16 @@ async def own(store: Store, owner: str, run_id: str, *, ttl_ms: int, patience_s:
     )
 
 
+def _outcome_of_damaged(reason: Reason) -> tuple[Reason, runs.ErrorInfo]:
+    """Return how a run ends that should end so, but has lost content: that is no success."""
+    damaged = Reason.ENGINE_ERROR if reason is Reason.COMPLETED else reason
+    return damaged, salvage.CONTENT_DAMAGED
+
+
 def fold_of(state: transitions.State) -> Content:
-    """Fold a state's snapshot and the entries after it."""
-    snapshot: dict[str, Any] | None = jsontext.loads(state.snapshot_state) if state.snapshot_state else None
-    return contents.fold(state.entries, snapshot)
+    """Fold a state's snapshot and the entries after it, into what can be stored again. It never fails."""
+    fold = contents.fold(state.entries, state.snapshot_state or None)
+    return salvage.readable(fold) if salvage.is_nested(fold) else fold
 
 
 def close_open_calls(fold: Content) -> None:

@@ -60,7 +60,11 @@ async def settle_lost(
 
 
 def _may_resume(state: transitions.State) -> bool:
-    return state.spec.on_worker_lost == "resume" and int(state.fields.get("attempts", 0)) < ATTEMPTS
+    try:
+        wanted = state.spec.on_worker_lost == "resume"
+    except ValueError:
+        return False  # nobody could execute what cannot be read: it ends
+    return wanted and int(state.fields.get("attempts", 0)) < ATTEMPTS
 
 
 async def _requeue(finaliser: Finaliser, run_id: str, epoch: int, *, sealer: str) -> None:

@@ -158,7 +158,7 @@ def _spec(
         raise validation.invalid_request(error) from error
     metadata = _encode("metadata", request.metadata, runs.METADATA_LIMIT)
     if not _is_strict(metadata):
-        raise errors.InvalidRequest("metadata: nested too deeply, or text with half of a surrogate pair.")
+        raise errors.InvalidRequest("metadata: text with half of a surrogate pair.")
     return Spec(
         run_id=run_id or ids.run_id(principal.tenant, thread_id, ids.uuid7()),
         thread_id=thread_id,
@@ -176,10 +176,12 @@ def _spec(
 def _encode(what: str, value: dict[str, Any], limit: int) -> bytes:
     try:
         data = jsontext.dumps(value)
-    except ValueError as error:  # the encoder's own limit, far beyond what anybody means
-        raise errors.InvalidRequest(f"{what}: nested too deeply.") from error
-    if len(data) > limit:
-        raise errors.InputTooLarge(what=what, size=len(data), limit=limit)
+        if len(data) > limit:
+            raise errors.InputTooLarge(what=what, size=len(data), limit=limit)
+        jsontext.checked(data)  # workers, readers and records will have to read it, too
+    except ValueError as error:
+        words = f"{what}: no JSON that every reader takes (at most {jsontext.DEPTH} levels): {error}"
+        raise errors.InvalidRequest(words) from error
     return data
 
 

@@ -75,7 +75,7 @@ async def read(store: Store, run_id: str, *, patience_s: float | None = None) ->
     reply = await store.verb(READ, [k.record, k.log, k.snapshot], patience_s=patience_s)
     if not reply:
         return Gone()
-    flat = [item.decode() for item in reply[0]]
+    flat = [item.decode(errors="replace") for item in reply[0]]  # what is damaged fails where it is needed
     return State(
         fields=dict(zip(flat[::2], flat[1::2], strict=True)),
         snapshot_cursor=cursors.parse(reply[1]) if reply[1] else None,

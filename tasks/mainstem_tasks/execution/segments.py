@@ -11,24 +11,25 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from celery.exceptions import SoftTimeLimitExceeded
 
 from mainstem_shared import errors, transitions
-from mainstem_shared.eventlog.writing.channels import Channel
-from mainstem_shared.model import actions, ids, jsontext
+from mainstem_shared.eventlog.writing.channels import Channel, Phase
+from mainstem_shared.model import actions, contents, ids, jsontext
 from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
-from mainstem_shared.model.runs import ErrorInfo, Reason, Status
+from mainstem_shared.model.runs import Reason, Status
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import ending, recovery, resuming
 from mainstem_shared.store import keys
 from mainstem_tasks.celery_support.cancellation import CancelCause, cancel_cause
+from mainstem_tasks.execution import verdicts
 from mainstem_tasks.execution.inputs import Inputs
 from mainstem_tasks.execution.runtime import Runtime, Stop
+from mainstem_tasks.execution.verdicts import Exited, Verdict
 from mainstem_tasks.sdk import context, registry
 from mainstem_tasks.sdk.inboxes import Inbox
 from mainstem_tasks.sdk.pauses import Pause, is_only_a_pause
@@ -52,14 +53,6 @@ NOTHING_TO_DO: Final = "nothing to do"
 """What it returns for a run that was aborted while no worker heard of it."""
 FINISH_PATIENCE_S: Final = 300.0
 """Bounded retries of the terminal write; afterwards the run is swept like that of a dead owner."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """What a run ends as."""
-
-    reason: Reason
-    error: ErrorInfo | None = None
 
 
 async def execute(runtime: Runtime, run_id: str, *, task_id: str) -> str:
@@ -89,6 +82,9 @@ async def execute(runtime: Runtime, run_id: str, *, task_id: str) -> str:
     try:
         # Not to be cancelled: a claim that landed and was forgotten would orphan the run.
         claimed = await unreachable(claim)
+    except contents.UNREADABLE:  # it may have landed: nobody else would end the run
+        logger.exception("a record is damaged", extra={"action": "run_unreadable", "run_id": run_id})
+        claimed = None
     finally:
         overtaken_by = runtime.claiming.pop(run_id, None)
         addressed = run_id in runtime.addressed
@@ -99,6 +95,8 @@ async def execute(runtime: Runtime, run_id: str, *, task_id: str) -> str:
             if overtaken_by is not None:
                 segment.stop_for(overtaken_by)
             return await segment.execute()
+        case None:
+            return await end_as_it_stands(runtime, transitions.Control(run_id=run_id, epoch=0, owner=owner))
         case transitions.Stopping(reason=reason):
             await runtime.finaliser.settle(run_id, sealer=owner, reason=reason)
             return reason.value
@@ -107,10 +105,9 @@ async def execute(runtime: Runtime, run_id: str, *, task_id: str) -> str:
         case transitions.Newer(version=version):
             noted = {"action": "run_newer", "run_id": run_id, "version": version}
             logger.info("a run of a later version is left to its workers", extra=noted)
-            return NOTHING_TO_DO
         case _:
             logger.info("nothing to claim", extra={"action": "claim_refused", "run_id": run_id})
-            return NOTHING_TO_DO
+    return NOTHING_TO_DO
 
 
 class Segment:
@@ -193,7 +190,7 @@ class Segment:
             if self.cause is not None:
                 self._engine.cancel()
             interrupted = await self._watch(self._engine)
-            outcome = await unreachable(self._conclude(channel, self._engine))
+            outcome = await unreachable(self._concluded(channel, self._engine))
         finally:
             self._runtime.segments.pop(self.run_id, None)
             self._let_go()
@@ -239,7 +236,10 @@ class Segment:
             save=save,
             inbox=inbox,
         )
-        await engine.function(run)
+        try:
+            await engine.function(run)
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise Exited from error
         await channel.flush()
 
     async def _save(self, channel: Channel, data: bytes, covers: Cursor) -> None:
@@ -288,6 +288,20 @@ class Segment:
                 self.stop(Stop.REQUESTED)
 
     # -- the end
+
+    async def _concluded(self, channel: Channel, engine: asyncio.Task[None]) -> str:
+        """Conclude, and end the run whatever goes wrong with that."""
+        try:
+            return await self._conclude(channel, engine)
+        except errors.Unavailable as error:
+            return self._unfinished(error)
+        except asyncio.CancelledError:
+            raise
+        except BaseException:  # an engine's exception is at hand here: what it does may be anything
+            noted = {"action": "conclusion_failed", "run_id": self.run_id}
+            logger.exception("a run could not be ended as it should; ending it as it stands", extra=noted)
+            channel.discard()
+        return await end_as_it_stands(self._runtime, channel.control)
 
     async def _conclude(self, channel: Channel, engine: asyncio.Task[None]) -> str:
         if self.cause is None and (pause := self._pause_of(engine)) is not None:
@@ -369,7 +383,7 @@ class Segment:
         failure = None
         if engine.done() and not engine.cancelled():
             failure = engine.exception()
-        if self.cause is Stop.LOST or isinstance(failure, errors.Fenced):
+        if self.cause is Stop.LOST or (isinstance(failure, errors.Fenced) and self._is_fenced()):
             return None
         match self.cause:
             case Stop.REQUESTED:
@@ -377,13 +391,21 @@ class Segment:
             case Stop.SHUTDOWN | Stop.SUSPENDED:
                 return Verdict(reason=Reason.SHUTDOWN)
             case Stop.TIMED_OUT:
-                return _failed(Reason.TIMED_OUT, "The engine was over its time, or silent for too long.")
+                return verdicts.failed(
+                    Reason.TIMED_OUT, "The engine was over its time, or silent for too long."
+                )
             case _:
-                return _verdict_of(engine, failure)
+                return verdicts.of_engine(engine, self._runtime.settings, log=logger)
+
+    def _is_fenced(self) -> bool:
+        """Whether the run is somebody else's: an engine may raise that of another run, or for no reason."""
+        return self._channel is None or self._channel.phase is Phase.LOST
 
     async def _end(self, channel: Channel, verdict: Verdict | None) -> str:
         if verdict is None:
             channel.discard()
+            if channel.failure is not None:  # nobody took it: it could not be written
+                return await end_as_it_stands(self._runtime, channel.control)
             return self._lost()
         if self.cause is Stop.REQUESTED and self._reason is None:
             verdict = Verdict(reason=await self._recorded_reason())
@@ -423,31 +445,32 @@ class Segment:
         return intent.reason if isinstance(intent, transitions.Intended) else Reason.USER_ABORT
 
 
-def _failed(reason: Reason, message: str) -> Verdict:
-    return Verdict(reason=reason, error=ErrorInfo(code=reason.value, message=message))
+UNREADABLE: Final = verdicts.failed(
+    Reason.ENGINE_ERROR, "Mainstem could not go on with this run: its record or its content is unreadable."
+)
 
 
-_REASONS: Final[dict[type[Exception], Reason]] = {
-    errors.ContentTooLarge: Reason.CONTENT_TOO_LARGE,
-    errors.ProviderError: Reason.PROVIDER_ERROR,
-    errors.UnknownEngine: Reason.UNKNOWN_ENGINE,
-}
-"""What an engine's exception means for the run; anything else is the engine's own error."""
+async def end_as_it_stands(runtime: Runtime, control: transitions.Control) -> str:
+    """End a run of this process by what the store has of it: the last resort, which no content can fail.
 
-
-def _verdict_of(engine: asyncio.Task[None], failure: BaseException | None) -> Verdict:
-    """What an engine's own end means."""
-    if engine.cancelled():
-        return _failed(Reason.ENGINE_ERROR, "The engine cancelled itself.")
-    if failure is None:
-        return Verdict(reason=Reason.COMPLETED)
-    for kind, reason in _REASONS.items():
-        if isinstance(failure, kind):
-            return _failed(reason, str(failure))
-    logger.error("the engine failed", extra={"action": "engine_failed"}, exc_info=failure)
-    if isinstance(failure, errors.MainstemError):
-        return Verdict(reason=Reason.ENGINE_ERROR, error=ErrorInfo(code=failure.code, message=str(failure)))
-    return _failed(Reason.ENGINE_ERROR, f"{type(failure).__name__}: {failure}"[:2000])
+    An epoch of 0 stands for whichever this process has.
+    """
+    run_id, owner = control.run_id, control.owner
+    epoch = control.epoch
+    try:
+        if not epoch:
+            state = await transitions.read(runtime.store, run_id, patience_s=FINISH_PATIENCE_S)
+            if isinstance(state, transitions.Gone) or state.owner != owner:
+                return NOTHING_TO_DO
+            epoch = state.epoch
+        async with asyncio.timeout(FINISH_PATIENCE_S):
+            ended = await runtime.finaliser.settle(
+                run_id, sealer=owner, reason=UNREADABLE.reason, error=UNREADABLE.error, expected_epoch=epoch
+            )
+    except (errors.Unavailable, TimeoutError):
+        logger.exception("RUN NOT FINISHED", extra={"action": "finish_failed", "run_id": run_id})
+        return "unfinished"
+    return ended.reason.value if ended is not None and ended.mine else "lost"
 
 
 async def unreachable(work: Coroutine[Any, Any, T]) -> T:

@@ -268,14 +268,16 @@ class RunContext(RunView[InputT]):
         """
         total = input_tokens + output_tokens if total_tokens is None else total_tokens
         before = self._usage
-        self._usage = Usage(
+        usage = Usage(
             input_tokens=before.input_tokens + input_tokens,
             output_tokens=before.output_tokens + output_tokens,
             total_tokens=before.total_tokens + total,
             cached_input_tokens=before.cached_input_tokens + cached_input_tokens,
             reasoning_tokens=before.reasoning_tokens + reasoning_tokens,
         )
-        await self._emit(Type.USAGE, self._usage.model_dump())
+        self._channel.emit(Type.USAGE, usage.model_dump())
+        self._usage = usage
+        await self._emitted()
 
     async def context_usage(self, **snapshot: Any) -> None:
         """Show how full the model's context is; the latest snapshot stays."""

@@ -41,7 +41,7 @@ def pause_for_approval(
     """Return the pause in which a human decides about tool calls.
 
     Raises:
-        ValueError: a call does not fit, or two have the same id.
+        ValueError: a call does not fit or nests too deeply, or two have the same id.
         EventTooLarge, CheckpointTooLarge: the calls or the state are.
     """
     asked = tuple(call if isinstance(call, Call) else Call.model_validate(call) for call in calls)
@@ -104,9 +104,10 @@ def _question(number: int, question: Question | Mapping[str, Any] | str) -> Ques
 
 
 def _checked(action: Action) -> Action:
-    size = len(jsontext.dumps(action.model_dump(mode="json")))
-    if size > ACTION_LIMIT:
-        raise errors.EventTooLarge(size=size, limit=ACTION_LIMIT)
+    data = jsontext.dumps(action.model_dump(mode="json"))
+    if len(data) > ACTION_LIMIT:
+        raise errors.EventTooLarge(size=len(data), limit=ACTION_LIMIT)
+    jsontext.checked(data)  # it goes into the record, the content and every continuation's decisions
     return action
 
 

@@ -68,11 +68,13 @@ async def read(store: Store, run_id: str, caller: Principal) -> AttachPoint:
 def of_state(state: transitions.State) -> AttachPoint:
     """Return where a run stands that was just read."""
     fields = state.fields
-    fold, cursor, _ = run_states.content(state)
     outcome = None
     if state.status.is_terminal:
         last = run_states.final_entry(state)
-        outcome, cursor = last.payload(), last.prev or cursors.START
+        fold, _, _, outcome = run_states.final_content(last, state)
+        cursor = last.prev or cursors.START
+    else:
+        fold, cursor, _ = run_states.content(state)
     return AttachPoint(
         spec=state.spec,
         status=state.status,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from mainstem_shared.model.principals import Principal
-from mainstem_shared.model.runs import Spec, Status
+from mainstem_shared.model.runs import Spec
+from mainstem_shared.operations.queries import listings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 
@@ -24,8 +25,7 @@ async def newest_active(store: Store, thread_id: str, caller: Principal) -> Spec
     for raw_id in newest:
         record = keys.run(raw_id.decode()).record
         found: Any = await store.patiently(lambda key=record: store.client.hmget(key, "spec", "status"))
-        if None not in found and not Status(found[1].decode()).is_terminal:
-            spec = Spec.model_validate_json(found[0])
-            if caller.owns(spec):
-                return spec
+        known = None if None in found else listings.spec_and_status(raw_id.decode(), *found)
+        if known is not None and not known[1].is_terminal and caller.owns(known[0]):
+            return known[0]
     return None

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from mainstem_shared.eventlog.reading.frames import Frame, without_line_breaks
-from mainstem_shared.model import jsontext
+from mainstem_shared.model import jsontext, salvage
 from mainstem_shared.model.contents import Content, TextPart, type_of_delta
 from mainstem_shared.model.events import STATES, Type
 
@@ -48,8 +48,14 @@ class Translator:
         """Return what events are in this protocol: possibly nothing."""
         for frame in frames:
             if not self.over:
-                self._take(frame.type, frame.payload())
+                self.follow(frame)
         return self._said()
+
+    def follow(self, frame: Frame) -> None:
+        """Take one event; one that no decoder reads says nothing, so that what comes after it is told."""
+        payload = frame.payload()
+        if payload != salvage.UNREADABLE:
+            self._take(frame.type, payload)
 
     @property
     def resting(self) -> bool:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Iterable
 from typing import Any, Final
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mainstem_api.gateway import problems
+from mainstem_shared.model import jsontext
 
 BODY_LIMIT: Final = 2 * 1024 * 1024
 """A run's input may have 1 MB of JSON; escapes and white space may double it."""
@@ -23,8 +23,6 @@ HEADER_LIMIT: Final = 32 * 1024
 """Bytes of address and headers: cookies and tokens fit, and no more is ever looked at."""
 BODY_S: Final = 60.0
 """Time for a whole body."""
-DEPTH: Final = 100
-"""Levels of JSON: what any reader on the way to the engine can take."""
 
 
 class RequestLimits:
@@ -125,25 +123,12 @@ def check(body: bytes) -> None:
         raise _no_json("nested too deeply.") from None
     except ValueError:  # an integer of more digits than Python reads in reasonable time
         raise _no_json("a number beyond all bounds.") from None
-    if body.count(b"[") + body.count(b"{") > DEPTH and _is_deep(value):
+    if jsontext.nests_deeper(body, value, than=jsontext.DEPTH + 1):  # the request around its values
         raise _no_json("nested too deeply.")
 
 
 def _no_json(words: str) -> _RefusedError:
     return _RefusedError(422, "invalid_request", f"body: {words}")
-
-
-def _is_deep(value: Any) -> bool:
-    level = [value]
-    for _ in range(DEPTH + 1):
-        level = [child for one in level for child in _children(one) if isinstance(child, dict | list)]
-        if not level:
-            return False
-    return True
-
-
-def _children(value: Any) -> Iterable[Any]:
-    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()  # pyright: ignore[reportUnknownVariableType]
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from mainstem_shared.model import events, jsontext
+from mainstem_shared.model import events, jsontext, salvage
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Entry, Type
 
@@ -42,8 +42,12 @@ class Frame:
         return self.wire[self._start : -2]
 
     def payload(self) -> dict[str, Any]:
-        """Decode the payload."""
-        return jsontext.loads(self.data)
+        """Decode the payload; of a damaged entry, what says so."""
+        try:
+            payload: Any = jsontext.loads(self.data)
+        except ValueError:
+            return dict(salvage.UNREADABLE)
+        return payload if isinstance(payload, dict) else dict(salvage.UNREADABLE)
 
 
 def without_line_breaks(payload: bytes) -> bytes:

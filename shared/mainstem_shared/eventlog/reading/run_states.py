@@ -7,10 +7,11 @@ subscriptions that need a state instead of events (`subscriptions`).
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any, Final
 
 from mainstem_shared import errors, transitions
-from mainstem_shared.model import contents, cursors, jsontext, runs
+from mainstem_shared.model import contents, cursors, jsontext, runs, salvage
 from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Entry, Type
@@ -19,6 +20,8 @@ from mainstem_shared.model.runs import ErrorInfo, Reason, Run
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 from mainstem_shared.transitions import State
+
+logger = logging.getLogger(__name__)
 
 LARGE: Final = 256 * 1024
 """Bytes of state and events beyond which folding leaves the event loop: milliseconds from here on."""
@@ -38,11 +41,19 @@ async def get_run(store: Store, run_id: str, *, principal: Principal | None = No
     state = await transitions.read(store, run_id)
     if isinstance(state, transitions.Gone):
         raise errors.NotFound
-    if principal is not None and not principal.owns(state.spec):
-        raise errors.NotFound
-    if size(state) > LARGE:
-        return await asyncio.to_thread(run, state)
-    return run(state)
+    try:
+        if principal is not None and not principal.owns(state.spec):
+            raise errors.NotFound
+        return await asyncio.to_thread(run, state) if size(state) > LARGE else run(state)
+    except contents.UNREADABLE as error:
+        raise _unreadable(run_id, error) from error
+
+
+def _unreadable(run_id: str, error: Exception) -> errors.NotFound:
+    """Return the answer about a record that is damaged: nobody can tell any more whose it is."""
+    noted = {"action": "run_unreadable", "run_id": run_id}
+    logger.error("a record is damaged, or of a later version", extra=noted, exc_info=error)
+    return errors.NotFound()
 
 
 async def check_owner(store: Store, run_id: str, *, tenant: str, user_id: str | None) -> runs.Spec:
@@ -55,7 +66,10 @@ async def check_owner(store: Store, run_id: str, *, tenant: str, user_id: str | 
     spec = await store.patiently(lambda: store.client.hget(record, "spec"))
     if spec is None:
         raise errors.NotFound
-    found = runs.Spec.model_validate_json(spec)
+    try:
+        found = runs.Spec.model_validate_json(spec)
+    except contents.UNREADABLE as error:
+        raise _unreadable(run_id, error) from error
     if found.tenant != tenant or (user_id is not None and found.user_id != user_id):
         raise errors.NotFound
     return found
@@ -67,9 +81,20 @@ def size(state: State) -> int:
 
 
 def run(state: State) -> Run:
-    """Build the run that readers see."""
-    spec, fields = state.spec, state.fields
+    """Build the run that readers see; content that cannot be read is missing, and the error says so."""
     folded, cursor, failure = content(state)
+    if folded.damaged and failure is None:
+        failure = salvage.CONTENT_DAMAGED
+    try:
+        return _run(state, folded, cursor, failure)
+    except contents.UNREADABLE:
+        noted = {"action": "content_damaged", "run_id": state.spec.run_id}
+        logger.exception("a run's content cannot be read", extra=noted)
+        return _run(state, Content(), cursor, salvage.CONTENT_DAMAGED)
+
+
+def _run(state: State, folded: Content, cursor: Cursor, failure: ErrorInfo | None) -> Run:
+    spec, fields = state.spec, state.fields
     reason, waiting = fields.get("reason"), fields.get("waiting")
     return Run(
         run_id=spec.run_id,
@@ -113,17 +138,33 @@ def _time(ms: str | None) -> Any:
 
 def content(state: State) -> tuple[Content, Cursor, ErrorInfo | None]:
     """Fold a state to its top: the content, the cursor it covers, and why the run failed (if it did)."""
-    if state.status.is_terminal:
-        last = final_entry(state)
+    if not state.status.is_terminal:
+        stored = state.snapshot_state if state.snapshot_cursor else None
+        return contents.fold(state.entries, stored), state.top, None
+    return final_content(final_entry(state), state)[:3]
+
+
+def final_content(last: Entry, state: State) -> tuple[Content, Cursor, ErrorInfo | None, dict[str, Any]]:
+    """Return what a `run.finished` holds: content, cursor, error and payload.
+
+    One that cannot be read is replaced by what the record says about the outcome.
+    """
+    try:
         payload = last.payload()
         failure = payload["error"]
-        return folded_final(payload), last.cursor, ErrorInfo.model_validate(failure) if failure else None
-    stored = jsontext.loads(state.snapshot_state) if state.snapshot_cursor else None
-    return contents.fold(state.entries, stored), state.top, None
+        return _folded_final(payload), last.cursor, _error(failure), payload
+    except contents.UNREADABLE:
+        noted = {"action": "content_damaged", "epoch": state.epoch}
+        logger.exception("a run's final event cannot be read", extra=noted)
+    payload = _entry_of_record(state, salvage.CONTENT_DAMAGED).payload()
+    return _folded_final(payload), last.cursor, _error(payload["error"]), payload
 
 
-def folded_final(payload: dict[str, Any]) -> Content:
-    """Return the content that a `run.finished` holds."""
+def _error(failure: Any) -> ErrorInfo | None:
+    return ErrorInfo.model_validate(failure) if failure else None
+
+
+def _folded_final(payload: dict[str, Any]) -> Content:
     result = Content()
     result.apply(Type.FINISHED, payload)
     return result
@@ -138,12 +179,16 @@ def final_entry(state: State) -> Entry:
     last = state.entries[-1] if state.entries else None
     if last is not None and last.type == Type.FINISHED:
         return last
+    return _entry_of_record(state, LOG_LOST)
+
+
+def _entry_of_record(state: State, reason: ErrorInfo) -> Entry:
     kept = state.fields.get("error")
     body = {
         "prev": str(cursors.START),
         "status": state.status,
         "reason": state.fields["reason"],
-        "error": jsontext.loads(kept) if kept else LOG_LOST.model_dump(),
+        "error": jsontext.loads(kept) if kept else reason.model_dump(),
         "at": int(state.fields["finished"]),
         **Content().dump(),
     }
@@ -159,7 +204,7 @@ def snapshot_of_final(last: Entry) -> Entry | None:
     """Return a snapshot that stands in for everything before a `run.finished`; None if nothing was there."""
     if last.prev is None or last.prev == cursors.START:
         return None
-    dumped = folded_final(last.payload()).dump()
+    dumped = contents.fold([last]).dump()
     return snapshot_entry(last.prev, jsontext.dumps(dumped))
 
 

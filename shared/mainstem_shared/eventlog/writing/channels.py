@@ -32,7 +32,7 @@ import hiredis
 
 from mainstem_shared import errors, transitions
 from mainstem_shared.model import contents, events, jsontext
-from mainstem_shared.model.contents import Content, type_of_delta
+from mainstem_shared.model.contents import PART_SIZE, Content, type_of_delta, utf8_size
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.snapshot_pacing import Patch, Snapshots
@@ -129,6 +129,7 @@ class _Event:
     kind: str
     data: bytes
     payload: dict[str, Any]
+    weight: int
 
 
 class Group(NamedTuple):
@@ -151,6 +152,7 @@ class Channel:
         self.acknowledged = Cursor(control.epoch, 0)
         self.group: Group | None = None
         self.on_lost: Callable[[], None] | None = None
+        self.failure: Exception | None = None
         self.snapshot_pending = False
         self._host = host
         self._pending: deque[_Delta | _Event] = deque()
@@ -177,8 +179,10 @@ class Channel:
             ChannelClosed, Fenced: the segment must not write (any more).
             ContentTooLarge: the run's content would pass its limit.
         """
-        size = _utf8_size(text)
-        self._admit(size)
+        size = utf8_size(text)
+        # A million tiny parts are not tiny as a whole.
+        weight = size + (PART_SIZE if self._parts and kind is not self._part_kind else 0)
+        self._admit(weight)
         if not text:
             self._last_emit = time.monotonic()
             return  # an empty delta opens no part: its number would be taken, but no entry would say so
@@ -197,7 +201,7 @@ class Channel:
                 self._enqueued += 1
             last.pieces.append(piece)
             last.length += len(piece)
-        self._emitted(size)
+        self._emitted(weight)
 
     def emit(self, kind: str, payload: dict[str, Any]) -> None:
         """Append any other event.
@@ -208,15 +212,16 @@ class Channel:
             ValueError: no fold could take the payload.
         """
         data = events.check_size(jsontext.dumps(payload))
-        decoded = contents.check(kind, jsontext.loads(data))
-        self._admit(len(data))
+        decoded = contents.check(kind, jsontext.checked(data))
+        weight = contents.weight_of(kind, decoded, len(data))
+        self._admit(weight)
         if kind == Type.STEP_STARTED and decoded["kind"] == "tool_call":
             self._opens_call(decoded["step_id"])
         elif kind == Type.INPUT_ACCEPTED:
             self._part_kind = None  # what follows it is another part, so that readers can tell its place
-        self._pending.append(_Event(kind=kind, data=data, payload=decoded))
+        self._pending.append(_Event(kind=kind, data=data, payload=decoded, weight=weight))
         self._enqueued += 1
-        self._emitted(len(data))
+        self._emitted(weight)
 
     def _opens_call(self, call_id: str) -> None:
         if call_id not in self._calls:
@@ -229,7 +234,7 @@ class Channel:
             raise errors.Fenced(run_id=self.control.run_id)
         if self._closed:
             raise errors.ChannelClosed
-        if self.fold.size + self._buffered + size > events.CONTENT_LIMIT:
+        if self.fold.weight + self._buffered + size > events.CONTENT_LIMIT:
             raise errors.ContentTooLarge(limit=events.CONTENT_LIMIT)
 
     def _emitted(self, size: int) -> None:
@@ -346,7 +351,9 @@ class Channel:
         """Fold an item now that it is sent; returns its packed field and its payload."""
         if isinstance(item, _Delta):
             text = item.pieces[0] if len(item.pieces) == 1 else "".join(item.pieces)
-            size = _utf8_size(text)
+            size = utf8_size(text)
+            if 0 < len(self.fold.parts) <= item.part:
+                self._buffered -= PART_SIZE  # it opens a part
             self.fold.append_text(type_of_delta[item.kind], item.part, text, size=size)
             self._buffered -= size
             encoded = jsontext.dumps(text)
@@ -354,7 +361,7 @@ class Channel:
             return _FIELDS[item.kind], b'{"part":%d,"text":%b}' % (item.part, encoded)
         self.fold.apply(item.kind, item.payload)
         self._snapshots.other()
-        self._buffered -= len(item.data)
+        self._buffered -= item.weight
         return raw_connections.bulk(events.field(item.kind).encode()), item.data
 
     # -- outcomes (called by the writer)
@@ -404,7 +411,10 @@ class Channel:
         return self.group is None and not self.snapshot_pending and not self._closed
 
     def _take_snapshot(self) -> None:
-        due = self._snapshots.take(self.acknowledged, self.fold)
+        try:
+            due = self._snapshots.take(self.acknowledged, self.fold)
+        except ValueError as error:  # in the middle of a reply: other runs' replies must not be lost with it
+            due = self.lose(error)
         if due is None:
             return
         self.snapshot_pending = True
@@ -446,11 +456,11 @@ class Channel:
         self._snapshots.reset(self.fold.size)
         self._open()
 
-    def lose(self) -> None:
-        """Somebody else has control: drop everything, tell everybody who waits."""
+    def lose(self, failure: Exception | None = None) -> None:
+        """Drop everything, tell everybody who waits: somebody else has control, or it cannot be written."""
         if self.phase is Phase.LOST:
             return
-        self.phase = Phase.LOST
+        self.phase, self.failure = Phase.LOST, failure
         self._pending.clear()
         self.group = None
         self._host.forget(self)
@@ -468,13 +478,7 @@ class Channel:
         waiters.clear()
 
 
-def _utf8_size(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-
-
 def _pieces(text: str) -> list[str]:
-    if len(text) <= events.MERGE_LIMIT:
-        return [text]
     step = events.MERGE_LIMIT
     return [text[at : at + step] for at in range(0, len(text), step)]
 

@@ -154,14 +154,14 @@ class Writer:
     def _group_of(channel: Channel) -> Group | None:
         try:
             return channel.next_group() if channel.ready else None
-        except Exception:
+        except Exception as error:
             # A run whose events cannot be encoded must not take the others with it: replies are matched to
             # runs by their order alone.
             logger.exception(
                 "cannot encode a run's events; dropping the run",
                 extra={"action": "encode_failed", "run_id": channel.control.run_id},
             )
-            channel.lose()
+            channel.lose(error)
             return None
 
     def _measure(self, groups: int) -> None:
@@ -284,6 +284,9 @@ class Writer:
                 )
             except errors.StoreUnavailable:
                 continue
+            except ValueError as error:  # the state cannot be encoded
+                channel.lose(error)
+                break
             if isinstance(outcome, int):
                 channel.resynced(outcome)
                 self.probe(channel)

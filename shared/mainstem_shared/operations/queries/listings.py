@@ -7,6 +7,7 @@ removed once they are old enough not to belong to a start that is under way.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -14,11 +15,14 @@ from typing import Any, Final
 
 from mainstem_shared import errors
 from mainstem_shared.eventlog.reading import run_states
+from mainstem_shared.model import contents
 from mainstem_shared.model.principals import DEFAULT_TENANT
 from mainstem_shared.model.runs import TERMINAL, Run, Spec, Status
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
+
+logger = logging.getLogger(__name__)
 
 PAGE: Final = 20
 LONGEST_PAGE: Final = 100
@@ -178,6 +182,21 @@ async def _read(store: Store, entry: Position) -> Run | None:
         return None  # its retention ended this very moment
 
 
+def cannot_read(run_id: str, error: Exception) -> None:
+    """Note a record that is damaged, or of a later version: it must not keep the others from being listed."""
+    noted = {"action": "run_unreadable", "run_id": run_id}
+    logger.error("a record is damaged, or of a later version", extra=noted, exc_info=error)
+
+
+def spec_and_status(run_id: str, spec: bytes, status: bytes) -> tuple[Spec, Status] | None:
+    """Parse what lists filter by; None for a record that cannot be read."""
+    try:
+        return Spec.model_validate_json(spec), Status(status.decode())
+    except contents.UNREADABLE as error:
+        cannot_read(run_id, error)
+        return None
+
+
 async def _matching(store: Store, query: Query, batch: list[Position]) -> list[Position]:
     async def fetch() -> list[Any]:
         async with store.client.pipeline(transaction=False) as pipe:
@@ -190,7 +209,7 @@ async def _matching(store: Store, query: Query, batch: list[Position]) -> list[P
     for entry, (status, spec) in zip(batch, await store.patiently(fetch), strict=True):
         if status is None:
             gone.append(entry)
-        elif query.matches(Spec.model_validate_json(spec), Status(status.decode())):
+        elif (known := spec_and_status(entry.run_id, spec, status)) and query.matches(*known):
             matching.append(entry)
     await _drop(store, query.index, gone)
     return matching

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mainstem_shared.model import actions, cursors, jsontext, runs
+from mainstem_shared.model import actions, contents, cursors, jsontext, runs
 from mainstem_shared.model.runs import ErrorInfo, Reason, Spec, Status, Timestamp, WaitingFor
 from mainstem_shared.operations.queries import listings
 from mainstem_shared.operations.queries.listings import Query
@@ -104,7 +104,9 @@ async def _wanted(store: Store, query: Query, run_ids: Sequence[str]) -> list[tu
     for run_id, (status, spec) in zip(run_ids, await store.patiently(fetch), strict=True):
         if status is None:
             continue  # a start that is under way, or never happened
-        parsed, reached = Spec.model_validate_json(spec), Status(status.decode())
+        if (known := listings.spec_and_status(run_id, spec, status)) is None:
+            continue
+        parsed, reached = known
         if not reached.is_terminal and query.matches(parsed, reached):
             found.append((parsed.created_ms, run_id, reached))
     return found
@@ -119,14 +121,23 @@ async def _summaries(store: Store, run_ids: Sequence[str]) -> list[RunSummary]:
 
     if not run_ids:
         return []
-    found: list[dict[str, str]] = []
-    for values in await store.patiently(records):
+    found: list[RunSummary] = []
+    for run_id, values in zip(run_ids, await store.patiently(records), strict=True):
+        if (summary := _readable_summary(run_id, values)) is not None:
+            found.append(summary)
+    return await _with_progress(store, found)
+
+
+def _readable_summary(run_id: str, values: Sequence[bytes | None]) -> RunSummary | None:
+    """Return a run's summary; None if it is gone, or cannot be read."""
+    try:
         fields = {
             name: value.decode() for name, value in zip(_FIELDS, values, strict=True) if value is not None
         }
-        if "status" in fields:  # else its retention ended this very moment
-            found.append(fields)
-    return await _with_progress(store, [_summary(fields) for fields in found])
+        return _summary(fields) if "status" in fields else None  # its retention ended this very moment
+    except contents.UNREADABLE as error:
+        listings.cannot_read(run_id, error)
+        return None
 
 
 async def _with_progress(store: Store, runs: list[RunSummary]) -> list[RunSummary]:

@@ -90,7 +90,7 @@ class Responses(Translator):
             if frame.type == Type.SNAPSHOT and epoch != self._epoch:
                 # Perhaps it stands in for a pause too: this response would end in the middle of it.
                 raise errors.StoreUnavailable("The log cannot continue this stream; connect again.")
-            self._take(frame.type, frame.payload())
+            self.follow(frame)
             self._sequencer.pump()
         return self._said()
 
