@@ -383,7 +383,7 @@ class Segment:
         failure = None
         if engine.done() and not engine.cancelled():
             failure = engine.exception()
-        if self.cause is Stop.LOST or (isinstance(failure, errors.Fenced) and self._is_fenced()):
+        if self.cause is Stop.LOST or (type(failure) is errors.Fenced and self._is_fenced()):
             return None
         match self.cause:
             case Stop.REQUESTED:

@@ -67,14 +67,14 @@ def of_engine(engine: asyncio.Task[None], settings: Settings, *, log: logging.Lo
     failure = engine.exception()
     if failure is None:
         return Verdict(reason=Reason.COMPLETED)
-    if isinstance(failure, Exited) and failure.__cause__ is not None:
+    if issubclass(type(failure), Exited) and failure.__cause__ is not None:
         failure = failure.__cause__
     message = _words_of(failure)
     for kind, reason in _REASONS.items():
-        if isinstance(failure, kind):
+        if issubclass(type(failure), kind):  # `isinstance` asks the object's own `__class__`
             return failed(reason, _shown(message, settings))
     _note(log, failure)
-    if isinstance(failure, errors.MainstemError):
+    if issubclass(type(failure), errors.MainstemError):
         return Verdict(
             reason=Reason.ENGINE_ERROR,
             error=ErrorInfo(code=_code_of(failure), message=_shown(message, settings)),
@@ -97,8 +97,8 @@ def _name_of(failure: BaseException) -> str:
         return "an exception"
 
 
-def _code_of(failure: errors.MainstemError) -> str:
-    code: Any = failure.code
+def _code_of(failure: BaseException) -> str:
+    code: Any = getattr(failure, "code", None)
     return code if type(code) is str and _CODE.fullmatch(code) else Reason.ENGINE_ERROR.value
 
 
