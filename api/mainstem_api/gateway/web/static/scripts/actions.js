@@ -3,7 +3,7 @@
 
 import * as api from "./api.js";
 import { announce, el, icon, setText, span } from "./dom.js";
-import { pretty } from "./parts.js";
+import { clip, isWhole, line, pretty } from "./values.js";
 
 const HOUR_MS = 3_600_000;
 
@@ -31,7 +31,7 @@ export class ActionCard {
     this.changed();
     this.tick();
     const asks = isQuestion ? action.questions.map((q) => q.text).join(" ") : action.calls.map((c) => c.name).join(", ");
-    announce(`${title}: ${asks}`);
+    announce(`${title}: ${line(asks, 500)}`);
   }
 
   tick() {
@@ -96,7 +96,7 @@ class Call {
     });
     this.given = shown(call.arguments);
     this.node = el("div", { class: "asked", data: { call: call.call_id } },
-      el("p", { class: "asked-name" }, el("code", {}, call.name), call.reason ? ` ${call.reason}` : null),
+      el("p", { class: "asked-name" }, el("code", {}, line(call.name)), call.reason ? ` ${clip(call.reason)}` : null),
       this.given, this.field, bar);
   }
 
@@ -115,8 +115,10 @@ class Call {
 
   /** Show the field of a decision that has one; alone, with a button that sends it. */
   ask() {
+    const given = this.call.arguments;
+    const written = isWhole(given) ? pretty(given) : JSON.stringify(given); // all of it: what is sent back replaces it
     const [label, value, rows, confirm] = {
-      edit: ["Arguments, as JSON", pretty(this.call.arguments), Math.min(12, pretty(this.call.arguments).split("\n").length), "Approve with changes"],
+      edit: ["Arguments, as JSON", written, Math.min(12, written.split("\n").length), "Approve with changes"],
       respond: ["What to use as the tool’s result", "", 2, "Send answer"],
       reject: ["Reason (optional)", "", 1, "Reject"],
     }[this.chosen];
@@ -176,7 +178,7 @@ function shown(given) {
   const entries = Object.entries(given);
   const flat = entries.length && entries.length <= 8 && entries.every(([, value]) => value === null || typeof value !== "object");
   if (!flat) return el("pre", { class: "asked-arguments", tabindex: "0", "aria-label": "Arguments" }, pretty(given));
-  const rows = entries.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, typeof value === "string" ? value : JSON.stringify(value))]);
+  const rows = entries.flatMap(([name, value]) => [el("dt", {}, line(name)), el("dd", {}, pretty(value))]);
   return el("dl", { class: "asked-arguments", "aria-label": "Arguments" }, ...rows);
 }
 
@@ -187,12 +189,12 @@ class Question {
     this.input = el("textarea", { rows: 1, placeholder: "Your answer" });
     this.input.addEventListener("input", changed);
     const options = (question.options ?? []).map((option) => {
-      const button = el("button", { type: "button", class: "button small" }, option);
+      const button = el("button", { type: "button", class: "button small" }, line(option));
       button.addEventListener("click", () => { this.input.value = option; changed(); this.input.focus(); });
       return button;
     });
     this.node = el("div", { class: "asked", data: { question: question.question_id } },
-      el("label", {}, el("span", { class: "question-text" }, question.text), this.input),
+      el("label", {}, el("span", { class: "question-text" }, clip(question.text)), this.input),
       options.length ? el("div", { class: "options" }, ...options) : null);
   }
 

@@ -4,15 +4,17 @@
 import * as api from "./api.js";
 import { Composer } from "./composer.js";
 import { Connection } from "./connection.js";
-import { announce, byId, el, icon, notify, setText } from "./dom.js";
+import { announce, breath, byId, el, icon, notify, setText } from "./dom.js";
 import { Engines } from "./engines.js";
 import { guard } from "./identity.js";
 import { Threads } from "./threads.js";
 import { Turn } from "./turn.js";
+import { firstText, line } from "./values.js";
 import { welcome } from "./welcome.js";
 
 const POLL_MS = 4_000;
 const NEAR_PX = 80;
+const TOUCHED_MS = 1_000;
 
 class Chat {
   constructor() {
@@ -26,6 +28,9 @@ class Chat {
     this.others?.addEventListener("message", () => this.poll());
     this.column = byId("turns");
     this.scroller = byId("scroller");
+    this.top = 0; // where the scroller was last …
+    this.height = 0; // … how high its content was …
+    this.touched = -TOUCHED_MS; // … and when somebody last did what scrolls
     // At once, not when the gateway has answered: somebody may be writing already.
     this.composer.turnTo(new URLSearchParams(location.hash.slice(1)).get("thread"));
     this.dress();
@@ -50,6 +55,9 @@ class Chat {
     byId("veil").addEventListener("click", () => this.sidebar(false));
     byId("to-latest").addEventListener("click", () => { this.pinned = true; this.pin(); });
     this.scroller.addEventListener("scroll", () => this.scrolled(), { passive: true });
+    for (const type of ["wheel", "touchmove", "pointerdown", "keydown"]) {
+      this.scroller.addEventListener(type, () => { this.touched = performance.now(); }, { passive: true });
+    }
     this.composer.engineMenu.addEventListener("change", () => { if (!this.turns.size) this.show(); });
     window.addEventListener("hashchange", () => this.route());
     window.addEventListener("online", () => this.poll());
@@ -118,9 +126,10 @@ class Chat {
   }
 
   close() {
-    for (const turn of this.turns.values()) turn.leave();
+    for (const turn of this.turns.values()) turn.close();
     this.turns.clear();
     this.pinned = true;
+    this.top = 0;
     this.column.replaceChildren();
     this.connection.streams("ended");
     notify(null);
@@ -138,7 +147,11 @@ class Chat {
     }
     if (thread !== this.thread) return; // somebody was quicker
     if (!this.turns.size) this.offerEarlier(page.next);
-    for (const run of page.runs.reverse()) this.add(run);
+    for (const run of page.runs.reverse()) {
+      this.add(run);
+      await breath(); // each may be large
+      if (thread !== this.thread) return;
+    }
     this.show();
     this.attach();
   }
@@ -162,7 +175,7 @@ class Chat {
       changed: (state) => this.noticed(turn, state),
       grown: () => this.pin(),
       again: () => this.attach(),
-      retry: (failed) => this.start(failed.run.metadata.prompt ?? "", { like: failed.run }).catch((error) => notify(error.message)),
+      retry: (failed) => this.start(firstText(failed.run.metadata.prompt), { like: failed.run }).catch((error) => notify(error.message)),
       send: (text) => this.send(text),
     });
     this.turns.set(run.run_id, turn);
@@ -221,7 +234,8 @@ class Chat {
     const { active } = this;
     this.composer.mode(!active ? "idle" : active.fold.status === "requires_action" ? "paused" : "active");
     const first = [...this.turns.values()][0];
-    const title = first?.fold.title ?? first?.run.metadata?.thread_title ?? first?.run.metadata?.prompt ?? (this.thread || "New conversation");
+    const said = first?.run.metadata ?? {};
+    const title = line(firstText(first?.fold.title, said.thread_title, said.prompt, this.thread, "New conversation"));
     setText(byId("title"), title);
     const mark = { running: "● ", requires_action: "? ", queued: "○ " }[active?.fold.status] ?? "";
     document.title = this.turns.size ? `${mark}${title} · Mainstem` : "Mainstem";
@@ -231,7 +245,12 @@ class Chat {
 
   scrolled() {
     const { scrollTop, scrollHeight, clientHeight } = this.scroller;
-    this.pinned = scrollHeight - scrollTop - clientHeight < NEAR_PX;
+    // Somebody went up? Browsers scroll, too, while what is above or below changes its size.
+    const bySomebody = scrollHeight === this.height || performance.now() - this.touched < TOUCHED_MS;
+    if (scrollHeight - scrollTop - clientHeight < NEAR_PX) this.pinned = true;
+    else if (scrollTop < this.top && bySomebody) this.pinned = false;
+    this.top = scrollTop;
+    this.height = scrollHeight;
     byId("to-latest").hidden = this.pinned;
   }
 
@@ -306,13 +325,13 @@ class Chat {
 
   threadTitle(text) {
     const [first] = this.turns.values();
-    return first?.run.metadata?.thread_title ?? text.slice(0, 120);
+    return firstText(first?.run.metadata?.thread_title, text.slice(0, 120));
   }
 
   /** What was said on this thread so far, for engines that want it. */
   history() {
     return [...this.turns.values()].flatMap(({ run, fold }) => [
-      ...(run.metadata?.prompt ? [{ role: "user", content: run.metadata.prompt }] : []),
+      ...(firstText(run.metadata?.prompt) ? [{ role: "user", content: run.metadata.prompt }] : []),
       ...(fold.text ? [{ role: "assistant", content: fold.text }] : []),
     ]);
   }

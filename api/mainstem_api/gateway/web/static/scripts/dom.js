@@ -59,6 +59,13 @@ export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
+/** Let the browser do what waits, frames and input before anything else. */
+export const breath = () => new Promise((resolve) => {
+  const { port1, port2 } = new MessageChannel();
+  port1.onmessage = () => { port1.close(); resolve(); };
+  port2.postMessage(null);
+});
+
 /** Return how long ago something was, for lists that need no seconds. */
 export const ago = (ms) => (ms < 60_000 ? "now" : span(ms));
 

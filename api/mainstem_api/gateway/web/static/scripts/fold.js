@@ -29,6 +29,8 @@ export class Fold {
   load(state) {
     this.content = state.content ?? [];
     this.steps = state.steps ?? [];
+    this.calls = new Map(this.content.filter((part) => part.type === "tool_call").map((part) => [part.call_id, part]));
+    this.known = new Map(this.steps.map((step) => [step.step_id, step]));
     this.usage = state.usage ?? null;
     this.title = state.title ?? null;
     this.action = state.action ?? null;
@@ -46,10 +48,6 @@ export class Fold {
   append(type, part, text) {
     if (part < this.content.length) this.content[part].text += text;
     else this.content.push({ type, text });
-  }
-
-  call(callId) {
-    return this.content.find((part) => part.type === "tool_call" && part.call_id === callId);
   }
 
   replaced(data) {
@@ -85,25 +83,31 @@ export class Fold {
 
   stepStarted({ step_id: id, kind, name, arguments: given, at }) {
     const step = { step_id: id, kind, name, state: "running", started_at: new Date(at).toISOString(), completed_at: null };
-    const known = this.steps.find((other) => other.step_id === id);
+    const known = this.known.get(id);
     if (known) Object.assign(known, step);
-    else this.steps.push(step);
+    else {
+      this.steps.push(step);
+      this.known.set(id, step);
+    }
     if (kind !== "tool_call") return;
     const part = { type: "tool_call", call_id: id, name, arguments: given, result: null, state: typeof given === "string" ? "streaming" : "called" };
-    const call = this.call(id);
+    const call = this.calls.get(id);
     if (call) Object.assign(call, part);
-    else this.content.push(part);
+    else {
+      this.content.push(part);
+      this.calls.set(id, part);
+    }
   }
 
   stepDelta({ step_id: id, arguments: text }) {
-    const call = this.call(id);
+    const call = this.calls.get(id);
     if (call && typeof call.arguments === "string") call.arguments += text;
   }
 
   stepCompleted({ step_id: id, state, result, at }) {
-    const step = this.steps.find((other) => other.step_id === id);
+    const step = this.known.get(id);
     if (step) Object.assign(step, { state, completed_at: new Date(at).toISOString() });
-    const call = this.call(id);
+    const call = this.calls.get(id);
     if (call) Object.assign(call, { state, result: result ?? null });
   }
 

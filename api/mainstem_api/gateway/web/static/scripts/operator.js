@@ -6,6 +6,7 @@ import { Connection } from "./connection.js";
 import { announce, byId, el, icon, notify, setText, span } from "./dom.js";
 import { guard } from "./identity.js";
 import { Row } from "./runrow.js";
+import { firstText } from "./values.js";
 
 const POLL_MS = 2_000;
 const ENDED = 50; // finished runs that are shown
@@ -155,6 +156,6 @@ class Operator {
   }
 }
 
-const haystack = (run) => [run.run_id, run.thread_id, run.user_id, run.engine, run.worker, run.status, run.reason, run.metadata.prompt].join(" ").toLowerCase();
+const haystack = (run) => [run.run_id, run.thread_id, run.user_id, run.engine, run.worker, run.status, run.reason, firstText(run.metadata.prompt)].join(" ").toLowerCase();
 
 new Operator().begin();

@@ -2,6 +2,7 @@
 
 import { el, icon, setText, span } from "./dom.js";
 import { ends } from "./endings.js";
+import { firstText, line } from "./values.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const SAMPLES = 24; // of speed, for the line beside it
@@ -24,7 +25,7 @@ export class Row {
     this.task = el("a", { class: "button small quiet", target: "_blank", rel: "noreferrer", hidden: true }, "Flower", icon("external"));
     this.abortButton = el("button", { type: "button", class: "button small" }, "Abort");
     this.abortButton.addEventListener("click", () => this.aborts(abort, run.run_id));
-    const title = run.metadata.prompt ?? run.thread_id;
+    const title = line(firstText(run.metadata.prompt, run.thread_id));
     this.node = el("tr", { data: { run: run.run_id } },
       el("td", { class: "cell-state" }, this.state, this.detail),
       el("td", { class: "cell-run" },
@@ -42,7 +43,7 @@ export class Row {
     setText(this.state, run.stopping ? "Stopping" : WORDS[run.status]);
     this.state.dataset.status = run.stopping ? "stopping" : run.status;
     setText(this.detail, detail(run));
-    this.detail.title = run.error?.message ?? "";
+    this.detail.title = line(run.error?.message, 2_000);
     setText(this.age, span(now - Date.parse(run.created_at)));
     setText(this.ran, run.finished_at && run.started_at ? `ran ${span(Date.parse(run.finished_at) - Date.parse(run.started_at))}` : "");
     const worker = run.status === "running" || run.finished_at ? run.worker : null;

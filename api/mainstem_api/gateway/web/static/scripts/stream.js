@@ -2,9 +2,11 @@
 // expected: it connects again with the id of the last event it used, until `run.finished` came.
 
 import { address, authorization, problem } from "./api.js";
+import { breath } from "./dom.js";
 
 const SILENCE_MS = 45_000; // a stream carries a heartbeat every 15 s; one that is silent for three of them is dead
 const LONGEST_PAUSE_MS = 5_000;
+const SLICE_MS = 12; // of reading without a break, when much comes at once
 const HIDDEN_MS = 60_000; // a tab that nobody looks at gives its connection back: browsers have six for one gateway
 
 /**
@@ -93,7 +95,8 @@ export class Follower {
       this.handlers.state("live");
       const reader = response.body.getReader();
       const parser = new Parser((id, type, data) => this.take(id, type, data));
-      for (;;) {
+      for (let began = performance.now(); ;) {
+        if (performance.now() - began > SLICE_MS) { await breath(); began = performance.now(); }
         const { done, value } = await reader.read();
         if (done || this.stopped) return progressed;
         heard = Date.now();
@@ -122,14 +125,15 @@ export class Parser {
   constructor(emit) {
     this.emit = emit;
     this.decoder = new TextDecoder();
-    this.rest = "";
+    this.rest = []; // pieces of a block whose end did not come yet: only new pieces are searched for it
   }
 
   feed(bytes) {
-    const text = this.rest + this.decoder.decode(bytes, { stream: true });
+    const text = (this.rest.at(-1)?.endsWith("\n") ? this.rest.pop() : "") + this.decoder.decode(bytes, { stream: true });
     const blocks = text.split("\n\n");
-    this.rest = blocks.pop();
-    for (const block of blocks) this.block(block);
+    const rest = blocks.pop();
+    for (const block of blocks) this.block(this.rest.splice(0).join("") + block);
+    if (rest) this.rest.push(rest);
   }
 
   block(block) {

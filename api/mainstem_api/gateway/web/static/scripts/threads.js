@@ -1,6 +1,7 @@
 // The list of conversations: one entry per thread, from the overview of the user's runs, kept up to date in place.
 
 import { ago, announce, byId, el, icon, setText } from "./dom.js";
+import { firstText, line } from "./values.js";
 
 const STATES = {
   queued: "queued", running: "running", requires_action: "waits for you", succeeded: "done", failed: "failed", aborted: "stopped",
@@ -28,7 +29,7 @@ export class Threads {
     for (const [id, { newest, first, shown }] of threads) {
       const row = this.row(id);
       row.node.dataset.status = shown.status;
-      setText(row.title, newest.metadata.thread_title ?? first.metadata.prompt ?? id);
+      setText(row.title, line(firstText(newest.metadata.thread_title, first.metadata.prompt, id)));
       setText(row.state, STATES[shown.status]);
       setText(row.age, ago(Date.now() - Date.parse(newest.created_at)));
       if (id === current) row.link.setAttribute("aria-current", "page");

@@ -9,8 +9,10 @@ import { Fold } from "./fold.js";
 import { copied } from "./markdown.js";
 import { Parts } from "./parts.js";
 import { Follower } from "./stream.js";
+import { clip, isDense } from "./values.js";
 
 const AGAIN_MS = 1_500;
+const END_MS = 1_000; // for which the end of a run waits until all of its answer is shown
 
 /** The view of one run. `host`: what the page does: `connection(state)`, `changed(status)`, `grown()`, `again()`, `retry(turn)`, `send(text)`. */
 export class Turn {
@@ -22,16 +24,16 @@ export class Turn {
     this.follower = null;
     this.card = null;
     this.scheduled = 0;
-    this.parts = new Parts();
+    this.parts = new Parts(() => { if (this.isOver && !this.endShown) this.schedule(); });
     this.expected = new Map(); // what was said and is not read yet
     this.waiting = el("div", { class: "turn-waiting" });
     this.status = el("p", { class: "turn-status" });
     this.slot = el("div", { class: "turn-action" });
     this.ending = el("div", { class: "turn-end" });
-    const prompt = run.metadata?.prompt;
+    const prompt = clip(run.metadata?.prompt, 8_000); // metadata is whatever a client wrote
     this.node = el("article", { class: "turn", "aria-label": "Exchange", data: { run: run.run_id } },
       el("h2", { class: "visually-hidden" }, prompt ? `You said: ${prompt.slice(0, 80)}` : `Run of ${run.engine}`),
-      prompt ? el("p", { class: "bubble", data: { role: "user" } }, prompt) : null,
+      prompt ? el("p", { class: isDense(prompt) ? "bubble dense" : "bubble", data: { role: "user" } }, prompt) : null,
       el("div", { class: "answer" }, this.parts.node, this.status, this.waiting, this.slot, this.ending));
     this.render();
   }
@@ -65,16 +67,26 @@ export class Turn {
     this.follower = null;
   }
 
+  /** Follow no more, and show no more: the page turned to another thread. */
+  close() {
+    this.leave();
+    this.parts.close();
+  }
+
   /** Show that something was said and waits to be read. */
   expects({ input_id: id }, text) {
     if (this.fold.inputs.some((input) => input.input_id === id) || this.isOver) return;
-    const node = el("p", { class: "bubble steered pending", title: "Not read yet" }, text);
+    const node = el("p", { class: "bubble steered pending", title: "Not read yet" }, clip(text));
     this.expected.set(id, node);
     this.waiting.append(node);
   }
 
   event(type, data) {
-    this.fold.apply(type, data);
+    try {
+      this.fold.apply(type, data);
+    } catch (error) {
+      this.fails(error);
+    }
     this.changed = this.changed || !["message.delta", "reasoning.delta", "step.delta"].includes(type);
     this.schedule();
   }
@@ -121,9 +133,33 @@ export class Turn {
     } catch { /* nobody answers; what is here stays */ }
   }
 
+  /** Show the run as it is now. What fails is missing, and nothing else: neither the rest of this turn nor other turns. */
   render() {
+    for (const section of ["renderState", "renderParts", "renderStatus", "renderAction", "renderEnd"]) {
+      try {
+        this[section]();
+      } catch (error) {
+        this.fails(error);
+      }
+    }
+    if (this.changed !== false) this.host.changed(this.fold.status);
+    else this.host.grown();
+    this.changed = false;
+  }
+
+  fails(error) {
+    console.error(error);
+    if (this.failure) return;
+    this.failure = el("p", { class: "turn-failure", role: "note" }, "Something of this answer cannot be shown here.");
+    this.ending.before(this.failure);
+  }
+
+  renderParts() {
+    this.parts.update(this.fold, { streaming: this.fold.status === "running" });
+  }
+
+  renderState() {
     const streaming = this.fold.status === "running";
-    this.parts.update(this.fold, { streaming });
     this.node.dataset.status = this.fold.status;
     this.node.setAttribute("aria-busy", String(streaming));
     for (const [id, node] of this.expected) {
@@ -131,12 +167,6 @@ export class Turn {
       node.remove();
       this.expected.delete(id);
     }
-    this.renderStatus();
-    this.renderAction();
-    this.renderEnd();
-    if (this.changed !== false) this.host.changed(this.fold.status);
-    else this.host.grown();
-    this.changed = false;
   }
 
   renderStatus() {
@@ -157,16 +187,21 @@ export class Turn {
 
   renderEnd() {
     if (!this.isOver || this.endShown) return;
+    this.overSince ??= performance.now();
+    if (!this.parts.settled && performance.now() - this.overSince < END_MS) {
+      setTimeout(() => this.schedule(), END_MS);
+      return;
+    }
     this.endShown = true;
     const { status, reason, error, unread } = this.fold;
     if (status === "failed") {
       const retry = el("button", { type: "button", class: "button small", on: { click: () => this.host.retry(this) } }, icon("retry"), "Try again");
       this.ending.append(el("div", { class: "failure", role: "group", "aria-label": "Failure" }, icon("warn"),
-        el("div", {}, el("strong", {}, ends(reason)), el("p", {}, error?.message ?? "")), retry));
+        el("div", {}, el("strong", {}, ends(reason)), el("p", {}, clip(error?.message, 2_000))), retry));
     }
     for (const { text } of unread) {
       const again = el("button", { type: "button", class: "button small", on: { click: () => { again.disabled = true; this.host.send(text); } } }, "Send as a message");
-      this.ending.append(el("div", { class: "unread" }, el("p", {}, "The run ended before it read: ", el("q", {}, text)), again));
+      this.ending.append(el("div", { class: "unread" }, el("p", {}, "The run ended before it read: ", el("q", {}, clip(text))), again));
     }
     this.ending.append(this.footer());
   }

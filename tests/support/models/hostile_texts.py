@@ -1,0 +1,78 @@
+"""Texts that parsers of Markdown, layout engines and pages choke on, as units that a test or an engine repeats."""
+
+from __future__ import annotations
+
+from typing import Final
+
+HOSTILE: Final = {
+    "numbers": "1. ",
+    "quotes": ">",
+    "spaced quotes": "> ",
+    "dashes": "- ",
+    "stars": "* ",
+    "mixed markers": ">- 1. ",
+    "brackets": "[",
+    "images": "![",
+    "nested brackets": "[[a]",
+    "links": "[a](",
+    "angle links": "[a](<",
+    "parentheses": "[a]((((((((((",
+    "image links": "[![a](b)](c",
+    "reference links": "[a][b]",
+    "definitions": "[a]: b\n",
+    "half definitions": "[a]:\n",
+    "backticks": "`",
+    "spaced backticks": "` ",
+    "uneven backticks": "`a``",
+    "underscores": "_",
+    "asterisks": "*",
+    "open emphasis": "*a ",
+    "crossed emphasis": "*a_ ",
+    "odd emphasis": "**a*",
+    "words in underscores": "_a",
+    "punctuation": "*!",
+    "tildes": "~~a~",
+    "tags": "<a ",
+    "attributes": '<a b="',
+    "comments": "<!--",
+    "closings": "</",
+    "blocks": "<div\n\n",
+    "less": "<",
+    "autolinks": "<http:",
+    "addresses": "http://a ",
+    "hosts": "www.",
+    "mail": "a@b.",
+    "entities": "&#",
+    "backslashes": "\\",
+    "escaped brackets": "\\[",
+    "lines": "a\n",
+    "blank lines": "\n",
+    "spaces": " ",
+    "space lines": " \n",
+    "tabs": "\t",
+    "carriage returns": "\r",
+    "headings": "# ",
+    "underlines": "a\n=",
+    "rules": "- - ",
+    "items": "- a\n",
+    "loose items": "- a\n\n",
+    "nested items": "- a\n  - b\n",
+    "empty items": "-\n",
+    "tasks": "- [ ] ",
+    "rows": "|a|b|\n|-|-|\n",
+    "columns": "|-",
+    "fences": "```\n",
+    "indented code": "    a\n",
+    "zero width": "\u200b\u202e",
+    "joined emoji": "\U0001f469\u200d",
+    "marks": "e\u0301\u0316\u0321",
+    "right to left": "\u202ea\u2067\u05d0",
+    "nulls": "\x00",
+    "one word": "x",
+}
+"""What a model may repeat, each by name."""
+
+
+def repeated(unit: str, size: int) -> str:
+    """Return a unit repeated up to a number of characters."""
+    return (unit * (size // len(unit) + 1))[:size]
