@@ -120,12 +120,10 @@ class Submit(AsyncTask):
         fields = {"engine": engine, "input": input, "if_active": if_active, "metadata": metadata or {}}
         try:
             outcome = await starting.start_run(
-                here.store,
-                here.dispatcher,
-                settings=here.settings,
+                here.operations,
+                starting.parse_request(fields),
                 principal=Principal(user_id=user_id, tenant=tenant),
                 thread_id=thread_id,
-                request=starting.parse_request(fields),
                 idempotency_key=idempotency_key,
                 run_id=ids.run_id(tenant, thread_id, uuid.UUID(str(self.request.id))),
                 trigger=outbox.CELERY,
@@ -157,7 +155,7 @@ class Resume(AsyncTask):
         request = actions.parse_request({"action_id": action_id, "decisions": decisions, "answers": answers})
         try:
             await run_states.check_owner(here.store, run_id, tenant=tenant, user_id=user_id)
-            await resuming.resume(here.finaliser, run_id, request, by=user_id, sealer=here.lease.owner)
+            await resuming.resume(here.operations, run_id, request, by=user_id, sealer=here.lease.owner)
         except (errors.Unavailable, errors.TooManyRuns) as error:
             raise self.retry(exc=error, countdown=1, max_retries=None) from error
 

@@ -8,6 +8,7 @@ still hears aborts and renews its lease.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable
 from typing import Final
@@ -17,7 +18,7 @@ from mainstem_shared.coordination.leases import Lease
 from mainstem_shared.coordination.primary_watch import PrimaryWatch
 from mainstem_shared.eventlog.writing.writer import Writer
 from mainstem_shared.model import jsontext
-from mainstem_shared.operations.ending import Finaliser
+from mainstem_shared.operations.control import Operations
 from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import endpoints, keys, server_checks
@@ -61,7 +62,7 @@ class Housekeeping:
             ),
             lease=lease,
             dispatcher=dispatcher,
-            finaliser=Finaliser(store=store, settings=settings, publisher=dispatcher),
+            operations=Operations(store=store, settings=settings, publisher=dispatcher),
         )
         self._watchdog = Watchdog(loop)
         self._revocations = Revocations(self.runtime)
@@ -81,7 +82,7 @@ class Housekeeping:
         await here.writer.start()
         mailbox = Mailbox(here.store.url, lambda: here.lease.owner, here.deliver)
         sweeper = Sweeper(
-            finaliser=here.finaliser, owner=lambda: here.lease.owner, on_unseen=here.lease.beat_soon
+            operations=here.operations, owner=lambda: here.lease.owner, on_unseen=here.lease.beat_soon
         )
         primary = PrimaryWatch(here.store, on_moved=lambda: here.lease.beat_soon(moved=True))
         for name, work in (
@@ -131,10 +132,9 @@ class Housekeeping:
             await asyncio.sleep(pause)
 
     async def _announced(self) -> bool:
-        schemas = {name: jsontext.dumps(schema) for name, schema in registry.describe().items()}
-        store = self.runtime.store
+        schemas = [(name, jsontext.dumps(schema)) for name, schema in registry.describe().items()]
         try:
-            await store.patiently(lambda: store.client.hset(keys.ENGINES, mapping=schemas))
+            await self.runtime.store.command("HSET", keys.ENGINES, *itertools.chain(*schemas), large=True)
         except errors.StoreUnavailable:
             return False
         return True

@@ -25,7 +25,7 @@ class Revocations:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._aborter = Aborter(finaliser=runtime.finaliser, sealer=lambda: runtime.lease.owner)
+        self._aborter = Aborter(operations=runtime.operations, sealer=lambda: runtime.lease.owner)
 
     def start(self) -> None:
         logging.getLogger("celery.worker.control").addFilter(_is_worth_a_line)

@@ -25,8 +25,8 @@ from mainstem_shared.model.principals import DEFAULT_TENANT, LOCAL_USER, Owned, 
 from mainstem_shared.model.runs import IfActive, OnWorkerLost, Run, Status, WaitingFor
 from mainstem_shared.operations import aborting, deleting, resuming, starting, steering
 from mainstem_shared.operations.aborting import Aborter, Outcome
+from mainstem_shared.operations.control import Operations
 from mainstem_shared.operations.deleting import Deleter
-from mainstem_shared.operations.ending import Finaliser
 from mainstem_shared.operations.queries import listings
 from mainstem_shared.operations.queries.listings import Page, Query
 from mainstem_shared.operations.steering import Receipt
@@ -106,9 +106,9 @@ class AsyncRuns:
             publisher = self._dispatcher = Dispatcher(
                 endpoints.broker_url(self.settings), queue=self.settings.queue
             )
-        self._publisher = publisher
+        self._operations = Operations(store=self._store, settings=self.settings, publisher=publisher)
         self._aborter = Aborter(
-            finaliser=Finaliser(store=self._store, settings=self.settings, publisher=publisher),
+            operations=self._operations,
             revoker=publisher,
             tailer=self._tailer,
             sealer=sealer,
@@ -167,12 +167,8 @@ class AsyncRuns:
         """
         principal = Principal(user_id=user_id, tenant=tenant)
         outcome = await starting.start_run(
-            self._store,
-            self._publisher,
-            settings=self.settings,
-            principal=principal,
-            thread_id=thread_id,
-            request=starting.parse_request(
+            self._operations,
+            starting.parse_request(
                 {
                     "engine": engine or self.settings.default_engine,
                     "input": input or {},
@@ -182,6 +178,8 @@ class AsyncRuns:
                     "on_worker_lost": on_worker_lost,
                 }
             ),
+            principal=principal,
+            thread_id=thread_id,
             idempotency_key=idempotency_key,
             private_threads=self._private_threads,
         )
@@ -324,7 +322,7 @@ class AsyncRuns:
             raise errors.Conflict(
                 f"The run is {run.status}: only runs that wait for a worker have a message."
             )
-        return await self._aborter.finaliser.deliver(run_id)
+        return await self._operations.deliver(run_id)
 
     @asynccontextmanager
     async def _leased(self) -> AsyncGenerator[Aborter]:
@@ -371,9 +369,7 @@ class AsyncRuns:
         """
         request = actions.parse_request({"action_id": action_id, "decisions": decisions, "answers": answers})
         await run_states.check_owner(self._store, run_id, tenant=tenant, user_id=user_id)
-        await resuming.resume(
-            self._aborter.finaliser, run_id, request, by=user_id, sealer=self._aborter.sealer()
-        )
+        await resuming.resume(self._operations, run_id, request, by=user_id, sealer=self._aborter.sealer())
         return await run_states.get_run(self._store, run_id)
 
     async def send_input(
@@ -407,7 +403,7 @@ class AsyncRuns:
         """
         request = steering.parse_request({"text": text, "input_id": input_id})
         spec = await run_states.check_owner(self._store, run_id, tenant=tenant, user_id=user_id)
-        return await steering.send(self._store, self.settings, spec, request, by=user_id)
+        return await steering.send(self._operations, spec, request=request, by=user_id)
 
     async def list(
         self,

@@ -18,7 +18,7 @@ from mainstem_api.gateway.metrics import Metrics
 from mainstem_shared.coordination.leases import GATEWAY, Lease
 from mainstem_shared.coordination.primary_watch import PrimaryWatch
 from mainstem_shared.eventlog.reading.tailer import Tailer
-from mainstem_shared.operations.ending import Finaliser
+from mainstem_shared.operations.control import Operations
 from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import endpoints, server_checks
@@ -37,6 +37,7 @@ class Gateway:
         self.store = Store(endpoints.store_url(settings))
         self.tailer = Tailer(self.store)
         self.dispatcher = Dispatcher(endpoints.broker_url(settings), queue=settings.queue)
+        self.operations = Operations(store=self.store, settings=settings, publisher=self.dispatcher)
         self.runs = AsyncRuns(
             settings,
             store=self.store,
@@ -57,8 +58,7 @@ class Gateway:
         # Who seals runs must be seen alive: a gateway that dies while it ends a run is swept too.
         lease = self._lease = Lease(self.store.url, self.settings, role=GATEWAY)
         lease.start_soon()
-        finaliser = Finaliser(store=self.store, settings=self.settings, publisher=self.dispatcher)
-        sweeper = Sweeper(finaliser=finaliser, owner=lambda: lease.owner, on_unseen=lease.beat_soon)
+        sweeper = Sweeper(operations=self.operations, owner=lambda: lease.owner, on_unseen=lease.beat_soon)
         primary = PrimaryWatch(self.store, on_moved=lambda: lease.beat_soon(moved=True))
         self._tasks = [
             asyncio.create_task(primary.run(), name="gateway-primary"),

@@ -51,17 +51,13 @@ async def post(store: Store, owner: str, message: Stop | Input) -> Cursor:
         StoreUnavailable: it may or may not be there; posting it again is harmless.
     """
     box = keys.mailbox(owner)
-
-    async def send() -> bytes:
-        async with store.client.pipeline(transaction=False) as pipe:
-            pipe.xadd(box, {"m": message.model_dump_json()}, maxlen=KEPT, approximate=True)
-            pipe.expire(box, TTL_S)
-            return (await pipe.execute())[0]
-
-    return cursors.parse(await store.patiently(send))
+    posted, _ = await store.commands(
+        ("XADD", box, "MAXLEN", "~", KEPT, "*", "m", message.model_dump_json()), ("EXPIRE", box, TTL_S)
+    )
+    return cursors.parse(posted)
 
 
 async def is_read(store: Store, owner: str, message_id: Cursor) -> bool:
     """Tell whether `owner` has acted on a message. A dead, frozen or busy owner has not."""
-    seen = await store.patiently(lambda: store.client.get(keys.mail_read(owner)))
+    seen = await store.command("GET", keys.mail_read(owner))
     return seen is not None and cursors.parse(seen) >= message_id

@@ -3,9 +3,6 @@
 The intent in the record is the truth; everything after it only makes it come true sooner, and may be lost. A
 run that nobody executes is ended here. For callers: `AsyncRuns`, starts that replace, sweepers, and the
 worker that hears of an operator's revocation. What the owner does with the message is in `segments`.
-
-The pair: the sweeper's look (`ACTIVE`) is moved up before the intent is written. A crash in between costs a
-look at a healthy run; after the intent, the sweeper does what is left.
 """
 
 from __future__ import annotations
@@ -26,20 +23,16 @@ from mainstem_shared.eventlog.reading.subscriptions import End
 from mainstem_shared.eventlog.reading.tailer import Tailer
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.runs import Reason, Status
-from mainstem_shared.model.time import now_ms
-from mainstem_shared.operations.ending import Finaliser
+from mainstem_shared.operations import ending
+from mainstem_shared.operations.control import STOP, Operations, Rounds
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 
 logger = logging.getLogger(__name__)
 
-LOOK_MS: Final = 1000
-"""When a sweeper looks whether an abort was carried out: long after a healthy owner has acted."""
 READ_S: Final = 0.1
 """How long an abort that does not wait for the end waits for its message to be read; a millisecond or two."""
 FIRST_POLL_S: Final = 0.002
-ROUNDS: Final = 20
-"""Control may change hands while we act; each round somebody else made progress."""
 
 
 class Outcome(StrEnum):
@@ -86,14 +79,14 @@ class Aborter:
     at once, without it by the next sweep.
     """
 
-    finaliser: Finaliser
+    operations: Operations
     revoker: Revoker | None = None
     tailer: Tailer | None = None
     sealer: Callable[[], str] = nobody
 
     @property
     def _store(self) -> Store:
-        return self.finaliser.store
+        return self.operations.store
 
     async def abort(self, run_id: str, *, reason: Reason = Reason.USER_ABORT, wait_s: float = 0.0) -> Abort:
         """Stop a run and say what was reached, within about `wait_s`. Repeatable; the first reason stands.
@@ -111,37 +104,48 @@ class Aborter:
 
     async def pursue(self, run_id: str, *, reason: Reason) -> Abort | Told:
         """Do the same without waiting: end the run if nobody executes it, else tell its owner."""
-        await self._have_looked_at(run_id)
-        for _ in range(ROUNDS):
-            intent = await transitions.stop(self._store, run_id, reason=reason)
+        rounds = Rounds()
+        while True:
+            rounds.begin()
+            intent, told = await self._stop(run_id, reason)
             if isinstance(intent, transitions.Gone):
                 raise errors.NotFound
             if isinstance(intent, transitions.Already):
                 return Abort(outcome=Outcome.ALREADY_FINISHED)
-            if intent.status is Status.RUNNING and not await self._may_take_from(intent.owner):
-                return await self._tell(run_id, intent)
-            done = await self._end(run_id, intent)
+            done = told or await self._end(run_id, intent)
             if done is not None:
                 return done
-        raise errors.StoreUnavailable("The run's control kept changing hands; try again.")
 
-    async def _have_looked_at(self, run_id: str) -> None:
-        keys.run(run_id)  # NotFound for what cannot be a run id
-        look = {run_id: now_ms() + LOOK_MS}
-        await self._store.patiently(lambda: self._store.client.zadd(keys.ACTIVE, look, xx=True, lt=True))
+    async def _stop(
+        self, run_id: str, reason: Reason
+    ) -> tuple[transitions.Intended | transitions.Already | transitions.Gone, Told | None]:
+        """Make the intent durable, and tell the owner of a running run."""
+        told: Told | None = None
+
+        async def tell(answer: object) -> None:
+            nonlocal told
+            if isinstance(answer, transitions.Intended) and await self._is_owners_to_end(answer):
+                mail = mailboxes.Stop(run_id=run_id, reason=answer.reason)
+                told = Told(intent=answer, message=await mailboxes.post(self._store, answer.owner, mail))
+
+        return await self.operations.transition(STOP.of(run_id, reason=reason), notify=tell), told
+
+    async def _is_owners_to_end(self, intent: transitions.Intended) -> bool:
+        """Whether somebody executes the run who is alive, as far as we may judge that."""
+        return intent.status is Status.RUNNING and not await self._may_take_from(intent.owner)
 
     async def _may_take_from(self, owner: str) -> bool:
         """Whether the owner has no lease, and we have one."""
         if not self.sealer():
             return False
-        return not await self._store.patiently(lambda: self._store.client.exists(keys.lease(owner)))
+        return not await self._store.command("EXISTS", keys.lease(owner))
 
     # -- nobody executes it
 
     async def _end(self, run_id: str, intent: transitions.Intended) -> Abort | None:
         """End a run as long as nothing has changed since the stop intent; None if something has."""
-        ended = await self.finaliser.settle(
-            run_id, sealer=self.sealer(), reason=intent.reason, expected_epoch=intent.epoch
+        ended = await ending.settle(
+            self.operations, run_id, sealer=self.sealer(), reason=intent.reason, expected_epoch=intent.epoch
         )
         if ended is None:
             raise errors.NotFound
@@ -164,10 +168,6 @@ class Aborter:
                 pass
 
     # -- somebody executes it
-
-    async def _tell(self, run_id: str, intent: transitions.Intended) -> Told:
-        mail = mailboxes.Stop(run_id=run_id, reason=intent.reason)
-        return Told(intent=intent, message=await mailboxes.post(self._store, intent.owner, mail))
 
     @asynccontextmanager
     async def _revoking(self, task_id: str) -> AsyncGenerator[None]:
@@ -208,9 +208,7 @@ class Aborter:
         """Say what has become of it."""
         intent = told.intent
         names = ("status", "reason", "owner")
-        values = await self._store.patiently(
-            lambda: self._store.client.hmget(keys.run(run_id).record, *names)
-        )
+        values = await self._store.command("HMGET", keys.run(run_id).record, *names)
         if values[0] is None:
             raise errors.NotFound
         status, reason, owner = (None if value is None else value.decode() for value in values)

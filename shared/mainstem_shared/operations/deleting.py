@@ -1,8 +1,7 @@
 """Deletes a thread's or a user's data: active runs are aborted first, those that do not stop in time sealed.
 
-Pairs across slots: a run's record, and with it the thread's list of runs, is the truth. Order: the run in its
-slot first, then the indexes that list it. A crash in between leaves entries of a run that is gone, which
-listings, sweeps and slots drop by themselves; content never outlives them. Repeating the call does the rest.
+Content never outlives a run's record: entries that a crash leaves in indexes are of a run that is gone, and
+repeating the call does the rest.
 """
 
 from __future__ import annotations
@@ -16,7 +15,9 @@ from mainstem_shared import errors, transitions
 from mainstem_shared.model import contents
 from mainstem_shared.model.runs import Reason, Spec, Status, WaitingFor
 from mainstem_shared.model.time import now_ms
+from mainstem_shared.operations import control, ending
 from mainstem_shared.operations.aborting import Aborter, Outcome
+from mainstem_shared.operations.control import FORGET, STOP, nobody
 from mainstem_shared.operations.queries import listings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
@@ -49,7 +50,7 @@ class Deleter:
 
     @property
     def _store(self) -> Store:
-        return self.aborter.finaliser.store
+        return self.aborter.operations.store
 
     async def delete_thread(self, thread_id: str, *, tenant: str, user_id: str | None) -> int:
         """Delete all runs of a thread that are the user's (None: any user's); returns how many.
@@ -60,7 +61,7 @@ class Deleter:
             NotFound: there is nothing of theirs.
         """
         index = keys.thread_runs(tenant, thread_id)
-        raw = await self._store.patiently(lambda: self._store.client.zrange(index, 0, -1))
+        raw = await self._store.command("ZRANGE", index, 0, -1, large=True)
         listed = [run_id.decode() for run_id in raw]
         found = await self._find(listed)
         mine = [f for f in found if _may_delete(f.spec, tenant, user_id)]
@@ -68,24 +69,20 @@ class Deleter:
             raise errors.NotFound("No such thread.")
         await self._delete(mine, owner=(tenant, user_id))
         for expired in set(listed) - {f.run_id for f in found}:
-            await transitions.forget(self._store, expired)
+            await self._forget(expired, (tenant, user_id))
         return len(mine)
 
     async def delete_user(self, *, tenant: str, user_id: str) -> int:
         """Delete all runs of a user, on all threads; returns how many."""
-        index, count = keys.user_runs(tenant, user_id), 0
+        indexes, count = self.aborter.operations.indexes, 0
         for _ in range(ROUNDS):  # also what was started meanwhile
-            raw = await self._store.patiently(
-                lambda: self._store.client.zrange(index, 0, -1, withscores=True)
-            )
-            entries = {run_id.decode(): int(score) for run_id, score in raw}
+            entries = await indexes.of_user(tenant, user_id)
             found = await self._find(list(entries))
             await self._delete(found, owner=(tenant, user_id))
             count += len(found)
             gone = set(entries) - {f.run_id for f in found}
             old = [run_id for run_id in gone if now_ms() - entries[run_id] > UNBORN_MS]
-            if old:
-                await self._store.patiently(lambda old=old: self._store.client.zrem(index, *old))
+            await indexes.drop_of_user(tenant, user_id, old)
             if not found:
                 break
         return count
@@ -101,13 +98,8 @@ class Deleter:
         return found
 
     async def _records(self, run_ids: list[str]) -> list[Any]:
-        async def fetch() -> list[Any]:
-            async with self._store.client.pipeline(transaction=False) as pipe:
-                for run_id in run_ids:
-                    pipe.hmget(keys.run(run_id).record, "spec", "waiting")
-                return await pipe.execute()
-
-        return await self._store.patiently(fetch)
+        looks = (("HMGET", keys.run(run_id).record, "spec", "waiting") for run_id in run_ids)
+        return await self._store.commands(*looks, large=True)
 
     async def _delete(self, found: list[_Found], *, owner: tuple[str, str | None]) -> None:
         # Those that wait first: else ending the one that holds the thread would start the next.
@@ -122,11 +114,12 @@ class Deleter:
     async def _delete_run(self, found: _Found, owner: tuple[str, str | None]) -> None:
         run_id, spec = found.run_id, found.spec
         await self._end(run_id)
-        if not await transitions.forget(self._store, run_id):
-            raise errors.StoreUnavailable("The run's control kept changing hands; try again.")
-        tenant, user_id = owner if spec is None else (spec.tenant, spec.user_id)
-        await self._unlist(run_id, tenant, user_id)
+        if not await self._forget(run_id, owner if spec is None else (spec.tenant, spec.user_id)):
+            raise control.contended()
         logger.info("run deleted", extra={"action": "run_deleted", "run_id": run_id})
+
+    async def _forget(self, run_id: str, owner: tuple[str, str | None]) -> bool:
+        return await self.aborter.operations.transition(FORGET.of(run_id, owner=owner), notify=nobody)
 
     async def _end(self, run_id: str) -> None:
         try:
@@ -138,19 +131,6 @@ class Deleter:
             return
         if done.outcome is Outcome.PENDING:
             await kill(self.aborter, run_id, reason=Reason.THREAD_DELETED)
-
-    async def _unlist(self, run_id: str, tenant: str, user_id: str | None) -> None:
-        theirs = (
-            () if user_id is None else (keys.user_runs(tenant, user_id), keys.user_slots(tenant, user_id))
-        )
-
-        async def remove() -> None:
-            async with self._store.client.pipeline(transaction=False) as pipe:
-                for index in (keys.ACTIVE, keys.RECENT, keys.COMPACT, *theirs):
-                    pipe.zrem(index, run_id)
-                await pipe.execute()
-
-        await self._store.patiently(remove)
 
 
 def _parsed(run_id: str, spec: bytes) -> Spec | None:
@@ -175,9 +155,10 @@ async def kill(aborter: Aborter, run_id: str, *, reason: Reason = Reason.USER_AB
         NotFound: there is no such run.
         StoreUnavailable: try again.
     """
-    intent = await transitions.stop(aborter.finaliser.store, run_id, reason=reason)
+    # Nobody is told: the owner loses the run here. If we die on the way, the stop's check finds it.
+    intent = await aborter.operations.transition(STOP.of(run_id, reason=reason), notify=nobody)
     standing = intent.reason if isinstance(intent, transitions.Intended) else reason
-    ended = await aborter.finaliser.settle(run_id, sealer=aborter.sealer(), reason=standing)
+    ended = await ending.settle(aborter.operations, run_id, sealer=aborter.sealer(), reason=standing)
     if ended is None:
         raise errors.NotFound
     return ended.status

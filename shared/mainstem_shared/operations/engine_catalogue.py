@@ -20,13 +20,13 @@ _QUICK_BYTES: Final = 32 * 1024
 
 async def engines(store: Store) -> dict[str, dict[str, Any]]:
     """Return all announced engines with their input schemas."""
-    announced: Any = await store.patiently(lambda: store.client.hgetall(keys.ENGINES))
+    announced: Any = await store.command("HGETALL", keys.ENGINES, large=True)
     return {name.decode(): jsontext.loads(schema or b"{}") for name, schema in sorted(announced.items())}
 
 
 async def schema_of(store: Store, engine: str) -> dict[str, Any] | None:
     """Return an announced engine's input schema; None if none of this name was announced."""
-    schema: Any = await store.patiently(lambda: store.client.hget(keys.ENGINES, engine))
+    schema: Any = await store.command("HGET", keys.ENGINES, engine)
     return None if schema is None else jsontext.loads(schema or b"{}")
 
 
@@ -37,9 +37,9 @@ async def check(store: Store, engine: str, run_input: dict[str, Any], *, size: i
         UnknownEngine: engines were announced, but none of this name.
         InvalidInput: the engine's schema refuses the input; says where.
     """
-    schema: Any = await store.patiently(lambda: store.client.hget(keys.ENGINES, engine))
+    schema: Any = await store.command("HGET", keys.ENGINES, engine)
     if schema is None:
-        known: Any = await store.patiently(lambda: store.client.hkeys(keys.ENGINES))
+        known: Any = await store.command("HKEYS", keys.ENGINES)
         if known and engine.encode() not in known:  # announced this very moment: the worker decides
             names = ", ".join(sorted(name.decode() for name in known))
             raise errors.UnknownEngine(engine=engine, known=names)

@@ -9,12 +9,13 @@ the records first. A run that waits for a human holds no slot.
 from __future__ import annotations
 
 import logging
-from typing import Any, Final
+from typing import Final
 
 from mainstem_shared import errors, transitions
 from mainstem_shared.model import ids
 from mainstem_shared.model.runs import Spec, Status
 from mainstem_shared.model.time import now_ms
+from mainstem_shared.operations import indexes
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
@@ -39,7 +40,6 @@ async def take(store: Store, settings: Settings, spec: Spec, *, replacing: bool 
     if limit == 0:
         return
     tag = ids.split(spec.run_id)[0] if replacing else ""
-    slots = keys.user_slots(spec.tenant, spec.user_id)
     for _ in range(ROUNDS):
         taken = await transitions.take_slot(
             store,
@@ -52,32 +52,21 @@ async def take(store: Store, settings: Settings, spec: Spec, *, replacing: bool 
         )
         if taken is None:
             return
-        if not await _drop_stale(store, slots, taken):
+        if not await drop_stale(store, spec, taken):
             break
     raise errors.TooManyRuns(retry_after_s=RETRY_AFTER_S)
 
 
-async def release(store: Store, *, tenant: str, user_id: str, run_id: str) -> None:
-    """Give a run's slot back. Nothing breaks if this is lost."""
-    await store.patiently(lambda: store.client.zrem(keys.user_slots(tenant, user_id), run_id))
-
-
-async def _drop_stale(store: Store, slots: str, taken: dict[str, int]) -> int:
-    """Drop the slots of runs that are not at work; returns how many."""
-
-    async def look() -> list[Any]:
-        async with store.client.pipeline(transaction=False) as pipe:
-            for run_id in taken:
-                pipe.hget(keys.run(run_id).record, "status")
-            return await pipe.execute()
-
+async def drop_stale(store: Store, spec: Spec, taken: dict[str, int]) -> int:
+    """Drop those slots of the user that belong to runs which are not at work; returns how many."""
+    looks = (("HGET", keys.run(run_id).record, "status") for run_id in taken)
     now = now_ms()
     stale = [
         run_id
-        for (run_id, taken_ms), status in zip(taken.items(), await store.patiently(look), strict=True)
+        for (run_id, taken_ms), status in zip(taken.items(), await store.commands(*looks), strict=True)
         if (now - taken_ms > UNBORN_MS if status is None else Status(status.decode()) not in _AT_WORK)
     ]
     if stale:
         logger.info("dropped stale slots", extra={"action": "slots_verified", "dropped": len(stale)})
-        await store.patiently(lambda: store.client.zrem(slots, *stale))
+        await indexes.drop_slots(store, spec, stale)
     return len(stale)

@@ -3,9 +3,6 @@
 For sweepers, for workers that find a run orphaned, and for segments at shutdown. A continuation goes on from
 the engine's last checkpoint: what was emitted after it is emitted again, so `run.restarted` carries the
 content as of then and readers replace theirs. Without a checkpoint the run begins from the start.
-
-The pair: a sweeper's look (`ACTIVE`) is moved up before `handover`, the message goes out after it. A crash in
-between leaves a look at a running run, or a queued run without a message: the sweeper publishes it.
 """
 
 from __future__ import annotations
@@ -13,30 +10,24 @@ from __future__ import annotations
 import logging
 from typing import Any, Final
 
-from redis.exceptions import RedisError
-
-from mainstem_shared import errors, transitions
+from mainstem_shared import transitions
 from mainstem_shared.model import ids, jsontext, runs
 from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import Reason, Status
-from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import ending
-from mainstem_shared.operations.ending import Finaliser
-from mainstem_shared.store import keys
+from mainstem_shared.operations.control import HANDOVER, Operations, Rounds
 
 logger = logging.getLogger(__name__)
 
 ATTEMPTS: Final = 3
 """How often a lost run is given to another worker: one that kills its workers must not kill them all."""
-LOOK_MS: Final = 5000
-"""When a sweeper looks whether the continuation's message went out."""
 LOST: Final = "The worker that ran this run was lost."
 
 
 async def settle_lost(
-    finaliser: Finaliser, run_id: str, state: transitions.State, *, sealer: str, message: str = LOST
+    operations: Operations, run_id: str, state: transitions.State, *, sealer: str, message: str = LOST
 ) -> None:
     """Give a run whose owner is gone to another worker, if it wants that; else end it.
 
@@ -51,12 +42,14 @@ async def settle_lost(
     noted = {"action": "run_lost", "run_id": run_id, "owner": state.owner}
     logger.error("a run lost its worker", extra=noted)
     if reason is Reason.WORKER_LOST and _may_resume(state):
-        await _requeue(finaliser, run_id, state.epoch, sealer=sealer)
+        await _requeue(operations, run_id, state.epoch, sealer=sealer)
         return
     error = None
     if reason is Reason.WORKER_LOST:
         error = runs.ErrorInfo(code=reason.value, message=message)
-    await finaliser.settle(run_id, sealer=sealer, reason=reason, error=error, expected_epoch=state.epoch)
+    await ending.settle(
+        operations, run_id, sealer=sealer, reason=reason, error=error, expected_epoch=state.epoch
+    )
 
 
 def _may_resume(state: transitions.State) -> bool:
@@ -67,13 +60,17 @@ def _may_resume(state: transitions.State) -> bool:
     return wanted and int(state.fields.get("attempts", 0)) < ATTEMPTS
 
 
-async def _requeue(finaliser: Finaliser, run_id: str, epoch: int, *, sealer: str) -> None:
+async def _requeue(operations: Operations, run_id: str, epoch: int, *, sealer: str) -> None:
     """Seal a run, fold what the store has of it, and give it back to the queue."""
-    for _ in range(ending.ROUNDS):
-        state = await transitions.read(finaliser.store, run_id)
+    rounds = Rounds()
+    while True:
+        rounds.begin()
+        state = await transitions.read(operations.store, run_id)
         if isinstance(state, transitions.Gone) or state.status is not Status.RUNNING or state.epoch != epoch:
             return  # somebody else made progress
-        control = await finaliser.take_control(run_id, state, sealer=sealer, reason=Reason.WORKER_LOST)
+        control = await ending.take_control(
+            operations, run_id, state, sealer=sealer, reason=Reason.WORKER_LOST
+        )
         if control is None:
             continue
         if control.epoch != epoch:
@@ -81,14 +78,13 @@ async def _requeue(finaliser: Finaliser, run_id: str, epoch: int, *, sealer: str
             continue  # sealed now: read what the former owner's last words were
         fold = ending.fold_of(state)
         if await hand_over(
-            finaliser, control, fold=fold, top=state.top, cause=Reason.WORKER_LOST.value, lost=True
+            operations, control, fold=fold, top=state.top, cause=Reason.WORKER_LOST.value, lost=True
         ):
             return
-    raise errors.StoreUnavailable("The run's control kept changing hands; try again.")
 
 
 async def hand_over(
-    finaliser: Finaliser,
+    operations: Operations,
     control: transitions.Control,
     *,
     fold: Content,
@@ -103,47 +99,38 @@ async def hand_over(
     `fold` covers the log up to `top`. `resume_as` is what its next claim writes; by default that follows from
     the last checkpoint. `lost` counts an attempt.
     """
-    store, run_id = finaliser.store, control.run_id
-    restart = b""
+    run_id, restart = control.run_id, b""
     if resume_as is None:
-        resume_as, restart = await _continuation(finaliser, run_id, fold, top)
-    look = {run_id: now_ms() + LOOK_MS}
-    await store.patiently(lambda: store.client.zadd(keys.ACTIVE, look, xx=True, lt=True))
-    answer = await transitions.handover(
-        store,
+        resume_as, restart = await _continuation(operations, run_id, fold, top)
+
+    async def deliver(answer: object) -> None:
+        if isinstance(answer, int):
+            await operations.deliver(run_id)
+
+    handover = HANDOVER.of(
         control,
         nonce=ids.nonce(),
         top=top,
         resume_as=resume_as,
         cause=cause,
         state=jsontext.dumps(fold.dump()),
-        live_ttl_ms=finaliser.settings.live_ttl_ms,
+        live_ttl_ms=operations.settings.live_ttl_ms,
         lost=lost,
         restart=restart,
         patience_s=patience_s,
     )
-    if not isinstance(answer, int):
+    if not isinstance(await operations.transition(handover, notify=deliver), int):
         return False
     noted = {"action": "run_handed_over", "run_id": run_id, "cause": cause, "resume_as": resume_as}
     logger.warning("a run goes to another worker", extra=noted)
-    await _let_go(finaliser, run_id, owner=control.owner)
     return True
 
 
-async def _continuation(finaliser: Finaliser, run_id: str, fold: Content, top: Cursor) -> tuple[str, bytes]:
+async def _continuation(operations: Operations, run_id: str, fold: Content, top: Cursor) -> tuple[str, bytes]:
     """Return how a run goes on, and the content that it restarts with, if it does."""
-    checkpoint = await transitions.last_checkpoint(finaliser.store, run_id)
+    checkpoint = await transitions.last_checkpoint(operations.store, run_id)
     if checkpoint is not None and checkpoint.cursor == top:
         return Type.RESUMED, b""
     known: dict[str, Any] = jsontext.loads(checkpoint.fold) if checkpoint is not None else Content().dump()
     # Whatever it waited for was decided. And what was spent stays spent.
     return Type.RESTARTED, jsontext.dumps({**known, "action": None, "usage": fold.usage})
-
-
-async def _let_go(finaliser: Finaliser, run_id: str, *, owner: str) -> None:
-    """Bring the indexes in line and publish the message; a sweeper does what fails here."""
-    try:
-        await finaliser.store.client.srem(keys.owned(owner), run_id)
-        await finaliser.deliver(run_id)
-    except (errors.Unavailable, RedisError, OSError):
-        logger.warning("indexes lag behind", extra={"action": "let_go_failed", "run_id": run_id})

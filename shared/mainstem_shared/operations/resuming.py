@@ -1,9 +1,6 @@
 """Resumes a paused run, and expires what nobody decides: the guard ladder on top of the verb `resolve`.
 
 For `AsyncRuns`, the task `mainstem.resume` and sweepers.
-
-The pair: a sweeper's look (`ACTIVE`) is moved up before `resolve`, the message goes out after it. A crash in
-between leaves a look at a paused run, or a queued run without a message: the sweeper publishes it.
 """
 
 from __future__ import annotations
@@ -11,51 +8,25 @@ from __future__ import annotations
 import logging
 from typing import Any, Final
 
-from redis.exceptions import RedisError
-
 from mainstem_shared import errors, guards, transitions
 from mainstem_shared.model import actions, ids, runs
 from mainstem_shared.model.actions import Action, ResumeRequest
 from mainstem_shared.model.events import Type
-from mainstem_shared.model.runs import Reason, Spec, Status
+from mainstem_shared.model.runs import Reason, Status
 from mainstem_shared.model.time import now_ms
-from mainstem_shared.operations import quotas
-from mainstem_shared.operations.ending import Finaliser
-from mainstem_shared.store import keys
-from mainstem_shared.store.client import Store
+from mainstem_shared.operations import ending, quotas
+from mainstem_shared.operations.control import RESOLVE, Operations
 from mainstem_shared.transitions import Waiting
 
 logger = logging.getLogger(__name__)
 
-LOOK_MS: Final = 5000
-"""When a sweeper looks whether a resumed run's message went out: long after a healthy resume."""
 EXPIRED: Final = "expired"
 """Stands in for the digest of an action that nobody decided in time."""
 NOBODY_DECIDED: Final = "Nobody decided in time."
 
 
-async def let_go(finaliser: Finaliser, spec: Spec, action: Action, *, owner: str) -> None:
-    """Bring the indexes in line with a run that was just paused, and give its user's slot back.
-
-    Best effort: a sweeper looks at the run as it did before, slots are verified when somebody is refused.
-    """
-    store = finaliser.store
-    index = keys.user_runs(spec.tenant, spec.user_id)
-    kept_ms = max(0, action.expires_ms - now_ms()) + finaliser.settings.thread_ttl_ms
-    try:
-        async with store.client.pipeline(transaction=False) as pipe:
-            pipe.zadd(keys.ACTIVE, {spec.run_id: action.expires_ms}, xx=True)
-            pipe.srem(keys.owned(owner), spec.run_id)
-            pipe.pexpire(index, kept_ms, gt=True)
-            await pipe.execute()
-        if finaliser.settings.max_active_runs_per_user:
-            await quotas.release(store, tenant=spec.tenant, user_id=spec.user_id, run_id=spec.run_id)
-    except (errors.StoreUnavailable, RedisError, OSError):
-        logger.warning("indexes lag behind", extra={"action": "let_go_failed", "run_id": spec.run_id})
-
-
 async def resume(
-    finaliser: Finaliser, run_id: str, request: ResumeRequest, *, by: str | None = None, sealer: str = ""
+    operations: Operations, run_id: str, request: ResumeRequest, *, by: str | None = None, sealer: str = ""
 ) -> None:
     """Decide about a paused run's action, so that a worker goes on with it; `by`: the user, for the log.
 
@@ -71,7 +42,7 @@ async def resume(
         TooManyRuns: the user has as many runs at work as may be; the run stays paused.
         StoreUnavailable: resumed or not; ask again with the same request.
     """
-    seen = await transitions.read_action(finaliser.store, run_id, request.action_id)
+    seen = await transitions.read_action(operations.store, run_id, request.action_id)
     if isinstance(seen, transitions.Gone):
         raise errors.NotFound
     digest = request.digest()
@@ -80,29 +51,29 @@ async def resume(
         return
     action = _action_of(seen, request.action_id)
     if now_ms() >= action.expires_ms:
-        await _expire(finaliser, seen, action, sealer=sealer)
-        await _tell_late(finaliser, run_id, request.action_id, digest)
+        await _expire(operations, seen, action, sealer=sealer)
+        await _tell_late(operations, run_id, request.action_id, digest)
         return
     decided = actions.judge(action, request)
-    guards.check_resume(finaliser.settings.input_guards, request, seen.spec)
-    await quotas.take(finaliser.store, finaliser.settings, seen.spec)
-    answer = await _resolve(finaliser, seen, action, digest=digest, decided=decided, by=by)
+    guards.check_resume(operations.settings.input_guards, request, seen.spec)
+    await quotas.take(operations.store, operations.settings, seen.spec)
+    answer = await _resolve(operations, seen, action, digest=digest, decided=decided, by=by)
     if not isinstance(answer, transitions.Resolved | transitions.Decided):
-        await _give_back(finaliser, seen)
-    await _raise_unless_resolved(finaliser, run_id, request.action_id, digest, answer, sealer=sealer)
+        await operations.indexes.release_slot(seen.spec)
+    await _raise_unless_resolved(operations, run_id, request.action_id, digest, answer, sealer=sealer)
 
 
-async def expire(finaliser: Finaliser, run_id: str, *, sealer: str = "") -> bool:
+async def expire(operations: Operations, run_id: str, *, sealer: str = "") -> bool:
     """End a run whose action's window is over, or go on with rejections; False if it is not over.
 
     What it does is bound to the action it has seen: it cannot hit a newer one.
     """
-    seen = await transitions.read_action(finaliser.store, run_id, "")
+    seen = await transitions.read_action(operations.store, run_id, "")
     if isinstance(seen, transitions.Gone) or seen.action is None or seen.status is not Status.REQUIRES_ACTION:
         return False
     if now_ms() < seen.action.expires_ms:
         return False
-    await _expire(finaliser, seen, seen.action, sealer=sealer)
+    await _expire(operations, seen, seen.action, sealer=sealer)
     return True
 
 
@@ -117,9 +88,9 @@ def _action_of(seen: Waiting, action_id: str) -> Action:
     return seen.action
 
 
-async def _tell_late(finaliser: Finaliser, run_id: str, action_id: str, digest: str) -> None:
+async def _tell_late(operations: Operations, run_id: str, action_id: str, digest: str) -> None:
     """Tell a caller who came too late what became of the action: others may have been in time."""
-    after = await transitions.read_action(finaliser.store, run_id, action_id)
+    after = await transitions.read_action(operations.store, run_id, action_id)
     if isinstance(after, transitions.Gone):
         raise errors.NotFound
     if after.digest is not None:
@@ -138,7 +109,7 @@ def _compare(first: str, mine: str) -> None:
 
 
 async def _resolve(
-    finaliser: Finaliser,
+    operations: Operations,
     seen: Waiting,
     action: Action,
     *,
@@ -149,9 +120,12 @@ async def _resolve(
     """Have the verb decide who is first, and hand the run to a worker."""
     run_id = seen.spec.run_id
     kept = {"action_id": action.action_id, "kind": action.kind, "decisions": decided}
-    await _have_looked_at(finaliser.store, run_id)
-    answer = await transitions.resolve(
-        finaliser.store,
+
+    async def deliver(answer: object) -> None:
+        if isinstance(answer, transitions.Resolved):
+            await operations.deliver(run_id)
+
+    resolve = RESOLVE.of(
         run_id,
         nonce=ids.nonce(),
         action_id=action.action_id,
@@ -160,46 +134,35 @@ async def _resolve(
         decisions={**kept, "asked": action.public(), "mark": action.mark},
         kind=Type.APPROVAL_EXPIRED if digest == EXPIRED else Type.APPROVAL_RESOLVED,
         body={**kept, "by": by, "at": now_ms()},
-        live_ttl_ms=finaliser.settings.live_ttl_ms,
+        live_ttl_ms=operations.settings.live_ttl_ms,
     )
+    answer = await operations.transition(resolve, notify=deliver)
     if isinstance(answer, transitions.Resolved):
         logger.info("run resumed", extra={"action": "run_resumed", "run_id": run_id, "digest": digest})
-        await finaliser.deliver(run_id)
     return answer
 
 
-async def _have_looked_at(store: Store, run_id: str) -> None:
-    look = {run_id: now_ms() + LOOK_MS}
-    await store.patiently(lambda: store.client.zadd(keys.ACTIVE, look, xx=True, lt=True))
-
-
-async def _give_back(finaliser: Finaliser, seen: Waiting) -> None:
-    spec = seen.spec
-    if finaliser.settings.max_active_runs_per_user:
-        await quotas.release(finaliser.store, tenant=spec.tenant, user_id=spec.user_id, run_id=spec.run_id)
-
-
 async def _raise_unless_resolved(
-    finaliser: Finaliser, run_id: str, action_id: str, digest: str, answer: Any, *, sealer: str
+    operations: Operations, run_id: str, action_id: str, digest: str, answer: Any, *, sealer: str
 ) -> None:
     """Tell a caller who was not the first what it lost to."""
     match answer:
         case transitions.Resolved() | transitions.Decided(same=True):
             return
         case transitions.Decided():
-            after = await transitions.read_action(finaliser.store, run_id, action_id)
+            after = await transitions.read_action(operations.store, run_id, action_id)
             if isinstance(after, Waiting) and after.digest is not None:
                 _compare(after.digest, digest)
             raise errors.DecisionConflict
         case transitions.Expired():
-            await expire(finaliser, run_id, sealer=sealer)
-            await _tell_late(finaliser, run_id, action_id, digest)
+            await expire(operations, run_id, sealer=sealer)
+            await _tell_late(operations, run_id, action_id, digest)
         case transitions.Stale():
             raise errors.StaleAction
         case transitions.Stopping():
             raise errors.NotPaused(status="being aborted")
         case transitions.Refused(status=status):
-            after = await transitions.read_action(finaliser.store, run_id, action_id)
+            after = await transitions.read_action(operations.store, run_id, action_id)
             if isinstance(after, Waiting) and after.reason is Reason.APPROVAL_EXPIRED:
                 raise errors.ActionExpired
             raise errors.NotPaused(status=status.value)
@@ -207,7 +170,7 @@ async def _raise_unless_resolved(
             raise errors.NotFound
 
 
-async def _expire(finaliser: Finaliser, seen: Waiting, action: Action, *, sealer: str) -> None:
+async def _expire(operations: Operations, seen: Waiting, action: Action, *, sealer: str) -> None:
     run_id = seen.spec.run_id
     logger.info(
         "an action expired",
@@ -216,7 +179,7 @@ async def _expire(finaliser: Finaliser, seen: Waiting, action: Action, *, sealer
     if action.on_expiry == "reject":
         # Nobody waits for an answer: a user without a free slot is over the limit for as long as this takes.
         await _resolve(
-            finaliser,
+            operations,
             seen,
             action,
             digest=EXPIRED,
@@ -224,6 +187,11 @@ async def _expire(finaliser: Finaliser, seen: Waiting, action: Action, *, sealer
         )
         return
     error = runs.ErrorInfo(code=Reason.APPROVAL_EXPIRED.value, message=NOBODY_DECIDED)
-    await finaliser.settle(
-        run_id, sealer=sealer, reason=Reason.APPROVAL_EXPIRED, error=error, expected_epoch=seen.epoch
+    await ending.settle(
+        operations,
+        run_id,
+        sealer=sealer,
+        reason=Reason.APPROVAL_EXPIRED,
+        error=error,
+        expected_epoch=seen.epoch,
     )

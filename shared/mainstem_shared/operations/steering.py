@@ -3,9 +3,6 @@
 The run's record is the truth: an accepted input stands there until the run is over, so that whoever runs
 it next, from whatever checkpoint, is told it again. What the engine has read is what the log says
 (`input.accepted`, in order); the end hands the rest back. For `AsyncRuns`, segments and sweepers.
-
-The pair: a sweeper's look (`ACTIVE`) is moved up, then `steer`, then mail to the owner. A crash in between
-leaves an input that the owner does not know of: the sweeper sends the mail again.
 """
 
 from __future__ import annotations
@@ -21,9 +18,7 @@ from mainstem_shared.coordination import mailboxes
 from mainstem_shared.guards import Kind, Said
 from mainstem_shared.model import ids, jsontext, runs, validation
 from mainstem_shared.model.runs import Spec, Status
-from mainstem_shared.model.time import now_ms
-from mainstem_shared.settings import Settings
-from mainstem_shared.store import keys
+from mainstem_shared.operations.control import STEER, Operations
 from mainstem_shared.store.client import Store
 
 logger = logging.getLogger(__name__)
@@ -31,8 +26,6 @@ logger = logging.getLogger(__name__)
 
 TEXT_LIMIT: Final = 64 * 1024
 """Largest input, in bytes of JSON: a long message, no file."""
-LOOK_MS: Final = 2000
-"""When a sweeper looks whether the owner knows of an input: long after a healthy owner has it."""
 
 
 class InputRequest(BaseModel):
@@ -75,9 +68,7 @@ def parse_request(fields: Mapping[str, Any]) -> InputRequest:
     return request
 
 
-async def send(
-    store: Store, settings: Settings, spec: Spec, request: InputRequest, *, by: str | None
-) -> Receipt:
+async def send(operations: Operations, spec: Spec, *, request: InputRequest, by: str | None) -> Receipt:
     """Say something to a run that is at work, or waits for a worker; `by`: the user, for the log.
 
     When this returns it is durable. Whether the caller may do this is for the caller to know.
@@ -89,11 +80,15 @@ async def send(
         NotFound: there is no such run.
         StoreUnavailable: accepted or not; send it again with the same id.
     """
-    guards.check(settings.input_guards, Said(kind=Kind.STEERING, value=request.text, spec=spec))
+    guards.check(operations.settings.input_guards, Said(kind=Kind.STEERING, value=request.text, spec=spec))
     run_id, input_id = spec.run_id, request.input_id or f"in_{ids.nonce()}"
-    look = {run_id: now_ms() + LOOK_MS}
-    await store.patiently(lambda: store.client.zadd(keys.ACTIVE, look, xx=True, lt=True))
-    answer = await transitions.steer(store, run_id, input_id=input_id, text=request.text, by=by)
+
+    async def tell_owner(answer: object) -> None:
+        if isinstance(answer, transitions.Accepted) and answer.owner:
+            await tell(operations.store, run_id, answer.owner)
+
+    steer = STEER.of(run_id, input_id=input_id, text=request.text, by=by)
+    answer = await operations.transition(steer, notify=tell_owner)
     match answer:
         case transitions.Accepted():
             pass
@@ -102,8 +97,6 @@ async def send(
         case _:
             raise errors.NotFound
     logger.info("input accepted", extra={"action": "input_accepted", "run_id": run_id, "input_id": input_id})
-    if answer.owner:
-        await tell(store, run_id, answer.owner)
     return Receipt(
         run_id=run_id,
         input_id=input_id,

@@ -14,16 +14,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from redis.exceptions import RedisError
-
 from mainstem_shared import errors, transitions
 from mainstem_shared.coordination.suspicions import Suspicions, server_of
 from mainstem_shared.model import runs
 from mainstem_shared.model.runs import Reason, Spec, Status, WaitingFor
 from mainstem_shared.model.time import now_ms
-from mainstem_shared.operations import recovery, resuming, steering
+from mainstem_shared.operations import ending, recovery, resuming, steering
 from mainstem_shared.operations.aborting import Abort, Aborter
-from mainstem_shared.operations.ending import Finaliser
+from mainstem_shared.operations.control import PROMOTE, Operations
+from mainstem_shared.operations.indexes import Indexes
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 
@@ -48,7 +47,7 @@ UNREADABLE: Final = (ValueError, KeyError)
 class Sweeper:
     """Sweeps every `sweep_s` seconds while `run` runs. `owner` tells this process's current incarnation."""
 
-    finaliser: Finaliser
+    operations: Operations
     owner: Callable[[], str]
     on_unseen: Callable[[], None] = lambda: None
     """Called when this process's own lease is not in the store that the sweep sees."""
@@ -57,24 +56,29 @@ class Sweeper:
 
     @property
     def _store(self) -> Store:
-        return self.finaliser.store
+        return self.operations.store
+
+    @property
+    def _indexes(self) -> Indexes:
+        return self.operations.indexes
 
     @property
     def _look_ms(self) -> int:
-        return int(LOOK_LEASES * self.finaliser.settings.lease_s * 1000)
+        return int(LOOK_LEASES * self.operations.settings.lease_s * 1000)
 
     async def run(self) -> None:
         """Sweep until cancelled. A failing sweep is logged and the next one tried."""
-        every = self.finaliser.settings.sweep_s
+        every = self.operations.settings.sweep_s
         while True:
             await asyncio.sleep(every * random.uniform(1 - JITTER, 1 + JITTER))
             try:
                 await self.sweep()
-            except (errors.Unavailable, RedisError, OSError):
+            except errors.Unavailable:
                 # Who could not be seen while the store was unavailable could not renew its lease either.
                 self.suspicions.forget()
                 logger.warning("sweep failed", extra={"action": "sweep_failed"}, exc_info=True)
             except Exception:
+                self.suspicions.forget()
                 logger.exception("sweep failed", extra={"action": "sweep_failed"})
 
     async def sweep(self) -> None:
@@ -87,49 +91,52 @@ class Sweeper:
         self.swept += 1
 
     async def _elected(self) -> bool:
-        hold_ms = int(self.finaliser.settings.sweep_s * 900)
-        return bool(await self._store.client.set(keys.SWEEP, self.owner(), nx=True, px=hold_ms))
+        hold_ms = int(self.operations.settings.sweep_s * 900)
+        return await self._store.command("SET", keys.SWEEP, self.owner(), "NX", "PX", hold_ms) is not None
 
     # -- owners that died
 
     async def _settle_lost(self) -> None:
         """Settle the runs of processes that are dead by what this and former sweeps have seen."""
-        owners = [name.decode() for name in await self._store.client.zrange(keys.WORKERS, 0, -1)]
-        async with self._store.client.pipeline(transaction=False) as pipe:
-            for owner in owners:
-                pipe.exists(keys.lease(owner))
-            alive = await pipe.execute()
+        (listed,) = await self._seen(("ZRANGE", keys.WORKERS, 0, -1))
+        owners = [name.decode() for name in listed]
+        alive = await self._seen(*(("EXISTS", keys.lease(owner)) for owner in owners))
         missing = {owner for owner, lives in zip(owners, alive, strict=True) if not lives}
         if self.owner() in missing:
             self.suspicions.forget()
             self.on_unseen()
             return
         server = await server_of(self._store)
-        for owner in self.suspicions.judge(missing, server, grace_s=self.finaliser.settings.lease_s):
-            if not await self._store.client.exists(keys.lease(owner)):  # it beats when it reaches a server
+        for owner in self.suspicions.judge(missing, server, grace_s=self.operations.settings.lease_s):
+            (lives,) = await self._seen(("EXISTS", keys.lease(owner)))
+            if not lives:  # it beats when it reaches a server
                 await self._settle_runs_of(owner)
 
+    async def _seen(self, *commands: tuple[Any, ...]) -> list[Any]:
+        """Ask once, over the connections of `server_of`: one server is the witness, or the sweep fails."""
+        return await self._store.commands(*commands, patience_s=0, large=True)
+
     async def _settle_runs_of(self, owner: str) -> None:
-        client = self._store.client
         left = False
-        for raw in await client.smembers(keys.owned(owner)):
+        for run_id in await self._indexes.owned_by(owner):
             try:
-                await self._settle_run_of(owner, raw.decode())
+                await self._settle_run_of(owner, run_id)
             except errors.NewerVersion:
                 left = True  # for a sweeper of that version
             except UNREADABLE as error:
-                self._cannot_read(raw.decode(), error)
+                self._cannot_read(run_id, error)
                 left = True  # for a sweeper that can
         if left:
             return
-        await client.delete(keys.owned(owner), keys.mailbox(owner), keys.mail_read(owner))
-        await client.zrem(keys.WORKERS, owner)
+        await self._indexes.bury(owner)
+        await self._store.command("DEL", keys.mailbox(owner), keys.mail_read(owner))
+        await self._store.command("ZREM", keys.WORKERS, owner)
 
     async def _settle_run_of(self, owner: str, run_id: str) -> None:
         state = await transitions.read(self._store, run_id)
         if isinstance(state, transitions.State) and state.status is Status.RUNNING and state.owner == owner:
-            await recovery.settle_lost(self.finaliser, run_id, state, sealer=self.owner())
-        await self._store.client.srem(keys.owned(owner), run_id)
+            await recovery.settle_lost(self.operations, run_id, state, sealer=self.owner())
+        await self._indexes.disown(owner, run_id)
 
     @staticmethod
     def _cannot_read(run_id: str, error: Exception) -> None:
@@ -139,32 +146,24 @@ class Sweeper:
     # -- runs that are due for a look
 
     async def _look_at_due(self) -> None:
-        now = now_ms()
-        due = await self._store.client.zrangebyscore(
-            keys.ACTIVE, "-inf", now, start=0, num=BATCH, withscores=True
-        )
-        if not due:
-            return
+        now, due = now_ms(), await self._indexes.due(limit=BATCH)
         wanted = (
             *("status", "waiting", "published", "publishes", "stop_reason", "spec", "queued", "expires"),
             *("owner", "sealed", "inputs", "inputs_read"),
         )
-        async with self._store.client.pipeline(transaction=False) as pipe:
-            for raw, _ in due:
-                pipe.hmget(keys.run(raw.decode()).record, *wanted)
-            records = await pipe.execute()
+        looks = (("HMGET", keys.run(run_id).record, *wanted) for run_id, _ in due)
+        records = await self._store.commands(*looks, large=True)
         broker_away = False
-        for (raw, score), values in zip(due, records, strict=True):
+        for (run_id, score), values in zip(due, records, strict=True):
             record = {k: v.decode() for k, v in zip(wanted, values, strict=True) if v is not None}
-            run_id = raw.decode()
             if not record:
                 if now - score > UNBORN_MS:
-                    await self._store.client.zrem(keys.ACTIVE, run_id)
+                    await self._indexes.not_there(run_id)
                 continue
             try:
                 broker_away = not await self._look_at(run_id, record, now=now, publish=not broker_away)
             except errors.NewerVersion:
-                await self._look_again(run_id, now + int(self.finaliser.settings.sweep_s * 1000))
+                await self._look_again(run_id, now + int(self.operations.settings.sweep_s * 1000))
             except UNREADABLE as error:
                 self._cannot_read(run_id, error)
                 await self._look_again(run_id, now + self._look_ms)
@@ -173,7 +172,7 @@ class Sweeper:
         """Do what one run needs; False once the broker turned out to be unavailable."""
         status = Status(record["status"])
         if status.is_terminal:
-            await self.finaliser.tidy(run_id)
+            await self._indexes.finished(run_id)
         elif "stop_reason" in record:
             await self._pursue(run_id, Reason(record["stop_reason"]))
         elif status is Status.QUEUED and record["waiting"] == WaitingFor.WORKER:
@@ -189,19 +188,19 @@ class Sweeper:
     async def _look_at_running(self, run_id: str, record: Mapping[str, str], *, now: int) -> None:
         """Settle a run whose owner is listed nowhere, or that somebody took and then left alone."""
         await self._look_again(run_id, now + self._look_ms)
-        client, owner = self._store.client, record["owner"]
+        owner = record["owner"]
         lives = (
             owner == self.owner()
             or self.suspicions.in_grace
-            or await client.zscore(keys.WORKERS, owner) is not None
-            or await client.exists(keys.lease(owner))
+            or await self._store.command("ZSCORE", keys.WORKERS, owner) is not None
+            or await self._store.command("EXISTS", keys.lease(owner))
         )
         if lives and now - int(record.get("sealed", now)) < self._look_ms:
             await self._tell_of_inputs(run_id, record)
             return
         state = await transitions.read(self._store, run_id)
         if isinstance(state, transitions.State) and (state.status, state.owner) == (Status.RUNNING, owner):
-            await recovery.settle_lost(self.finaliser, run_id, state, sealer=self.owner())
+            await recovery.settle_lost(self.operations, run_id, state, sealer=self.owner())
 
     async def _tell_of_inputs(self, run_id: str, record: Mapping[str, str]) -> None:
         """Tell an owner of inputs that its engine has not read: the mail may never have been sent."""
@@ -210,26 +209,27 @@ class Sweeper:
 
     async def _pursue(self, run_id: str, reason: Reason) -> None:
         """Carry on an abort that was not carried out: end the run, or tell its owner once more."""
-        aborter = Aborter(finaliser=self.finaliser, sealer=self.owner)
+        aborter = Aborter(operations=self.operations, sealer=self.owner)
         with contextlib.suppress(errors.NotFound):
             if not isinstance(await aborter.pursue(run_id, reason=reason), Abort):
-                await self._look_again(run_id, now_ms() + int(self.finaliser.settings.sweep_s * 1000))
+                await self._look_again(run_id, now_ms() + int(self.operations.settings.sweep_s * 1000))
 
     async def _look_at_waiting(self, run_id: str, *, now: int) -> None:
         """Hand a thread on whose holder is gone, and keep a run alive that waits for its turn."""
-        settings = self.finaliser.settings
-        promoted = await transitions.promote(
-            self._store, run_id, live_ttl_ms=settings.live_ttl_ms, thread_ttl_ms=settings.thread_ttl_ms
-        )
-        if isinstance(promoted, str):
-            logger.warning("a thread was free", extra={"action": "thread_promoted", "run_id": promoted})
-            await self.finaliser.deliver(promoted)
+        settings = self.operations.settings
+        promote = PROMOTE.of(run_id, live_ttl_ms=settings.live_ttl_ms, thread_ttl_ms=settings.thread_ttl_ms)
+        await self.operations.transition(promote, notify=self._deliver_promoted)
         await self._look_again(run_id, now + self._look_ms)
+
+    async def _deliver_promoted(self, answer: object) -> None:
+        if isinstance(answer, str):
+            logger.warning("a thread was free", extra={"action": "thread_promoted", "run_id": answer})
+            await self.operations.deliver(answer)
 
     async def _look_at_paused(self, run_id: str, expires_ms: int, *, now: int) -> None:
         """Expire what nobody decided in time. Other looks are for a resume that crashed on its way."""
         if now >= expires_ms:
-            await resuming.expire(self.finaliser, run_id, sealer=self.owner())
+            await resuming.expire(self.operations, run_id, sealer=self.owner())
         else:
             await self._look_again(run_id, min(expires_ms, now + PAUSED_LOOK_MS))
 
@@ -237,17 +237,19 @@ class Sweeper:
         self, run_id: str, record: Mapping[str, str], *, now: int, publish: bool
     ) -> bool:
         queued_ms = int(record.get("queued") or Spec.model_validate_json(record["spec"]).created_ms)
-        if now - queued_ms > self.finaliser.settings.max_queue_s * 1000:
+        if now - queued_ms > self.operations.settings.max_queue_s * 1000:
             error = runs.ErrorInfo(code=Reason.NO_WORKER.value, message="No worker took the run in time.")
-            await self.finaliser.settle(run_id, sealer=self.owner(), reason=Reason.NO_WORKER, error=error)
+            await ending.settle(
+                self.operations, run_id, sealer=self.owner(), reason=Reason.NO_WORKER, error=error
+            )
             return publish
         wait_ms = self._until_republished(record, now)
         if wait_ms > 0:
             await self._look_again(run_id, now + min(wait_ms, self._look_ms))
             return publish
-        sweep_ms = int(self.finaliser.settings.sweep_s * 1000)
+        sweep_ms = int(self.operations.settings.sweep_s * 1000)
         if publish:
-            publish = await self.finaliser.deliver(run_id)
+            publish = await self.operations.deliver(run_id)
         await self._look_again(run_id, now + sweep_ms)
         return publish
 
@@ -260,17 +262,15 @@ class Sweeper:
         return int(record["published"]) + pause - now
 
     async def _look_again(self, run_id: str, at_ms: int) -> None:
-        await self._store.client.zadd(keys.ACTIVE, {run_id: at_ms}, xx=True)
+        await self._indexes.check_at(run_id, at_ms)
 
     # -- finished runs
 
     async def _compact_due(self) -> None:
-        client = self._store.client
-        for raw in await client.zrangebyscore(keys.COMPACT, "-inf", now_ms(), start=0, num=BATCH):
-            await transitions.compact(self._store, raw.decode())
-            await client.zrem(keys.COMPACT, raw)
+        for run_id in await self._indexes.compactable(limit=BATCH):
+            await transitions.compact(self._store, run_id)
+            await self._indexes.compacted(run_id)
 
     async def _forget_expired(self) -> None:
-        settings = self.finaliser.settings
-        oldest: Any = now_ms() - settings.retention_ms - settings.live_ttl_ms
-        await self._store.client.zremrangebyscore(keys.RECENT, "-inf", oldest)
+        settings = self.operations.settings
+        await self._indexes.drop_old(now_ms() - settings.retention_ms - settings.live_ttl_ms)

@@ -95,6 +95,38 @@ class Store:
         except NoScriptError:
             return await call("EVAL", script.source, len(keys), *keys, *args)
 
+    async def command(self, *command: Any, patience_s: float | None = None, large: bool = False) -> Any:
+        """Send one command and return its reply. It must be safe to repeat.
+
+        Raises:
+            StoreUnavailable: as `commands`.
+        """
+        return (await self.commands(command, patience_s=patience_s, large=large))[0]
+
+    async def commands(
+        self, *commands: tuple[Any, ...], patience_s: float | None = None, large: bool = False
+    ) -> list[Any]:
+        """Send commands in one round trip and return their replies, in order. Repeating them must be safe.
+
+        Replies are as the server sends them: integers, bytes, None, and flat lists of these. `large`: an
+        argument or a reply may have many kilobytes; it goes over a connection of its own.
+
+        Raises:
+            StoreUnavailable: no answer within `patience_s`, or the server is out of memory.
+        """
+        if not commands:
+            return []
+        send = self._send_alone if large else self.shared.call
+        return await self.patiently(lambda: send(*commands), patience_s=patience_s)
+
+    async def _send_alone(self, *commands: tuple[Any, ...]) -> list[Any]:
+        if len(commands) == 1:
+            return [await self.client.execute_command(*commands[0])]
+        async with self.client.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)
+            return await pipe.execute()
+
     async def call(self, *command: Any) -> Any:
         """Send one short command over the shared connection, once; raises as `SharedConnection.call`."""
         return (await self.shared.call(command))[0]

@@ -220,7 +220,7 @@ async def checkpoint(
 async def load_checkpoint(store: Store, run_id: str, *, patience_s: float | None = None) -> bytes | None:
     """Return the state that an engine saved last, if any."""
     key = keys.run(run_id).checkpoint
-    return await store.patiently(lambda: store.client.hget(key, "state"), patience_s=patience_s)
+    return await store.command("HGET", key, "state", patience_s=patience_s, large=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,7 +234,7 @@ class Checkpoint:
 async def last_checkpoint(store: Store, run_id: str) -> Checkpoint | None:
     """Return what the last checkpoint covers; None if there is none."""
     key = keys.run(run_id).checkpoint
-    cursor, fold = await store.patiently(lambda: store.client.hmget(key, "cursor", "fold"))
+    cursor, fold = await store.command("HMGET", key, "cursor", "fold", large=True)
     return None if fold is None else Checkpoint(cursor=cursors.parse(cursor), fold=fold)
 
 
@@ -247,7 +247,7 @@ async def read_action(store: Store, run_id: str, action_id: str) -> Waiting | Go
     names = ("spec", "status", "reason", "epoch", "action_id", "action", "fingerprint", "v")
     record = keys.run(run_id).record
     wanted = (*names, f"resolved:{action_id}")
-    values: list[bytes | None] = await store.patiently(lambda: store.client.hmget(record, *wanted))
+    values: list[bytes | None] = await store.command("HMGET", record, *wanted, large=True)
     spec, status, reason, epoch, current, action, fingerprint, version, digest = values
     if spec is None or status is None or epoch is None:
         return Gone()

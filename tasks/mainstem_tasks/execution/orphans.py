@@ -14,7 +14,6 @@ from mainstem_shared.model.runs import Status
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import recovery
 from mainstem_shared.operations.sweeping import UNREADABLE
-from mainstem_shared.store import keys
 from mainstem_tasks.execution.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -28,9 +27,8 @@ async def settle(runtime: Runtime) -> None:
     Raises:
         StoreUnavailable: try again later.
     """
-    owner, store = runtime.lease.owner, runtime.store
-    members = await store.patiently(lambda: store.client.smembers(keys.owned(owner)))
-    for run_id in sorted(raw.decode() for raw in members):
+    owner = runtime.lease.owner
+    for run_id in await runtime.operations.indexes.owned_by(owner):
         if not _is_held(runtime, run_id):
             try:
                 await _look_at(runtime, owner, run_id)
@@ -40,12 +38,11 @@ async def settle(runtime: Runtime) -> None:
 
 
 async def _look_at(runtime: Runtime, owner: str, run_id: str) -> None:
-    store = runtime.store
-    state = await transitions.read(store, run_id)
+    state = await transitions.read(runtime.store, run_id)
     if _is_held(runtime, run_id):
         return  # claimed while we looked
     if isinstance(state, transitions.Gone) or state.status.is_terminal:
-        await store.patiently(lambda: store.client.srem(keys.owned(owner), run_id))
+        await runtime.operations.indexes.disown(owner, run_id)
     elif state.status is Status.RUNNING and state.owner == owner and not _is_being_ended(runtime, state):
         await _end(runtime, run_id, state)
 
@@ -63,5 +60,5 @@ def _is_being_ended(runtime: Runtime, state: transitions.State) -> bool:
 async def _end(runtime: Runtime, run_id: str, state: transitions.State) -> None:
     logger.error("a run was orphaned here", extra={"action": "run_orphaned", "run_id": run_id})
     await recovery.settle_lost(
-        runtime.finaliser, run_id, state, sealer=runtime.lease.owner, message=NEVER_EXECUTED
+        runtime.operations, run_id, state, sealer=runtime.lease.owner, message=NEVER_EXECUTED
     )

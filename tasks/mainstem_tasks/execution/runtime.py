@@ -14,7 +14,8 @@ from mainstem_shared.coordination import mailboxes
 from mainstem_shared.coordination.leases import Lease
 from mainstem_shared.eventlog.writing.writer import Writer
 from mainstem_shared.model.runs import Reason, Status
-from mainstem_shared.operations.ending import Finaliser
+from mainstem_shared.operations import ending
+from mainstem_shared.operations.control import Operations
 from mainstem_shared.settings import Settings
 from mainstem_shared.store.client import Store
 from mainstem_tasks.celery_support.publisher import Dispatcher
@@ -51,7 +52,7 @@ class Runtime:
     writer: Writer
     lease: Lease
     dispatcher: Dispatcher
-    finaliser: Finaliser
+    operations: Operations
     segments: dict[str, Segment] = field(default_factory=dict[str, Segment])
     """The runs this process executes now, by run id."""
     claiming: dict[str, Reason | None] = field(default_factory=dict[str, Reason | None])
@@ -105,7 +106,9 @@ class Runtime:
         if isinstance(state, transitions.Gone) or state.status is not Status.RUNNING or state.owner != owner:
             logger.info("mail for a run that is not here", extra={"action": "mail_missed", "run_id": run_id})
             return
-        await self.finaliser.settle(run_id, sealer=owner, reason=message.reason, expected_epoch=state.epoch)
+        await ending.settle(
+            self.operations, run_id, sealer=owner, reason=message.reason, expected_epoch=state.epoch
+        )
 
     def suspended(self) -> None:
         """Let go of everything: this process did not run for longer than its lease."""

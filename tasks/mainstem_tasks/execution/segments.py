@@ -23,8 +23,8 @@ from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import Reason, Status
 from mainstem_shared.model.time import now_ms
-from mainstem_shared.operations import ending, recovery, resuming
-from mainstem_shared.store import keys
+from mainstem_shared.operations import ending, recovery
+from mainstem_shared.operations.control import CLAIM, PAUSE, STOP, nobody
 from mainstem_tasks.celery_support.cancellation import CancelCause, cancel_cause
 from mainstem_tasks.execution import verdicts
 from mainstem_tasks.execution.inputs import Inputs
@@ -64,24 +64,19 @@ async def execute(runtime: Runtime, run_id: str, *, task_id: str) -> str:
         StoreUnavailable: the store stayed unavailable; the outbox delivers the run again.
     """
     owner = runtime.lease.owner
-    ttl_ms = runtime.settings.live_ttl_ms
-    await ending.own(runtime.store, owner, run_id, ttl_ms=ttl_ms, patience_s=CLAIM_PATIENCE_S)
-    if runtime.lease.owner != owner:  # suspended meanwhile: nobody looks after what is listed under that name
-        await runtime.store.patiently(lambda: runtime.store.client.srem(keys.owned(owner), run_id))
-        return NOTHING_TO_DO
-    claim = transitions.claim(
-        runtime.store,
+    claim = CLAIM.of(
         run_id,
         nonce=ids.nonce(),
         owner=owner,
+        is_current=lambda: runtime.lease.owner == owner,
         task_id=task_id,
-        live_ttl_ms=ttl_ms,
+        live_ttl_ms=runtime.settings.live_ttl_ms,
         patience_s=CLAIM_PATIENCE_S,
     )
     runtime.claiming[run_id] = None
     try:
         # Not to be cancelled: a claim that landed and was forgotten would orphan the run.
-        claimed = await unreachable(claim)
+        claimed = await unreachable(runtime.operations.transition(claim, notify=nobody))
     except contents.UNREADABLE:  # it may have landed: nobody else would end the run
         logger.exception("a record is damaged", extra={"action": "run_unreadable", "run_id": run_id})
         claimed = None
@@ -98,7 +93,7 @@ async def execute(runtime: Runtime, run_id: str, *, task_id: str) -> str:
         case None:
             return await end_as_it_stands(runtime, transitions.Control(run_id=run_id, epoch=0, owner=owner))
         case transitions.Stopping(reason=reason):
-            await runtime.finaliser.settle(run_id, sealer=owner, reason=reason)
+            await ending.settle(runtime.operations, run_id, sealer=owner, reason=reason)
             return reason.value
         case transitions.Refused(status=Status.ABORTED):
             return ABORTED_BEFORE
@@ -323,8 +318,7 @@ class Segment:
         try:
             async with asyncio.timeout(FINISH_PATIENCE_S):
                 top = await channel.close()
-            answer = await transitions.pause(
-                here.store,
+            wait = PAUSE.of(
                 channel.control,
                 nonce=ids.nonce(),
                 top=top,
@@ -335,15 +329,13 @@ class Segment:
                 settings=here.settings,
                 patience_s=FINISH_PATIENCE_S,
             )
+            answer = await here.operations.transition(wait, notify=nobody)
         except errors.Fenced:
             return self._lost()
         except (errors.StoreUnavailable, TimeoutError) as error:
             return self._unfinished(error)
         match answer:
             case transitions.Paused():
-                await resuming.let_go(
-                    here.finaliser, self._claimed.spec, pause.action, owner=self._control.owner
-                )
                 return PAUSED
             case transitions.Stopping(reason=reason):
                 return await self._end(channel, Verdict(reason=reason))
@@ -364,7 +356,7 @@ class Segment:
             async with asyncio.timeout(FINISH_PATIENCE_S):
                 top = await channel.close()
             handed_over = await recovery.hand_over(
-                self._runtime.finaliser,
+                self._runtime.operations,
                 channel.control,
                 fold=channel.fold,
                 top=top,
@@ -412,7 +404,8 @@ class Segment:
         try:
             async with asyncio.timeout(FINISH_PATIENCE_S):
                 top = await channel.close()
-            outcome = await self._runtime.finaliser.finish(
+            outcome = await ending.finish(
+                self._runtime.operations,
                 channel.control,
                 fold=channel.fold,
                 top=top,
@@ -439,7 +432,9 @@ class Segment:
     async def _recorded_reason(self) -> Reason:
         """Return why the pool was told to cancel: as recorded by an abort, else an operator wanted it."""
         try:
-            intent = await transitions.stop(self._runtime.store, self.run_id, reason=Reason.USER_ABORT)
+            # Nobody is told: the run's owner, which is to end it, is here.
+            stop = STOP.of(self.run_id, reason=Reason.USER_ABORT)
+            intent = await self._runtime.operations.transition(stop, notify=nobody)
         except errors.StoreUnavailable:
             return Reason.USER_ABORT
         return intent.reason if isinstance(intent, transitions.Intended) else Reason.USER_ABORT
@@ -464,8 +459,13 @@ async def end_as_it_stands(runtime: Runtime, control: transitions.Control) -> st
                 return NOTHING_TO_DO
             epoch = state.epoch
         async with asyncio.timeout(FINISH_PATIENCE_S):
-            ended = await runtime.finaliser.settle(
-                run_id, sealer=owner, reason=UNREADABLE.reason, error=UNREADABLE.error, expected_epoch=epoch
+            ended = await ending.settle(
+                runtime.operations,
+                run_id,
+                sealer=owner,
+                reason=UNREADABLE.reason,
+                error=UNREADABLE.error,
+                expected_epoch=epoch,
             )
     except (errors.Unavailable, TimeoutError):
         logger.exception("RUN NOT FINISHED", extra={"action": "finish_failed", "run_id": run_id})

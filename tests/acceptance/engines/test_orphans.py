@@ -5,7 +5,7 @@ from __future__ import annotations
 from mainstem_api import AsyncRuns
 from mainstem_shared import transitions
 from mainstem_shared.model import ids
-from mainstem_shared.operations import ending
+from mainstem_shared.operations.indexes import Indexes
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
@@ -26,7 +26,7 @@ async def test_a_claim_that_landed_late_is_settled_by_its_owner(live):
             damaged = "a" * len(started.run_id.partition("_")[0]) + "_" + started.run_id.partition("_")[2]
             await store.client.hset(keys.run(damaged).record, mapping={"status": "nonsense", "spec": "{"})
             for run_id in (damaged, started.run_id):
-                await ending.own(store, owner, run_id, ttl_ms=60_000)
+                await Indexes(store=store, settings=nobody_consumes).own(owner, run_id)
             claimed = await transitions.claim(
                 store, started.run_id, nonce=ids.nonce(), owner=owner, task_id="late", live_ttl_ms=60_000
             )

@@ -15,7 +15,8 @@ from mainstem_shared.eventlog.writing.writer import RETRY_S, Writer
 from mainstem_shared.model import contents, events, jsontext
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import Reason
-from mainstem_shared.operations.ending import Finaliser
+from mainstem_shared.operations import ending
+from mainstem_shared.operations.control import Operations
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 from support.models import verb_calls as v
@@ -269,9 +270,9 @@ async def test_a_tail_lost_after_the_last_event_does_not_keep_a_run_from_ending(
         await engine.write(100)
         top = await engine.channel.close()
         await lose_tail(store, engine, 3)
-        finaliser = Finaliser(store=store, settings=SETTINGS, publisher=NoBroker())
-        outcome = await finaliser.finish(
-            engine.channel.control, fold=engine.channel.fold, top=top, reason=Reason.COMPLETED
+        operations = Operations(store=store, settings=SETTINGS, publisher=NoBroker())
+        outcome = await ending.finish(
+            operations, engine.channel.control, fold=engine.channel.fold, top=top, reason=Reason.COMPLETED
         )
         assert isinstance(outcome, transitions.Finished)
         await verify(store, engine, was_lossless=False)

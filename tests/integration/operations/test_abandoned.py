@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mainstem_shared import transitions
 from mainstem_shared.model.time import now_ms
-from mainstem_shared.operations.ending import Finaliser
+from mainstem_shared.operations.control import Operations
 from mainstem_shared.operations.sweeping import LOOK_LEASES, Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
@@ -21,8 +21,8 @@ async def sweep(store: Store, log: RunLog) -> None:
     """A sweep in which the run is due."""
     await store.client.zadd(keys.ACTIVE, {log.run_id: 0})
     await store.client.delete(keys.SWEEP)
-    finaliser = Finaliser(store=store, settings=SETTINGS, publisher=dying_process.Messages())
-    await Sweeper(finaliser=finaliser, owner=lambda: "the sweeper").sweep()
+    operations = Operations(store=store, settings=SETTINGS, publisher=dying_process.Messages())
+    await Sweeper(operations=operations, owner=lambda: "the sweeper").sweep()
 
 
 async def alive(store: Store, owner: str) -> None:

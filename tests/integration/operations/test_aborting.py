@@ -21,9 +21,9 @@ from mainstem_shared.coordination.leases import incarnation
 from mainstem_shared.model import ids
 from mainstem_shared.model.runs import Reason, Status
 from mainstem_shared.model.time import now_ms
-from mainstem_shared.operations import quotas
+from mainstem_shared.operations import control, quotas
 from mainstem_shared.operations.aborting import Aborter
-from mainstem_shared.operations.ending import own
+from mainstem_shared.operations.indexes import Indexes
 from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
@@ -43,7 +43,7 @@ def settings(store_url: str, broker_url: str) -> Settings:
 @pytest.fixture
 def sweeper(runs: AsyncRuns) -> Sweeper:
     me = incarnation()
-    return Sweeper(finaliser=runs._aborter.finaliser, owner=lambda: me)
+    return Sweeper(operations=runs._operations, owner=lambda: me)
 
 
 async def sweep_now(store: Store, sweeper: Sweeper) -> None:
@@ -58,7 +58,7 @@ async def owned_run(store: Store, owner: str, *, alive: bool = True, **options: 
     """A running run of an owner that exists only here."""
     log = await RunLog.start(store, **options)
     await store.client.zadd(keys.ACTIVE, {log.run_id: now_ms() + 60_000})
-    await own(store, owner, log.run_id, ttl_ms=LEASE_MS)
+    await Indexes(store=store, settings=Settings()).own(owner, log.run_id)
     await store.client.zadd(keys.WORKERS, {owner: now_ms()})
     if alive:
         await store.client.set(keys.lease(owner), "worker", px=LEASE_MS)
@@ -100,7 +100,7 @@ async def test_only_who_holds_a_lease_takes_from_the_dead(store: Store, runs: As
     log = await owned_run(store, "w1", alive=False)
     left = await runs.abort(log.run_id)
     assert (left.outcome, left.signal_delivered) == ("pending", False)
-    aborter = Aborter(finaliser=runs._aborter.finaliser, sealer=lambda: "me")
+    aborter = Aborter(operations=runs._operations, sealer=lambda: "me")
     done = await aborter.abort(log.run_id)
     assert (done.outcome, done.won_from, done.signal_delivered) == ("aborted", "running", False)
     await log.learn()
@@ -135,17 +135,17 @@ async def test_a_run_that_ends_by_itself_was_not_aborted(store: Store, runs: Asy
 async def test_crash_between_the_look_and_the_intent(
     store: Store, runs: AsyncRuns, sweeper: Sweeper, status: str
 ):
-    """Pair 1: the sweeper's look was moved up, the intent never written: the run goes on untouched."""
+    """The sweeper's look was moved up, the intent never written: the run goes on untouched."""
     first = (await runs.start("t", "demo", {})).run_id
     second = (await runs.start("t", "demo", {}, if_active="enqueue")).run_id
     run_id = first if status == "queued for a worker" else second
-    await runs._aborter._have_looked_at(run_id)
+    await runs._operations.indexes.check_within(run_id, control.STOP_CHECK_MS)
     await sweep_now(store, sweeper)
     assert (await runs.get(run_id)).status == "queued"
 
 
 async def test_crash_after_the_intent(store: Store, runs: AsyncRuns, sweeper: Sweeper):
-    """Pair 1, the other side: intents alone end what nobody runs, and are posted to who runs the rest."""
+    """The other side: intents alone end what nobody runs, and are posted to who runs the rest."""
     running = await owned_run(store, "w1")
     orphan = await owned_run(store, "w2", alive=False)
     first = (await runs.start("t", "demo", {}, user_id="a")).run_id
@@ -278,7 +278,7 @@ async def test_deleting_a_user_leaves_nothing_of_theirs(store: Store, runs: Asyn
 
 
 async def test_crash_between_a_runs_deletion_and_its_indexes(store: Store, runs: AsyncRuns, sweeper: Sweeper):
-    """Pair 2: the run is gone, indexes still name it: no content is left, and sweeps and slots drop the entries."""
+    """The run is gone, indexes still name it: no content is left, and sweeps and slots drop the entries."""
     run_id = (await runs.start("t", "demo", {}, user_id="ann")).run_id
     await runs.kill(run_id)
     await store.client.zadd(keys.user_slots("default", "ann"), {run_id: now_ms() - quotas.UNBORN_MS - 1})
@@ -336,7 +336,7 @@ async def test_concurrent_starts_never_exceed_the_limit(runs: AsyncRuns):
 
 
 async def test_crash_between_a_slot_and_its_run(store: Store, runs: AsyncRuns):
-    """Pair 3: slots of starts that died count for seconds, then the next refusal drops them."""
+    """Slots of starts that died count for seconds, then the next refusal drops them."""
     mine = keys.user_slots("default", "ann")
     dead = [ids.run_id("default", f"t{n}", ids.uuid7()) for n in range(2)]
     for run_id in dead:
@@ -351,7 +351,7 @@ async def test_crash_between_a_slot_and_its_run(store: Store, runs: AsyncRuns):
 
 
 async def test_a_lost_release_is_found(store: Store, runs: AsyncRuns):
-    """Pair 4: runs ended by a process that released nothing: their slots are free when somebody wants them."""
+    """Runs ended by a process that released nothing: their slots are free when somebody wants them."""
     for n in range(2):
         await runs.start(f"t{n}", "demo", {}, user_id="ann")
     async with AsyncRuns(runs.settings.model_copy(update={"max_active_runs_per_user": 0})) as careless:

@@ -128,7 +128,7 @@ class Trips:
     Looks at what another process has done by now are not counted: how many there are depends on its pace.
     """
 
-    LOOKS = (("GET",), ("HMGET",))
+    LOOKS = ("GET", "HMGET")
 
     def __init__(self, store: Store) -> None:
         self.count = 0
@@ -145,7 +145,9 @@ class Trips:
 
     def _counting(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def counted(*args: Any, **options: Any) -> Any:
-            self.count += args[:1] not in self.LOOKS
+            first = args[0] if args else None  # of a pipeline there is none
+            is_look = first in self.LOOKS or (isinstance(first, tuple) and first[0] in self.LOOKS)
+            self.count += not is_look
             return await call(*args, **options)
 
         return counted

@@ -1,14 +1,14 @@
 """The process that acts dies after each single command it sends: somebody else heals what it leaves behind.
 
-Every pair of docs/pairs.md, and those of docs/architecture.md: an operation is begun again and again, each
-time on a run of its own, by a process that dies one command later than the one before.
+Every registered operation (`operations.control`), and the pairs of docs/pairs.md: a case is begun again and
+again, each time on a run of its own, by a process that dies one command later than the one before.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -19,14 +19,15 @@ from mainstem_shared.model.contents import Content
 from mainstem_shared.model.principals import Principal
 from mainstem_shared.model.runs import Reason, Status
 from mainstem_shared.model.time import now_ms
-from mainstem_shared.operations import quotas, recovery, resuming, starting, steering
+from mainstem_shared.operations import deleting, ending, quotas, recovery, resuming, starting, steering
 from mainstem_shared.operations.aborting import Aborter
+from mainstem_shared.operations.control import CLAIM, OPERATIONS, PAUSE, Operations, nobody
 from mainstem_shared.operations.deleting import Deleter
-from mainstem_shared.operations.ending import Finaliser, own
 from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
+from support.models import specs
 from support.models import verb_calls as v
 from support.processes import dying_process
 
@@ -47,32 +48,48 @@ class Case:
     run_id: str = ""
     owner: str = ""
     settings: Settings = SETTINGS
+    performed: set[str] = field(default_factory=set[str])
+    """The operations that were, by name."""
 
     @property
-    def finaliser(self) -> Finaliser:
-        return Finaliser(store=self.store, settings=self.settings, publisher=self.messages)
+    def operations(self) -> Operations:
+        performed = self.performed
+
+        class Noting(Operations):
+            """Notes what it performs."""
+
+            async def transition(self, change: Any, **options: Any) -> Any:
+                performed.add(change.name)
+                return await super().transition(change, **options)
+
+        return Noting(store=self.store, settings=self.settings, publisher=self.messages)
 
     @property
     def aborter(self) -> Aborter:
-        return Aborter(finaliser=self.finaliser, revoker=self.messages, sealer=lambda: "the dying")
+        return Aborter(operations=self.operations, revoker=self.messages, sealer=lambda: "the dying")
 
     async def start(self, if_active: str = "reject", key: str | None = None) -> str:
         fields = {"engine": "demo", "input": {}, "if_active": if_active, "on_worker_lost": "resume"}
         outcome = await starting.start_run(
-            self.store,
-            self.messages,
-            settings=self.settings,
+            self.operations,
+            starting.parse_request(fields),
             principal=Principal(user_id=self.user),
             thread_id=self.user,
-            request=starting.parse_request(fields),
             idempotency_key=key,
         )
         return outcome.run_id
 
     async def claim(self, owner: str) -> transitions.Control:
         """Execute the run as a worker does: first in the list, then the claim."""
-        await own(self.store, owner, self.run_id, ttl_ms=v.LIVE_MS)
-        claimed = await v.claim(self.store, self.run_id, owner=owner)
+        claim = CLAIM.of(
+            self.run_id,
+            nonce=ids.nonce(),
+            owner=owner,
+            is_current=lambda: True,
+            task_id="task",
+            live_ttl_ms=v.LIVE_MS,
+        )
+        claimed = await self.operations.transition(claim, notify=nobody)
         assert isinstance(claimed, transitions.Claimed)
         return transitions.Control(run_id=self.run_id, epoch=claimed.epoch, owner=owner)
 
@@ -108,6 +125,14 @@ async def running(case: Case) -> None:
 async def running_with_another_behind(case: Case) -> None:
     await running(case)
     await case.start("enqueue")
+
+
+async def behind_a_run_that_is_gone(case: Case) -> None:
+    """A run that waits for a thread whose holder's record expired."""
+    await running_with_another_behind(case)
+    holder = keys.run(case.run_id)
+    await case.store.client.delete(holder.record, holder.log)
+    await case.store.client.zrem(keys.ACTIVE, case.run_id)
 
 
 async def lost(case: Case) -> None:
@@ -152,17 +177,17 @@ async def abort(case: Case) -> None:
 
 async def finish(case: Case) -> None:
     control, state = await case.control()
-    await case.finaliser.finish(control, fold=Content(), top=state.top, reason=Reason.COMPLETED)
+    await ending.finish(case.operations, control, fold=Content(), top=state.top, reason=Reason.COMPLETED)
 
 
 async def hand_over(case: Case) -> None:
     control, state = await case.control()
-    await recovery.hand_over(case.finaliser, control, fold=Content(), top=state.top, cause="shutdown")
+    await recovery.hand_over(case.operations, control, fold=Content(), top=state.top, cause="shutdown")
 
 
 async def settle(case: Case) -> None:
     _, state = await case.control()
-    await recovery.settle_lost(case.finaliser, case.run_id, state, sealer="the dying")
+    await recovery.settle_lost(case.operations, case.run_id, state, sealer="the dying")
 
 
 async def pause(case: Case, window_ms: int = 3_600_000) -> None:
@@ -171,8 +196,7 @@ async def pause(case: Case, window_ms: int = 3_600_000) -> None:
     action = actions.Action(
         action_id="ask", kind="question", questions=(question,), expires_ms=now_ms() + window_ms
     )
-    await transitions.pause(
-        case.store,
+    wait = PAUSE.of(
         control,
         nonce=ids.nonce(),
         top=state.top,
@@ -182,24 +206,35 @@ async def pause(case: Case, window_ms: int = 3_600_000) -> None:
         checkpoint=b"state",
         settings=case.settings,
     )
-    await resuming.let_go(case.finaliser, state.spec, action, owner=control.owner)
+    await case.operations.transition(wait, notify=nobody)
 
 
 async def resume(case: Case) -> None:
     answers = [{"question_id": "q", "text": "yes"}]
     request = actions.ResumeRequest.model_validate({"action_id": "ask", "answers": answers})
-    await resuming.resume(case.finaliser, case.run_id, request)
+    await resuming.resume(case.operations, case.run_id, request)
 
 
 async def expire(case: Case) -> None:
-    await resuming.expire(case.finaliser, case.run_id, sealer="the dying")
+    await resuming.expire(case.operations, case.run_id, sealer="the dying")
 
 
 async def steer(case: Case) -> None:
     """Say something; the same thing, when it is said again."""
     _, state = await case.control()
     request = steering.parse_request({"text": "stop it", "input_id": "once"})
-    await steering.send(case.store, case.settings, state.spec, request, by=case.user)
+    await steering.send(case.operations, state.spec, request=request, by=case.user)
+
+
+async def sweep(case: Case) -> None:
+    """Check every run that is unfinished, as a sweeper does."""
+    for run_id in await case.store.client.zrange(keys.ACTIVE, 0, -1):
+        await case.store.client.zadd(keys.ACTIVE, {run_id: 0})
+    await Sweeper(operations=case.operations, owner=lambda: "the dying").sweep()
+
+
+async def kill(case: Case) -> None:
+    await deleting.kill(case.aborter, case.run_id)
 
 
 async def delete(case: Case) -> None:
@@ -222,6 +257,9 @@ PAIRS: dict[str, tuple[Action, Action, bool]] = {
     "abort a running run": (running, abort, True),
     "abort a lost run": (lost, abort, True),
     "abort a paused run": (paused, abort, True),
+    "kill a queued run": (queued, kill, True),
+    "kill a running run": (running, kill, True),
+    "kill a paused run": (paused, kill, True),
     "finish": (running_with_another_behind, finish, False),
     "hand over": (running, hand_over, False),
     "settle a lost run": (lost, settle, False),
@@ -230,8 +268,21 @@ PAIRS: dict[str, tuple[Action, Action, bool]] = {
     "steer": (running, steer, True),
     "expire": (expired, expire, False),
     "delete": (running_with_another_behind, delete, True),
+    "sweep a free thread": (behind_a_run_that_is_gone, sweep, False),
 }
 """What is there before, what is done, and whether it is a client's call, to be made again after the crash."""
+
+
+async def test_every_operation_is_among_them(store: Store):
+    """An operation that is registered and crashes in no case here would be one that nobody tried."""
+    performed: set[str] = set()
+    for pair, (before, act, _) in PAIRS.items():
+        case = Case(store=store, messages=dying_process.Messages(), user=pair)
+        await before(case)
+        case.performed.clear()
+        await act(case)
+        performed |= case.performed
+    assert performed == set(OPERATIONS)
 
 
 @pytest.mark.parametrize("pair", PAIRS)
@@ -278,7 +329,7 @@ async def dies_after(commands: int, case: Case, act: Action) -> bool:
 
 async def heal(case: Case) -> None:
     """Let a minute of sweeps pass: of what is due by then."""
-    sweeper = Sweeper(finaliser=case.finaliser, owner=lambda: "the healer")
+    sweeper = Sweeper(operations=case.operations, owner=lambda: "the healer")
     client = case.store.client
     await client.set(keys.lease("the healer"), "worker", px=v.LIVE_MS)
     await client.zadd(keys.WORKERS, {"the healer": now_ms()})
@@ -353,6 +404,7 @@ async def check_slots(case: Case, at_work: set[str]) -> None:
     """What a refusal would count, once it has verified it, is what is at work."""
     slot_key = keys.user_slots("default", case.user)
     taken = await case.store.client.zrange(slot_key, 0, -1)
-    await quotas._drop_stale(case.store, slot_key, {run_id.decode(): 0 for run_id in taken})
+    whose = specs.spec(case.run_id, user_id=case.user)
+    await quotas.drop_stale(case.store, whose, {run_id.decode(): 0 for run_id in taken})
     left = {run_id.decode() for run_id in await case.store.client.zrange(slot_key, 0, -1)}
     assert left == at_work

@@ -10,7 +10,7 @@ import pytest
 
 from mainstem_shared.coordination.leases import Lease
 from mainstem_shared.coordination.suspicions import Suspicions, server_of
-from mainstem_shared.operations.ending import Finaliser
+from mainstem_shared.operations.control import Operations
 from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
@@ -41,8 +41,8 @@ async def named(name: Proxy) -> AsyncIterator[Store]:
 
 def sweeper(store: Store, broker_url: str, owner: str) -> Sweeper:
     settings = Settings(lease_s=LEASE_S, sweep_s=0.2)
-    by = Finaliser(store=store, settings=settings, publisher=Dispatcher(broker_url))
-    return Sweeper(finaliser=by, owner=lambda: owner)
+    by = Operations(store=store, settings=settings, publisher=Dispatcher(broker_url))
+    return Sweeper(operations=by, owner=lambda: owner)
 
 
 async def status(store: Store, run_id: str) -> str:

@@ -8,8 +8,8 @@ import pytest
 
 from mainstem_shared.coordination import clocks
 from mainstem_shared.coordination.leases import Lease
-from mainstem_shared.operations import ending
-from mainstem_shared.operations.ending import Finaliser
+from mainstem_shared.operations.control import Operations
+from mainstem_shared.operations.indexes import Indexes
 from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
@@ -28,7 +28,7 @@ async def test_what_is_listed_under_a_former_name_is_swept(
     lease.start()
     former = lease.owner
     await store.client.zrem(keys.WORKERS, former)  # a sweep, while it was suspended
-    await ending.own(store, former, RUN, ttl_ms=60_000)
+    await Indexes(store=store, settings=Settings()).own(former, RUN)
     begun = clocks.now()
     monkeypatch.setattr(clocks, "now", lambda: begun + 100)
     assert suspended.wait(20)
@@ -36,8 +36,8 @@ async def test_what_is_listed_under_a_former_name_is_swept(
     lease.stop()
     assert lease.owner != former
     assert await store.client.zscore(keys.WORKERS, former) is not None
-    by = Finaliser(store=store, settings=Settings(), publisher=Dispatcher(broker_url))
-    sweeper = Sweeper(finaliser=by, owner=lambda: "the sweeper")
+    by = Operations(store=store, settings=Settings(), publisher=Dispatcher(broker_url))
+    sweeper = Sweeper(operations=by, owner=lambda: "the sweeper")
     for _ in range(2):  # a lease must be missing twice
         await store.client.delete(keys.SWEEP)
         await sweeper.sweep()

@@ -16,8 +16,8 @@ from mainstem_shared.model.runs import Reason
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import ending
 from mainstem_shared.operations.aborting import Aborter
+from mainstem_shared.operations.control import Operations
 from mainstem_shared.operations.deleting import Deleter
-from mainstem_shared.operations.ending import Finaliser
 from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
@@ -36,14 +36,14 @@ class Messages:
         return f"task of {run_id}"
 
 
-def finaliser(store: Store, **settings: Any) -> Finaliser:
-    return Finaliser(store=store, settings=Settings(**settings), publisher=Messages())
+def operations(store: Store, **settings: Any) -> Operations:
+    return Operations(store=store, settings=Settings(**settings), publisher=Messages())
 
 
-async def sweep(store: Store, by: Finaliser) -> None:
+async def sweep(store: Store, by: Operations) -> None:
     """One sweep that is sure to be elected."""
     await store.client.delete(keys.SWEEP)
-    await Sweeper(finaliser=by, owner=lambda: "the sweeper").sweep()
+    await Sweeper(operations=by, owner=lambda: "the sweeper").sweep()
 
 
 async def due(store: Store, log: RunLog) -> None:
@@ -69,19 +69,19 @@ async def keys_naming(store: Store, tag: str) -> list[bytes]:
 async def test_an_end_that_races_a_deletion_leaves_nothing(store: Store):
     """Thirty times: an owner writes, ends its run and tidies while the thread is deleted: no key comes back."""
     dice = random.Random(3)
-    by = finaliser(store, compact_after_s=0)
-    deleter = Deleter(aborter=Aborter(finaliser=by, sealer=lambda: "the deleter"), wait_s=0.05)
+    by = operations(store, compact_after_s=0)
+    deleter = Deleter(aborter=Aborter(operations=by, sealer=lambda: "the deleter"), wait_s=0.05)
     ended_first = 0
     for n in range(30):
         log = await RunLog.start(store, thread_id=f"race {n}")
-        await ending.own(store, "w1", log.run_id, ttl_ms=60_000)
+        await by.indexes.own("w1", log.run_id)
         await store.client.set(keys.lease("w1"), "worker", ex=60)
         await log.claim("w1")
 
         async def work(log: RunLog = log) -> bool:
             await log.say(3)
             await asyncio.sleep(dice.uniform(0, 0.006))
-            done = await by.finish(log.control, fold=log.fold, top=log.top, reason=Reason.COMPLETED)
+            done = await ending.finish(by, log.control, fold=log.fold, top=log.top, reason=Reason.COMPLETED)
             return isinstance(done, transitions.Finished)
 
         deleting = deleter.delete_thread(f"race {n}", tenant="default", user_id="local")
@@ -95,7 +95,7 @@ async def test_an_end_that_races_a_deletion_leaves_nothing(store: Store):
 
 async def test_an_end_that_did_not_reach_the_indexes_is_tidied(store: Store, settings: Settings):
     """The process died between the two writes: a sweep drops the entry, and publishes the thread's next run."""
-    by = finaliser(store)
+    by = operations(store)
     log = await RunLog.start(store, thread_id="t")
     async with AsyncRuns(settings) as runs:
         waiting = (await runs.start("t", "demo", {}, if_active="enqueue")).run_id
@@ -114,12 +114,12 @@ async def test_an_end_that_did_not_reach_the_indexes_is_tidied(store: Store, set
 @pytest.mark.parametrize(("after_s", "left"), [(0, 1), (60, 5)])
 async def test_deltas_are_dropped_when_they_are_due(store: Store, after_s: float, left: int):
     """MAINSTEM_COMPACT_AFTER_S after the end only the final event is kept; 0 means with the next sweep."""
-    by = finaliser(store, compact_after_s=after_s)
+    by = operations(store, compact_after_s=after_s)
     log = await RunLog.start(store)
     await log.claim()
     await log.say(2)
     assert isinstance(
-        await by.finish(log.control, fold=log.fold, top=log.top, reason=Reason.COMPLETED),
+        await ending.finish(by, log.control, fold=log.fold, top=log.top, reason=Reason.COMPLETED),
         transitions.Finished,
     )
     await asyncio.sleep(0.002)  # a millisecond later than its end
@@ -150,18 +150,18 @@ async def test_a_start_lengthens_the_life_of_its_users_list(store: Store, settin
 
 async def test_a_run_that_cannot_be_read_does_not_stop_a_sweep(store: Store):
     """Records of another version, or damaged: those after them are looked at all the same, and they are kept."""
-    by = finaliser(store)
+    by = operations(store)
     damaged, behind, lost = [await RunLog.start(store) for _ in range(3)]
     await behind.finish(Reason.USER_ABORT)
     await store.client.hset(damaged.keys.record, mapping={"status": "of a later version"})
     await lost.claim("w1")
     for owned in (damaged, lost):
-        await ending.own(store, "w1", owned.run_id, ttl_ms=60_000)
+        await by.indexes.own("w1", owned.run_id)
     await store.client.zadd(keys.WORKERS, {"w1": 1})
     await store.client.zadd(
         keys.ACTIVE, {damaged.run_id: 1, behind.run_id: 2, lost.run_id: now_ms() + 60_000}
     )
-    sweeper = Sweeper(finaliser=by, owner=lambda: "the sweeper")
+    sweeper = Sweeper(operations=by, owner=lambda: "the sweeper")
     for _ in range(2):
         await store.client.delete(keys.SWEEP)
         await sweeper.sweep()
@@ -174,20 +174,22 @@ async def test_a_run_that_cannot_be_read_does_not_stop_a_sweep(store: Store):
 
 async def test_sweeps_leave_a_run_alone_that_changed_hands(store: Store):
     """Its former owner is dead, and is still said to have it; whoever saw it before does not end it either."""
-    by = finaliser(store)
+    by = operations(store)
     log = await RunLog.start(store)
-    await ending.own(store, "w1", log.run_id, ttl_ms=60_000)
+    await by.indexes.own("w1", log.run_id)
     await store.client.zadd(keys.WORKERS, {"w1": 1})
     await log.claim("w1")
     seen = await transitions.read(store, log.run_id)
     assert isinstance(seen, transitions.State)
     await log.handover()
     await log.claim("w2")
-    sweeper = Sweeper(finaliser=by, owner=lambda: "the sweeper")
+    sweeper = Sweeper(operations=by, owner=lambda: "the sweeper")
     for _ in range(2):
         await sweeper.sweep()
     assert await store.client.zrange(keys.WORKERS, 0, -1) == []
-    late = await by.settle(log.run_id, sealer="me", reason=Reason.WORKER_LOST, expected_epoch=seen.epoch)
+    late = await ending.settle(
+        by, log.run_id, sealer="me", reason=Reason.WORKER_LOST, expected_epoch=seen.epoch
+    )
     assert late is not None
     assert not late.mine
     assert await store.client.hget(log.keys.record, "owner") == b"w2"
@@ -197,9 +199,9 @@ async def test_sweeps_leave_a_run_alone_that_changed_hands(store: Store):
 
 async def test_an_unknown_run_is_settled_by_nobody(store: Store):
     """Ending what is gone writes nothing."""
-    by = finaliser(store)
+    by = operations(store)
     gone = ids.run_id("default", "t", ids.uuid7())
-    assert await by.settle(gone, sealer="me", reason=Reason.USER_ABORT) is None
+    assert await ending.settle(by, gone, sealer="me", reason=Reason.USER_ABORT) is None
     with pytest.raises(errors.NotFound):
-        await Aborter(finaliser=by).abort(gone)
+        await Aborter(operations=by).abort(gone)
     assert await store.client.dbsize() == 0

@@ -19,7 +19,7 @@ from mainstem_shared.model.principals import Principal
 from mainstem_shared.model.runs import ErrorInfo, Reason
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import resuming, starting
-from mainstem_shared.operations.ending import Finaliser
+from mainstem_shared.operations.control import Operations
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
@@ -181,8 +181,8 @@ async def test_a_paused_run_is_active_until_its_window_is_over(settings: Setting
         with pytest.raises(errors.ThreadBusy):
             await runs.start("t", "demo", user_id="ann")
         await wait_until_async(lambda: now_ms() > expires_ms, description="the window to be over")
-        ending = Finaliser(store=store, settings=settings, publisher=Nobody())
-        await resuming.expire(ending, log.run_id, sealer="the sweeper")
+        operations = Operations(store=store, settings=settings, publisher=Nobody())
+        await resuming.expire(operations, log.run_id, sealer="the sweeper")
         assert (await runs.list(user_id="ann", active=True)).runs == []
         assert (await runs.get(log.run_id)).reason is Reason.APPROVAL_EXPIRED
         await runs.start("t", "demo", user_id="ann")
@@ -199,12 +199,10 @@ async def test_what_triggered_a_run_is_recorded(settings: Settings, store: Store
     """In the record and in the first event."""
     for trigger in ("user", "schedule"):
         outcome = await starting.start_run(
-            store,
-            Nobody(),
-            settings=settings,
+            Operations(store=store, settings=settings, publisher=Nobody()),
+            starting.parse_request({"engine": "demo"}),
             principal=Principal(user_id="ann"),
             thread_id=trigger,
-            request=starting.parse_request({"engine": "demo"}),
             trigger=trigger,
         )
         state = await transitions.read(store, outcome.run_id)

@@ -25,7 +25,7 @@ from mainstem_shared.model.runs import Reason, Run, Status
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import resuming, starting
 from mainstem_shared.operations.aborting import Abort, Aborter, Outcome
-from mainstem_shared.operations.ending import Finaliser
+from mainstem_shared.operations.control import Operations
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
@@ -65,9 +65,9 @@ class Race:
     def now(self) -> int:
         return now_ms() + self.late_ms
 
-    def finaliser(self, name: str) -> Finaliser:
+    def operations(self, name: str) -> Operations:
         gated = GatedStore(self.store, name, self.turnstile)
-        return Finaliser(store=gated, settings=SETTINGS, publisher=self.messages)
+        return Operations(store=gated, settings=SETTINGS, publisher=self.messages)
 
     async def pause(self) -> None:
         await self.store.client.delete(keys.user_slots("default", "u"))  # all races are of the same user
@@ -101,28 +101,25 @@ class Race:
 
     async def resume(self, name: str, kind: str) -> None:
         fields = {"action_id": "act", "decisions": [{"call_id": "c", "type": kind}]}
-        await resuming.resume(self.finaliser(name), self.run_id, actions.parse_request(fields), by=name)
+        await resuming.resume(self.operations(name), self.run_id, actions.parse_request(fields), by=name)
 
     async def abort(self, name: str) -> Abort:
-        aborter = Aborter(finaliser=self.finaliser(name), sealer=lambda: name)
+        aborter = Aborter(operations=self.operations(name), sealer=lambda: name)
         return await aborter.abort(self.run_id)
 
     async def expire(self, name: str) -> bool:
-        return await resuming.expire(self.finaliser(name), self.run_id, sealer=name)
+        return await resuming.expire(self.operations(name), self.run_id, sealer=name)
 
     async def pass_time(self, name: str) -> None:
         await self.turnstile.turn(name)
         self.late_ms = 2 * WINDOW_MS
 
     async def replace(self, name: str) -> starting.Outcome:
-        finaliser = self.finaliser(name)
         return await starting.start_run(
-            finaliser.store,
-            finaliser.publisher,
-            settings=SETTINGS,
+            self.operations(name),
+            starting.parse_request({"engine": "demo", "if_active": "replace"}),
             principal=Principal(user_id="u"),
             thread_id=self.thread,
-            request=starting.parse_request({"engine": "demo", "if_active": "replace"}),
         )
 
     def actors(self, kinds: list[str]) -> dict[str, Awaitable[Any]]:
@@ -259,7 +256,7 @@ async def test_a_stale_sweep_cannot_hit_a_newer_action(store_url: str):
     store = Store(store_url)
     for on_expiry in ("fail", "reject"):
         one = Race(store, on_expiry)
-        finaliser = Finaliser(store=store, settings=SETTINGS, publisher=one.messages)
+        operations = Operations(store=store, settings=SETTINGS, publisher=one.messages)
         await one.pause()
         seen = await transitions.read_action(store, one.run_id, "act")
         assert isinstance(seen, transitions.Waiting)
@@ -267,7 +264,7 @@ async def test_a_stale_sweep_cannot_hit_a_newer_action(store_url: str):
         request = actions.parse_request(
             {"action_id": "act", "decisions": [{"call_id": "c", "type": "approve"}]}
         )
-        await resuming.resume(finaliser, one.run_id, request)
+        await resuming.resume(operations, one.run_id, request)
         claimed = await v.claim(store, one.run_id)
         control = transitions.Control(run_id=one.run_id, epoch=claimed.epoch, owner="me")
         newer = one.action().model_copy(update={"action_id": "newer"})
@@ -283,7 +280,7 @@ async def test_a_stale_sweep_cannot_hit_a_newer_action(store_url: str):
             settings=SETTINGS,
         )
         before = await v.everything(store)
-        await resuming._expire(finaliser, seen, seen.action, sealer="sweeper")
+        await resuming._expire(operations, seen, seen.action, sealer="sweeper")
         assert await v.everything(store) == before
         run = await run_states.get_run(store, one.run_id)
         assert (run.status, run.action and run.action["action_id"]) == (Status.REQUIRES_ACTION, "newer")

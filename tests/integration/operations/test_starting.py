@@ -15,7 +15,8 @@ from mainstem_shared.eventlog.reading import run_states
 from mainstem_shared.model import ids
 from mainstem_shared.model.principals import Principal
 from mainstem_shared.model.runs import INPUT_LIMIT, METADATA_LIMIT, Reason, Status, WaitingFor
-from mainstem_shared.operations import starting
+from mainstem_shared.operations import control, indexes, starting
+from mainstem_shared.operations.control import Operations
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
@@ -59,17 +60,15 @@ def messages() -> Messages:
 
 async def start(store: Store, messages: Messages, thread: str = "t", **changes: Any) -> starting.Outcome:
     fields = {"engine": "demo", "input": {"tokens": 3}}
+    settings = changes.pop("settings", SETTINGS)
     options = {
-        name: changes.pop(name)
-        for name in ("principal", "idempotency_key", "run_id", "settings")
-        if name in changes
+        name: changes.pop(name) for name in ("principal", "idempotency_key", "run_id") if name in changes
     }
     return await starting.start_run(
-        store,
-        messages,
+        Operations(store=store, settings=settings, publisher=messages),
+        starting.parse_request({**fields, **changes}),
         thread_id=thread,
-        request=starting.parse_request({**fields, **changes}),
-        **{"settings": SETTINGS, "principal": ANN, **options},
+        **{"principal": ANN, **options},
     )
 
 
@@ -112,7 +111,7 @@ async def test_a_started_run_is_durable_indexed_and_published(store: Store, mess
     assert state.spec.max_duration_s == 9
     assert await store.client.ttl(keys.user_runs("default", "ann")) > 0
     due = await store.client.zscore(keys.ACTIVE, outcome.run_id)
-    assert due == state.spec.created_ms + starting.FIRST_LOOK_MS
+    assert due == state.spec.created_ms + indexes.FIRST_CHECK_MS
 
 
 async def test_a_broker_that_is_away_delays_a_run_but_does_not_refuse_it(store: Store, messages: Messages):
@@ -312,7 +311,7 @@ async def test_a_store_that_dies_between_index_and_record_leaves_only_index_entr
 
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(transitions, "start", killed_in_between)
+            patch.setattr(control.START, "verb", killed_in_between)
             with pytest.raises(errors.StoreUnavailable):
                 await start(store, messages)
         private_valkey.start()

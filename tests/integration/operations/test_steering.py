@@ -14,8 +14,8 @@ from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.runs import Reason
 from mainstem_shared.model.time import now_ms
-from mainstem_shared.operations import recovery, steering
-from mainstem_shared.operations.ending import Finaliser
+from mainstem_shared.operations import ending, recovery, steering
+from mainstem_shared.operations.control import Operations
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
@@ -27,7 +27,8 @@ SETTINGS = Settings()
 async def say(store: Store, run_id: str, text: str, *, input_id: str | None = None) -> steering.Receipt:
     spec = await run_states.check_owner(store, run_id, tenant="default", user_id="u")
     request = steering.parse_request({"text": text, "input_id": input_id})
-    return await steering.send(store, SETTINGS, spec, request, by="u")
+    operations = Operations(store=store, settings=SETTINGS, publisher=Nobody())
+    return await steering.send(operations, spec, request=request, by="u")
 
 
 async def refusal(store: Store, run_id: str, **said: Any) -> type[Exception]:
@@ -124,8 +125,8 @@ async def test_the_end_hands_back_what_nobody_read(store: Store):
     fold = Content()
     fold.apply("message.delta", {"part": 0, "text": "a"})
     fold.apply("input.accepted", first)
-    finaliser = Finaliser(store=store, settings=SETTINGS, publisher=Nobody())
-    await finaliser.finish(control, fold=fold, top=Cursor(control.epoch, 0), reason=Reason.COMPLETED)
+    operations = Operations(store=store, settings=SETTINGS, publisher=Nobody())
+    await ending.finish(operations, control, fold=fold, top=Cursor(control.epoch, 0), reason=Reason.COMPLETED)
     run = await run_states.get_run(store, control.run_id)
     assert [(said["text"], said["state"], said["part"]) for said in run.inputs] == [
         ("read", "read", 1),
@@ -157,8 +158,8 @@ async def test_whoever_begins_again_is_told_again(store: Store):
     top = await v.append(store, control, "x")
     fold.apply("message.delta", {"part": 0, "text": "x"})
     fold.apply("input.accepted", entries[1])
-    finaliser = Finaliser(store=store, settings=SETTINGS, publisher=Nobody())
-    assert await recovery.hand_over(finaliser, control, fold=fold, top=top, cause="test", lost=True)
+    operations = Operations(store=store, settings=SETTINGS, publisher=Nobody())
+    assert await recovery.hand_over(operations, control, fold=fold, top=top, cause="test", lost=True)
     await v.claim(store, control.run_id)
     run = await run_states.get_run(store, control.run_id)
     assert [(said["text"], said["state"]) for said in run.inputs] == [("before", "read"), ("after", "queued")]

@@ -149,7 +149,7 @@ async def test_an_end_that_cannot_be_written_is_said_and_stays_recoverable(
         store, owner = here.store, here.lease.owner
         await store.patiently(lambda: store.client.delete(keys.lease(owner)), patience_s=10)
         assert (await runs.get(run_id)).status is Status.RUNNING
-        sweeper = Sweeper(finaliser=here.finaliser, owner=lambda: "the sweeper")
+        sweeper = Sweeper(operations=here.operations, owner=lambda: "the sweeper")
         await sweeper._settle_runs_of(owner)
         run = await runs.get(run_id)
         assert (run.status, run.reason, run.text) == (Status.FAILED, Reason.WORKER_LOST, "w0")

@@ -13,7 +13,8 @@ from mainstem_shared.model import contents
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import RECORD_VERSION, Reason
-from mainstem_shared.operations.ending import Finaliser, close_open_calls
+from mainstem_shared.operations import ending
+from mainstem_shared.operations.ending import close_open_calls
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 from support.models import recordings
@@ -100,8 +101,7 @@ async def test_events_are_followed_from_any_cursor(store: Store, runs: AsyncRuns
 async def test_an_unfinished_run_can_be_ended(store: Store, runs: AsyncRuns, path: Path):
     """Sealed if need be, folded, finished: with the content that it had, and with nothing left but its end."""
     recording = await restored(store, path)
-    finaliser = Finaliser(store=store, settings=runs.settings, publisher=runs._publisher)
-    ended = await finaliser.settle(recording.run_id, sealer="me", reason=Reason.USER_ABORT)
+    ended = await ending.settle(runs._operations, recording.run_id, sealer="me", reason=Reason.USER_ABORT)
     assert ended is not None
     assert ended.mine
     run = await runs.get(recording.run_id)

@@ -95,7 +95,7 @@ async def input_of(store: Store, run_id: str) -> dict[str, Any]:
         NotFound: there is no such run.
     """
     record = keys.run(run_id).record
-    found = await store.patiently(lambda: store.client.hget(record, "input"))
+    found = await store.command("HGET", record, "input", large=True)
     if found is None:
         raise errors.NotFound
     return jsontext.loads(found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from mainstem_shared.model.principals import Principal
 from mainstem_shared.model.runs import Spec
@@ -21,10 +21,10 @@ async def newest_active(store: Store, thread_id: str, caller: Principal) -> Spec
         StoreUnavailable: the store does not answer.
     """
     index = keys.thread_runs(caller.tenant, thread_id)
-    newest: Any = await store.patiently(lambda: store.client.zrevrange(index, 0, _NEWEST))
+    newest = await store.command("ZREVRANGE", index, 0, _NEWEST)
     for raw_id in newest:
         record = keys.run(raw_id.decode()).record
-        found: Any = await store.patiently(lambda key=record: store.client.hmget(key, "spec", "status"))
+        found = await store.command("HMGET", record, "spec", "status")
         known = None if None in found else listings.spec_and_status(raw_id.decode(), *found)
         if known is not None and not known[1].is_terminal and caller.owns(known[0]):
             return known[0]

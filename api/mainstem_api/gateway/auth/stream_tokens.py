@@ -86,9 +86,9 @@ class StreamTokens:
         now = time.monotonic()
         if self._secret is None or now - self._read_at > REREAD_S:
             # A store that lost the secret gets the one back that tokens are out with.
-            wanted, client = self._secret or secrets.token_bytes(SECRET_BYTES), self._store.client
-            await self._store.patiently(lambda: client.set(keys.STREAM_SECRET, wanted, nx=True))
-            self._secret = await self._store.patiently(lambda: client.get(keys.STREAM_SECRET))
+            wanted = self._secret or secrets.token_bytes(SECRET_BYTES)
+            await self._store.command("SET", keys.STREAM_SECRET, wanted, "NX")
+            self._secret = await self._store.command("GET", keys.STREAM_SECRET)
             self._read_at = now
             if self._secret is None:
                 raise errors.StoreUnavailable

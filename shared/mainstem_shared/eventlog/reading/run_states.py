@@ -63,7 +63,7 @@ async def check_owner(store: Store, run_id: str, *, tenant: str, user_id: str | 
         NotFound: it is not, or there is no such run.
     """
     record = keys.run(run_id).record
-    spec = await store.patiently(lambda: store.client.hget(record, "spec"))
+    spec = await store.command("HGET", record, "spec")
     if spec is None:
         raise errors.NotFound
     try:

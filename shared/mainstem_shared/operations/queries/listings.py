@@ -11,7 +11,7 @@ import logging
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from mainstem_shared import errors
 from mainstem_shared.eventlog.reading import run_states
@@ -19,6 +19,7 @@ from mainstem_shared.model import contents
 from mainstem_shared.model.principals import DEFAULT_TENANT
 from mainstem_shared.model.runs import TERMINAL, Run, Spec, Status
 from mainstem_shared.model.time import now_ms
+from mainstem_shared.operations import indexes
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 
@@ -157,12 +158,12 @@ async def _after(store: Store, index: str, position: Position | None) -> list[Po
 
 
 async def _entries(store: Store, index: str, ceiling: str | int, skipped: int) -> list[Position]:
-    raw: Any = await store.patiently(
-        lambda: store.client.zrevrangebyscore(
-            index, ceiling, "-inf", start=skipped, num=_BATCH, withscores=True
-        )
+    flat = await store.command(
+        "ZREVRANGEBYSCORE", index, ceiling, "-inf", "WITHSCORES", "LIMIT", skipped, _BATCH
     )
-    return [Position(int(score), member.decode()) for member, score in raw]
+    return [
+        Position(int(score), member.decode()) for member, score in zip(flat[::2], flat[1::2], strict=True)
+    ]
 
 
 async def _runs(store: Store, query: Query, batch: list[Position]) -> AsyncIterator[tuple[Position, Run]]:
@@ -198,15 +199,10 @@ def spec_and_status(run_id: str, spec: bytes, status: bytes) -> tuple[Spec, Stat
 
 
 async def _matching(store: Store, query: Query, batch: list[Position]) -> list[Position]:
-    async def fetch() -> list[Any]:
-        async with store.client.pipeline(transaction=False) as pipe:
-            for entry in batch:
-                pipe.hmget(keys.run(entry.run_id).record, "status", "spec")
-            return await pipe.execute()
-
+    looks = (("HMGET", keys.run(entry.run_id).record, "status", "spec") for entry in batch)
     matching: list[Position] = []
     gone: list[Position] = []
-    for entry, (status, spec) in zip(batch, await store.patiently(fetch), strict=True):
+    for entry, (status, spec) in zip(batch, await store.commands(*looks, large=True), strict=True):
         if status is None:
             gone.append(entry)
         elif (known := spec_and_status(entry.run_id, spec, status)) and query.matches(*known):
@@ -218,5 +214,4 @@ async def _matching(store: Store, query: Query, batch: list[Position]) -> list[P
 async def _drop(store: Store, index: str, gone: list[Position]) -> None:
     """Remove entries of runs that are gone, but not of a start that has yet to write its record."""
     settled = [entry.run_id for entry in gone if entry.created_ms < now_ms() - _UNBORN_MS]
-    if settled:
-        await store.patiently(lambda: store.client.zrem(index, *settled))
+    await indexes.drop(store, index, settled)

@@ -84,7 +84,7 @@ async def recent(store: Store, query: Query, *, limit: int, cursor: str | None =
 
 async def active(store: Store, query: Query, *, limit: int = SHOWN) -> Overview:
     """Return all unfinished runs that the query asks for; the newest ones, where they are too many."""
-    members: Any = await store.patiently(lambda: store.client.zrange(keys.ACTIVE, 0, SCAN_LIMIT - 1))
+    members: Any = await store.command("ZRANGE", keys.ACTIVE, 0, SCAN_LIMIT - 1, large=True)
     found: list[tuple[int, str, Status]] = []
     for first in range(0, len(members), _BATCH):
         found += await _wanted(store, query, [member.decode() for member in members[first : first + _BATCH]])
@@ -94,14 +94,9 @@ async def active(store: Store, query: Query, *, limit: int = SHOWN) -> Overview:
 
 
 async def _wanted(store: Store, query: Query, run_ids: Sequence[str]) -> list[tuple[int, str, Status]]:
-    async def fetch() -> list[Any]:
-        async with store.client.pipeline(transaction=False) as pipe:
-            for run_id in run_ids:
-                pipe.hmget(keys.run(run_id).record, "status", "spec")
-            return await pipe.execute()
-
+    looks = (("HMGET", keys.run(run_id).record, "status", "spec") for run_id in run_ids)
     found: list[tuple[int, str, Status]] = []
-    for run_id, (status, spec) in zip(run_ids, await store.patiently(fetch), strict=True):
+    for run_id, (status, spec) in zip(run_ids, await store.commands(*looks, large=True), strict=True):
         if status is None:
             continue  # a start that is under way, or never happened
         if (known := listings.spec_and_status(run_id, spec, status)) is None:
@@ -113,16 +108,9 @@ async def _wanted(store: Store, query: Query, run_ids: Sequence[str]) -> list[tu
 
 
 async def _summaries(store: Store, run_ids: Sequence[str]) -> list[RunSummary]:
-    async def records() -> list[Any]:
-        async with store.client.pipeline(transaction=False) as pipe:
-            for run_id in run_ids:
-                pipe.hmget(keys.run(run_id).record, *_FIELDS)
-            return await pipe.execute()
-
-    if not run_ids:
-        return []
+    looks = (("HMGET", keys.run(run_id).record, *_FIELDS) for run_id in run_ids)
     found: list[RunSummary] = []
-    for run_id, values in zip(run_ids, await store.patiently(records), strict=True):
+    for run_id, values in zip(run_ids, await store.commands(*looks, large=True), strict=True):
         if (summary := _readable_summary(run_id, values)) is not None:
             found.append(summary)
     return await _with_progress(store, found)
@@ -144,16 +132,9 @@ async def _with_progress(store: Store, runs: list[RunSummary]) -> list[RunSummar
     """Add how far running runs are: their logs' tops. Finished logs end with the whole content: not read."""
     running = [run.run_id for run in runs if run.status is Status.RUNNING]
 
-    async def tops() -> list[Any]:
-        async with store.client.pipeline(transaction=False) as pipe:
-            for run_id in running:
-                pipe.xrevrange(keys.run(run_id).log, count=1)
-            return await pipe.execute()
-
-    if not running:
-        return runs
+    looks = (("XREVRANGE", keys.run(run_id).log, "+", "-", "COUNT", 1) for run_id in running)
     found: dict[str, cursors.Cursor] = {}
-    for run_id, entries in zip(running, await store.patiently(tops), strict=True):
+    for run_id, entries in zip(running, await store.commands(*looks, large=True), strict=True):
         if entries:
             found[run_id] = cursors.parse(entries[0][0].decode())
     return [

@@ -92,12 +92,10 @@ async def _start(body: RunAgentInput, run_id: str, gateway: Gateway, caller: Pri
         "on_worker_lost": options.on_worker_lost,
     }
     await starting.start_run(
-        gateway.store,
-        gateway.dispatcher,
-        settings=gateway.settings,
+        gateway.operations,
+        starting.parse_request(request),
         principal=caller,
         thread_id=body.thread_id,
-        request=starting.parse_request(request),
         run_id=run_id,
         private_threads=True,
     )
@@ -172,15 +170,13 @@ async def _also_known_as(
     Best effort, after the decision is durable: without it the client must resume again to attach.
     """
     key, value = _name_key(body, caller), f"{run_id} {turn}"
-    await gateway.store.patiently(
-        lambda: gateway.store.client.set(key, value, px=transitions.IDEMPOTENCY_TTL_MS, nx=True)
-    )
+    await gateway.store.command("SET", key, value, "NX", "PX", transitions.IDEMPOTENCY_TTL_MS)
 
 
 async def _known_as(gateway: Gateway, body: RunAgentInput, caller: Principal) -> tuple[str, int] | None:
     """Return the run that `_also_known_as` remembers, and how many of its pauses were decided before."""
     key = _name_key(body, caller)
-    found = await gateway.store.patiently(lambda: gateway.store.client.get(key))
+    found = await gateway.store.command("GET", key)
     if found is None:
         return None
     run_id, _, turn = found.decode().partition(" ")

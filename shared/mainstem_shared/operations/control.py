@@ -1,0 +1,372 @@
+"""The one protocol by which operations change runs: make it findable → verb → tidy indexes → notify.
+
+A run, the indexes that list it, its owner's mailbox and the broker cannot be changed together. The record
+is the truth; a process may die between any two writes. So before a verb runs, whoever heals must be able to
+find the run: by a sweeper's check that is due soon, or on the list of the owner that takes it. After the verb
+the indexes follow (best effort), then whoever must act is told. `Operations.transition` does all of it; the
+operations are registered here, and each has a crash test (`tests/integration/operations/test_crashes.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar
+
+from mainstem_shared import errors, transitions
+from mainstem_shared.coordination import outbox
+from mainstem_shared.model.actions import Action
+from mainstem_shared.model.runs import Spec, Status
+from mainstem_shared.operations.indexes import FIRST_CHECK_MS, Indexes
+from mainstem_shared.settings import Settings
+from mainstem_shared.store import keys
+from mainstem_shared.store.client import Store
+from mainstem_shared.transitions import Control
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Run = str | Spec | Control
+"""What a verb's function takes to name its run."""
+
+ROUNDS: Final = 20
+"""Control may change hands while we act; each round somebody else made progress."""
+
+
+class Operation(Generic[P, R]):
+    """A verb with what surrounds it. Made once, below; `of` binds it to a run and to arguments."""
+
+    def __init__(
+        self,
+        verb: Callable[Concatenate[Store, P], Awaitable[R]],
+        *,
+        name: str,
+        found_by: str,
+        prepare: Callable[..., Awaitable[None]] | None = None,
+        tidy: Callable[..., Awaitable[None]] | None = None,
+    ) -> None:
+        """Register the operation.
+
+        Args:
+            verb: the function in `transitions`, or one here that calls it.
+            name: the verb's.
+            found_by: how a healer finds the run if the process dies after the verb.
+            prepare: makes it findable before: gets the indexes and the verb's arguments. None: it is already.
+            tidy: brings the indexes in line after: gets the indexes, the verb's answer and its arguments.
+        """
+        self.name = name
+        self.found_by = found_by
+        self.verb = verb
+        self._prepare = prepare
+        self._tidy = tidy
+        OPERATIONS[name] = self
+
+    def of(self, *args: P.args, **kwargs: P.kwargs) -> Transition[R]:
+        """Bind the verb's arguments, the run first; `Operations.transition` performs it."""
+        prepare, tidy = self._prepare, self._tidy
+        return Transition(
+            name=self.name,
+            run_id=_id_of(args[0]),
+            prepare=lambda indexes: prepare(indexes, *args, **kwargs) if prepare else _nothing(),
+            verb=lambda store: self.verb(store, *args, **kwargs),
+            tidy=lambda indexes, answer: tidy(indexes, answer, *args, **kwargs) if tidy else _nothing(),
+        )
+
+
+OPERATIONS: Final[dict[str, Operation[Any, Any]]] = {}
+"""Every operation by its verb's name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transition(Generic[R]):
+    """One change of one run, ready to be performed."""
+
+    name: str
+    run_id: str
+    prepare: Callable[[Indexes], Awaitable[None]]
+    verb: Callable[[Store], Awaitable[R]]
+    tidy: Callable[[Indexes, R], Awaitable[None]]
+
+
+async def _nothing() -> None:
+    """Do nothing: the operation needs no such step."""
+
+
+async def nobody(_: object) -> None:
+    """Notify nobody: no other process has to act."""
+
+
+@dataclass(frozen=True)
+class Operations:
+    """What a process needs to change runs: where they are, under which settings, and who hears of it."""
+
+    store: Store
+    settings: Settings
+    publisher: outbox.Publisher
+
+    @cached_property
+    def indexes(self) -> Indexes:
+        """The indexes beside the store's records."""
+        return Indexes(store=self.store, settings=self.settings)
+
+    async def transition(self, change: Transition[R], *, notify: Callable[[R], Awaitable[None]]) -> R:
+        """Perform a transition; returns the verb's answer. May be repeated as far as the verb may.
+
+        `notify` tells whoever must act on the answer (a worker by the broker, an owner by mail); what it
+        raises reaches the caller, who knows what it may promise. `nobody`: nobody must act.
+
+        Raises:
+            StoreUnavailable: performed or not; if it was, a healer finds the run.
+        """
+        await change.prepare(self.indexes)
+        answer = await change.verb(self.store)
+        await self._tidy(change, answer)
+        await notify(answer)
+        return answer
+
+    async def _tidy(self, change: Transition[R], answer: R) -> None:
+        """Bring the indexes in line with a transition that stands: whatever fails here, it does not."""
+        try:
+            await change.tidy(self.indexes, answer)
+        except Exception:  # the caller must not take this for a failure of the verb; readers drop what stays
+            noted = {"action": "indexes_lag", "run_id": change.run_id, "operation": change.name}
+            logger.warning("indexes lag behind", extra=noted, exc_info=True)
+
+    async def deliver(self, run_id: str) -> bool:
+        """Publish the message of a queued run; False if that must be tried again later, by a sweeper."""
+        try:
+            state = await transitions.read(self.store, run_id)
+        except errors.StoreUnavailable:
+            logger.warning("a message waits for the store", extra={"action": "deliver", "run_id": run_id})
+            return False
+        if isinstance(state, transitions.Gone) or state.status is not Status.QUEUED:
+            return False
+        spec = state.spec
+        return await self.publish(spec, descent=outbox.descent_of(spec, state.fields))
+
+    async def publish(self, spec: Spec, *, descent: outbox.Descent | None) -> bool:
+        """Publish a queued run's message; False if that must be tried again later, by a sweeper."""
+        return await outbox.deliver(
+            self.store,
+            self.publisher,
+            run_id=spec.run_id,
+            user_id=spec.user_id,
+            engine=spec.engine,
+            descent=descent,
+        )
+
+
+class Rounds:
+    """Counts the attempts of a caller whose view of a run was overtaken."""
+
+    def __init__(self) -> None:
+        self._left = ROUNDS
+
+    def begin(self) -> None:
+        """Begin an attempt.
+
+        Raises:
+            StoreUnavailable: so many were overtaken that something is wrong.
+        """
+        if self._left == 0:
+            raise contended()
+        self._left -= 1
+
+
+def contended() -> errors.StoreUnavailable:
+    """Return the failure of a caller who was overtaken whenever it tried to act."""
+    return errors.StoreUnavailable("The run's control kept changing hands; try again.")
+
+
+# -- how a run is made findable, and what follows a verb in the indexes
+
+
+def _id_of(run: object) -> str:
+    return run if isinstance(run, str) else run.run_id  # type: ignore[attr-defined]
+
+
+def _check_within(after_ms: int) -> Callable[..., Awaitable[None]]:
+    async def prepare(indexes: Indexes, run: Run, *_: Any, **__: Any) -> None:
+        run_id = _id_of(run)
+        keys.run(run_id)  # NotFound for what cannot be a run id
+        await indexes.check_within(run_id, after_ms)
+
+    return prepare
+
+
+async def _list_new(indexes: Indexes, spec: Spec, *_: Any, if_active: str, **__: Any) -> None:
+    """List a new run; and have a sweeper check the run that `start` asks to stop in its favour."""
+    await indexes.add(spec)
+    if if_active == "replace":
+        holder = await indexes.store.command("HGET", keys.run(spec.run_id).thread, "active")
+        if holder is not None:
+            await indexes.check_within(holder.decode(), STOP_CHECK_MS)
+
+
+async def _after_start(indexes: Indexes, answer: object, spec: Spec, *_: Any, **__: Any) -> None:
+    # Those of an id that exists belong to the run that does exist.
+    if not isinstance(answer, transitions.Started | transitions.Exists):
+        await indexes.unborn(spec)
+
+
+async def _own_claimed(
+    indexes: Indexes, run_id: str, *, owner: str, patience_s: float | None = None, **_: Any
+) -> None:
+    await indexes.own(owner, run_id, patience_s=patience_s)
+
+
+async def _after_claim(indexes: Indexes, answer: object, run_id: str, *, owner: str, **_: Any) -> None:
+    if isinstance(answer, Lapsed):
+        await indexes.disown(owner, run_id)
+
+
+async def _own_sealed(indexes: Indexes, run_id: str, *, sealer: str, **_: Any) -> None:
+    await indexes.own(sealer, run_id)
+
+
+async def _after_handover(indexes: Indexes, answer: object, control: Control, **_: Any) -> None:
+    if isinstance(answer, int):
+        await indexes.disown(control.owner, control.run_id)
+
+
+async def _after_pause(
+    indexes: Indexes, answer: object, control: Control, *, spec: Spec, action: Action, **_: Any
+) -> None:
+    if isinstance(answer, transitions.Paused):
+        await indexes.paused(spec, owner=control.owner, expires_ms=action.expires_ms)
+
+
+async def _after_finish(indexes: Indexes, answer: object, control: Control, **_: Any) -> None:
+    if isinstance(answer, transitions.Finished):
+        await indexes.finished(control.run_id, owner=control.owner)
+
+
+async def _after_forget(
+    indexes: Indexes, answer: object, run_id: str, *, owner: tuple[str, str | None]
+) -> None:
+    if answer:
+        tenant, user_id = owner
+        await indexes.deleted(run_id, tenant=tenant, user_id=user_id)
+
+
+# -- verbs that need more than their script
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lapsed:
+    """The caller was suspended while it prepared a claim: it goes by another name now, and claims nothing."""
+
+
+async def _claim(
+    store: Store,
+    run_id: str,
+    *,
+    nonce: str,
+    owner: str,
+    is_current: Callable[[], bool],
+    task_id: str,
+    live_ttl_ms: int,
+    patience_s: float | None = None,
+) -> (
+    transitions.Claimed
+    | transitions.Refused
+    | transitions.Newer
+    | transitions.Stopping
+    | transitions.Gone
+    | Lapsed
+):
+    """Claim a run, unless the owner's list is one by now that nobody looks after."""
+    if not is_current():
+        return Lapsed()
+    return await transitions.claim(
+        store,
+        run_id,
+        nonce=nonce,
+        owner=owner,
+        task_id=task_id,
+        live_ttl_ms=live_ttl_ms,
+        patience_s=patience_s,
+    )
+
+
+async def _forget(store: Store, run_id: str, *, owner: tuple[str, str | None]) -> bool:
+    """Remove a run's keys; `owner` (tenant, and user where known) tells which lists it is on."""
+    del owner
+    return await transitions.forget(store, run_id)
+
+
+# -- the operations
+
+STOP_CHECK_MS: Final = 1000
+"""When a sweeper checks whether a stop was carried out: long after a healthy owner has acted."""
+STEER_CHECK_MS: Final = 2000
+"""When a sweeper checks whether the owner knows of an input: long after a healthy owner has it."""
+MESSAGE_CHECK_MS: Final = FIRST_CHECK_MS
+"""When a sweeper checks whether the message of a run that is queued again went out."""
+
+START: Final = Operation(
+    transitions.start,
+    name="start",
+    found_by="its first check; the run that it replaces by a check soon",
+    prepare=_list_new,
+    tidy=_after_start,
+)
+CLAIM: Final = Operation(
+    _claim, name="claim", found_by="its owner's list", prepare=_own_claimed, tidy=_after_claim
+)
+SEAL: Final = Operation(
+    transitions.seal, name="seal", found_by="the list of its new owner, who seals it", prepare=_own_sealed
+)
+STOP: Final = Operation(
+    transitions.stop, name="stop", found_by="a check soon", prepare=_check_within(STOP_CHECK_MS)
+)
+STEER: Final = Operation(
+    transitions.steer, name="steer", found_by="a check soon", prepare=_check_within(STEER_CHECK_MS)
+)
+PAUSE: Final = Operation(
+    transitions.pause,
+    name="pause",
+    found_by="a running run's regular check, which then waits for the action's expiry",
+    tidy=_after_pause,
+)
+RESOLVE: Final = Operation(
+    transitions.resolve, name="resolve", found_by="a check soon", prepare=_check_within(MESSAGE_CHECK_MS)
+)
+HANDOVER: Final = Operation(
+    transitions.handover,
+    name="handover",
+    found_by="a check soon",
+    prepare=_check_within(MESSAGE_CHECK_MS),
+    tidy=_after_handover,
+)
+FINISH: Final = Operation(
+    transitions.finish,
+    name="finish",
+    found_by="its regular check; the run that the thread goes to by its own",
+    tidy=_after_finish,
+)
+PROMOTE: Final = Operation(
+    transitions.promote, name="promote", found_by="the check of the run that waits, which is under way"
+)
+FORGET: Final = Operation(
+    _forget,
+    name="forget",
+    found_by="nobody has to: entries of a run that is gone are dropped by whoever reads them",
+    tidy=_after_forget,
+)
+
+WITHOUT_PROTOCOL: Final = {
+    "snapshot": "the owner's: it changes neither what is to be done nor by whom",
+    "resync": "the owner's: it changes neither what is to be done nor by whom",
+    "checkpoint": "the owner's: it changes neither what is to be done nor by whom",
+    "inbox": "the owner's: it changes neither what is to be done nor by whom",
+    "published": "notes that a notification went out",
+    "compact": "gives back memory of a run that is over",
+    "take_slot": "changes a count, not a run",
+    "read": "writes nothing",
+    "page": "writes nothing",
+}
+"""Scripts that are no operation, and why."""
