@@ -31,8 +31,13 @@ CONFIGURATION: Final[dict[str, Any]] = {
 
 def make_app(settings: Settings) -> Celery:
     """Return the app of a worker with these settings."""
-    app = Celery("mainstem", broker=endpoints.broker_url(settings))
-    app.conf.update(CONFIGURATION)
+    broker = endpoints.celery_broker(endpoints.broker_url(settings))
+    app = Celery("mainstem", broker=broker.url)
+    app.conf.update(
+        CONFIGURATION,
+        broker_transport_options=broker.transport_options,
+        broker_use_ssl=broker.use_ssl,
+    )
     # Whoever has only Celery submits to its default queue.
     app.conf.task_queues = [
         Queue(name, Exchange(name), routing_key=name) for name in dict.fromkeys((QUEUE, settings.queue))

@@ -15,7 +15,7 @@ from celery.backends.base import DisabledBackend
 
 from mainstem_shared import errors
 from mainstem_shared.settings import Settings
-from mainstem_shared.store import endpoints, server_checks
+from mainstem_shared.store import endpoints, sentinel_addresses, server_checks
 from mainstem_shared.store.embedded import ServerNotRunningError
 from mainstem_shared.store.server_checks import Shortcoming
 from mainstem_tasks.celery_support.publisher import GENERATE
@@ -110,7 +110,7 @@ def _broker(app: Any, settings: Settings) -> Iterator[Shortcoming]:
             consequence="With a global_keyprefix this worker looks for runs where clients do not put them.",
             remedy="Separate applications by the number of the database in the broker's URL instead.",
         )
-    if (ours := _runs_broker(settings)) is not None and ours != conf.broker_url:
+    if (ours := _runs_broker(settings)) is not None and ours != _plain(conf):
         yield Shortcoming(
             setting="broker_url",
             consequence="Clients and sweepers publish runs to another broker than this worker listens to.",
@@ -200,9 +200,15 @@ def _visibility(app: Any, *, events: bool) -> Iterator[Shortcoming]:
 
 def _runs_broker(settings: Settings) -> str | None:
     try:
-        return endpoints.broker_url(settings)
+        return endpoints.celery_broker(endpoints.broker_url(settings)).url
     except (errors.MainstemError, ServerNotRunningError):
         return None
+
+
+def _plain(conf: Any) -> str:
+    """Return an application's broker as its settings' is spelled."""
+    url = sentinel_addresses.of_celery(conf.broker_url, conf.broker_transport_options, conf.broker_use_ssl)
+    return endpoints.celery_broker(url).url
 
 
 def _is_redis(url: str | None) -> bool:

@@ -14,7 +14,7 @@ from celery.exceptions import ImproperlyConfigured
 from pydantic import SecretStr
 
 from mainstem_shared.settings import Settings
-from mainstem_shared.store import endpoints
+from mainstem_shared.store import endpoints, sentinel_addresses
 from mainstem_tasks import tasks
 from mainstem_tasks.celery_support.publisher import GENERATE
 from mainstem_workers.bootstep import RunsStep
@@ -90,9 +90,18 @@ def _configure(sender: Celery, source: Any, **_: Any) -> None:
     settings = _installed[sender]
     own = source.without_defaults()
     if source.broker_url is None:
-        source["broker_url"] = endpoints.broker_url(settings)
+        broker = endpoints.celery_broker(endpoints.broker_url(settings))
+        source["broker_url"] = broker.url
+        source["broker_transport_options"] = {
+            **broker.transport_options,
+            **(source.broker_transport_options or {}),
+        }
+        source["broker_use_ssl"] = source.broker_use_ssl or broker.use_ssl
     elif settings.broker_url is None:
-        settings = settings.model_copy(update={"broker_url": SecretStr(source.broker_url)})
+        url = sentinel_addresses.of_celery(
+            source.broker_url, source.broker_transport_options, source.broker_use_ssl
+        )
+        settings = settings.model_copy(update={"broker_url": SecretStr(url)})
         _installed[sender] = settings
     pool = PoolOptions(grace_s=settings.drain_s, cancel_grace_s=CANCEL_GRACE_S)
     for name, value in {**DEFAULTS, "mainstem_pool": pool}.items():

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from importlib import metadata, util
 from typing import Annotated, Any, Final
-from urllib.parse import urlsplit
 
 import redis
 import typer
@@ -24,6 +23,7 @@ from mainstem_shared.settings import Settings
 from mainstem_shared.store import endpoints, keys, server_checks
 from mainstem_shared.store.connections import connect_blocking
 from mainstem_shared.store.embedded import ServerNotRunningError
+from mainstem_shared.store.sentinel_addresses import is_sentinel, redacted
 from mainstem_tasks.celery_support.publisher import Dispatcher
 
 TIMEOUT_S: Final = 3.0
@@ -133,7 +133,7 @@ def _store(settings: Settings) -> Iterator[Finding]:
             yield Finding(
                 Verdict.BAD,
                 "connection",
-                f"{_redacted(url)}: {error}",
+                f"{redacted(url)}: {error}",
                 "Start it, or set MAINSTEM_REDIS_URL.",
             )
 
@@ -146,7 +146,7 @@ def _server(client: redis.Redis, url: str) -> Iterator[Finding]:
     name = "Valkey" if "valkey_version" in info else "Redis"
     version = info.get("valkey_version") or info["redis_version"]
     yield Finding(
-        Verdict.GOOD, "connection", f"{name} {version} at {_redacted(url)} answers in {took_ms:.1f} ms"
+        Verdict.GOOD, "connection", f"{name} {version} at {redacted(url)} answers in {took_ms:.1f} ms"
     )
     good = {
         "durability": "append-only file on",
@@ -215,20 +215,23 @@ def _broker(settings: Settings) -> Iterator[Finding]:
         return
     dispatcher = Dispatcher(url)
     try:
+        endpoints.celery_broker(url)
         dispatcher.ping()
-        yield Finding(Verdict.GOOD, "connection", f"{_redacted(url)} answers")
+        yield Finding(Verdict.GOOD, "connection", f"{redacted(url)} answers")
         yield from _queue(url, settings.queue)
+    except errors.Misconfigured as error:
+        yield Finding(Verdict.BAD, "address", str(error), "Set MAINSTEM_BROKER_URL to an address like this.")
     except errors.BrokerUnavailable as error:
         why = str(error.__cause__ or error)
         yield Finding(
-            Verdict.BAD, "connection", f"{_redacted(url)}: {why}", "Start it, or set MAINSTEM_BROKER_URL."
+            Verdict.BAD, "connection", f"{redacted(url)}: {why}", "Start it, or set MAINSTEM_BROKER_URL."
         )
     finally:
         dispatcher.close()
 
 
 def _queue(url: str, name: str) -> Iterator[Finding]:
-    if not url.startswith(("redis://", "rediss://")):
+    if not url.startswith(("redis://", "rediss://", "unix://")) and not is_sentinel(url):
         return
     with connect_blocking(url, timeout_s=TIMEOUT_S) as client:
         waiting: Any = client.llen(name)
@@ -265,11 +268,3 @@ def _gateway(url: str) -> Iterator[Finding]:
         return
     words = "ready" if ready else "answers, but misses its store or broker"
     yield _judge("connection", f"{url} {words}", good=ready, remedy="See above.")
-
-
-def _redacted(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    name, _, address = parts.netloc.rpartition("@")
-    return parts._replace(netloc=f"{name.partition(':')[0]}:…@{address}").geturl()

@@ -13,7 +13,7 @@ import socket
 import time
 from enum import StrEnum
 from types import FrameType
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -99,6 +99,7 @@ def flower(
     settings = _prepare(flower_port=port)
     os.environ.setdefault("FLOWER_TASKS_COLUMNS", TASKS_COLUMNS)
     import flower.command
+    from celery import current_app
     from celery.bin.celery import celery
 
     # Flower looks its handler up when it starts. Its own one ends in a traceback when the signal comes twice,
@@ -106,10 +107,14 @@ def flower(
     flower.command.sigterm_handler = _end_once
     signal.signal(signal.SIGINT, _end_once)
     _guard_metrics()
+    broker = endpoints.celery_broker(endpoints.broker_url(settings))
+    # Only the address is an option of the command; the app that it works on is the process's default.
+    configuration: Any = current_app.conf
+    configuration.update(broker_transport_options=broker.transport_options, broker_use_ssl=broker.use_ssl)
     celery.main(
         # The broker's address may hold a password: it is passed inside the process, no process list shows it.
         args=[
-            f"--broker={endpoints.broker_url(settings)}",
+            f"--broker={broker.url}",
             "flower",
             f"--address={_flower_address(settings, context.args)}",
             f"--port={settings.flower_port}",

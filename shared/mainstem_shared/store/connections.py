@@ -11,6 +11,8 @@ was lost a turn ago.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Generator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, Final
 
@@ -26,7 +28,8 @@ from redis.exceptions import ResponseError
 from redis.retry import Retry as SyncRetry
 from redis.sentinel import Sentinel as SyncSentinel
 
-from mainstem_shared.store import failures
+from mainstem_shared import errors
+from mainstem_shared.store import failures, sentinel_addresses
 
 CONNECT_TIMEOUT_S: Final = 2.0
 REPLY_TIMEOUT_S: Final = 5.0  # loopback or a data centre: a server silent for so long is unavailable
@@ -35,9 +38,12 @@ _LOST_ON_UVLOOP: Final = "the handler is closed"
 
 
 def connect(url: str, *, max_connections: int = MAX_CONNECTIONS) -> aioredis.Redis:
-    """Return a client of `url`: `redis://`, `rediss://`, `unix://`, or `sentinel://host:port,…/service/db`.
+    """Return a client of `url`: `redis://`, `rediss://`, `unix://`, or one of `sentinel_addresses`.
 
     Waits for a free connection instead of failing beyond the cap, and never repeats a command by itself.
+
+    Raises:
+        Misconfigured: the address cannot be read.
     """
     options: dict[str, Any] = {
         "retry": Retry(NoBackoff(), 0),
@@ -45,15 +51,19 @@ def connect(url: str, *, max_connections: int = MAX_CONNECTIONS) -> aioredis.Red
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
         "protocol": 2,
     }
-    if (address := _sentinel_address(url)) is not None:
-        nodes, service, database = address
-        sentinel = Sentinel(nodes, sentinel_kwargs={"socket_timeout": CONNECT_TIMEOUT_S})
-        client = sentinel.master_for(service, db=database, **options)
+    if sentinel_addresses.is_sentinel(url):
+        address = sentinel_addresses.parse(url)
+        sentinel = Sentinel(
+            list(address.nodes), sentinel_kwargs={"socket_timeout": CONNECT_TIMEOUT_S, **address.sentinel}
+        )
+        client = sentinel.master_for(address.service, db=address.db, **{**options, **address.server})
         _make_cancellable(client.connection_pool)
         return client
-    pool = aioredis.BlockingConnectionPool.from_url(
-        url, max_connections=max_connections, timeout=REPLY_TIMEOUT_S, **options
-    )
+    with _reading(url):
+        pool = aioredis.BlockingConnectionPool.from_url(
+            url, max_connections=max_connections, timeout=REPLY_TIMEOUT_S, **options
+        )
+        pool.connection_class(**pool.connection_kwargs)  # opens nothing, and refuses what it does not know
     _make_cancellable(pool)
     return aioredis.Redis.from_pool(pool)
 
@@ -74,22 +84,29 @@ def connect_blocking(url: str, *, timeout_s: float) -> redis.Redis:
         "socket_connect_timeout": timeout_s,
         "protocol": 2,
     }
-    if (address := _sentinel_address(url)) is None:
-        return redis.Redis.from_url(url, **options)
-    nodes, service, database = address
-    return SyncSentinel(nodes, sentinel_kwargs={"socket_timeout": timeout_s}).master_for(
-        service, db=database, **options
+    if not sentinel_addresses.is_sentinel(url):
+        with _reading(url):
+            client = redis.Redis.from_url(url, **options)
+            blocking: Any = client.connection_pool
+            blocking.connection_class(**blocking.connection_kwargs)
+            return client
+    address = sentinel_addresses.parse(url)
+    sentinel = SyncSentinel(
+        list(address.nodes), sentinel_kwargs={"socket_timeout": timeout_s, **address.sentinel}
     )
+    return sentinel.master_for(address.service, db=address.db, **{**options, **address.server})
 
 
-def _sentinel_address(url: str) -> tuple[list[tuple[str, int]], str, int] | None:
-    """Take `sentinel://host:port,…/service/db` apart; None for any other URL."""
-    if not url.startswith("sentinel://"):
-        return None
-    hosts, _, rest = url.removeprefix("sentinel://").partition("/")
-    service, _, database = rest.partition("/")
-    nodes = [(host, int(port or 26379)) for host, _, port in (h.partition(":") for h in hosts.split(","))]
-    return nodes, service, int(database or 0)
+@contextmanager
+def _reading(url: str) -> Generator[None]:
+    try:
+        yield
+    except (ValueError, TypeError):  # without the cause: what it quotes may be a piece of a password
+        raise errors.Misconfigured(
+            f"{sentinel_addresses.redacted(url)} is no address of one server: it should be "
+            "redis[s]://[user:password@]host:port/db, with special characters percent-encoded. "
+            "Several servers need Sentinels: sentinel://host:port,host:port/service/db."
+        ) from None
 
 
 class _Cancellable(AbstractConnection):

@@ -18,6 +18,7 @@ from mainstem_shared import errors
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.store.client import Store
 from mainstem_shared.store.connections import CONNECT_TIMEOUT_S
+from mainstem_shared.store.sentinel_addresses import is_sentinel
 
 logger = logging.getLogger(__name__)
 
@@ -139,8 +140,8 @@ async def watch_start(store_url: str, broker_url: str) -> None:
 
 
 async def _report_on(url: str, where: str) -> None:
-    if not url.startswith(("redis://", "rediss://", "unix://")) and where == "broker":
-        return  # other brokers have no such settings, and Celery spells Sentinels in its own way
+    if not url.startswith(("redis://", "rediss://", "unix://")) and not is_sentinel(url):
+        return  # other brokers have no such settings
     server = Store(url, patience_s=CONNECT_TIMEOUT_S)
     try:
         found = await _patiently(server, where)

@@ -25,6 +25,7 @@ from kombu.messaging import Producer
 
 from mainstem_shared import errors
 from mainstem_shared.coordination.outbox import Descent
+from mainstem_shared.store import endpoints
 from mainstem_tasks.celery_support import broker_failures
 
 T = TypeVar("T")
@@ -158,10 +159,17 @@ class _Sender:
     """A Celery app with its connections, and the few threads that may wait for the broker."""
 
     def __init__(self, broker_url: str, transport_options: Mapping[str, Any]) -> None:
-        self.app = Celery(set_as_current=False, broker=broker_url)
+        broker = endpoints.celery_broker(broker_url)
+        self.app = Celery(set_as_current=False, broker=broker.url)
         self.app.conf.update(
             broker_connection_timeout=_SOCKET_TIMEOUT_S,
-            broker_transport_options={**_ONE_RETRY, **_socket_options(broker_url), **transport_options},
+            broker_use_ssl=broker.use_ssl,
+            broker_transport_options={
+                **_ONE_RETRY,
+                **_socket_options(broker_url),
+                **_sentinel_options(broker.transport_options),
+                **transport_options,
+            },
             task_publish_retry_policy=_ONE_RETRY,
             task_send_sent_event=True,  # Flower shows queued runs
             task_ignore_result=True,
@@ -236,6 +244,14 @@ def _socket_options(broker_url: str) -> dict[str, Any]:
             "confirm_publish": True,  # "published" means that the broker has it
         }
     return {"socket_timeout": _SOCKET_TIMEOUT_S, "socket_connect_timeout": _SOCKET_TIMEOUT_S}
+
+
+def _sentinel_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Bound the waits for Sentinels too: kombu passes its own bounds on to the servers only."""
+    if "sentinel_kwargs" not in options:
+        return options
+    bounds = {"socket_timeout": _SOCKET_TIMEOUT_S / 3, "socket_connect_timeout": _SOCKET_TIMEOUT_S / 3}
+    return {**options, "sentinel_kwargs": {**bounds, **options["sentinel_kwargs"]}}
 
 
 def _revoke(sender: _Sender, task_id: str, terminate: bool) -> None:  # noqa: FBT001 - passed through an executor

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
+import ipaddress
 import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import redis
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -29,6 +36,75 @@ def sentinel_binary() -> str:
     require(found, "needs redis-sentinel")
     assert found is not None
     return found
+
+
+def tls_binary() -> Path:
+    """Return a server's program that was built with TLS, as Debian's is and wheels' are not."""
+    found = shutil.which("redis-server")
+    require(found, "needs a redis-server with TLS")
+    assert found is not None
+    return Path(found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificates:
+    """An authority of this test's own, and what it vouches for: this machine's loopback."""
+
+    authority: Path
+    certificate: Path
+    key: Path
+
+    def server_options(self, port: int) -> list[str]:
+        words = [word for name, value in self._settings(port) for word in (f"--{name}", value)]
+        return [*words, "--tls-replication", "yes"]
+
+    def sentinel_lines(self, port: int) -> list[str]:
+        return [*(f"{name} {value}" for name, value in self._settings(port)), "tls-replication yes"]
+
+    def _settings(self, port: int) -> list[tuple[str, str]]:
+        files = (self.certificate, self.key, self.authority)
+        names = ("tls-cert-file", "tls-key-file", "tls-ca-cert-file")
+        return [
+            ("port", "0"),
+            ("tls-port", str(port)),
+            ("tls-auth-clients", "no"),
+            *zip(names, map(str, files), strict=True),
+        ]
+
+
+def certify(directory: Path) -> Certificates:
+    """Make an authority and a certificate for the loopback addresses."""
+    directory.mkdir(parents=True, exist_ok=True)
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    addresses = [x509.IPAddress(ipaddress.ip_address(one)) for one in ("127.0.0.1", "::1")]
+    now = dt.datetime.now(dt.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(hours=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName(addresses), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    made = Certificates(
+        authority=directory / "ca.pem", certificate=directory / "server.pem", key=directory / "server.key"
+    )
+    pem = certificate.public_bytes(serialization.Encoding.PEM)
+    made.authority.write_bytes(pem)
+    made.certificate.write_bytes(pem)
+    made.key.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return made
 
 
 class SentinelProcess(Controlled):
@@ -68,24 +144,23 @@ class Group:
         sentinel_lines: Sequence[str] = (),
         client: dict[str, Any] | None = None,
         sentinel_client: dict[str, Any] | None = None,
+        tls: Certificates | None = None,
     ) -> None:
         """`client` and `sentinel_client` are redis-py's options (password, TLS) to speak to the two kinds."""
         self.host = host
         self._client, self._sentinel_client = client or {}, sentinel_client or {}
-        options = ("--repl-diskless-sync-delay", "0", *server_options)
+        self.tls = tls
+        if tls is not None:
+            self._client = {**self._client, "ssl": True, "ssl_ca_certs": str(tls.authority)}
+            self._sentinel_client = {**self._sentinel_client, "ssl": True, "ssl_ca_certs": str(tls.authority)}
+        options = ("--bind", host, "--repl-diskless-sync-delay", "0", *server_options)
         first = free_port()
-        self.servers = [Member(directory / "server0", *options, port=first, host=host, client=self._client)]
-        for number in range(1, replicas + 1):
-            self.servers.append(
-                Member(
-                    directory / f"server{number}",
-                    *options,
-                    *("--replicaof", f"{host} {first}"),
-                    port=free_port(),
-                    host=host,
-                    client=self._client,
-                )
-            )
+        self.servers: list[Member] = []
+        for number in range(replicas + 1):
+            port = free_port() if number else first
+            mine = [*options, *(("--replicaof", host, str(first)) if number else ())]
+            mine += tls.server_options(port) if tls else []
+            self.servers.append(Member(directory / f"server{number}", *mine, port=port, group=self))
         lines = (
             f"bind {host}",
             f"sentinel monitor {SERVICE} {host} {first} {sentinels // 2 + 1}",
@@ -96,9 +171,9 @@ class Group:
         self.sentinels: list[SentinelProcess] = []
         for number in range(sentinels):
             port = free_port()
-            ports = [] if any(line.startswith("port ") for line in sentinel_lines) else [f"port {port}"]
-            mine = [*ports, *(line.format(port=port) for line in lines)]
-            self.sentinels.append(SentinelProcess(directory / f"sentinel{number}", *mine, port=port))
+            ports = tls.sentinel_lines(port) if tls else [f"port {port}"]
+            place = directory / f"sentinel{number}"
+            self.sentinels.append(SentinelProcess(place, *ports, *lines, port=port))
 
     def start(self) -> None:
         """Start everything, and wait until each Sentinel knows each server and each other."""
@@ -109,6 +184,10 @@ class Group:
     def end(self) -> None:
         for process in (*self.sentinels, *self.servers):
             process.end()
+
+    @property
+    def client_options(self) -> dict[str, Any]:
+        return self._client
 
     @property
     def addresses(self) -> str:
@@ -173,9 +252,11 @@ class Group:
 class Member(ValkeyProcess):
     """One server of a group, on whatever address and with whatever locks the group has."""
 
-    def __init__(self, directory: Path, *options: str, port: int, host: str, client: dict[str, Any]) -> None:
+    def __init__(self, directory: Path, *options: str, port: int, group: Group) -> None:
         super().__init__(directory, *options, port=port)
-        self.host, self._options = host, client
+        self.host, self._options = group.host, group.client_options
+        if group.tls is not None:
+            self.binary = tls_binary()
 
     def client(self, db: int = 0) -> redis.Redis:
         return redis.Redis(

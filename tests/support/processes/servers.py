@@ -136,6 +136,9 @@ class Controlled:
 class ValkeyProcess(Controlled):
     """One server process. `port` and `directory` stay the same over restarts; the append-only file is on."""
 
+    binary: Path | None = None
+    """Another program than the one that everybody else uses."""
+
     def __init__(self, directory: Path, *options: str, port: int | None = None) -> None:
         self.directory = directory
         self.options = options
@@ -179,7 +182,7 @@ class ValkeyProcess(Controlled):
         self.log_path.unlink(missing_ok=True)
         process = subprocess.Popen(
             [
-                str(find_server_binary()),
+                str(self.binary or find_server_binary()),
                 *("--port", str(self.port), "--bind", "127.0.0.1"),
                 *("--dir", str(self.directory), "--logfile", str(self.log_path)),
                 *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
