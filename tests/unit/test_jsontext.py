@@ -61,3 +61,38 @@ def test_what_is_not_json_is_refused(data: bytes):
     """With a ValueError, whichever decoder found out."""
     with pytest.raises(ValueError):
         jsontext.loads(data)
+
+
+@given(
+    st.recursive(
+        SCALARS | ANY_TEXT, lambda inner: st.lists(inner) | st.dictionaries(ANY_TEXT, inner), max_leaves=9
+    )
+)
+def test_any_value_is_made_well_formed(value: object):
+    """What was valid Unicode is untouched; afterwards every encoder takes it, and once more changes nothing."""
+    mended = jsontext.well_formed(value)
+    json.dumps(mended, ensure_ascii=False).encode("utf-8")
+    assert jsontext.well_formed(mended) == mended
+    if _encodes(value):
+        assert mended is value
+
+
+def _encodes(value: object) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def test_halves_side_by_side_are_joined_and_halves_alone_are_replaced():
+    """In texts and in names, at any depth."""
+    assert jsontext.well_formed({"\ud83d\ude00": ["a\ud83d", "\ude00b", 1, None]}) == {
+        "😀": ["a\ufffd", "\ufffdb", 1, None]
+    }
+
+
+@pytest.mark.parametrize("text", ['"\ud83d"', '{"a":"\ud83d\ude00"}', '"x\udfff"'])
+def test_a_text_with_surrogates_in_it_is_decoded(text: str):
+    """A `str` that holds halves is JSON too: never a TypeError."""
+    assert jsontext.well_formed(jsontext.loads(text)) is not None

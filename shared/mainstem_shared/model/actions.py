@@ -181,7 +181,7 @@ def parse_request(fields: Mapping[str, Any]) -> ResumeRequest:
         InputTooLarge: it is larger than what a log entry may hold.
     """
     try:
-        request = ResumeRequest.model_validate(fields)
+        request = ResumeRequest.model_validate(jsontext.well_formed(dict(fields)))
     except ValidationError as error:
         raise validation.invalid_request(error) from error
     try:

@@ -6,6 +6,7 @@ levels. Values from outside may have DEPTH, so that whatever holds them can be e
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable
 from typing import Any, Final
@@ -46,7 +47,7 @@ def loads(data: bytes | str) -> Any:
     """
     try:
         return from_json(data)
-    except ValueError:
+    except (ValueError, TypeError):  # TypeError: a `str` that holds the surrogate itself, not its escape
         return _leniently(data)
 
 
@@ -76,6 +77,32 @@ def nests_deeper(data: bytes | str, value: Any, *, than: int) -> bool:
         if not level:
             return False
     return any(isinstance(one, dict | list | tuple) for one in level)
+
+
+def well_formed(value: Any) -> Any:
+    """Return a JSON value whose texts, names included, are valid Unicode; the value itself if it is already.
+
+    Halves of a surrogate pair that stand side by side become the character, a half alone becomes U+FFFD. What
+    comes from outside passes here once: requests, tools' results, what goes to a model provider.
+    """
+    try:
+        to_json(value, inf_nan_mode="null")
+    except (ValueError, TypeError):
+        with contextlib.suppress(RecursionError):  # its encoder refuses it, with words
+            return _mended(value)
+    return value
+
+
+def _mended(value: Any) -> Any:
+    match value:
+        case str():
+            return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        case dict():
+            return {_mended(name): _mended(item) for name, item in value.items()}
+        case list() | tuple():
+            return [_mended(item) for item in value]
+        case _:
+            return value
 
 
 def _children(value: Any) -> Iterable[Any]:

@@ -49,13 +49,13 @@ class Outcome:
 
 
 def parse_request(fields: dict[str, Any]) -> StartRequest:
-    """Build a request from what a caller gave.
+    """Build a request from what a caller gave. Half a surrogate pair in it becomes U+FFFD.
 
     Raises:
         InvalidRequest: it does not fit; says where.
     """
     try:
-        return StartRequest.model_validate(fields)
+        return StartRequest.model_validate(jsontext.well_formed(fields))
     except ValidationError as error:
         raise validation.invalid_request(error) from error
 

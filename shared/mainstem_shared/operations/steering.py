@@ -57,7 +57,7 @@ def parse_request(fields: Mapping[str, Any]) -> InputRequest:
         InputTooLarge: the text is larger than a log entry may hold.
     """
     try:
-        request = InputRequest.model_validate(fields)
+        request = InputRequest.model_validate(jsontext.well_formed(dict(fields)))
     except ValidationError as error:
         raise validation.invalid_request(error) from error
     if not request.text.strip():

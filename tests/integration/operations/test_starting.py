@@ -257,7 +257,6 @@ async def test_an_unusable_schema_refuses_nothing(store: Store, messages: Messag
     [
         ({"input": {"text": "x" * INPUT_LIMIT}}, errors.InputTooLarge),
         ({"metadata": {"text": "x" * METADATA_LIMIT}}, errors.InputTooLarge),
-        ({"metadata": {"half": "\ud83d"}}, errors.InvalidRequest),
         ({"metadata": nested(220)}, errors.InvalidRequest),
         ({"metadata": nested(400)}, errors.InvalidRequest),
         ({"input": nested(400)}, errors.InvalidRequest),
@@ -280,14 +279,16 @@ async def test_malformed_requests_are_refused_before_anything_is_written(
     assert await store.client.dbsize() == 0
 
 
-async def test_an_input_with_half_a_surrogate_pair_is_kept(store: Store, messages: Messages):
-    """A provider's split escape in a history is no reason to refuse the run, and does not break its claim."""
-    outcome = await start(store, messages, input={"tokens": 1, "half": "\ud83d"})
+async def test_half_a_surrogate_pair_in_a_request_is_replaced(store: Store, messages: Messages):
+    """In input and metadata, names included: every reader behind it may take the text for valid Unicode."""
+    half = {"half \ud83d": ["\ude00!", {"whole": "\ud83d\ude00"}]}
+    mended = {"half \ufffd": ["\ufffd!", {"whole": "\U0001f600"}]}
+    outcome = await start(store, messages, input={"tokens": 1, "x": half}, metadata=half)
     claimed = await transitions.claim(
         store, outcome.run_id, nonce="n", owner="w", task_id="t", live_ttl_ms=60_000
     )
     assert isinstance(claimed, transitions.Claimed)
-    assert claimed.input["half"] == "\ud83d"
+    assert (claimed.input["x"], claimed.spec.metadata) == (mended, mended)
 
 
 async def test_a_limit_of_the_deployment_bounds_what_a_request_asks_for(store: Store, messages: Messages):

@@ -94,24 +94,44 @@ async def test_keep_alive_comments_are_no_chunks(provider: OpenAIServer):
 @pytest.mark.parametrize(
     "data",
     [
-        "[1, 2]",
-        "7",
         '{"choices": 5}',
         '{"choices": [7]}',
-        '{"choices": [{"index": 0, "delta": "text"}]}',
-        '{"choices": [{"index": 0, "delta": {"content": 5}}]}',
-        '{"choices": [{"index": 0, "delta": {"content": [{"type": "text", "text": "parts"}]}}]}',
+        '{"choices": [{"index": 0, "delta": 7}]}',
+        '{"choices": [{"index": 0, "delta": {"content": true}}]}',
+        '{"choices": [{"index": 0, "delta": {"content": [7]}}]}',
         '{"choices": [{"index": 0, "delta": {"tool_calls": [3]}}]}',
+        '{"choices": [{"index": 0, "delta": {"tool_calls": 3}}]}',
         '{"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0, "function": "f"}]}}]}',
-        '{"choices": [], "usage": {"prompt_tokens": "many"}}',
+        '{"choices": [{"index": 0, "delta": {"tool_calls": [{"function": {"name": "f", "arguments": 7}}]}}]}',
     ],
 )
-async def test_what_is_no_chunk_is_the_providers_failure(provider: OpenAIServer, data: str):
-    """Nonsense of any shape is reported as what the provider sent; what came before it stays."""
-    result = await asked(provider, Events(chunks=[*text_chunks("a"), data, STOP]), check=False)
+async def test_a_part_of_an_answer_that_cannot_be_read_fails_it(provider: OpenAIServer, data: str):
+    """Leaving it out would change what was said. It fails the run at once: the same would come again."""
+    result = await asked(provider, Events(chunks=[data, STOP]), answer("never"), check=False)
     assert isinstance(result.error, errors.ProviderError)
     assert "no chat completion" in str(result.error)
-    assert result.text == "a"
+    assert len(provider.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "[1, 2]",
+        "7",
+        '"a string"',
+        "null",
+        "{}",
+        '{"choices": null}',
+        '{"choices": [], "usage": {"prompt_tokens": "many"}}',
+        '{"choices": [{"index": null, "delta": null, "logprobs": 7}], "id": 7, "model": {"name": "m"}}',
+        '{"choices": [{"index": 1, "delta": {"content": "another answer"}}]}',
+        '{"choices": [{"delta": {"role": 7, "content": null, "tool_calls": null, "function_call": null}}]}',
+    ],
+)
+async def test_what_is_no_part_of_an_answer_is_passed_over(provider: OpenAIServer, data: str):
+    """A member that does not matter never kills an answer, whatever its shape."""
+    result = await asked(provider, Events(chunks=[*text_chunks("a"), data, STOP]))
+    assert (result.text, len(provider.requests)) == ("a", 1)
 
 
 async def test_fields_that_nobody_knows_are_passed_over(provider: OpenAIServer):
@@ -123,21 +143,12 @@ async def test_fields_that_nobody_knows_are_passed_over(provider: OpenAIServer):
     assert result.content == [{"type": "text", "text": "fine"}]
 
 
-@pytest.mark.parametrize(
-    "reply",
-    [
-        Refusal(status=200, body={"choices": [{"message": {"content": "not streamed"}}]}),
-        Refusal(status=200, body="<html>A login page</html>"),
-    ],
-    ids=["a whole completion", "a page"],
-)
-async def test_an_answer_that_is_no_stream_is_no_empty_success(
-    provider: OpenAIServer, reply: Refusal, monkeypatch: pytest.MonkeyPatch
-):
-    """A body of another kind fails the run."""
-    monkeypatch.setattr("mainstem_tasks.engines.openai.provider.FIRST_DELAY_S", 0.001)
-    result = await asked(provider, *[reply] * 4, check=False)
-    assert isinstance(result.error, errors.ProviderError)
+async def test_a_page_is_no_answer(provider: OpenAIServer):
+    """A body that is a page fails the run at once, with the beginning of the page."""
+    page = Refusal(status=200, body="<html>A login page</html>")
+    result = await asked(provider, page, answer("never"), check=False)
+    assert "<html>A login page</html>" in str(result.error)
+    assert len(provider.requests) == 1
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422, 425])

@@ -1,115 +1,304 @@
-"""What the `openai` engine reads of a chat completion's chunks.
+"""Reads the chunks of chat completions into pieces of an answer, wherever a server puts what.
 
-Compatible servers differ in what they leave out and add, and the SDK's own classes validate nothing (and take
-ten times as long): here is the boundary behind which a text is a text.
+A member that carries the answer (text, calls, their arguments) is read in every shape that has one meaning;
+one that has none fails the answer, because leaving it out would change what was said. Any other member is
+taken if it is readable, and never kills an answer.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from mainstem_shared.model import jsontext
+from mainstem_tasks.engines.assembly import extras
+from mainstem_tasks.engines.assembly.pieces import (
+    About,
+    CallPiece,
+    Extras,
+    Finish,
+    Kind,
+    Piece,
+    Snapshot,
+    Text,
+    Tokens,
+)
+from mainstem_tasks.engines.openai import failures
 
-from mainstem_shared.model import validation
-
-
-class _Lenient(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class CallFunction(_Lenient):
-    """The function of a piece of a tool call; the name stands in one piece, usually the first."""
-
-    name: str | None = None
-    arguments: str | None = None
-
-
-class CallPiece(_Lenient):
-    """A piece of a tool call."""
-
-    index: int | None = None
-    id: str | None = None
-    function: CallFunction | None = None
+_REASONING: Final = ("reasoning_content", "reasoning", "reasoning_text", "thinking")
+_NOT_SAID: Final = frozenset({"", "null", "none"})
+_SHOWN: Final = 256
+"""Characters of a model's name or an answer's id that are told on."""
 
 
-class Delta(_Lenient):
-    """What a chunk adds to the answer."""
-
-    content: str | None = None
-    refusal: str | None = None
-    # Not in OpenAI's own API: DeepSeek, vLLM and llama.cpp say `reasoning_content`, OpenRouter `reasoning`.
-    # Some send both with the same text, some an object: that is not for reading.
-    reasoning_content: Any = None
-    reasoning: Any = None
-    tool_calls: list[CallPiece] | None = None
-
-    @property
-    def thought(self) -> str:
-        """The reasoning, by whatever member name."""
-        thought = self.reasoning_content or self.reasoning
-        return thought if isinstance(thought, str) else ""
+class UnreadableError(ValueError):
+    """A member that carries the answer has a shape of no known meaning; says where."""
 
 
-class Choice(_Lenient):
-    """One of the answers; only number 0 was asked for."""
+class ChunkReader:
+    """Reads the chunks of one answer: the first choice that appears is the one that was asked for."""
 
-    index: int | None = None
-    delta: Delta | None = None
-    finish_reason: str | None = None
+    def __init__(self) -> None:
+        self._choice: int | None = None
 
+    def read(self, data: Any, event: str = "") -> Iterator[Piece]:
+        """Yield what a JSON value of the stream says.
 
-class Cached(_Lenient):
-    """Details of the prompt's tokens."""
+        Raises:
+            UnreadableError: a part of the answer cannot be read.
+        """
+        if isinstance(data, list):  # some servers wrap what they say
+            for one in data:
+                yield from self.read(one, event)
+        if not isinstance(data, Mapping):
+            return
+        yield from self._choices(data)
+        if (failure := failures.failure_in(data, event)) is not None:
+            yield failure
+            return
+        about = About(model=_short(data.get("model")), response_id=_short(data.get("id")))
+        if about.model or about.response_id:
+            yield about
+        for holder in (data, *(value for name, value in data.items() if name.startswith("x_"))):
+            if isinstance(holder, Mapping) and (tokens := tokens_of(holder.get("usage"))) is not None:
+                yield tokens
 
-    cached_tokens: int | None = None
-
-
-class Reasoned(_Lenient):
-    """Details of the completion's tokens."""
-
-    reasoning_tokens: int | None = None
-
-
-class Tokens(_Lenient):
-    """The tokens of this completion so far; usually in the last chunk only."""
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    total_tokens: int | None = None
-    prompt_tokens_details: Cached | None = None
-    completion_tokens_details: Reasoned | None = None
-    prompt_cache_hit_tokens: int | None = None
-    """DeepSeek's name for the cached ones."""
-
-    @property
-    def cached(self) -> int:
-        """Prompt tokens that came from the provider's cache."""
-        details = self.prompt_tokens_details
-        return (details.cached_tokens if details else self.prompt_cache_hit_tokens) or 0
-
-    @property
-    def reasoned(self) -> int:
-        """Completion tokens that the model thought with."""
-        details = self.completion_tokens_details
-        return (details.reasoning_tokens if details else 0) or 0
-
-
-class Chunk(_Lenient):
-    """One chunk of a streamed chat completion."""
-
-    id: str | None = None
-    model: str | None = None
-    choices: list[Choice] | None = None
-    usage: Tokens | None = None
+    def _choices(self, data: Mapping[str, Any]) -> Iterator[Piece]:
+        choices = data.get("choices")
+        if isinstance(choices, Mapping):
+            choices = [choices]
+        if choices is not None and not isinstance(choices, list):
+            raise UnreadableError(f"choices: {_kind(choices)}")
+        for choice in choices or ():
+            if not isinstance(choice, Mapping):
+                raise UnreadableError(f"choices.0: {_kind(choice)}")
+            index = _integer(choice.get("index")) or 0
+            self._choice = index if self._choice is None else self._choice
+            if index == self._choice:
+                yield from _choice(choice, is_whole=data.get("object") == "chat.completion")
 
 
-def read(data: object) -> Chunk:
-    """Return what a chunk's JSON says.
+def _choice(choice: Mapping[str, Any], *, is_whole: bool) -> Iterator[Piece]:
+    delta, message, reason = choice.get("delta"), choice.get("message"), choice.get("finish_reason")
+    said = isinstance(reason, str) and reason.casefold() not in _NOT_SAID
+    if isinstance(delta, str):
+        delta = {"content": delta}
+    if delta is not None and not isinstance(delta, Mapping):
+        raise UnreadableError(f"choices.0.delta: {_kind(delta)}")
+    if delta:
+        yield from _delta(delta)
+    elif not message and isinstance(choice.get("text"), str):
+        yield Text(kind=Kind.TEXT, text=choice["text"])
+    if message:
+        yield _snapshot(message, is_whole=is_whole or said)
+    for holder in (choice, delta, message):
+        if isinstance(holder, Mapping) and (tokens := tokens_of(holder.get("usage"))) is not None:
+            yield tokens
+    if (error := choice.get("error")) and (failure := failures.failure_in({"error": error})):
+        yield failure
+    elif said:
+        yield Finish(reason=str(reason))
 
-    Raises:
-        ValueError: it is no chunk; says where.
-    """
-    try:
-        return Chunk.model_validate(data)
-    except ValidationError as error:
-        raise ValueError(validation.first_problem(error, whole="chunk")) from None
+
+def _delta(delta: Mapping[str, Any]) -> Iterator[Piece]:
+    if members := extras.of(delta, extras.MESSAGE):
+        yield Extras(members=members)
+        if thought := _thought(delta):
+            yield Text(kind=Kind.REASONING, text=thought)
+    for name in ("content", "refusal"):
+        if value := delta.get(name):
+            yield from _texts(value, name)
+    yield from _calls(delta)
+
+
+def _snapshot(message: Any, *, is_whole: bool) -> Snapshot:
+    if isinstance(message, str):
+        return Snapshot(text=message, is_whole=is_whole)
+    if not isinstance(message, Mapping):
+        raise UnreadableError(f"choices.0.message: {_kind(message)}")
+    text, thought, calls = list[str](), [_thought(message)], list[CallPiece]()
+    for piece in _delta(message):
+        match piece:
+            case Text(kind=Kind.TEXT):
+                text.append(piece.text)
+            case Text(in_parts=True):
+                thought.append(piece.text)
+            case CallPiece():
+                calls.append(piece)
+            case _:
+                pass
+    return Snapshot(
+        text="".join(text),
+        reasoning="".join(thought),
+        calls=calls,
+        extras=extras.of(message, extras.MESSAGE),
+        is_whole=is_whole,
+    )
+
+
+def _thought(delta: Mapping[str, Any]) -> str:
+    """Return the reasoning, however it is named; some servers say it under two names."""
+    for name in _REASONING:
+        if isinstance(value := delta.get(name), str) and value:
+            return value
+    details = delta.get("reasoning_details")
+    items: Sequence[Any] = details if isinstance(details, list) else ()
+    told = [item.get("text") or item.get("summary") for item in items if isinstance(item, Mapping)]
+    return "".join(text for text in told if isinstance(text, str))
+
+
+def _texts(value: Any, where: str) -> Iterator[Piece]:
+    """Read a content: text, or parts of text and of thinking; what is neither is nothing to read aloud."""
+    match value:
+        case str():
+            yield Text(kind=Kind.TEXT, text=value)
+        case bool():
+            raise UnreadableError(f"choices.0.delta.{where}: {_kind(value)}")
+        case int() | float():
+            yield Text(kind=Kind.TEXT, text=jsontext.dumps(value).decode())
+        case list():
+            for part in value:
+                yield from _part(part, where)
+        case Mapping():
+            yield from _part(value, where)
+        case _:
+            raise UnreadableError(f"choices.0.delta.{where}: {_kind(value)}")
+
+
+def _part(part: Any, where: str) -> Iterator[Piece]:
+    if isinstance(part, str):
+        yield Text(kind=Kind.TEXT, text=part, in_parts=True)
+        return
+    if not isinstance(part, Mapping):
+        raise UnreadableError(f"choices.0.delta.{where}: {_kind(part)}")
+    kind = str(part.get("type") or "text")
+    thinks = "think" in kind or "reason" in kind
+    for name in ("thinking", "reasoning", "summary", "text", "refusal", "content"):
+        if text := _plain(part.get(name)):
+            yield Text(kind=Kind.REASONING if thinks else Kind.TEXT, text=text, in_parts=True)
+            return
+
+
+def _plain(value: Any) -> str:
+    """Return a part's text, which may be in parts itself."""
+    match value:
+        case str():
+            return value
+        case list():
+            return "".join(map(_plain, value))
+        case Mapping():
+            return _plain(value.get("text") or value.get("content"))
+        case _:
+            return ""
+
+
+def _calls(delta: Mapping[str, Any]) -> Iterator[Piece]:
+    calls = delta.get("tool_calls")
+    if isinstance(calls, Mapping):
+        calls = [calls]
+    if calls is not None and not isinstance(calls, list):
+        raise UnreadableError(f"choices.0.delta.tool_calls: {_kind(calls)}")
+    for call in calls or ():
+        if not isinstance(call, Mapping):
+            raise UnreadableError(f"choices.0.delta.tool_calls.0: {_kind(call)}")
+        yield _call(call)
+    if isinstance(function := delta.get("function_call"), Mapping):  # before there were parallel calls
+        yield _call({"index": 0, "function": function})
+
+
+def _call(call: Mapping[str, Any]) -> CallPiece:
+    function = call.get("function")
+    if function is None:
+        function = {name: call[name] for name in ("name", "arguments", "input", "parameters") if name in call}
+    if not isinstance(function, Mapping):
+        raise UnreadableError(f"choices.0.delta.tool_calls.0.function: {_kind(function)}")
+    return CallPiece(
+        index=_integer(call.get("index")),
+        id=_word(call.get("id")),
+        name=_word(function.get("name")),
+        arguments=_arguments(function),
+        extras=extras.of(call, extras.CALL),
+    )
+
+
+def _arguments(function: Mapping[str, Any]) -> str:
+    for name in ("arguments", "input", "parameters"):
+        value = function.get(name)
+        match value:
+            case None:
+                continue
+            case str():
+                return value
+            case Mapping() | list():
+                return jsontext.dumps(value).decode() if value else "{}"
+            case _:
+                raise UnreadableError(f"choices.0.delta.tool_calls.0.function.{name}: {_kind(value)}")
+    return ""
+
+
+def tokens_of(usage: Any) -> Tokens | None:
+    """Return the counts of a usage object, as far as they are readable."""
+    if not isinstance(usage, Mapping):
+        return None
+    prompt, completion = _details(usage, "prompt", "input"), _details(usage, "completion", "output")
+    tokens = Tokens(
+        input_tokens=_count(usage, "prompt_tokens", "input_tokens"),
+        output_tokens=_count(usage, "completion_tokens", "output_tokens"),
+        total_tokens=_count(usage, "total_tokens"),
+        cached_input_tokens=_first(
+            _count(prompt, "cached_tokens"),
+            _count(usage, "prompt_cache_hit_tokens", "cached_tokens", "cache_read_input_tokens"),
+        ),
+        reasoning_tokens=_first(_count(completion, "reasoning_tokens"), _count(usage, "reasoning_tokens")),
+    )
+    return tokens if tokens != Tokens() else None
+
+
+def _details(usage: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+    for name in names:
+        if isinstance(found := usage.get(f"{name}_tokens_details"), Mapping):
+            return found
+    return {}
+
+
+def _count(holder: Mapping[str, Any], *names: str) -> int | None:
+    for name in names:
+        if (count := _integer(holder.get(name))) is not None and count >= 0:
+            return count
+    return None
+
+
+def _first(*counts: int | None) -> int | None:
+    return next((count for count in counts if count is not None), None)
+
+
+def _integer(value: Any) -> int | None:
+    """Return a number that may be spelled as text or with a fraction of zero."""
+    match value:
+        case bool():
+            return None
+        case int():
+            return value if abs(value) < 2**53 else None
+        case float():
+            return int(value) if value.is_integer() else None
+        case str():
+            plain = value.strip().removeprefix("-")
+            return int(value) if plain.isdecimal() and len(plain) < 16 else None
+        case _:
+            return None
+
+
+def _word(value: Any) -> str:
+    """Return an id or a name; numbers count as ids."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return ""
+    return jsontext.well_formed(str(value)) if not isinstance(value, str) or value.strip() else ""
+
+
+def _short(value: Any) -> str | None:
+    word = _word(value)
+    return word[:_SHOWN] or None
+
+
+def _kind(value: Any) -> str:
+    return f"{type(value).__name__} has no meaning here"

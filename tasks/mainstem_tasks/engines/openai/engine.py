@@ -12,24 +12,22 @@ import contextlib
 import importlib.util
 import itertools
 import logging
-import secrets
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from mainstem_shared import errors
 from mainstem_shared.model import jsontext
+from mainstem_tasks.engines.assembly import extras
+from mainstem_tasks.engines.assembly.finishes import Ending
 from mainstem_tasks.engines.openai import provider
+from mainstem_tasks.engines.openai.answers import Answer
 from mainstem_tasks.engines.openai.provider import Provider, delay_s, retryable
 from mainstem_tasks.engines.openai.tools import Called, Progress, Toolbox, tool_names
 from mainstem_tasks.sdk.context import RunContext
 from mainstem_tasks.sdk.policies import Policy
 from mainstem_tasks.sdk.registry import MissingExtraError, engine
-
-if TYPE_CHECKING:
-    from mainstem_tasks.engines.openai.chunks import CallPiece, Chunk, Delta, Tokens
 
 if importlib.util.find_spec("openai") is None:
     raise MissingExtraError("the openai engine needs its client: pip install 'mainstem[openai]'")
@@ -120,26 +118,26 @@ async def openai_chat(run: RunContext[ChatInput]) -> None:
             await toolbox.settle(progress)
             while not run.inbox.empty():  # what users said meanwhile, before the model goes on
                 progress.heard(run.inbox.get_nowait())
-            await run.checkpoint(progress.model_dump_json().encode())
-        answer = await _complete(run, _body(wanted, run, toolbox, progress), progress.call_ids)
+            await run.checkpoint(progress.encoded())
+        answer = await _complete(run, toolbox, progress)
         calls = answer.called
-        if not calls or not _runs_here(wanted, toolbox, calls):
+        if not calls or answer.ending is Ending.FILTERED or not _runs_here(wanted, toolbox, calls):
             return
         if progress.iteration >= wanted.max_iterations:
             raise TooManyIterationsError(
                 f"the model called tools more than {progress.iteration} times in a row"
             )
-        progress.said(answer.text, calls)
+        progress.said(answer.content, calls, answer.extras)
 
 
-def _body(
-    wanted: ChatInput, run: RunContext[ChatInput], toolbox: Toolbox, progress: Progress
-) -> dict[str, Any]:
+def _body(run: RunContext[ChatInput], toolbox: Toolbox, progress: Progress) -> dict[str, Any]:
+    wanted = run.input
     body = wanted.body(run.settings.openai_model)
-    body["messages"] = [*body["messages"], *progress.messages]
+    since = extras.without(progress.messages) if progress.bare else progress.messages
+    body["messages"] = [*body["messages"], *since]
     if described := [*(wanted.tools or ()), *toolbox.definitions]:
         body["tools"] = described
-    return body
+    return jsontext.well_formed(body)  # a history may be of a time, or an engine, that kept halves of pairs
 
 
 def _runs_here(wanted: ChatInput, toolbox: Toolbox, calls: Sequence[Called]) -> bool:
@@ -149,182 +147,49 @@ def _runs_here(wanted: ChatInput, toolbox: Toolbox, calls: Sequence[Called]) -> 
     )
 
 
-async def _complete(run: RunContext[ChatInput], body: dict[str, Any], taken: frozenset[str]) -> Answer:
-    """Stream one completion; asks again only while nothing of it was emitted. `taken`: earlier calls' ids."""
+async def _complete(run: RunContext[ChatInput], toolbox: Toolbox, progress: Progress) -> Answer:
+    """Stream one completion; asks again only while nothing of it was emitted, and only if that can help."""
     silence_s = run.input.timeout_s or run.settings.idle_timeout_s + SILENCE_MARGIN_S
-    provider = await Provider.of(run.settings)
+    endpoint = await Provider.of(run.settings)
     for attempt in itertools.count(1):
-        answer = Answer(run, taken)
+        body = _body(run, toolbox, progress)
+        answer = Answer(
+            run, taken=progress.call_ids, tools=body.get("tools") or (), clean=endpoint.presentable
+        )
         try:
-            async with contextlib.aclosing(provider.stream(body, silence_s=silence_s)) as chunks:
-                await answer.take_all(chunks)
+            async with contextlib.aclosing(endpoint.stream(body, silence_s=silence_s)) as arriving:
+                await answer.take_all(arriving)
             await answer.finish()
         except errors.ProviderError as error:
+            if _refuses_extras(error, progress):
+                progress.bare = True
+                continue
             if answer.begun or attempt >= ATTEMPTS or not retryable(error):
                 await answer.report_usage()
                 raise
-            wait_s = delay_s(attempt, error)
-            logger.warning(
-                "the provider failed before it said anything; asking again",
-                extra={
-                    "action": "provider_retry",
-                    "run_id": run.run_id,
-                    "attempt": attempt,
-                    "wait_s": wait_s,
-                    "error": str(error),
-                },
-            )
-            await asyncio.sleep(wait_s)
+            await _wait(run, error, attempt=attempt)
         else:
             return answer
     raise AssertionError  # the loop ends by its own
 
 
-@dataclass(slots=True, kw_only=True)
-class Call:
-    """A tool call whose arguments are streaming. `said_id` is the provider's, `call_id` ours: unique."""
-
-    call_id: str = ""
-    said_id: str = ""
-    name: str = ""
-    pieces: list[str] = field(default_factory=list[str])
+def _refuses_extras(error: errors.ProviderError, progress: Progress) -> bool:
+    """Tell whether the provider refuses, by name, a member that came from it: then it goes without."""
+    if progress.bare or error.fields.get("status") not in (400, 422):
+        return False
+    return any(name in str(error) for name in extras.names_in(progress.messages))
 
 
-class Answer:
-    """One completion on its way into the run. `begun`: something of it was emitted, it cannot be redone."""
-
-    def __init__(self, run: RunContext[ChatInput], taken: frozenset[str]) -> None:
-        self.begun = False
-        self._run = run
-        self._taken = taken
-        self._calls: list[Call] = []
-        self._by_index: dict[int, Call] = {}
-        self._usage: Tokens | None = None
-        self._finish: dict[str, Any] = {}
-        self._said: list[str] = []
-        self.called: list[Called] = []
-        """The complete calls, once the answer is finished."""
-
-    @property
-    def text(self) -> str:
-        """The answer's text."""
-        return "".join(self._said)
-
-    async def take_all(self, chunks: AsyncIterator[Chunk]) -> None:
-        """Emit what the chunks bring.
-
-        Raises:
-            ProviderError: the provider failed before it gave its reason to stop.
-        """
-        try:
-            async for chunk in chunks:
-                await self._take(chunk)
-        except errors.ProviderError as error:
-            if not self._finish:
-                raise
-            logger.warning(  # the answer is complete, at most its usage is missing
-                "the provider's stream broke after the answer's end",
-                extra={"action": "provider_untidy", "run_id": self._run.run_id, "error": str(error)},
-            )
-
-    async def _take(self, chunk: Chunk) -> None:
-        self._usage = chunk.usage or self._usage
-        for choice in chunk.choices or ():
-            if choice.index:
-                continue  # one answer was asked for
-            if choice.delta:
-                await self._take_delta(choice.delta)
-            if choice.finish_reason:
-                self._finish = {
-                    "finish_reason": choice.finish_reason,
-                    "model": chunk.model,
-                    "response_id": chunk.id,
-                }
-
-    async def _take_delta(self, delta: Delta) -> None:
-        if thought := delta.thought:
-            self.begun = True
-            await self._run.reasoning(thought)
-        for text in (delta.content, delta.refusal):
-            if text:
-                self.begun = True
-                self._said.append(text)
-                await self._run.text(text)
-        for piece in delta.tool_calls or ():
-            await self._take_call(piece)
-
-    async def _take_call(self, piece: CallPiece) -> None:
-        call = self._call_of(piece)
-        if piece.function is None:
-            return
-        arguments = piece.function.arguments or ""
-        call.pieces.append(arguments)
-        if call.name:
-            await self._run.tool_call_delta(call.call_id, arguments)
-        elif piece.function.name:
-            call.name = piece.function.name
-            await self._begin(call)
-
-    def _call_of(self, piece: CallPiece) -> Call:
-        index = piece.index or 0  # some servers leave it out
-        call = self._by_index.get(index)
-        # Others count every call as number 0: then the id tells.
-        if call is None or (piece.id and call.said_id and piece.id != call.said_id):
-            call = self._by_index[index] = Call()
-            self._calls.append(call)
-        call.said_id = call.said_id or piece.id or ""
-        return call
-
-    async def _begin(self, call: Call) -> None:
-        taken = {*self._taken, *(other.call_id for other in self._calls)}
-        own = call.said_id if call.said_id not in taken else ""  # servers repeat ids, or have none
-        call.call_id = own or f"call_{secrets.token_hex(8)}"
-        self.begun = True
-        await self._run.tool_call_start(call.call_id, call.name)
-        await self._run.tool_call_delta(call.call_id, "".join(call.pieces))
-
-    async def finish(self) -> None:
-        """Complete the answer after the last chunk.
-
-        Raises:
-            ProviderError: the stream ended before the answer did.
-        """
-        reason = self._finish.get("finish_reason")
-        if reason is None:
-            raise errors.ProviderError("The provider's stream broke off before its end.", retryable=True)
-        if reason == "error":  # what routers send when the provider behind them failed
-            raise errors.ProviderError("The provider failed in the middle of its answer.", retryable=True)
-        for call in self._calls:
-            await self._complete(call)
-        await self.report_usage()
-        await self._run.custom("finish", self._finish)
-
-    async def _complete(self, call: Call) -> None:
-        if not call.name:
-            return
-        try:
-            arguments = jsontext.loads("".join(call.pieces) or "{}")
-        except ValueError:
-            arguments = None
-        parsed: dict[str, Any] | None = arguments if isinstance(arguments, dict) else None
-        self.called.append(Called(call_id=call.call_id, name=call.name, arguments=parsed))
-        if parsed is not None:
-            await self._run.tool_call(call.call_id, call.name, parsed)
-        else:  # cut off by a token limit, or the model's own mistake; the text stays as it came
-            await self._run.tool_result(
-                call.call_id, {"error": "the arguments are not a JSON object"}, failed=True
-            )
-
-    async def report_usage(self) -> None:
-        """Add the completion's tokens, if the provider told, to the run's."""
-        usage = self._usage
-        if usage is None:
-            return
-        self._usage = None
-        await self._run.usage(
-            input_tokens=usage.prompt_tokens or 0,
-            output_tokens=usage.completion_tokens or 0,
-            total_tokens=usage.total_tokens,
-            cached_input_tokens=usage.cached,
-            reasoning_tokens=usage.reasoned,
-        )
+async def _wait(run: RunContext[ChatInput], error: errors.ProviderError, *, attempt: int) -> None:
+    wait_s = delay_s(attempt, error)
+    logger.warning(
+        "the provider failed before it said anything; asking again",
+        extra={
+            "action": "provider_retry",
+            "run_id": run.run_id,
+            "attempt": attempt,
+            "wait_s": wait_s,
+            "error": str(error),
+        },
+    )
+    await asyncio.sleep(wait_s)

@@ -1,7 +1,7 @@
 """The provider's side of the `openai` engine: shared clients, and all its failures as `ProviderError`.
 
 The official SDK talks; it is imported at the first run, in a thread, because that takes most of a second.
-What a stream means for a run is in `engine`.
+How a stream is read is in `reading`, what it means for a run in `engine`.
 """
 
 from __future__ import annotations
@@ -9,20 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
-import json
 import math
 import random
 import re
 import time
 import weakref
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from mainstem_shared import errors
 from mainstem_shared.settings import Settings
-from mainstem_tasks.engines.openai import chunks
-from mainstem_tasks.engines.openai.chunks import Chunk
+from mainstem_tasks.engines.openai import failures
 
 if TYPE_CHECKING:
     import openai
@@ -36,7 +34,7 @@ LONGEST_RETRY_AFTER_S: Final = 60.0
 """A provider that wants to be left alone for longer has failed, as far as this run is concerned."""
 _SHOWN_CHARACTERS: Final = 500  # of a provider's message: some answer with a page of HTML
 _TRANSIENT: Final = frozenset({408, 409, 429})
-_HOPELESS: Final = frozenset({"insufficient_quota", "billing_hard_limit_reached"})  # 429s that stay
+_CAUSES: Final = 4  # of a broken connection, as far as they are told
 _KEY_LIKE: Final = re.compile(r"\b(sk|pk|key)-[\w*.-]{4,}")  # OpenAI's 401 quotes the key, half masked
 
 Clients = dict[tuple[str, str], "openai.AsyncOpenAI"]
@@ -72,47 +70,57 @@ class Provider:
             clients[named] = sdk.AsyncOpenAI(base_url=named[0], api_key=secret or "none", max_retries=0)
         return cls(clients[named], secret)
 
-    async def stream(self, body: Mapping[str, Any], *, silence_s: float) -> AsyncGenerator[Chunk]:
-        """Yield the chunks of one streamed chat completion. `silence_s`: the longest wait for any of them.
+    async def stream(self, body: Mapping[str, Any], *, silence_s: float) -> AsyncGenerator[bytes]:
+        """Yield the body of one streamed chat completion as it arrives. `silence_s`: the longest wait.
+
+        The SDK sends the request and judges the status; its reading of the stream is too strict for what
+        compatible servers send (`reading` has ours).
 
         Raises:
-            ProviderError: it refused, failed, fell silent or sent nonsense; `retryable(error)` tells which.
+            ProviderError: it refused, failed or fell silent; `retryable(error)` tells which.
         """
         import openai
 
         timeout = openai.Timeout(connect=CONNECT_S, read=silence_s, write=WRITE_S, pool=None)
-        with self._failing_clearly(silence_s):
-            stream = await self._client.post(
-                "/chat/completions",
-                body={"stream_options": {"include_usage": True}, **body, "stream": True},
-                options={"timeout": timeout},
-                cast_to=object,  # plain JSON: building the SDK's classes costs more than all else per token
-                stream=True,
-                stream_cls=openai.AsyncStream[object],
-            )
-        async with stream:
-            arriving = aiter(stream)
+        request = self._client.chat.completions.with_streaming_response.create(
+            model=str(body.get("model")),
+            messages=[],  # all of the body is in `extra_body`, as it is
+            stream=True,
+            extra_body={"stream_options": {"include_usage": True}, **body, "stream": True},
+            timeout=timeout,
+        )
+        failing_clearly = _FailingClearly(self.presentable, silence_s)
+        with failing_clearly:
+            response = await request.__aenter__()
+        try:
+            arriving = aiter(response.iter_bytes())
             while True:
                 # Only the SDK's errors are the provider's: what the consumer raises passes untouched.
-                with self._failing_clearly(silence_s):
+                with failing_clearly:
                     try:
-                        chunk = chunks.read(await anext(arriving))
+                        data = await anext(arriving)
                     except StopAsyncIteration:
                         return
-                yield chunk
+                yield data
+        finally:
+            await response.close()
 
-    def _failing_clearly(self, silence_s: float) -> _FailingClearly:
-        return _FailingClearly(self._secret, silence_s)
+    def presentable(self, text: str) -> str:
+        """Return a provider's words without our key, and not too many of them."""
+        if self._secret:
+            text = text.replace(self._secret, "[key]")
+        text = _KEY_LIKE.sub("[key]", " ".join(text.split()))
+        return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
 
 
 class _FailingClearly(contextlib.AbstractContextManager[None]):
-    """Turns what the SDK raises into `ProviderError`.
+    """Turns what the SDK and its transport raise into `ProviderError`.
 
     `from None` throughout: the originals' texts may quote the key.
     """
 
-    def __init__(self, secret: str, silence_s: float) -> None:
-        self._secret = secret
+    def __init__(self, presentable: Callable[[str], str], silence_s: float) -> None:
+        self._presentable = presentable
         self._silence_s = silence_s
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
@@ -122,26 +130,23 @@ class _FailingClearly(contextlib.AbstractContextManager[None]):
             case openai.APIStatusError():
                 raise self._refused(error) from None
             case openai.APITimeoutError():
-                raise self._silent(error) from None
+                raise self._silent(error.__cause__ or error) from None
             case openai.APIConnectionError():
-                why = self._presentable(str(error.__cause__ or error))
-                raise _failure(f"The connection to the provider failed: {why}") from None
-            case openai.APIError():  # an error event within the stream
-                said = self._presentable(_said(error.body) or error.message)
-                again = error.type != "invalid_request_error" and error.code not in _HOPELESS
-                raise _failure(f"The provider failed: {said}", retryable=again) from None
-            case openai.OpenAIError() | ValueError() | TypeError() | AttributeError():  # no JSON, or no chunk
-                why = self._presentable(f"{type(error).__name__}: {error}")
-                raise _failure(f"The provider sent what is no chat completion: {why}") from None
+                raise self._disconnected(error.__cause__ or error) from None
+            case Exception():  # the transport's own, while the body arrives
+                late = "Timeout" in type(error).__name__
+                raise (self._silent(error) if late else self._disconnected(error)) from None
             case _:
                 pass
 
     def _refused(self, error: openai.APIStatusError) -> errors.ProviderError:
         status, headers = error.status_code, error.response.headers
-        said = self._presentable(_said(error.body) or error.response.reason_phrase)
+        said = self._presentable(failures.words_of(error.body) or error.response.reason_phrase)
         wait_s = _retry_after_s(headers)
         transient = status in _TRANSIENT or status >= 500
-        hopeless = error.code in _HOPELESS or (wait_s or 0) > LONGEST_RETRY_AFTER_S
+        codes = [code for code in (error.code, error.type) if isinstance(code, str)]
+        lasting = status < 500 and any(map(failures.lasts, codes))
+        hopeless = lasting or (wait_s or 0) > LONGEST_RETRY_AFTER_S
         vetoed = headers.get("x-should-retry", "").lower() == "false"
         return _failure(
             f"The provider answered {status}: {said}",
@@ -150,17 +155,20 @@ class _FailingClearly(contextlib.AbstractContextManager[None]):
             retry_after_s=wait_s,
         )
 
-    def _silent(self, error: openai.APITimeoutError) -> errors.ProviderError:
-        if type(error.__cause__).__name__ == "ConnectTimeout":
+    def _silent(self, error: BaseException) -> errors.ProviderError:
+        if type(error).__name__ == "ConnectTimeout":
             return _failure(f"The provider could not be reached within {CONNECT_S:g} s.")
         return _failure(f"The provider was silent for {self._silence_s:g} s.")
 
-    def _presentable(self, text: str) -> str:
-        """Return a provider's words without our key, and not too many of them."""
-        if self._secret:
-            text = text.replace(self._secret, "[key]")
-        text = _KEY_LIKE.sub("[key]", " ".join(text.split()))
-        return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
+    def _disconnected(self, error: BaseException) -> errors.ProviderError:
+        """Find words: a reset often has none of its own, only its causes have."""
+        said: list[str] = []
+        cause: BaseException | None = error
+        while cause is not None and len(said) < _CAUSES:
+            said.append(str(cause) or type(cause).__name__)
+            cause = cause.__cause__ or cause.__context__
+        why = self._presentable(": ".join(dict.fromkeys(said)))
+        return _failure(f"The connection to the provider failed: {why}")
 
 
 def _failure(
@@ -197,17 +205,6 @@ def _import() -> Any:
         "openai.resources.chat.completions"
     )  # the SDK would import it at the first request
     return importlib.import_module("openai")
-
-
-def _said(body: object) -> str:
-    """Find the message in an error body: OpenAI's, or one of the shapes that compatible servers use."""
-    if isinstance(body, str):
-        return body
-    if isinstance(body, Mapping):
-        for name in ("message", "detail", "error"):
-            if value := body.get(name):
-                return value if isinstance(value, str) else _said(value) or json.dumps(value)
-    return ""
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:

@@ -13,9 +13,10 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
+from mainstem_shared import errors
 from mainstem_shared.model import jsontext
+from mainstem_shared.model.actions import CHECKPOINT_LIMIT, Decision
 from mainstem_shared.model.actions import Call as AskedCall
-from mainstem_shared.model.actions import Decision
 from mainstem_tasks.sdk import policies, tools
 from mainstem_tasks.sdk.context import RunContext
 from mainstem_tasks.sdk.policies import Effect, Policy, Ruling
@@ -25,16 +26,23 @@ logger = logging.getLogger(__name__)
 
 RESULT_LIMIT: Final = 64 * 1024
 """Bytes of a tool's result that the model gets: more would only push the conversation out of its context."""
+STATE_LIMIT: Final = CHECKPOINT_LIMIT - 16 * 1024
+"""Bytes of the conversation since the run's input, which every checkpoint has."""
+SHORTENED: Final = 1000
+"""Characters that stay of a result whose conversation has no room for it any more."""
 
 
 class Called(BaseModel):
-    """A call of the model. `arguments` None: they were no JSON object."""
+    """A call of the model. `arguments` None: it must not run; `fault` says why, and the log has it."""
 
     model_config = ConfigDict(frozen=True)
 
     call_id: str
     name: str
     arguments: dict[str, Any] | None
+    fault: str = ""
+    extras: dict[str, Any] = {}
+    """Members that only the provider understands, and wants back."""
 
 
 class Progress(BaseModel):
@@ -44,19 +52,45 @@ class Progress(BaseModel):
     iteration: int = 0
     messages: list[dict[str, Any]] = []
     pending: list[Called] = []
+    bare: bool = False
+    """Whether the provider refused to get back what only it understands."""
 
     @property
     def call_ids(self) -> frozenset[str]:
         """The ids of all calls so far."""
         return frozenset(call["id"] for message in self.messages for call in message.get("tool_calls", ()))
 
-    def said(self, text: str, calls: Sequence[Called]) -> None:
-        """Add the model's message, whose calls are pending from now on."""
+    def said(self, content: Any, calls: Sequence[Called], extras: Mapping[str, Any]) -> None:
+        """Add the model's message as it came, whose calls are pending from now on."""
         self.iteration += 1
         self.pending = list(calls)
         self.messages.append(
-            {"role": "assistant", "content": text or None, "tool_calls": [_spelled(call) for call in calls]}
+            {
+                **extras,
+                "role": "assistant",
+                "content": content or None,
+                "tool_calls": [_spelled(call) for call in calls],
+            }
         )
+
+    def encoded(self) -> bytes:
+        """Return the state as a checkpoint keeps it; long runs give up the oldest results' ends for it.
+
+        Raises:
+            ContentTooLarge: the conversation is larger than a checkpoint, even so.
+        """
+        data = self.model_dump_json().encode()
+        for message in self.messages:
+            if len(data) <= STATE_LIMIT:
+                return data
+            if message["role"] == "tool" and len(message["content"]) > SHORTENED:
+                message["content"] = (
+                    f"{message['content'][:SHORTENED]}… (shortened: the conversation is long)"
+                )
+                data = self.model_dump_json().encode()
+        if len(data) > STATE_LIMIT:
+            raise errors.ContentTooLarge(limit=STATE_LIMIT)
+        return data
 
     def answered(self, results: Sequence[tuple[Called, Any]]) -> None:
         """Add the results of all pending calls; what was edited stands in the model's message, too."""
@@ -69,7 +103,7 @@ class Progress(BaseModel):
 
     def heard(self, text: str) -> None:
         """Add what a user said while the calls ran."""
-        self.messages.append({"role": "user", "content": text})
+        self.messages.append({"role": "user", "content": jsontext.well_formed(text)})
 
 
 class Toolbox:
@@ -103,8 +137,7 @@ class Toolbox:
         asked = [call for call in progress.pending if self._must_ask(call, rulings[call.call_id])]
         if asked:
             await self._run.request_approval(
-                [self._asked(call, rulings[call.call_id]) for call in asked],
-                state=progress.model_dump_json().encode(),
+                [self._asked(call, rulings[call.call_id]) for call in asked], state=progress.encoded()
             )
         try:
             async with asyncio.TaskGroup() as group:
@@ -135,11 +168,11 @@ class Toolbox:
 
     def _mistake(self, call: Called) -> str | None:
         """Return what the model did wrong, in words for it."""
+        if call.arguments is None:
+            return call.fault or "The arguments are not a JSON object."
         tool = self._tools.get(call.name)
         if tool is None:
             return f"There is no tool {call.name!r}; there are: {', '.join(self._tools)}."
-        if call.arguments is None:
-            return "The arguments are not a JSON object."
         try:
             tool.parse(call.arguments)
         except InvalidArgumentsError as error:
@@ -176,7 +209,7 @@ class Toolbox:
                 return call, await self._refused(call, f"The user rejected this call{why}")
 
     async def _refused(self, call: Called, message: str) -> dict[str, Any]:
-        result = {"error": message}
+        result = jsontext.well_formed({"error": message})
         await self._run.tool_result(call.call_id, result, failed=True)
         return result
 
@@ -190,13 +223,14 @@ class Toolbox:
             idempotency_key=run.idempotency_key(call.call_id),
         )
         try:
-            result = _plain(await tool.invoke(call.arguments or {}, context))
+            returned = await tool.invoke(call.arguments or {}, context)
         except TimeoutError:
             return await self._refused(call, f"The tool took longer than {tool.timeout_s:g} s.")
         except Exception as error:  # the tool's own failure is for the model to deal with
             noted = {"action": "tool_failed", "run_id": run.run_id, "tool": tool.name}
             logger.warning("a tool failed", extra=noted, exc_info=True)
-            return await self._refused(call, f"{type(error).__name__}: {error}"[:2000])
+            return await self._refused(call, _words(error))
+        result = _plain(returned)
         await run.tool_result(call.call_id, result)
         return result
 
@@ -204,19 +238,30 @@ class Toolbox:
 def _plain(result: Any) -> Any:
     """Return a tool's result as JSON has it, and not too much of it.
 
-    Raises:
-        Exception: JSON cannot hold it; that is the tool's failure.
+    What JSON cannot hold is told by its nature: the tool has run, and the model must not take it for failed.
     """
-    data = jsontext.dumps(result)
-    if len(data) <= RESULT_LIMIT:
-        return jsontext.loads(data)
-    return {"truncated": data[:RESULT_LIMIT].decode(errors="ignore"), "bytes": len(data)}
+    try:
+        data = jsontext.dumps(jsontext.well_formed(result))
+        plain = jsontext.loads(data)
+    except Exception:  # noqa: BLE001 - whatever a stranger's object raises when it is encoded
+        return {"result": f"The tool ran; its result ({type(result).__name__}) cannot be shown as JSON."}
+    if len(data) > RESULT_LIMIT:
+        return {"truncated": data[:RESULT_LIMIT].decode(errors="ignore"), "bytes": len(data)}
+    return jsontext.well_formed(plain)
+
+
+def _words(error: Exception) -> str:
+    try:
+        said = str(error)
+    except Exception:  # noqa: BLE001 - a stranger's `__str__`
+        said = ""
+    return f"{type(error).__name__}: {said}"[:2000]
 
 
 def _spelled(call: Called) -> dict[str, Any]:
     arguments = jsontext.dumps(call.arguments or {}).decode()
     function: Mapping[str, Any] = {"name": call.name, "arguments": arguments}
-    return {"id": call.call_id, "type": "function", "function": function}
+    return {**call.extras, "id": call.call_id, "type": "function", "function": function}
 
 
 def _content(result: Any) -> str:
