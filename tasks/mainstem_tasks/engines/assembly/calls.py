@@ -1,9 +1,9 @@
 """Tells a streamed answer's tool calls apart: which call a piece belongs to, and what became of each call.
 
-The identity of a call. Providers number calls, give them ids, name them in the first piece, or do some
-of that wrongly; no single sign can be trusted. A piece *continues* a call, found in this order: the call with
-its id (and its index, if several have that id), else the latest call with its index, else, if it has no index,
-the latest call. It *begins* a call if there is none to continue, or if
+The identity of a call. Providers number calls, give them ids, name them in the first piece, or do some of
+that wrongly; no single sign can be trusted. A piece *continues* a call, found in this order: the call with
+its id (and its index, if several have that id), else the latest call with its index, else, if it has no
+index, the latest call. It *begins* a call if there is none to continue, or if
 
 1. it has another name than that call (unless both together are the name of a tool: a name in pieces);
 2. it repeats the name, and index or id tell calls apart: it has another index; or another id, and the call so
@@ -147,7 +147,8 @@ class Calls:
         """Return the call that a piece belongs to, and what it adds to its arguments."""
         call = self._continued(piece)
         if call is None or self._begins(piece, call):
-            call = Call(index=piece.index, name=piece.name, number=len(self.all))
+            announced = call.name if call is not None and call.is_announced and not piece.name else piece.name
+            call = Call(index=piece.index, name=announced, number=len(self.all))
             self.all.append(call)
         self._identify(call, piece)
         extras.add(call.extras, piece.extras)

@@ -1,8 +1,8 @@
 """Keeps the members of messages and calls that only their provider understands, and adds up their pieces.
 
 What came under a name goes back under the same name: reasoning that thinking modes demand back, the
-signatures that prove it, references. Only names of this table are kept: strict providers refuse members they do not
-know.
+signatures that prove it, references. Only names of this table are kept: strict providers refuse members they
+do not know.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ class Assembler:
         self._shown = {Kind.TEXT: list[str](), Kind.REASONING: list[str]()}
         self._thought = _Said()
         self._in_parts = False
-        self._snapshots = False
+        self._in_pieces = False
 
     @property
     def ended(self) -> bool:
@@ -137,6 +137,7 @@ class Assembler:
         match piece:
             case Text():
                 self._in_parts = self._in_parts or (piece.in_parts and piece.kind is Kind.REASONING)
+                self._in_pieces = True
                 yield from self._take_text(piece.kind, piece.text)
             case CallPiece():
                 yield from self._take_call(piece)
@@ -270,23 +271,29 @@ class Assembler:
             yield CallGrew(call, call.text)
 
     def _take_snapshot(self, piece: Snapshot) -> Iterator[Increment]:
-        yield from self._take_text(
-            Kind.REASONING, self._news(self._thought.text, piece.reasoning, piece.is_whole)
-        )
-        yield from self._take_text(Kind.TEXT, self._news(self._said.text, piece.text, piece.is_whole))
+        yield from self._take_text(Kind.REASONING, self._news(self._thought.text, piece.reasoning, piece))
+        yield from self._take_text(Kind.TEXT, self._news(self._said.text, piece.text, piece))
         if not self._calls.all:
             for call in piece.calls:
                 yield from self._take_call(call)
         if not self._extras:
             self._keep(piece.extras)
 
-    def _news(self, known: str, text: str, is_whole: bool) -> str:  # noqa: FBT001
-        """Return what a snapshot's text adds to what is known."""
-        if not known:
+    def _news(self, known: str, text: str, snapshot: Snapshot) -> str:
+        """Return what a snapshot's text adds to what is known.
+
+        Raises:
+            ProviderError: it is another text than its pieces were.
+        """
+        if not known or not text:
             return text
-        if len(text) > len(known) and text.startswith(known):
-            return text[len(known) :]
-        return "" if is_whole else text
+        if text.startswith(known):
+            return text[len(known) :] if len(text) > len(known) or snapshot.is_whole else text
+        if not self._in_pieces:
+            return text  # increments under the wrong name
+        if text.strip() == known.strip():
+            return ""
+        raise errors.ProviderError("The provider sent an answer in pieces and, at its end, another one.")
 
     def _keep(self, members: dict[str, Any] | Any) -> None:
         self._extras_size += len(str(members)) if members else 0

@@ -49,7 +49,7 @@ class Snapshot:
     calls: Sequence[CallPiece] = ()
     extras: Mapping[str, Any] = field(default_factory=dict[str, Any])
     is_whole: bool = False
-    """Whether it is known to be the message up to here, not an increment under the wrong name."""
+    """Whether it may say all again: the same text is then no repetition in the answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
