@@ -1,7 +1,7 @@
 """Runs engines in tests: without broker, store or worker, and against providers as they really are.
 
 `result = await run_engine(engine, {...})` is an engine's run in memory. `ProviderServer` answers on a raw
-socket what a test scripts; `dialects.DIALECTS` are the answers of real providers, each with its right outcome.
+socket what a test scripts; `dialects.DIALECTS` are the answers of real providers, each with its outcome.
 """
 
 from __future__ import annotations
