@@ -31,8 +31,8 @@ CALLS_LIMIT: Final = 128
 """Calls of one answer: as many as one action may ask about."""
 ARGUMENTS_LIMIT: Final = 128 * 1024
 """Bytes of JSON of all arguments of an answer: they fit one event, one action and an edit of it."""
-DEPTH_LIMIT: Final = 100
-"""Levels of JSON: what every reader on the way takes."""
+DEPTH_LIMIT: Final = jsontext.DEPTH - 10
+"""Levels of JSON: what events and actions may have, with room for themselves."""
 NAME_LIMIT: Final = 128
 UNNAMED: Final = "unnamed"
 """What a call is shown as that came without a name."""
@@ -125,7 +125,7 @@ class Call:
         if not isinstance(parsed, dict):
             begins = self.text[:_SHOWN]
             self.fault = f"The arguments are not a JSON object; they begin with: {begins}"
-        elif _depth(parsed) > DEPTH_LIMIT:
+        elif jsontext.nests_deeper(self.text, parsed, than=DEPTH_LIMIT):
             self.fault = f"The arguments are nested deeper than {DEPTH_LIMIT} levels."
         elif len(self.name) > NAME_LIMIT:
             self.fault = f"The name is longer than {NAME_LIMIT} characters."
@@ -262,16 +262,3 @@ def _bound(calls: list[Call]) -> None:
             )
         else:
             left -= size
-
-
-def _depth(value: Any) -> int:
-    depth, level = 0, [value]
-    while level:
-        depth += 1
-        level = [
-            child
-            for one in level
-            for child in (one.values() if isinstance(one, dict) else one)
-            if isinstance(child, dict | list)
-        ]
-    return depth
