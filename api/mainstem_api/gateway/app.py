@@ -15,9 +15,10 @@ from starlette.middleware.cors import CORSMiddleware
 from mainstem_api.gateway import problems, web
 from mainstem_api.gateway.adapters.routers import ALL as ADAPTERS
 from mainstem_api.gateway.auth import authenticators
-from mainstem_api.gateway.auth.authenticators import Authenticator
+from mainstem_api.gateway.auth.authenticators import Authenticator, NoAuthentication
 from mainstem_api.gateway.middleware.access import AccessControl, Locked, is_locked
 from mainstem_api.gateway.middleware.errors_and_headers import ErrorsAndHeaders
+from mainstem_api.gateway.middleware.hosts import Hosts
 from mainstem_api.gateway.middleware.origins import Origins
 from mainstem_api.gateway.middleware.rate_limits import Limits
 from mainstem_api.gateway.middleware.request_limits import RequestLimits
@@ -65,6 +66,7 @@ def create_app(settings: Settings | None = None, *, authenticator: Authenticator
     )
     app.state.holder = holder
     app.state.access = access
+    app.state.local_only = isinstance(authenticator, NoAuthentication)
     routers = (runs.router, endings.router, approvals.router, overview.router, health.router, web.router)
     routers = (*routers, *ADAPTERS)
     app.state.routes = [route for router in routers for route in router.routes]
@@ -77,6 +79,7 @@ def create_app(settings: Settings | None = None, *, authenticator: Authenticator
     app.add_middleware(Locked, access=access, limits=Limits(settings), origins=origins)
     if origins.configured:
         app.add_middleware(CORSMiddleware, **origins.cors())
+    app.add_middleware(Hosts, local_only=app.state.local_only, own_host=settings.host)
     app.add_middleware(ErrorsAndHeaders)
     app.add_middleware(RequestCount, metrics=lambda: holder.gateway.metrics)
     return app

@@ -6,15 +6,17 @@ requests finish, then the app closes its connections.
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import time
 from typing import Any, Final
 
 import uvicorn
 from fastapi import FastAPI
 
 from mainstem_api.gateway.app import create_app
-from mainstem_api.gateway.middleware.http_protocol import Protocol
-from mainstem_api.gateway.middleware.origins import OwnNames
+from mainstem_api.gateway.middleware.http_protocol import Protocol, end_unread
+from mainstem_api.gateway.uvicorn_internals import connections, stop_listening
 from mainstem_shared import garbage_collection, logs
 from mainstem_shared.settings import Settings
 from mainstem_shared.store.addresses import check_address
@@ -23,6 +25,9 @@ SHUTDOWN_S: Final = 10
 """After so long, requests that still run are cut off."""
 BACKLOG: Final = 4096
 """All readers of a gateway that stopped come at once."""
+
+WATCH_S: Final = 5.0
+"""Between two looks at what connections have not taken."""
 
 
 class Server(uvicorn.Server):
@@ -38,7 +43,7 @@ class Server(uvicorn.Server):
         options.setdefault("http", Protocol)
         super().__init__(
             uvicorn.Config(
-                OwnNames(app, settings) if settings.auth == "none" else app,
+                app,
                 host=settings.host,
                 port=settings.port,
                 backlog=BACKLOG,
@@ -61,14 +66,20 @@ class Server(uvicorn.Server):
         for one in sockets or ():
             if one.family in {socket.AF_INET, socket.AF_INET6}:
                 check_address(self._settings, one.getsockname()[0])
-        await super().serve(sockets)
+        watching = asyncio.create_task(self._end_unread(), name="unread-answers")
+        try:
+            await super().serve(sockets)
+        finally:
+            watching.cancel()
+
+    async def _end_unread(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_S)
+            end_unread(connections(self), time.monotonic())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         # The way in is closed before any stream is reset: its reader comes back at once, and not to us.
-        for listening in (*self.servers, *(sockets or ())):
-            listening.close()
-        for connection in list(self.server_state.connections):
-            connection.shutdown()
+        stop_listening(self, sockets)
         self._app.state.holder.drain()
         await super().shutdown(sockets)
 

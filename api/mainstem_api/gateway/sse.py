@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from mainstem_api.gateway.metrics import Metrics
+from mainstem_api.gateway.middleware.http_protocol import CONNECTION
 from mainstem_api.gateway.middleware.request_metrics import UNLAYERED_SEND
 from mainstem_shared import errors
 from mainstem_shared.eventlog.reading.frames import Frame
@@ -120,6 +121,8 @@ class EventStream(Response):
             headers = [*_HEADERS, *encoder.headers]
             listener = asyncio.create_task(_until_disconnected(receive))
             listener.add_done_callback(lambda _: subscription.close(End.CLOSED))
+            if (connection := scope.get(CONNECTION)) is not None:
+                connection.on_half_close(subscription.nudge)
             self._metrics.streams.inc()
             ageing = self._limit_age(subscription)
             try:

@@ -6,13 +6,12 @@ Opened by the app's lifespan; mounted into another app, whose server runs no lif
 from __future__ import annotations
 
 import asyncio
-import logging
-import signal
-from typing import Any, Final
+from typing import Final
 
 from fastapi import Request
 
 from mainstem_api.client.async_runs import AsyncRuns
+from mainstem_api.gateway import uvicorn_internals
 from mainstem_api.gateway.auth.stream_tokens import StreamTokens
 from mainstem_api.gateway.metrics import Metrics
 from mainstem_shared.coordination.leases import GATEWAY, Lease
@@ -26,7 +25,6 @@ from mainstem_shared.store.client import Store
 from mainstem_tasks.celery_support.publisher import Dispatcher
 
 _WATCH_S: Final = 0.2
-_UNFINISHED: Final = "ASGI callable returned without completing response."
 
 
 class Gateway:
@@ -51,7 +49,7 @@ class Gateway:
         self.metrics.observe(self.tailer)
         self._tasks: list[asyncio.Task[None]] = []
         self._lease: Lease | None = None
-        _expect_resets()
+        uvicorn_internals.expect_resets()
 
     def start(self) -> None:
         """Begin what goes on beside requests."""
@@ -94,10 +92,10 @@ class Gateway:
         """Drain as soon as the uvicorn that runs us begins to stop.
 
         uvicorn waits for open responses before it tells the app: a stream that waits for its run would hold
-        it for ever. Its signal handler is a bound method; the flag on its owner is all we need.
+        it for ever.
         """
-        server: Any = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-        if not hasattr(server, "should_exit") or hasattr(server, "drains_itself"):
+        server = uvicorn_internals.running_server()
+        if server is None or hasattr(server, "drains_itself"):
             return  # run in a thread, or by another server: whoever runs us calls `drain`, or cuts us off
         while not server.should_exit:  # noqa: ASYNC110 - a signal handler sets it, there is no event
             await asyncio.sleep(_WATCH_S)
@@ -131,17 +129,3 @@ def gateway_of(request: Request) -> Gateway:
     """Return the gateway that serves a request: a FastAPI dependency."""
     holder: Holder = request.app.state.holder
     return holder.gateway
-
-
-class _ExpectedResets(logging.Filter):
-    """Drops uvicorn's complaint about responses without an end: that is how a stream is reset."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return record.msg != _UNFINISHED
-
-
-_FILTER: Final = _ExpectedResets()
-
-
-def _expect_resets() -> None:
-    logging.getLogger("uvicorn.error").addFilter(_FILTER)

@@ -287,7 +287,7 @@ async def test_it_can_be_mounted_into_another_app(store_url: str, broker_url: st
     host = FastAPI()
     host.mount("/ai", inner)
     transport = httpx.ASGITransport(host)
-    async with httpx.AsyncClient(transport=transport, base_url="http://host") as http:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
         started = await http.post("/ai/v1/threads/t/runs", json={"engine": "demo"})
         assert started.headers["location"] == f"/ai/v1/runs/{started.json()['run_id']}"
         assert (await http.get(started.headers["location"])).json() == started.json()

@@ -26,7 +26,7 @@ def app() -> FastAPI:
 @pytest.fixture
 async def http() -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(app())
-    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client
 
 
@@ -68,7 +68,7 @@ async def test_a_mounted_page_finds_its_files_and_its_gateway() -> None:
     """Under a path of another app, everything is relative to that path."""
     host = FastAPI()
     host.mount("/llm", app())
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(host), base_url="http://host") as http:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(host), base_url="http://localhost") as http:
         page = await http.get("/llm/runs")
         assert '<base href="/llm/">' in page.text
         assert (await http.get("/llm/pages/scripts/operator.js")).status_code == 200

@@ -28,7 +28,7 @@ async def operator(request: Request, caller: Caller) -> Principal:
     Raises:
         Forbidden: they do not.
     """
-    if not caller.is_admin and request.app.state.holder.settings.auth != "none":
+    if not caller.is_admin and not request.app.state.local_only:
         raise errors.Forbidden
     return caller
 

@@ -2,7 +2,7 @@
 
 CORS alone keeps other pages from *reading*. Where a request needs no token (without authentication, or behind
 a proxy that knows its users by their cookies) a foreign page could still *do* things: that is refused here.
-So is a foreign name that was made to lead to this machine's loopback address.
+A foreign name that was made to lead to this machine is refused in `hosts`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import urllib.parse
 from typing import Any, Final
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope
 
-from mainstem_api.gateway import problems
 from mainstem_shared import errors
 from mainstem_shared.settings import Settings
 
@@ -74,7 +73,7 @@ class Origins:
         origin, site = headers.get("origin"), headers.get("sec-fetch-site")
         if origin is None or origin in self._allowed or site in {"same-origin", "none"}:
             return
-        if site is None and (self._auth == "proxy" or is_here(_host(origin))):
+        if site is None and (self._auth == "proxy" or is_here(host_of(origin))):
             return  # an old browser, or none at all
         raise errors.Forbidden("Pages of other sites may not do this; see MAINSTEM_CORS_ORIGINS.")
 
@@ -89,25 +88,8 @@ def is_here(host: str) -> bool:
         return False
 
 
-class OwnNames:
-    """Serves an app without authentication under this machine's own names only."""
-
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self._app = app
-        self._host = settings.host
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not self._is_own(Headers(scope=scope).get("host", "")):
-            words = "Without authentication this machine is served under its own names only, like localhost."
-            await problems.problem(421, "misdirected_request", words)(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
-
-    def _is_own(self, given: str) -> bool:
-        return not given or is_here(_host(f"//{given}")) or _host(f"//{given}") == self._host
-
-
-def _host(url: str) -> str:
+def host_of(url: str) -> str:
+    """Return the name or address in a URL; empty if there is none, or another than a reader would take it for."""
     try:
         parts = urllib.parse.urlsplit(url)
     except ValueError:
