@@ -38,6 +38,7 @@ MainstemError
 └── Unavailable
     ├── StoreUnavailable      store_unavailable
     ├── BrokerUnavailable     broker_unavailable
+    ├── ClusterUnsupported    cluster_unsupported
     ├── KeysUnavailable       keys_unavailable
     └── NewerVersion          newer_version
 """
@@ -51,6 +52,7 @@ __all__ = [
     "BrokerUnavailable",
     "ChannelClosed",
     "CheckpointTooLarge",
+    "ClusterUnsupported",
     "Conflict",
     "ContentTooLarge",
     "DecisionConflict",
@@ -360,6 +362,16 @@ class StoreUnavailable(Unavailable):
 
     code = "store_unavailable"
     message = "The store does not answer; try again shortly."
+
+
+class ClusterUnsupported(Unavailable):
+    """The store or broker is a node of a Redis or Valkey Cluster, whose slots no run could leave."""
+
+    code = "cluster_unsupported"
+    message = (
+        "The store or broker is a node of a Cluster, which Mainstem cannot run on yet: "
+        "set MAINSTEM_REDIS_URL and MAINSTEM_BROKER_URL to a single primary, or to its Sentinels."
+    )
 
 
 class BrokerUnavailable(Unavailable):

@@ -10,7 +10,10 @@ import logging
 from typing import Any
 
 from celery import bootsteps
+from celery.exceptions import ImproperlyConfigured
 
+from mainstem_shared import errors
+from mainstem_shared.store import endpoints, readiness
 from mainstem_workers import configuration_checks, pool_hosts
 from mainstem_workers.pool import _celery
 
@@ -26,6 +29,8 @@ class RunsStep(bootsteps.StartStopStep):
     def __init__(self, parent: Any, **kwargs: Any) -> None:
         super().__init__(parent, **kwargs)
         self._host = pool_hosts.host_for(parent)
+        if not isinstance(self._host, pool_hosts.NoHost):
+            _refuse_cluster(parent.app)
 
     def start(self, parent: Any) -> None:
         configuration_checks.warn(parent)
@@ -43,3 +48,12 @@ class RunsStep(bootsteps.StartStopStep):
         """For `celery inspect stats`."""
         del obj
         return self._host.info()
+
+
+def _refuse_cluster(app: Any) -> None:
+    """Have a worker whose runs could not be kept end with a sentence, as it does on a pool that cannot."""
+    broker: str = app.conf.broker_read_url or app.conf.broker_url or ""
+    try:
+        readiness.refuse_cluster(endpoints.store_url(app.conf.mainstem_settings), broker)
+    except errors.ClusterUnsupported as error:
+        raise ImproperlyConfigured(str(error)) from error

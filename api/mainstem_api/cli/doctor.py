@@ -127,8 +127,9 @@ def _store(settings: Settings) -> Iterator[Finding]:
         return
     with client:
         try:
-            yield from _server(client, url)
-            yield from _fleet(client)
+            yield from (found := list(_server(client, url)))
+            if all(finding.name != "cluster" for finding in found):
+                yield from _fleet(client)
         except (redis.RedisError, OSError) as error:
             yield Finding(
                 Verdict.BAD,

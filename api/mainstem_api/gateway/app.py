@@ -48,6 +48,7 @@ def create_app(settings: Settings | None = None, *, authenticator: Authenticator
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         del app
+        await holder.check_servers()
         holder.gateway.start()
         try:
             yield

@@ -19,6 +19,7 @@ from mainstem_api.gateway.middleware.http_protocol import Protocol, end_unread
 from mainstem_api.gateway.uvicorn_internals import connections, stop_listening
 from mainstem_shared import garbage_collection, logs
 from mainstem_shared.settings import Settings
+from mainstem_shared.store import endpoints, readiness
 from mainstem_shared.store.addresses import check_address
 
 SHUTDOWN_S: Final = 10
@@ -62,10 +63,13 @@ class Server(uvicorn.Server):
 
         Raises:
             Misconfigured: one of the sockets leads further than the settings allow.
+            ClusterUnsupported: store or broker is a node of a Cluster.
         """
         for one in sockets or ():
             if one.family in {socket.AF_INET, socket.AF_INET6}:
                 check_address(self._settings, one.getsockname()[0])
+        urls = endpoints.store_url(self._settings), endpoints.broker_url(self._settings)
+        await asyncio.to_thread(readiness.refuse_cluster, *urls)
         watching = asyncio.create_task(self._end_unread(), name="unread-answers")
         try:
             await super().serve(sockets)

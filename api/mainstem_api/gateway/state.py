@@ -20,7 +20,7 @@ from mainstem_shared.eventlog.reading.tailer import Tailer
 from mainstem_shared.operations.control import Operations
 from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
-from mainstem_shared.store import endpoints, server_checks
+from mainstem_shared.store import endpoints, readiness, server_checks
 from mainstem_shared.store.client import Store
 from mainstem_tasks.celery_support.publisher import Dispatcher
 
@@ -114,6 +114,15 @@ class Holder:
         if self._gateway is None:
             self._gateway = Gateway(self.settings)
         return self._gateway
+
+    async def check_servers(self) -> None:
+        """Make sure, before anything is served, that runs can be kept on these servers at all.
+
+        Raises:
+            ClusterUnsupported: store or broker is a node of a Cluster.
+        """
+        urls = endpoints.store_url(self.settings), endpoints.broker_url(self.settings)
+        await asyncio.to_thread(readiness.refuse_cluster, *urls)
 
     def drain(self) -> None:
         if self._gateway is not None:

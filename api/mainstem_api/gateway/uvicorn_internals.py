@@ -1,4 +1,4 @@
-"""What the gateway uses of uvicorn beyond its documented interface; no other module may.
+"""Gathers what the gateway uses of uvicorn beyond its documented interface; no other module may.
 
 `tests/unit/test_uvicorn_internals.py` proves each name against the installed version, `pyproject.toml` bounds
 the versions. A new uvicorn that renames something fails there, and is adapted to here.

@@ -103,6 +103,11 @@ def wake(tailer: str) -> str:
     return f"{PREFIX}:{{t:{tailer}}}:wake"
 
 
+def readiness(probe: str) -> str:
+    """STRING, HASH or ZSET, in turn, that one check of readiness writes; each check has keys of its own."""
+    return f"{PREFIX}:{{p:{probe}}}"
+
+
 def user_runs(tenant: str, user_id: str) -> str:
     """ZSET of a user's runs; score: creation (ms)."""
     return f"{PREFIX}:{{u:{ids.user_tag(tenant, user_id)}}}:runs"

@@ -55,13 +55,30 @@ def report(found: list[Shortcoming], where: str) -> None:
 def of_store(info: Mapping[str, Any]) -> list[Shortcoming]:
     """Return what a store whose INFO this is cannot promise."""
     evicted = "deletes parts of runs when memory is short."
-    return [*_durability(info), *_eviction(info, evicted), *_memory(info), *_role(info), *_replicas(info)]
+    return [
+        *_cluster(info),
+        *_durability(info),
+        *_eviction(info, evicted),
+        *_memory(info),
+        *_role(info),
+        *_replicas(info),
+    ]
 
 
 def of_broker(info: Mapping[str, Any]) -> list[Shortcoming]:
     """Return what a broker cannot promise. It need not keep anything: what it loses is published again."""
     evicted = "deletes queues when memory is short: runs start minutes late."
-    return [*_eviction(info, evicted), *_memory(info), *_role(info)]
+    return [*_cluster(info), *_eviction(info, evicted), *_memory(info), *_role(info)]
+
+
+def _cluster(info: Mapping[str, Any]) -> Iterator[Shortcoming]:
+    if info.get("cluster_enabled"):
+        yield Shortcoming(
+            setting="cluster",
+            consequence="a node of a Cluster: nothing can be started, and no worker or gateway starts.",
+            remedy="Use a single primary, or its Sentinels; see docs/scaling.md.",
+            fatal=True,
+        )
 
 
 def _durability(info: Mapping[str, Any]) -> Iterator[Shortcoming]:

@@ -38,6 +38,8 @@ TIMEOUT_S: Final = 2.0
 
 # For one socket operation: a frozen broker costs a thread this much, and once more to reconnect.
 _SOCKET_TIMEOUT_S: Final = 0.9
+_PROBE: Final = "mainstem.ready"
+_PROBE_S: Final = 1.0
 _GOODBYE_S: Final = 0.1  # closing a connection must not wait for a broker that does not answer
 _THREADS: Final = 4  # a publish takes half a millisecond; more threads would only wait for the interpreter
 _ONE_RETRY: Final = {"max_retries": 1, "interval_start": 0, "interval_step": 0.05, "interval_max": 0.1}
@@ -88,7 +90,7 @@ class Dispatcher:
         await self._await(self._submit(_revoke, task_id, terminate))
 
     def ping(self) -> None:
-        """Prove that the broker answers, over a connection of its own.
+        """Prove that the broker takes messages: one is written that nobody gets.
 
         Raises:
             BrokerUnavailable: it does not, in time.
@@ -260,8 +262,11 @@ def _revoke(sender: _Sender, task_id: str, terminate: bool) -> None:  # noqa: FB
 
 
 def _ping(sender: _Sender) -> None:
-    with sender.app.connection_for_write() as connection:
-        connection.ensure_connection(max_retries=1, interval_start=0)
+    """Publish as a start does, to a queue that nobody has: an AMQP broker confirms, and drops it."""
+    queue = f"{_PROBE}.{uuid.uuid4().hex[:8]}"
+    sender.producer.publish({}, routing_key=queue, exchange="", expiration=_PROBE_S)
+    if sender.connection.transport.driver_type == "redis":  # where publishing makes the queue
+        cast("Any", sender.producer.channel).queue_purge(queue)
 
 
 _dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()

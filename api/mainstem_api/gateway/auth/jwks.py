@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import ssl
 import time
 import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
+import httpx
 import jwt
 
 from mainstem_api.gateway.auth.keys import RSA_BITS, Key
@@ -27,14 +29,17 @@ logger = logging.getLogger(__name__)
 REFRESH_S: Final = 300.0
 """Age at which keys are fetched again: how long a withdrawn key is still accepted."""
 COOLDOWN_S: Final = 30.0
+RETRY_S: Final = 2.0
+"""The same after a fetch that failed: a provider that is well again lets everybody in again."""
 TRUST_S: Final = 86_400.0
 """How long keys outlive a source that does not answer."""
 TIMEOUT_S: Final = 5.0
+"""For a whole fetch, whatever it waits for: requests wait with it."""
 SIZE_LIMIT: Final = 1024 * 1024
 _ALGORITHMS: Final = {"RSA": "RS256", "EC": "ES256", "OKP": "EdDSA"}
 """By key type. No symmetric ones: what a provider publishes is no secret."""
 
-Source = Callable[[], bytes]
+Source = Callable[[], Awaitable[bytes]]
 
 
 def source(given: str) -> Source:
@@ -45,27 +50,51 @@ def source(given: str) -> Source:
     """
     url = urllib.parse.urlsplit(given)
     if url.scheme not in {"http", "https"}:
-        return Path(given).read_bytes
+        return lambda: asyncio.to_thread(_read_file, Path(given))
     local = is_loopback(url.hostname or "")
     if url.scheme == "http" and not local:
         raise errors.Misconfigured("MAINSTEM_JWT_JWKS must be an https address, or a file.")
-    handlers: list[urllib.request.BaseHandler] = [_NoRedirect()]
-    if local:  # a proxy of the environment cannot reach this machine's own loopback
-        handlers.append(urllib.request.ProxyHandler({}))
-    opener = urllib.request.build_opener(*handlers)
-
-    def fetch() -> bytes:
-        with opener.open(given, timeout=TIMEOUT_S) as response:
-            return response.read(SIZE_LIMIT)
-
-    return fetch
+    return _Address(
+        given, trust_env=not local
+    )  # a proxy of the environment cannot reach this machine's loopback
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Keys come from where the settings say, and from nowhere else."""
+def _read_file(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return _small(file.read(SIZE_LIMIT + 1))
 
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        return None
+
+class _Address:
+    """Fetches a document from an address: from there and nowhere else, as it stands there."""
+
+    def __init__(self, url: str, *, trust_env: bool) -> None:
+        self._url = url
+        self._trust_env = trust_env
+        self._trusted: ssl.SSLContext | None = None
+
+    async def __call__(self) -> bytes:
+        if self._trusted is None:  # reads files, for a while
+            self._trusted = await asyncio.to_thread(ssl.create_default_context)
+        # No coding: a megabyte of zeros takes a kilobyte on the way. Redirects are not followed.
+        client = httpx.AsyncClient(
+            verify=self._trusted,
+            trust_env=self._trust_env,
+            timeout=TIMEOUT_S,
+            headers={"accept-encoding": "identity"},
+        )
+        async with client, client.stream("GET", self._url) as response:
+            if response.status_code != HTTPStatus.OK or "content-encoding" in response.headers:
+                raise ValueError(f"the key set's address answers {response.status_code}")
+            document = b""
+            async for piece in response.aiter_raw():
+                document = _small(document + piece)
+            return document
+
+
+def _small(document: bytes) -> bytes:
+    if len(document) > SIZE_LIMIT:
+        raise ValueError(f"the key set is over {SIZE_LIMIT} bytes")
+    return document
 
 
 class KeySet:
@@ -110,7 +139,8 @@ class KeySet:
         if self._fetching is not None:
             return self._fetching
         now = time.monotonic()
-        if self._asked_at is not None and now - self._asked_at < COOLDOWN_S:
+        pause_s = min(RETRY_S, COOLDOWN_S) if self._failed else COOLDOWN_S
+        if self._asked_at is not None and now - self._asked_at < pause_s:
             return None
         self._asked_at = now
         self._fetching = asyncio.create_task(self._fetch(), name="jwks")
@@ -118,7 +148,9 @@ class KeySet:
 
     async def _fetch(self) -> None:
         try:
-            keys = parse(await asyncio.to_thread(self._read))
+            async with asyncio.timeout(TIMEOUT_S):
+                document = await self._read()
+            keys = await asyncio.to_thread(parse, document)
         except Exception as error:  # noqa: BLE001 - whatever a source answers: it is asked again later
             self._failed = True
             logger.warning(
@@ -149,12 +181,22 @@ def parse(document: bytes) -> dict[str | None, Key]:
 
 def _usable(entries: Iterable[Any]) -> Iterable[tuple[str | None, Key]]:
     for entry in entries:
-        algorithm = _ALGORITHMS.get(str(entry.get("kty")))
-        if algorithm is None or entry.get("alg", algorithm) != algorithm or entry.get("use", "sig") != "sig":
-            continue
         try:
-            material = jwt.PyJWK(entry, algorithm=algorithm).key
-        except jwt.PyJWTError:
-            continue
-        if getattr(material, "key_size", RSA_BITS) >= RSA_BITS or algorithm != "RS256":
-            yield entry.get("kid"), Key(algorithm=algorithm, material=material)
+            key = _key(entry)
+        except Exception as error:  # noqa: BLE001 - whatever an entry is: the others are still good
+            logger.warning("a key is malformed", extra={"action": "jwks_malformed", "error": repr(error)})
+        else:
+            if key is not None:
+                yield cast("str | None", entry.get("kid")), key
+
+
+def _key(entry: Any) -> Key | None:
+    """Return the key that an entry describes; None if it is for something else."""
+    algorithm = _ALGORITHMS.get(str(entry.get("kty")))
+    if algorithm is None or entry.get("alg", algorithm) != algorithm or entry.get("use", "sig") != "sig":
+        return None
+    if not isinstance(entry.get("kid"), str | None):
+        raise TypeError("its id is no text")
+    material = jwt.PyJWK(entry, algorithm=algorithm).key
+    strong = getattr(material, "key_size", RSA_BITS) >= RSA_BITS or algorithm != "RS256"
+    return Key(algorithm=algorithm, material=material) if strong else None

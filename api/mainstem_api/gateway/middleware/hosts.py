@@ -1,4 +1,4 @@
-"""Which requests are for this gateway: one `Host` each; without authentication, from this machine only.
+"""Refuses requests with several `Host` headers and, without authentication, those from other machines.
 
 Part of the app and not of its server: a gateway that is mounted into another app keeps its promise under
 whatever server and address that has.
@@ -29,8 +29,10 @@ _NAME: Final = (
 _PEER: Final = (
     403,
     "not_local",
-    "Without authentication only this machine is served: everybody else would be the same user. "
-    "Set MAINSTEM_AUTH to jwt or proxy, or pass an authenticator to create_app.",
+    (
+        "Without authentication only this machine is served: everybody else would be the same user. "
+        "Set MAINSTEM_AUTH to jwt or proxy, or pass an authenticator to create_app."
+    ),
 )
 _FORWARDED: Final = ("x-forwarded-for", "x-real-ip", "forwarded")
 _FOR: Final = re.compile(r'for\s*=\s*"?([^;,"]*)', re.IGNORECASE)

@@ -1,4 +1,4 @@
-"""One HTTP connection: uvicorn's httptools protocol, with bounds on what no layer of the app ever sees.
+"""Extends uvicorn's connection with bounds on what no layer of the app ever sees.
 
 The app answers requests. Here stands what is none yet, or is one no longer: heads without an end or that
 never come, bodies that go on after their answer, trailers, clients that close their half of the connection,
@@ -110,13 +110,13 @@ class Protocol(Connection):
 
     # -- half-closed connections
 
-    def eof_received(self) -> bool:
+    def eof_received(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Keep the connection open while a request that came whole has no complete answer."""
         if not self._has_whole_request or self.scheme == "https":  # TLS cannot be closed by halves
             return False
         self._finish_answers()
         if self._on_half_close is not None:
-            # A client that is gone looks the same; it resets what is written to it, the second time at the latest.
+            # A client that is gone looks the same, but resets the connection once something is written to it.
             self._on_half_close()
             self.loop.call_later(_PROBE_S, self._probe)
         return True

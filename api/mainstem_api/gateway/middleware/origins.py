@@ -89,7 +89,7 @@ def is_here(host: str) -> bool:
 
 
 def host_of(url: str) -> str:
-    """Return the name or address in a URL; empty if there is none, or another than a reader would take it for."""
+    """Return the name or address in a URL; empty if there is none, or one that is easily misread."""
     try:
         parts = urllib.parse.urlsplit(url)
     except ValueError:

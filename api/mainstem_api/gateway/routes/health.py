@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
-from typing import Annotated, Any, Final
+from typing import Annotated
 
 from fastapi import APIRouter, Depends
-from redis.exceptions import RedisError
 from starlette.responses import JSONResponse, Response
 
 from mainstem_api.gateway import metrics
 from mainstem_api.gateway.auth.caller import Operator
 from mainstem_api.gateway.routes.runs import problem_documents
 from mainstem_api.gateway.state import Gateway, gateway_of
-from mainstem_shared import errors
+from mainstem_shared.store import readiness
 
 router = APIRouter(tags=["operations"])
 
 Serving = Annotated[Gateway, Depends(gateway_of)]
-
-PATIENCE_S: Final = 2.0
-"""Probes of orchestrators give up after a few seconds; a server this slow is not ready anyway."""
 
 
 @router.head("/healthz", include_in_schema=False)
@@ -34,18 +29,9 @@ async def healthz() -> Response:
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses=problem_documents(503))
 async def readyz(gateway: Serving) -> Response:
-    """Answer 200 if store and broker answer, else 503."""
-    await asyncio.gather(_ping_store(gateway), gateway.dispatcher.aping())
+    """Answer 200 if store and broker take what a start writes, else 503."""
+    await asyncio.gather(readiness.check_writes(gateway.store), gateway.dispatcher.aping())
     return JSONResponse({"status": "ready"})
-
-
-async def _ping_store(gateway: Gateway) -> None:
-    ping: Awaitable[Any] = gateway.store.client.ping()
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            await ping
-    except (RedisError, OSError, TimeoutError) as error:
-        raise errors.StoreUnavailable from error
 
 
 @router.get("/metrics", include_in_schema=False)

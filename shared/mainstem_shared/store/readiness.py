@@ -1,0 +1,92 @@
+"""Proves that the store takes what a start writes: by writing, because replies to reads prove nothing.
+
+A store that is full, was demoted, has no replica left or took a right away answers every ping. A Cluster is
+told by one script over two slots, which nothing but a Cluster refuses. Used by `/readyz`, and by workers and
+gateways when they start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from typing import Any, Final
+
+from redis.exceptions import RedisError
+
+from mainstem_shared import errors
+from mainstem_shared.store import failures, keys
+from mainstem_shared.store.client import Store
+from mainstem_shared.store.connections import connect_blocking
+
+PATIENCE_S: Final = 2.0
+"""Probes of orchestrators give up after a few seconds; a server this slow is not ready anyway."""
+_TTL_MS: Final = 10_000
+_CLUSTER_CODES: Final = frozenset({"CROSSSLOT", "MOVED", "ASK", "CLUSTERDOWN"})
+_TWO_SLOTS: Final = "return #KEYS"
+
+
+async def check_writes(store: Store) -> None:
+    """Run each kind of command that a start and its worker write with, on keys that end by themselves.
+
+    Raises:
+        ClusterUnsupported: the store is a node of a Cluster.
+        StoreUnavailable: it does not answer in time, or refuses one of them.
+    """
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            await _write(store.client)
+    except (RedisError, OSError, TimeoutError) as error:
+        raise _unready(error) from error
+
+
+async def _write(client: Any) -> None:
+    one, other = keys.readiness(secrets.token_hex(4)), keys.readiness(secrets.token_hex(4))
+    queue, log = f"{one}:q", f"{one}:l"
+    pipe = client.pipeline(transaction=False)
+    pipe.eval(_TWO_SLOTS, 2, one, other)
+    pipe.hset(one, "at", 1)
+    pipe.eval("return redis.call('HSET', KEYS[1], 'at', 2)", 1, one)
+    pipe.hdel(one, "at")
+    pipe.set(one, 1, px=_TTL_MS)
+    pipe.delete(one)
+    pipe.zadd(one, {"at": 1})
+    pipe.pexpire(one, _TTL_MS)
+    pipe.zrem(one, "at")
+    pipe.rpush(queue, 1)
+    pipe.pexpire(queue, _TTL_MS)
+    pipe.lpop(queue)
+    pipe.xadd(log, {"at": 1})
+    pipe.pexpire(log, _TTL_MS)
+    pipe.xtrim(log, maxlen=0)
+    pipe.delete(one, queue, log)
+    await pipe.execute()
+
+
+def refuse_cluster(*urls: str) -> None:
+    """Make sure that none of these servers is a node of a Cluster. Blocking; one that is away is not judged.
+
+    Raises:
+        ClusterUnsupported: one of them is.
+    """
+    for url in urls:
+        if not url.startswith(("redis://", "rediss://", "unix://")):
+            continue  # Sentinels know no Cluster, and other brokers none of this kind
+        with contextlib.suppress(ValueError), connect_blocking(url, timeout_s=PATIENCE_S) as client:
+            try:
+                one, other = keys.readiness("a"), keys.readiness("b")
+                client.eval(_TWO_SLOTS, 2, one, other)
+            except (RedisError, OSError) as error:
+                if failures.code_of(error) in _CLUSTER_CODES:
+                    raise errors.ClusterUnsupported from error
+
+
+def _unready(error: BaseException) -> errors.Unavailable:
+    code = failures.code_of(error)
+    if code in _CLUSTER_CODES:
+        return errors.ClusterUnsupported()
+    if failures.is_out_of_memory(error):
+        return errors.StoreUnavailable("The store is out of memory and refuses writes.")
+    if code:
+        return errors.StoreUnavailable(f"The store refuses writes: {code}. See `mainstem doctor`.")
+    return errors.StoreUnavailable()
