@@ -364,6 +364,13 @@ class StoreUnavailable(Unavailable):
     message = "The store does not answer; try again shortly."
 
 
+class BrokerUnavailable(Unavailable):
+    """Celery's broker does not answer."""
+
+    code = "broker_unavailable"
+    message = "The broker does not answer; try again shortly."
+
+
 class ClusterUnsupported(Unavailable):
     """The store or broker is a node of a Redis or Valkey Cluster, whose slots no run could leave."""
 
@@ -372,13 +379,6 @@ class ClusterUnsupported(Unavailable):
         "The store or broker is a node of a Cluster, which Mainstem cannot run on yet: "
         "set MAINSTEM_REDIS_URL and MAINSTEM_BROKER_URL to a single primary, or to its Sentinels."
     )
-
-
-class BrokerUnavailable(Unavailable):
-    """Celery's broker does not answer."""
-
-    code = "broker_unavailable"
-    message = "The broker does not answer; try again shortly."
 
 
 class KeysUnavailable(Unavailable):

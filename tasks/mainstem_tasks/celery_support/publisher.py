@@ -266,7 +266,7 @@ def _ping(sender: _Sender) -> None:
     queue = f"{_PROBE}.{uuid.uuid4().hex[:8]}"
     sender.producer.publish({}, routing_key=queue, exchange="", expiration=_PROBE_S)
     if sender.connection.transport.driver_type == "redis":  # where publishing makes the queue
-        cast("Any", sender.producer.channel).queue_purge(queue)
+        sender.producer.channel.queue_purge(queue)
 
 
 _dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
