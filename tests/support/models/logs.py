@@ -17,6 +17,7 @@ from mainstem_shared.model.time import now_ms
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 from support.models.specs import spec
+from support.models.verb_calls import new_nonce
 
 TTL_MS = 600_000
 _numbers = itertools.count()
@@ -53,7 +54,7 @@ class RunLog:
                 created_ms=now_ms(),
             ),
             b"{}",
-            nonce=ids.nonce(),
+            nonce=new_nonce(),
             if_active="reject",
             live_ttl_ms=TTL_MS,
             thread_ttl_ms=TTL_MS,
@@ -80,7 +81,7 @@ class RunLog:
 
     async def claim(self, owner: str = "w1") -> None:
         claimed = await transitions.claim(
-            self.store, self.run_id, nonce=ids.nonce(), owner=owner, task_id="t", live_ttl_ms=TTL_MS
+            self.store, self.run_id, nonce=new_nonce(), owner=owner, task_id="t", live_ttl_ms=TTL_MS
         )
         assert isinstance(claimed, transitions.Claimed)
         self.control = transitions.Control(run_id=self.run_id, epoch=claimed.epoch, owner=owner)
@@ -127,7 +128,7 @@ class RunLog:
         queued = await transitions.handover(
             self.store,
             self.control,
-            nonce=ids.nonce(),
+            nonce=new_nonce(),
             top=self.top,
             resume_as="run.restarted",
             cause="shutdown",
@@ -142,7 +143,7 @@ class RunLog:
         epoch = await transitions.resync(
             self.store,
             self.control,
-            nonce=ids.nonce(),
+            nonce=new_nonce(),
             state=jsontext.dumps(self.fold.dump()),
             live_ttl_ms=TTL_MS,
         )
@@ -163,7 +164,7 @@ class RunLog:
         finished = await transitions.finish(
             self.store,
             self.control,
-            nonce=ids.nonce(),
+            nonce=new_nonce(),
             top=self.top,
             reason=reason,
             state=self.fold.dump(),
