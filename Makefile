@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run demo test check bench bench-quick bench-full plots chaos rabbitmq celery-tests prove soak lock clean
+.PHONY: help run demo test check docs hooks coverage bench bench-quick bench-full plots chaos rabbitmq celery-tests prove soak lock clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -28,6 +28,18 @@ check: $(VENV)/.check ## lint, format, types, import layers, size ceilings
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/sizes.py
+
+docs: $(VENV)/.docs ## the site of docs/, built strictly and offline; results in site/
+	@exec env NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+coverage: $(VENV)/.coverage ## lines and branches that the tests reach, in all their processes; ARGS as for test
+	@rm -f .coverage .coverage.*
+	-$(BIN)/coverage run -m pytest $(ARGS)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
+
+hooks: $(VENV)/.check ## let git check each commit with this checkout's own tools
+	$(BIN)/pre-commit install
 
 bench: $(VENV)/.test ## measure every row side by side with its baselines, in 10 minutes; results in bench/results
 	@exec $(BIN)/python bench/run.py $(ARGS)
@@ -61,7 +73,7 @@ lock: $(BIN)/python ## renew requirements/*.txt from pyproject.toml (ARGS=--upgr
 	requirements/lock $(BIN)/uv $(ARGS)
 
 clean: ## remove what the targets above made; the data directory .mainstem stays
-	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) dist build site .coverage .coverage.* .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

@@ -37,9 +37,13 @@ class Settings(BaseSettings):
 
     # Processes
     host: str = "127.0.0.1"
+    """The gateway's address; anything but loopback wants authentication."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """The gateway's port; 0: any free one."""
     flower_port: Annotated[int, Field(ge=0, le=65535)] = 5555
+    """Flower's port, for `mainstem up` and `mainstem flower`."""
     data_dir: Path = Path(".mainstem")
+    """Where the embedded Valkey keeps its data, its password and its log."""
     redis_url: SecretStr | None = None
     """The store. None: the embedded server of `data_dir`, database 0."""
     broker_url: SecretStr | None = None
@@ -47,22 +51,33 @@ class Settings(BaseSettings):
     queue: Annotated[str, Field(min_length=1)] = "celery"
     """The broker's queue for runs. Name one of its own if other workers must not take them."""
     workers: Annotated[int, Field(ge=1)] = 2
+    """Worker processes of `mainstem up`."""
     concurrency: Annotated[int, Field(ge=1)] = 1000
     """Runs one worker process executes at once."""
 
     # Ownership and recovery
     lease_s: Seconds = 15
+    """How long a process's lease lives without renewal: after it, the process counts as dead."""
     sweep_s: Seconds = 5
+    """How often workers and gateways look for what nobody else takes care of."""
 
     # Runs
     max_run_s: Seconds = 3600
+    """Longest execution of a run; it ends as `timed_out`."""
     idle_timeout_s: Seconds = 300
+    """Longest silence of an engine; its run ends as `timed_out`."""
     max_queue_s: Seconds = 3600
+    """Longest wait for a worker; the run ends as `no_worker`."""
     retention_s: Seconds = 604_800
+    """How long an ended run and its log are kept."""
     approval_window_s: Seconds = 86_400
+    """How long a paused run waits for people, unless its engine says otherwise."""
     drain_s: Annotated[float, Field(ge=0)] = 10
+    """How long a worker that is told to stop lets its runs go on before it hands them over."""
     max_active_runs_per_user: Annotated[int, Field(ge=0)] = 0
+    """Unfinished runs of one user; 0: any number."""
     default_engine: str = ""
+    """The engine of runs that name none."""
     engines: str = ""
     """Modules, comma-separated, that workers import for the engines in them, beside the entry points'."""
     input_guards: str = "mainstem_shared.guards.plain"
@@ -70,6 +85,7 @@ class Settings(BaseSettings):
     tool_policy: dict[str, Any] | None = None
     """The deployment's tool policy, as JSON (`mainstem_tasks.sdk.policies`). Engines, runs may tighten it."""
     write_profile: WriteProfile = WriteProfile.LATENCY
+    """How the writer merges tokens: `latency` soon, `economy` in fewer commands."""
     compact_after_s: Annotated[float, Field(ge=0)] = 60
     """How long after its end a run's deltas stay readable one by one; then only the final event is kept."""
 
@@ -83,13 +99,17 @@ class Settings(BaseSettings):
     jwt_jwks: str | None = None
     """Keys of an identity provider: an https address, or a file."""
     jwt_issuer: str | None = None
+    """What a token's `iss` must be, if given."""
     jwt_audience: str | None = None
+    """What a token's `aud` must contain, if given."""
     jwt_leeway_s: Annotated[float, Field(ge=0, le=300)] = 30
     """How far the clocks of whoever issues tokens and of the gateway may be apart."""
     proxy_peers: str = ""
     """Addresses and networks, comma-separated, whose connections may say who the user is."""
     proxy_user_header: str = "X-Forwarded-User"
+    """The header in which a listed peer names the user."""
     proxy_tenant_header: str = ""
+    """The header in which it names the tenant; empty: there is one tenant."""
     proxy_scope_header: str = ""
     """A header with scopes, `admin` among them; empty: nobody is an admin."""
     token: SecretStr | None = None
@@ -111,8 +131,11 @@ class Settings(BaseSettings):
 
     # Engines
     openai_base_url: str | None = None
+    """Where the `openai` engine finds its provider; by default the client library's."""
     openai_api_key: SecretStr | None = None
+    """The key it shows there."""
     openai_model: str | None = None
+    """The model of runs whose input names none; the chat page offers the engine once it is set."""
 
     @property
     def live_ttl_ms(self) -> int:
