@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import threading
 import time
 from typing import Any
@@ -207,3 +208,13 @@ async def test_plain_engines_run_beside_each_other():
     engine("plain", input_model=Words)(body)
     results = await asyncio.gather(*(run_engine(body) for _ in range(parties)))
     assert {result.text for result in results} == {"met"}
+
+
+@pytest.mark.parametrize(
+    "name", ["request_approval", "ask", "tool_call", "tool_result", "usage", "checkpoint", "custom"]
+)
+def test_plain_engines_pass_the_same_arguments(name: str):
+    """A method has the same parameters, types and defaults in both contexts: editors and type checkers help alike."""
+    plain, other = (inspect.signature(getattr(context, name)) for context in (SyncRunContext, RunContext))
+    assert plain.parameters == other.parameters
+    assert inspect.Parameter.VAR_KEYWORD not in {parameter.kind for parameter in plain.parameters.values()}

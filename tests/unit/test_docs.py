@@ -58,8 +58,12 @@ def test_every_key_is_in_the_table():
         assert pattern in table, pattern
 
 
+MADE = ("reference/", "decisions/index.md", "project/")
+"""What `.ci/site.py` makes; `make docs` finds links to pages that it does not make."""
+
+
 def test_links_lead_somewhere():
-    """Relative links in the README and the documentation lead to files."""
+    """Relative links in the README and the documentation lead to files, or to pages of the site."""
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+            assert target.startswith(MADE) or (page.parent / target).exists(), f"{page.name}: {target}"

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
 from typing import Any, NoReturn, TypeVar
 
-from mainstem_shared.model.actions import Call, Question
+from mainstem_shared.model.actions import Call, OnExpiry, Question
 from mainstem_shared.model.cursors import Cursor
 from mainstem_tasks.sdk.context import InputT, RunContext, RunView
 from mainstem_tasks.sdk.pauses import Paused
@@ -165,14 +165,28 @@ class SyncRunContext(RunView[InputT]):
         """Save the engine's own state. See `RunContext.checkpoint`."""
         self._call(self._run.checkpoint(state))
 
-    def request_approval(self, calls: Iterable[Call | Mapping[str, Any]], **options: Any) -> NoReturn:
+    def request_approval(
+        self,
+        calls: Iterable[Call | Mapping[str, Any]],
+        *,
+        state: bytes | None = None,
+        window_s: float | None = None,
+        on_expiry: OnExpiry = "fail",
+    ) -> NoReturn:
         """Pause the run until a human has decided about tool calls. See `RunContext.request_approval`."""
-        self._call(self._run.request_approval(calls, **options))
+        self._call(self._run.request_approval(calls, state=state, window_s=window_s, on_expiry=on_expiry))
         raise Paused  # not reached: the call has raised it
 
-    def ask(self, questions: Iterable[Question | Mapping[str, Any] | str], **options: Any) -> NoReturn:
+    def ask(
+        self,
+        questions: Iterable[Question | Mapping[str, Any] | str],
+        *,
+        state: bytes | None = None,
+        window_s: float | None = None,
+        on_expiry: OnExpiry = "fail",
+    ) -> NoReturn:
         """Pause the run until a human has answered questions. See `RunContext.ask`."""
-        self._call(self._run.ask(questions, **options))
+        self._call(self._run.ask(questions, state=state, window_s=window_s, on_expiry=on_expiry))
         raise Paused  # not reached: the call has raised it
 
     def close(self) -> None:
