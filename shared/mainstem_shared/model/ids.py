@@ -68,7 +68,7 @@ def uuid7() -> uuid.UUID:
     return uuid.UUID(int=value)
 
 
-def unique() -> str:
+def random_name() -> str:
     """Return a name that nothing else has: 72 random bits."""
     return secrets.token_urlsafe(9)
 
@@ -76,9 +76,10 @@ def unique() -> str:
 def nonce() -> str:
     """Return a fresh caller nonce: the same caller, asking again after a lost reply, is answered the same.
 
-    Its six hex digits are the step by which the call's epoch lies beyond the last one (`next_epoch` in `_prelude.lua`).
+    Its six hex digits are the step by which the call's epoch lies beyond the last one (`next_epoch`,
+    _prelude.lua).
     """
-    return f"{secrets.token_hex(3)}.{unique()}"
+    return f"{secrets.token_hex(3)}.{random_name()}"
 
 
 def user_tag(tenant: str, user_id: str) -> str:

@@ -437,8 +437,8 @@ class Channel:
     def probed(self, top: Cursor | None, *, owner: str | None) -> None:
         """Decide by the log's top entry what became of the group in flight, if any.
 
-        `owner` is the one in the record, None if there is none. Ids alone do not prove control: a store that lost
-        our claim may have given the run to somebody else, who writes entries with the same ids.
+        `owner` is the one in the record, None if there is none. Ids alone do not prove control: a store that
+        lost our claim may have given the run to somebody else, who writes entries with the same ids.
         """
         landed = self.group is not None and top == self.group.last
         is_fenced = owner not in {None, self.control.owner}
