@@ -54,7 +54,8 @@ plots: $(VENV)/.bench ## the pictures and tables of docs/performance.md and docs
 	@exec $(BIN)/python bench/plots.py
 
 chaos: $(VENV)/.test ## kill, freeze and cut everything under load, over and over; SEED=n repeats the choices
-	@exec env MAINSTEM_CHAOS_ROUNDS=12 MAINSTEM_CHAOS_SEED=$(SEED) $(BIN)/pytest tests/chaos $(ARGS)
+	@exec env MAINSTEM_CHAOS_ROUNDS=12 MAINSTEM_CHAOS_FAILOVERS=30 MAINSTEM_CHAOS_REFUSALS=2 \
+		MAINSTEM_CHAOS_SEED=$(SEED) $(BIN)/pytest tests/chaos $(ARGS)
 
 rabbitmq: $(VENV)/.test ## runs with RabbitMQ as the broker; needs Debian's rabbitmq-server
 	@exec env MAINSTEM_RABBITMQ=1 $(BIN)/pytest tests/acceptance/celery/test_rabbitmq.py $(ARGS)

@@ -21,6 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
     from celery import signals
     from celery.exceptions import SecurityWarning
 
+    from mainstem_shared import errors
     from mainstem_shared.settings import Settings
     from mainstem_workers.app import make_app
 
@@ -34,7 +35,11 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", category=SecurityWarning)
     signals.worker_ready.connect(_tell_of_root, weak=False)
     signals.worker_ready.connect(_settle, weak=False)
-    make_app(settings).worker_main(["--quiet", "worker", *pool, *options])
+    try:
+        app = make_app(settings)
+    except errors.Misconfigured as error:
+        sys.exit(str(error))
+    app.worker_main(["--quiet", "worker", *pool, *options])
 
 
 def _show_fields(logger: logging.Logger, **_: Any) -> None:

@@ -132,7 +132,9 @@ def _parse(url: str) -> SentinelAddress:
     own_tls = own.pop("ssl", str(tls)).lower() in _YES
     service = next(iter(given.values()), name)
     if not service:
-        raise ValueError("no service")
+        raise errors.Misconfigured(
+            f"{redacted(url)} names no service: end it with /service/db, or with ?master_name=service."
+        )
     return SentinelAddress(
         nodes=tuple(node for node, _ in nodes),
         service=service,

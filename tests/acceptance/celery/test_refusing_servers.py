@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from mainstem_shared.model.runs import Status
 from support.clients.clients import client
 from support.engines.demowords import demo_text
 from support.processes.processes import Child
+from support.processes.projects import Project
 from support.processes.refusals import REFUSALS, refusing
 from support.waiting import wait_until_async
 
@@ -72,3 +74,18 @@ async def test_a_store_that_refuses_ends_neither_worker_nor_run(fragile: Any):
             assert (await runs.get(long)).text == demo_text(TOKENS)[: await said(runs, long)]
             is_well(worker)
         assert (await runs.get(long)).status is Status.RUNNING
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("pool", ["threads", "prefork"])
+async def test_other_pools_outlive_a_broker_that_refuses(apart: Any, tmp_path: Path, pool: str):
+    """Celery's own pools have the same consumer: an application's worker on them gets over it as well."""
+    worker = Project(apart, tmp_path).worker("--pool", pool, "-c", "2")
+    async with client(apart) as runs:
+        for kind in ("demoted", "without rights", "password changed", "crowded"):
+            with refusing(apart.broker, kind):
+                begun = await runs.start(kind, "demo", {"tokens": 5, "interval_ms": 1})
+                await asyncio.sleep(REFUSED_S)  # its length is the input
+            ended = await runs.wait(begun.run_id, timeout=40)
+            assert (ended.status, ended.text) == (Status.SUCCEEDED, demo_text(5)), kind
+            is_well(worker)

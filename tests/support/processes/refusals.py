@@ -6,6 +6,7 @@ else.
 
 from __future__ import annotations
 
+import resource
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,6 +49,7 @@ def _orphan(client: Any, server: ValkeyProcess) -> None:
 def _break_disk(client: Any, server: ValkeyProcess) -> None:
     """A snapshot fails, for something is in its file's place: from then on writes are refused."""
     client.config_set("save", "3600 100000")
+    (server.directory / "dump.rdb").unlink(missing_ok=True)
     (server.directory / "dump.rdb" / "occupied").mkdir(parents=True)
     client.bgsave()
     wait_until(
@@ -60,6 +62,30 @@ def _mend_disk(client: Any, server: ValkeyProcess) -> None:
     shutil.rmtree(server.directory / "dump.rdb")
     client.config_set("save", "")
     client.save()
+
+
+def _fill_disk(client: Any, server: ValkeyProcess) -> None:
+    """No file of this server may grow: the append-only file cannot be written, as on a full disk."""
+    client.set("refusals:before", "written", px=60_000)
+    grown = max(path.stat().st_size for path in server.directory.rglob("*.aof"))
+    resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (grown, resource.RLIM_INFINITY))
+    wait_until(lambda: _is_full(client), description="the disk to be full")
+
+
+def _is_full(client: Any) -> bool:
+    try:
+        client.set("refusals:full", "not written", px=60_000)
+    except redis.ResponseError:
+        return True
+    return False
+
+
+def _empty_disk(client: Any, server: ValkeyProcess) -> None:
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    resource.prlimit(server.pid, resource.RLIMIT_FSIZE, unlimited)
+    wait_until(
+        lambda: client.info("persistence")["aof_last_write_status"] == "ok", description="room on the disk"
+    )
 
 
 def _kick_everybody(client: Any) -> None:
@@ -91,6 +117,7 @@ REFUSALS: dict[str, Refusal] = {
         off=lambda client, _: client.config_set("maxmemory", 0),
     ),
     "disk broken": Refusal(code="MISCONF", on=_break_disk, off=_mend_disk),
+    "disk full": Refusal(code="MISCONF", on=_fill_disk, off=_empty_disk),
     "without rights": Refusal(
         code="NOPERM",
         on=lambda client, _: client.execute_command("ACL", "SETUSER", "default", "-@write", "-@scripting"),

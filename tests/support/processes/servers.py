@@ -192,6 +192,7 @@ class ValkeyProcess(Controlled):
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
+            restore_signals=False,  # a file that may grow no more is an error to it, as on a full disk, not its end
         )
         self._watch(process)
 
