@@ -9,7 +9,6 @@ state of its own. What a scenario's budget does not allow is not listed, which k
 from __future__ import annotations
 
 import copy
-import hashlib
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -36,11 +35,6 @@ TTL_MS: Final = 10**9
 SETTINGS: Final = Settings()
 WINDOW_MS: Final = 10**12
 """A pending action's end: never reached, time stands still."""
-
-
-def nonce(name: str) -> str:
-    """Return a caller's nonce, as `ids.nonce` makes them, but the same in every exploration."""
-    return f"{hashlib.sha1(name.encode(), usedforsecurity=False).hexdigest()[:6]}.{name}"
 
 
 class Violation(AssertionError):
@@ -78,7 +72,7 @@ class Worker:
 
     @property
     def nonce(self) -> str:
-        return nonce(f"{self.owner}.{self.calls}")
+        return f"{self.owner}.{self.calls}"
 
     def fingerprint(self) -> tuple[Any, ...]:
         channel = self.channel
@@ -128,13 +122,12 @@ class World:
     sweeper: Sweeper = field(default_factory=Sweeper)
     budget: Budget
     past: tuple[Database, ...] = ()
-    went_back: bool = False
 
     def fingerprint(self) -> int:
         """Return a number that equal states share; different ones do so once in 10^19."""
         workers = tuple(worker.fingerprint() for worker in self.workers)
         past = tuple(database.fingerprint() for database in self.past)
-        return hash((self.database.fingerprint(), workers, self.sweeper, self.budget, past, self.went_back))
+        return hash((self.database.fingerprint(), workers, self.sweeper, self.budget, past))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,7 +289,7 @@ class Machine:
     def _probe(self, world: World, index: int, worker: Worker) -> Move:
         channel = copy.deepcopy(worker.channel)
         assert channel is not None
-        channel.probed(_top(world.database), owner=world.database.data[keys.run(RUN).record].get("owner"))
+        channel.probed(_top(world.database))
         return Move(
             label=f"{worker.owner} probes: {channel.phase.name.lower()}",
             world=_with(world, index, replace(worker, channel=channel)),
@@ -417,12 +410,12 @@ class Machine:
                 spent = replace(budget, seals=budget.seals - 1)
                 yield Move(label="S looks", world=replace(world, sweeper=looking, budget=spent))
             return
-        name = nonce(f"S.{sweeper.calls}")
+        nonce = f"S.{sweeper.calls}"
         if sweeper.stage == "seal":
             database, answer = self._on(
                 world,
                 lambda store: transitions.seal(
-                    store, RUN, nonce=name, sealer="S", epoch=sweeper.epoch, cause="lost"
+                    store, RUN, nonce=nonce, sealer="S", epoch=sweeper.epoch, cause="lost"
                 ),
                 sweeper,
             )
@@ -434,7 +427,7 @@ class Machine:
             )
         else:
             database, answer = self._on(
-                world, lambda store: self._sweep_finish(store, sweeper, name), sweeper
+                world, lambda store: self._sweep_finish(store, sweeper, nonce), sweeper
             )
             following = Sweeper(calls=sweeper.calls + 1)
         words = f"S {sweeper.stage}: {type(answer).__name__.lower()}"
@@ -491,7 +484,7 @@ class Machine:
         return transitions.resolve(
             store,
             RUN,
-            nonce=nonce(f"D{budget.decisions}{choice}"),
+            nonce=f"D{budget.decisions}{choice}",
             action_id=record["action_id"],
             fingerprint=record["fingerprint"],
             digest=choice,
@@ -520,9 +513,7 @@ class Machine:
             kept = world.past[: len(world.past) - steps]
             yield Move(
                 label=f"the store loses its last {steps} writes",
-                world=replace(
-                    world, database=database, workers=tuple(workers), budget=spent, past=kept, went_back=True
-                ),
+                world=replace(world, database=database, workers=tuple(workers), budget=spent, past=kept),
             )
 
 

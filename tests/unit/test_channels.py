@@ -313,22 +313,14 @@ async def test_the_logs_top_decides_what_became_of_a_group(
 ):
     """Every case of a lost reply has one outcome."""
     carrier = await sent_and_unknown()
-    carrier.channel.probed(top, owner="me")
+    carrier.channel.probed(top)
     assert (carrier.channel.phase, carrier.channel.acknowledged) == (phase, acknowledged)
-
-
-@pytest.mark.parametrize("top", [Cursor(2, 2), Cursor(2, 1), Cursor(2, 0), Cursor(1, 0), None])
-async def test_a_log_of_another_owner_is_lost_whatever_its_ids_say(top: Cursor | None):
-    """The store lost our claim and gave the run to somebody else, in an epoch of the same number."""
-    carrier = await sent_and_unknown()
-    carrier.channel.probed(top, owner="somebody else")
-    assert carrier.channel.phase is Phase.LOST
 
 
 async def test_flush_waits_while_it_is_not_known_what_the_log_has():
     """Even with nothing pending: after a resync, control and cursor are others than before."""
     carrier = await sent_and_unknown()
-    carrier.channel.probed(Cursor(1, 0), owner="me")
+    carrier.channel.probed(Cursor(1, 0))
     flush = asyncio.ensure_future(carrier.channel.close())
     await asyncio.sleep(0)
     assert not flush.done()

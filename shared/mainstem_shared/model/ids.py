@@ -68,18 +68,9 @@ def uuid7() -> uuid.UUID:
     return uuid.UUID(int=value)
 
 
-def random_name() -> str:
-    """Return a name that nothing else has: 72 random bits."""
-    return secrets.token_urlsafe(9)
-
-
 def nonce() -> str:
-    """Return a fresh caller nonce: the same caller, asking again after a lost reply, is answered the same.
-
-    Its six hex digits are the step by which the call's epoch lies beyond the last one (`next_epoch`,
-    _prelude.lua).
-    """
-    return f"{secrets.token_hex(3)}.{random_name()}"
+    """Return a fresh caller nonce: the same caller, asking again after a lost reply, is answered the same."""
+    return secrets.token_urlsafe(9)
 
 
 def user_tag(tenant: str, user_id: str) -> str:

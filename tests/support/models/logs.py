@@ -17,7 +17,6 @@ from mainstem_shared.model.time import now_ms
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 from support.models.specs import spec
-from support.models.verb_calls import new_nonce
 
 TTL_MS = 600_000
 _numbers = itertools.count()
@@ -54,7 +53,7 @@ class RunLog:
                 created_ms=now_ms(),
             ),
             b"{}",
-            nonce=new_nonce(),
+            nonce=ids.nonce(),
             if_active="reject",
             live_ttl_ms=TTL_MS,
             thread_ttl_ms=TTL_MS,
@@ -81,7 +80,7 @@ class RunLog:
 
     async def claim(self, owner: str = "w1") -> None:
         claimed = await transitions.claim(
-            self.store, self.run_id, nonce=new_nonce(), owner=owner, task_id="t", live_ttl_ms=TTL_MS
+            self.store, self.run_id, nonce=ids.nonce(), owner=owner, task_id="t", live_ttl_ms=TTL_MS
         )
         assert isinstance(claimed, transitions.Claimed)
         self.control = transitions.Control(run_id=self.run_id, epoch=claimed.epoch, owner=owner)
@@ -128,7 +127,7 @@ class RunLog:
         queued = await transitions.handover(
             self.store,
             self.control,
-            nonce=new_nonce(),
+            nonce=ids.nonce(),
             top=self.top,
             resume_as="run.restarted",
             cause="shutdown",
@@ -143,7 +142,7 @@ class RunLog:
         epoch = await transitions.resync(
             self.store,
             self.control,
-            nonce=new_nonce(),
+            nonce=ids.nonce(),
             state=jsontext.dumps(self.fold.dump()),
             live_ttl_ms=TTL_MS,
         )
@@ -164,7 +163,7 @@ class RunLog:
         finished = await transitions.finish(
             self.store,
             self.control,
-            nonce=new_nonce(),
+            nonce=ids.nonce(),
             top=self.top,
             reason=reason,
             state=self.fold.dump(),

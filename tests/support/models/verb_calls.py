@@ -28,11 +28,6 @@ def new_run(thread: str | None = None) -> str:
     return ids.run_id("default", thread or f"thread-{next(_numbers)}", uuid.uuid4())
 
 
-def new_nonce() -> str:
-    """Return a nonce without a step: epochs follow each other one by one, so that tests can name them."""
-    return f"n{next(_numbers)}"
-
-
 async def start(
     store: Store,
     run_id: str,
@@ -46,7 +41,7 @@ async def start(
         store,
         spec(run_id, created_ms=now_ms()),
         run_input,
-        nonce=nonce or new_nonce(),
+        nonce=nonce or ids.nonce(),
         if_active=if_active,
         live_ttl_ms=LIVE_MS,
         thread_ttl_ms=THREAD_MS,
@@ -56,7 +51,7 @@ async def start(
 
 async def claim(store: Store, run_id: str, *, nonce: str | None = None, owner: str = "me") -> Any:
     return await transitions.claim(
-        store, run_id, nonce=nonce or new_nonce(), owner=owner, task_id="task", live_ttl_ms=LIVE_MS
+        store, run_id, nonce=nonce or ids.nonce(), owner=owner, task_id="task", live_ttl_ms=LIVE_MS
     )
 
 
@@ -73,7 +68,7 @@ async def seal(
     store: Store, control: transitions.Control, *, nonce: str | None = None, sealer: str = "other"
 ) -> Any:
     return await transitions.seal(
-        store, control.run_id, nonce=nonce or new_nonce(), sealer=sealer, epoch=control.epoch, cause="test"
+        store, control.run_id, nonce=nonce or ids.nonce(), sealer=sealer, epoch=control.epoch, cause="test"
     )
 
 
@@ -90,7 +85,7 @@ async def finish(
     return await transitions.finish(
         store,
         control,
-        nonce=nonce or new_nonce(),
+        nonce=nonce or ids.nonce(),
         top=top or Cursor(control.epoch, 0),
         reason=reason,
         state=state or STATE,
@@ -116,7 +111,7 @@ async def handover(
     return await transitions.handover(
         store,
         control,
-        nonce=nonce or new_nonce(),
+        nonce=nonce or ids.nonce(),
         top=top or Cursor(control.epoch, 0),
         resume_as="run.restarted",
         cause="test",
@@ -128,7 +123,7 @@ async def handover(
 
 async def resync(store: Store, control: transitions.Control, *, nonce: str | None = None) -> Any:
     return await transitions.resync(
-        store, control, nonce=nonce or new_nonce(), state=jsontext.dumps(STATE), live_ttl_ms=LIVE_MS
+        store, control, nonce=nonce or ids.nonce(), state=jsontext.dumps(STATE), live_ttl_ms=LIVE_MS
     )
 
 

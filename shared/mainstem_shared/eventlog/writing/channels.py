@@ -169,7 +169,6 @@ class Channel:
         key = keys.run(control.run_id).log.encode()
         self._xadd = b"*6\r\n" + raw_connections.bulk(b"XADD") + raw_connections.bulk(key) + _NOMKSTREAM
         self.log_key = key
-        self.record_key = keys.run(control.run_id).record.encode()
 
     # -- emitting
 
@@ -434,15 +433,10 @@ class Channel:
         self.phase = Phase.OPEN
         self._open()
 
-    def probed(self, top: Cursor | None, *, owner: str | None) -> None:
-        """Decide by the log's top entry what became of the group in flight, if any.
-
-        `owner` is the one in the record, None if there is none. Ids alone do not prove control: a store that
-        lost our claim may have given the run to somebody else, who writes entries with the same ids.
-        """
+    def probed(self, top: Cursor | None) -> None:
+        """Decide by the log's top entry what became of the group in flight, if any."""
         landed = self.group is not None and top == self.group.last
-        is_fenced = owner not in {None, self.control.owner}
-        if is_fenced or (top is not None and top.epoch > self.control.epoch):
+        if top is not None and top.epoch > self.control.epoch:
             self.lose()
         elif landed:
             self.landed()

@@ -234,21 +234,17 @@ class Writer:
         def on_reply(replies: list[raw_connections.Reply]) -> None:
             if channel.phase is not Phase.PROBING or channel not in self._channels or not replies:
                 return  # no reply: the next connection asks again; closed: its run's end is not a loss
-            owner, entries = replies
-            if isinstance(owner, Exception) or isinstance(entries, Exception):
+            if isinstance(replies[0], Exception):
                 asyncio.get_running_loop().call_later(RETRY_S, again)
                 return
-            top = cursors.parse(entries[0][0]) if entries else None
-            channel.probed(top, owner=None if owner is None else owner.decode())
+            channel.probed(cursors.parse(replies[0][0][0]) if replies[0] else None)
 
         def again() -> None:
             if channel.phase is Phase.PROBING:
                 self.probe(channel)
 
-        # The owner first: whoever takes the run between the two commands shows by the log's top.
-        owner = raw_connections.pack(b"HGET", channel.record_key, b"owner")
-        top = raw_connections.pack(b"XREVRANGE", channel.log_key, b"+", b"-", b"COUNT", b"1")
-        self._connection.send(owner + top, on_reply, replies=2)
+        command = raw_connections.pack(b"XREVRANGE", channel.log_key, b"+", b"-", b"COUNT", b"1")
+        self._connection.send(command, on_reply)
 
     # -- verbs on behalf of channels
 

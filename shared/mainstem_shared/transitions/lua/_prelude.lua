@@ -23,13 +23,9 @@ local function is_after(a, b)
   return ae > be or (ae == be and as > bs)
 end
 
--- The epoch that a call opens: after the record's and the log's (a fail-over may have lost the newest of either), by a
--- step that the caller drew with its nonce, `<six hex digits>.<…>`. So two calls open different epochs even if the store
--- lost the first before the second came, but for one pair in 2^24: neither a former owner nor a reader takes entries of
--- the second for those of the first.
-local function next_epoch(record_epoch, top, nonce)
-  local step = tonumber(string.match(nonce, '^(%x%x%x%x%x%x)%.') or '0', 16)
-  return math.max(tonumber(record_epoch), epoch_of(top)) + 1 + step
+-- The epoch after the record's and the log's: a log may be ahead of a record that a fail-over lost.
+local function next_epoch(record_epoch, top)
+  return math.max(tonumber(record_epoch), epoch_of(top)) + 1
 end
 
 -- Append the control entry that opens `epoch`. `body` is a JSON object; `prev` is spliced in as its first

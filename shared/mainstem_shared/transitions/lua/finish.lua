@@ -41,7 +41,7 @@ local unread = inputs_after(record, read, r[7])
 if #unread > 0 then
   body = string.sub(body, 1, -2) .. ',"unread":[' .. table.concat(unread, ',') .. ']}'
 end
-local last = next_epoch(epoch, top, nonce)
+local last = next_epoch(epoch, top)
 append_control(log, last, top, 'run.finished', body)
 redis.call('HSET', record, 'status', status, 'reason', reason, 'epoch', last, 'finished', now, 'nonce', nonce)
 if err ~= '' then

@@ -31,7 +31,7 @@ if top ~= expected_top then
   return { 'moved', top }
 end
 
-local last = next_epoch(epoch, top, nonce)
+local last = next_epoch(epoch, top)
 append_control(log, last, top, 'run.queued', body)
 redis.call('HSET', record, 'status', 'queued', 'waiting', 'worker', 'epoch', last, 'nonce', nonce,
   'resume_as', resume_as, 'queued', now)

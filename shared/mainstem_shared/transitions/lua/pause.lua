@@ -37,7 +37,7 @@ if top ~= expected_top then
   return { 'moved', top }
 end
 
-local last = next_epoch(epoch, top, nonce)
+local last = next_epoch(epoch, top)
 append_control(log, last, top, 'approval.required', body)
 redis.call('HSET', record, 'status', 'requires_action', 'epoch', last, 'nonce', nonce, 'action_id', action_id,
   'action', action, 'fingerprint', fingerprint, 'expires', expires, 'paused', now)

@@ -19,13 +19,12 @@ end
 if r[4] == nonce then
   return { 'resynced', r[2] }
 end
--- An earlier epoch of the same owner: the store lost its last repair too.
-if r[1] ~= 'running' or tonumber(r[2]) > tonumber(epoch) or r[3] ~= owner then
+if r[1] ~= 'running' or r[2] ~= epoch or r[3] ~= owner then
   return { 'refused', r[1], r[2] }
 end
 
 local top = top_of(log)
-local last = next_epoch(epoch, top, nonce)
+local last = next_epoch(epoch, top)
 append_control(log, last, top, 'resync', state)
 redis.call('HSET', record, 'epoch', last, 'nonce', nonce)
 redis.call('HINCRBY', record, 'restarts', 1) -- readers that only know how to append begin anew

@@ -26,7 +26,7 @@ if r[1] ~= 'running' or r[2] ~= expected then
 end
 
 local top = top_of(log)
-local epoch = next_epoch(r[2], top, nonce)
+local epoch = next_epoch(r[2], top)
 append_control(log, epoch, top, 'run.sealed', body)
 if redis.call('PTTL', log) < 0 then
   redis.call('PEXPIRE', log, math.max(redis.call('PTTL', record), 1)) -- the log was lost: this is a new key
