@@ -61,7 +61,7 @@ def _check_holders(world: World, record: dict[str, str], top: cursors.Cursor) ->
     for worker in world.workers:
         channel = worker.channel
         owns = record["status"] == "running" and record.get("owner") == worker.owner
-        if owns and channel is None and not worker.calling and not world.past:
+        if owns and channel is None and not worker.calling and not world.went_back:
             raise Violation(f"9: {worker.owner} does not know that it owns the run")
         if channel is None or worker.calling or channel.phase is not Phase.OPEN or channel.group is not None:
             continue

@@ -21,6 +21,9 @@ SCENARIOS = {
     "replies are lost": Budget(crashes=0, decisions=1, handovers=0),
     "workers crash": Budget(lost_replies=0, emits=2),
     "an owner is suspended": Budget(**{**NEVER, "seals": 2}, claims=3, emits=3),
+    "the store loses its last writes": Budget(
+        **{**NEVER, "seals": 1}, claims=3, emits=2, finishes=1, failovers=1
+    ),
 }
 LARGE = {
     "everything at once": Budget(claims=3, emits=2, lost_replies=2),

@@ -12,13 +12,13 @@ import copy
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import hiredis
 
 from mainstem_shared import transitions
 from mainstem_shared.eventlog.writing.channels import Channel, Phase
-from mainstem_shared.model import cursors, ids, jsontext
+from mainstem_shared.model import ids, jsontext
 from mainstem_shared.model.actions import Action, Question
 from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
@@ -92,7 +92,8 @@ class Sweeper:
     """A process that ends a run which it believes to be lost: seal, read, finish."""
 
     stage: str = ""
-    epoch: int = 0
+    control: transitions.Control | None = None
+    """Of the owner whose run it takes; then its own."""
     calls: int = 0
 
 
@@ -122,12 +123,14 @@ class World:
     sweeper: Sweeper = field(default_factory=Sweeper)
     budget: Budget
     past: tuple[Database, ...] = ()
+    went_back: bool = False
+    """Whether the store has lost writes that somebody was told of."""
 
     def fingerprint(self) -> int:
         """Return a number that equal states share; different ones do so once in 10^19."""
         workers = tuple(worker.fingerprint() for worker in self.workers)
         past = tuple(database.fingerprint() for database in self.past)
-        return hash((self.database.fingerprint(), workers, self.sweeper, self.budget, past))
+        return hash((self.database.fingerprint(), workers, self.sweeper, self.budget, past, self.went_back))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,7 +292,7 @@ class Machine:
     def _probe(self, world: World, index: int, worker: Worker) -> Move:
         channel = copy.deepcopy(worker.channel)
         assert channel is not None
-        channel.probed(_top(world.database))
+        channel.probed(_probe(world.database))
         return Move(
             label=f"{worker.owner} probes: {channel.phase.name.lower()}",
             world=_with(world, index, replace(worker, channel=channel)),
@@ -318,7 +321,9 @@ class Machine:
         )
         if not isinstance(claimed, transitions.Claimed):
             return claimed
-        control = transitions.Control(run_id=RUN, epoch=claimed.epoch, owner=worker.owner)
+        control = transitions.Control(
+            run_id=RUN, epoch=claimed.epoch, owner=worker.owner, nonce=claimed.nonce
+        )
         state = await transitions.read(store, RUN)
         assert isinstance(state, transitions.State)
         return Channel(_Host(), control, ending.fold_of(state))
@@ -394,7 +399,7 @@ class Machine:
         channel = copy.deepcopy(worker.channel)
         assert channel is not None
         if isinstance(answer, int):
-            channel.resynced(answer)
+            channel.resynced(answer, nonce=replace(worker, calls=worker.calls - 1).nonce)
         else:
             channel.lose()
         return replace(worker, channel=channel)
@@ -406,28 +411,38 @@ class Machine:
         record = world.database.data[keys.run(RUN).record]
         if not sweeper.stage:
             if budget.seals and record["status"] == "running":
-                looking = Sweeper(stage="seal", epoch=int(record["epoch"]), calls=sweeper.calls)
+                owner = transitions.Control(
+                    run_id=RUN, epoch=int(record["epoch"]), owner=record["owner"], nonce=record["nonce"]
+                )
+                looking = Sweeper(stage="seal", control=owner, calls=sweeper.calls)
                 spent = replace(budget, seals=budget.seals - 1)
                 yield Move(label="S looks", world=replace(world, sweeper=looking, budget=spent))
             return
-        nonce = f"S.{sweeper.calls}"
+        nonce, control = f"S.{sweeper.calls}", sweeper.control
+        assert control is not None
         if sweeper.stage == "seal":
             database, answer = self._on(
                 world,
                 lambda store: transitions.seal(
-                    store, RUN, nonce=nonce, sealer="S", epoch=sweeper.epoch, cause="lost"
+                    store,
+                    RUN,
+                    nonce=nonce,
+                    sealer="S",
+                    epoch=control.epoch,
+                    control=control.nonce,
+                    cause="lost",
                 ),
                 sweeper,
             )
             sealed = isinstance(answer, transitions.Control)
             following = Sweeper(
                 stage="finish" if sealed else "",
-                epoch=answer.epoch if sealed else 0,
+                control=answer if sealed else None,
                 calls=sweeper.calls + 1,
             )
         else:
             database, answer = self._on(
-                world, lambda store: self._sweep_finish(store, sweeper, nonce), sweeper
+                world, lambda store: self._sweep_finish(store, control, nonce), sweeper
             )
             following = Sweeper(calls=sweeper.calls + 1)
         words = f"S {sweeper.stage}: {type(answer).__name__.lower()}"
@@ -437,13 +452,13 @@ class Machine:
             spent = replace(budget, lost_replies=budget.lost_replies - 1)
             yield Move(label=f"{words} unheard", world=replace(after, budget=spent))
 
-    async def _sweep_finish(self, store: InProcessStore, sweeper: Sweeper, nonce: str) -> Any:
+    async def _sweep_finish(self, store: InProcessStore, control: transitions.Control, nonce: str) -> Any:
         state = await transitions.read(store, RUN)
         assert isinstance(state, transitions.State)
         fold = Content() if state.status.is_terminal else ending.fold_of(state)
         return await transitions.finish(
             store,
-            transitions.Control(run_id=RUN, epoch=sweeper.epoch, owner="S"),
+            control,
             nonce=nonce,
             top=state.top,
             reason=Reason.WORKER_LOST,
@@ -513,7 +528,14 @@ class Machine:
             kept = world.past[: len(world.past) - steps]
             yield Move(
                 label=f"the store loses its last {steps} writes",
-                world=replace(world, database=database, workers=tuple(workers), budget=spent, past=kept),
+                world=replace(
+                    world,
+                    database=database,
+                    workers=tuple(workers),
+                    budget=spent,
+                    past=kept,
+                    went_back=True,
+                ),
             )
 
 
@@ -541,6 +563,21 @@ def _past(world: World) -> tuple[Database, ...]:
     return (*world.past, world.database)[-4:] if world.budget.failovers else ()
 
 
-def _top(database: Database) -> Cursor | None:
-    stream = database.data.get(keys.run(RUN).log)
-    return cursors.parse(stream.entries[-1][0]) if stream and stream.entries else None
+def _probe(database: Database) -> transitions.Probe:
+    """Return what the server answers to `probe_command`."""
+    replies: list[Any] = []
+    reader = hiredis.Reader()
+    reader.feed(transitions.probe_command(RUN))
+    while (command := reader.gets()) is not False:
+        name, *args = command
+        if name not in (b"MULTI", b"EXEC"):
+            replies.append(_encoded(database.call(name.decode(), *args)))
+    found = transitions.probed(RUN, [replies])
+    assert found is not None
+    return found
+
+
+def _encoded(reply: Any) -> Any:
+    if isinstance(reply, list):
+        return [_encoded(item) for item in cast("list[Any]", reply)]
+    return reply.encode("latin-1") if isinstance(reply, str) else reply

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import uuid
 from typing import Any
 
@@ -20,7 +21,9 @@ from mainstem_shared.model.events import CONTENT_LIMIT, MERGE_LIMIT, Entry, Type
 from mainstem_shared.model.snapshot_pacing import WHOLE_FACTOR
 from support.models.emitting import SCRIPTS, Model, perform
 
-CONTROL = transitions.Control(run_id=ids.run_id("t", "t", uuid.UUID(int=1)), epoch=2, owner="me")
+CONTROL = transitions.Control(
+    run_id=ids.run_id("t", "t", uuid.UUID(int=1)), epoch=2, owner="me", nonce="mine"
+)
 MESSAGE = Type.MESSAGE_DELTA
 
 
@@ -302,7 +305,7 @@ async def sent_and_unknown() -> Carrier:
     [
         (Cursor(2, 2), Phase.OPEN, Cursor(2, 2)),  # landed
         (Cursor(2, 1), Phase.OPEN, Cursor(2, 1)),  # not there: the same bytes again
-        (Cursor(3, 0), Phase.LOST, Cursor(2, 1)),
+        (Cursor(3, 1), Phase.RESYNC, Cursor(2, 1)),  # somebody without control wrote
         (Cursor(2, 0), Phase.RESYNC, Cursor(2, 1)),  # an acknowledged event is missing
         (Cursor(1, 0), Phase.RESYNC, Cursor(2, 1)),
         (None, Phase.RESYNC, Cursor(2, 1)),
@@ -313,14 +316,31 @@ async def test_the_logs_top_decides_what_became_of_a_group(
 ):
     """Every case of a lost reply has one outcome."""
     carrier = await sent_and_unknown()
-    carrier.channel.probed(top)
+    carrier.channel.probed(transitions.Probe(top=top, control=CONTROL))
     assert (carrier.channel.phase, carrier.channel.acknowledged) == (phase, acknowledged)
+
+
+@pytest.mark.parametrize("top", [Cursor(2, 2), Cursor(2, 1), Cursor(3, 0), None])
+@pytest.mark.parametrize(
+    "control",
+    [
+        None,  # over, queued, waiting for a human, or gone
+        dataclasses.replace(CONTROL, owner="other"),
+        dataclasses.replace(CONTROL, epoch=3),
+        dataclasses.replace(CONTROL, nonce="another claim of the same process"),
+    ],
+)
+async def test_the_record_decides_who_has_control(top: Cursor | None, control: transitions.Control | None):
+    """Whatever the log looks like: by ids alone, a former owner's log may look like its own."""
+    carrier = await sent_and_unknown()
+    carrier.channel.probed(transitions.Probe(top=top, control=control))
+    assert carrier.channel.phase is Phase.LOST
 
 
 async def test_flush_waits_while_it_is_not_known_what_the_log_has():
     """Even with nothing pending: after a resync, control and cursor are others than before."""
     carrier = await sent_and_unknown()
-    carrier.channel.probed(Cursor(1, 0))
+    carrier.channel.probed(transitions.Probe(top=Cursor(1, 0), control=CONTROL))
     flush = asyncio.ensure_future(carrier.channel.close())
     await asyncio.sleep(0)
     assert not flush.done()

@@ -16,6 +16,8 @@ from mainstem_shared import errors
 from mainstem_shared.model import digests
 from mainstem_shared.model.time import now_ms
 
+EPOCH_GAP: Final = 2**16
+"""Epochs that a change of control may skip: four bytes of each id, and a clash once in 65,536 losses."""
 TAG_BYTES: Final = 10  # 80 bits are exactly 16 base32 characters, without padding
 _RUN_ID: Final = re.compile(r"[a-z2-7]{16}_[a-z2-7]{26}")
 
@@ -69,7 +71,15 @@ def uuid7() -> uuid.UUID:
 
 
 def nonce() -> str:
-    """Return a fresh caller nonce: the same caller, asking again after a lost reply, is answered the same."""
+    """Return a fresh caller nonce, `<gap>.<random>`: who asks again after a lost reply is answered the same.
+
+    A call that opens an epoch skips `gap` numbers: no other call from the same past opens the same one.
+    """
+    return f"{secrets.randbelow(EPOCH_GAP)}.{token()}"
+
+
+def token() -> str:
+    """Return a short random id, for what needs no place in keys: an action, an input."""
     return secrets.token_urlsafe(9)
 
 

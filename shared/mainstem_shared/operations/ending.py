@@ -156,10 +156,17 @@ async def take_control(
 ) -> Control | None:
     """Return control of the run: as read if nobody (or we) have it, else by sealing it; else None."""
     if state.status is not Status.RUNNING:
-        return Control(run_id=run_id, epoch=state.epoch, owner="")
+        return state.control
     if state.owner == sealer and state.fields.get("sealed"):
-        return Control(run_id=run_id, epoch=state.epoch, owner=sealer)
-    seal = SEAL.of(run_id, nonce=ids.nonce(), sealer=sealer, epoch=state.epoch, cause=reason.value)
+        return state.control
+    seal = SEAL.of(
+        run_id,
+        nonce=ids.nonce(),
+        sealer=sealer,
+        epoch=state.epoch,
+        control=state.control.nonce,
+        cause=reason.value,
+    )
     sealed = await operations.transition(seal, notify=nobody)
     if not isinstance(sealed, Control):
         return None

@@ -81,7 +81,7 @@ async def send(operations: Operations, spec: Spec, *, request: InputRequest, by:
         StoreUnavailable: accepted or not; send it again with the same id.
     """
     guards.check(operations.settings.input_guards, Said(kind=Kind.STEERING, value=request.text, spec=spec))
-    run_id, input_id = spec.run_id, request.input_id or f"in_{ids.nonce()}"
+    run_id, input_id = spec.run_id, request.input_id or f"in_{ids.token()}"
 
     async def tell_owner(answer: object) -> None:
         if isinstance(answer, transitions.Accepted) and answer.owner:

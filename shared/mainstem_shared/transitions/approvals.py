@@ -111,7 +111,7 @@ async def pause(
             action.fingerprint(spec), jsontext.dumps({"action": public, "at": now}),
             jsontext.dumps({**fold.dump(), "action": public}), action.expires_ms,
             settings.live_ttl_ms + longer_ms, settings.thread_ttl_ms + longer_ms,
-            int(checkpoint is not None), checkpoint or b"",
+            int(checkpoint is not None), checkpoint or b"", control.nonce,
         ],
         patience_s=patience_s,
     )  # fmt: skip
@@ -203,7 +203,7 @@ async def checkpoint(
     reply = await store.verb(
         CHECKPOINT,
         [k.record, k.log, k.checkpoint],
-        [control.epoch, control.owner, str(cursor), state, live_ttl_ms, fold],
+        [control.epoch, control.owner, str(cursor), state, live_ttl_ms, fold, control.nonce],
         patience_s=patience_s,
     )
     match reply[0]:

@@ -65,7 +65,7 @@ async def inbox(
 ) -> list[dict[str, Any]] | Refused | Gone:
     """Return the inputs after the `known` ones, as their owner; `read`: how many the engine has read."""
     record = keys.run(control.run_id).record
-    reply = await store.verb(INBOX, [record], [control.epoch, control.owner, read, known])
+    reply = await store.verb(INBOX, [record], [control.epoch, control.owner, read, known, control.nonce])
     match reply[0]:
         case b"inputs":
             return [jsontext.loads(entry) for entry in reply[1]]

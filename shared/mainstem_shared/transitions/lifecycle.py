@@ -74,6 +74,7 @@ class Claimed:
     """The run is the caller's. It writes in `epoch`, starting after the control entry `<epoch>-0`."""
 
     epoch: int
+    nonce: str
     segment: int
     spec: Spec
     input: dict[str, Any]
@@ -184,6 +185,7 @@ async def claim(
         case b"claimed":
             return Claimed(
                 epoch=int(reply[1]),
+                nonce=nonce,
                 segment=int(reply[2]),
                 spec=Spec.model_validate_json(reply[3]),
                 input=jsontext.loads(reply[4]),
@@ -204,15 +206,15 @@ async def claim(
 
 
 async def seal(
-    store: Store, run_id: str, *, nonce: str, sealer: str, epoch: int, cause: str
+    store: Store, run_id: str, *, nonce: str, sealer: str, epoch: int, cause: str, control: str = ""
 ) -> Control | Refused | Gone:
-    """Take control of a running run from its owner."""
+    """Take control of a running run from its owner, as read: `epoch`, and `control`, its nonce."""
     k = keys.run(run_id)
     body = jsontext.dumps({"cause": cause, "by": sealer, "at": now_ms()})
-    reply = await store.verb(SEAL, [k.record, k.log], [now_ms(), nonce, sealer, epoch, body])
+    reply = await store.verb(SEAL, [k.record, k.log], [now_ms(), nonce, sealer, epoch, body, control])
     match reply[0]:
         case b"sealed":
-            return Control(run_id=run_id, epoch=int(reply[1]), owner=sealer)
+            return Control(run_id=run_id, epoch=int(reply[1]), owner=sealer, nonce=nonce)
         case b"refused":
             return refused(reply)
         case _:
@@ -244,7 +246,7 @@ async def handover(
         [k.record, k.log, k.snapshot],
         [
             now_ms(), nonce, control.epoch, control.owner, str(top), resume_as, body, state, live_ttl_ms,
-            int(lost), restart,
+            int(lost), restart, control.nonce,
         ],
         patience_s=patience_s,
     )  # fmt: skip
@@ -303,7 +305,7 @@ async def finish(
         [
             now_ms(), nonce, control.run_id, control.epoch, control.owner, str(top), reason.status.value,
             reason.value, jsontext.dumps(body), jsontext.dumps(failure) if failure else "", retention_ms,
-            inputs_read,
+            inputs_read, control.nonce,
         ],
         patience_s=patience_s,
     )  # fmt: skip

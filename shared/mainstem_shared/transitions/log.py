@@ -7,7 +7,7 @@ the run is over.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from mainstem_shared.model import cursors, events, runs
 from mainstem_shared.model.cursors import Cursor
@@ -60,6 +60,12 @@ class State:
     @property
     def owner(self) -> str:
         return self.fields.get("owner", "")
+
+    @property
+    def control(self) -> Control:
+        """The control that was in force at that moment, whoever has it."""
+        run_id, nonce = self.spec.run_id, self.fields.get("nonce", "")
+        return Control(run_id=run_id, epoch=self.epoch, owner=self.owner, nonce=nonce)
 
     @property
     def top(self) -> Cursor:
@@ -148,13 +154,57 @@ def peeked(reply: Any) -> Peek | Gone:
     return Peek(status=Status(reply[0].decode()), epoch=int(reply[1]), top=cursors.parse(reply[2]))
 
 
+PROBE_REPLIES: Final = 4
+"""Replies to a `probe_command`; the last one says it all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """Where a run's log ends (`top`: None if it is empty or missing), and who has control."""
+
+    top: Cursor | None
+    control: Control | None
+    """None if nobody runs it (any more)."""
+
+
+def probe_command(run_id: str) -> bytes:
+    """Return the packed commands by which a writer learns what became of its run, as of one moment.
+
+    Plain commands: a server that was replaced does not know any script yet.
+    """
+    k = keys.run(run_id)
+    record, log = k.record.encode(), k.log.encode()
+    return b"".join(
+        (
+            raw_connections.pack(b"MULTI"),
+            raw_connections.pack(b"HMGET", record, b"status", b"epoch", b"owner", b"nonce"),
+            raw_connections.pack(b"XREVRANGE", log, b"+", b"-", b"COUNT", b"1"),
+            raw_connections.pack(b"EXEC"),
+        )
+    )
+
+
+def probed(run_id: str, replies: list[Any]) -> Probe | None:
+    """Read the replies to a `probe_command`; None if the server refused to say."""
+    told = replies[-1]
+    if not isinstance(told, list) or any(isinstance(reply, Exception) for reply in cast("list[Any]", told)):
+        return None
+    (status, epoch, owner, nonce), entries = cast("list[Any]", told)
+    control = None
+    if status == Status.RUNNING.value.encode():
+        control = Control(
+            run_id=run_id, epoch=int(epoch), owner=(owner or b"").decode(), nonce=(nonce or b"").decode()
+        )
+    return Probe(top=cursors.parse(entries[0][0]) if entries else None, control=control)
+
+
 async def snapshot(store: Store, control: Control, *, cursor: Cursor, state: bytes, live_ttl_ms: int) -> bool:
     """Store the owner's fold up to `cursor` and trim what the previous snapshot covered; False if refused."""
     k = keys.run(control.run_id)
     reply = await store.verb(
         SNAPSHOT,
         [k.record, k.log, k.snapshot],
-        [control.epoch, control.owner, str(cursor), state, live_ttl_ms, "", 0, 0],
+        [control.epoch, control.owner, str(cursor), state, live_ttl_ms, "", 0, 0, control.nonce],
     )
     return reply[0] == b"stored"
 
@@ -164,7 +214,10 @@ def snapshot_command(
 ) -> bytes:
     """Return the packed command of the same verb that extends the stored snapshot by `text`."""
     k = keys.run(control.run_id)
-    args = (control.epoch, control.owner, cursor), (live_ttl_ms, patch.base, patch.length, patch.at)
+    args = (
+        (control.epoch, control.owner, cursor),
+        (live_ttl_ms, patch.base, patch.length, patch.at, control.nonce),
+    )
     before, after = ([str(arg).encode() for arg in some] for some in args)
     names = [key.encode() for key in (k.record, k.log, k.snapshot)]
     return raw_connections.pack(b"EVALSHA", SNAPSHOT.digest.encode(), b"3", *names, *before, text, *after)
@@ -184,7 +237,7 @@ async def resync(
     reply = await store.verb(
         RESYNC,
         [k.record, k.log, k.snapshot],
-        [now_ms(), nonce, control.epoch, control.owner, state, live_ttl_ms],
+        [now_ms(), nonce, control.epoch, control.owner, state, live_ttl_ms, control.nonce],
         patience_s=patience_s,
     )
     match reply[0]:

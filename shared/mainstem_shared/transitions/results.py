@@ -57,14 +57,22 @@ class Already:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Control:
-    """Control of a run: what finish, handover, snapshot and resync prove to the server.
+    """Control of a run: what finish, pause, handover, snapshot, resync and the like prove to the server.
 
     `owner` is a process incarnation; empty for a run that nobody runs (queued, or waiting for a human).
+    `nonce` is that of the call that opened the epoch: it never repeats, an epoch may, if the store lost its
+    last writes. Empty where the caller has not learnt it; then epoch and owner decide.
     """
 
     run_id: str
     epoch: int
     owner: str
+    nonce: str = ""
+
+    def is_held_by(self, claimed: Control) -> bool:
+        """Tell whether somebody who believes to have control (`claimed`) has this one."""
+        same = (self.epoch, self.owner) == (claimed.epoch, claimed.owner)
+        return same and claimed.nonce in ("", self.nonce)
 
 
 def refused(reply: list[Any]) -> Refused:

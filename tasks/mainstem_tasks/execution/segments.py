@@ -122,7 +122,9 @@ class Segment:
         self._reason: Reason | None = None
         self._runtime = runtime
         self._claimed = claimed
-        self._control = transitions.Control(run_id=run_id, epoch=claimed.epoch, owner=owner)
+        self._control = transitions.Control(
+            run_id=run_id, epoch=claimed.epoch, owner=owner, nonce=claimed.nonce
+        )
         self._engine: asyncio.Task[None] | None = None
         self._channel: Channel | None = None
         self._run: context.RunContext[Any] | None = None

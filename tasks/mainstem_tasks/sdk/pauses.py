@@ -112,7 +112,7 @@ def _checked(action: Action) -> Action:
 
 
 def _new_id() -> str:
-    return f"act_{ids.nonce()}"
+    return f"act_{ids.token()}"
 
 
 def _expiry(window_s: float) -> int:

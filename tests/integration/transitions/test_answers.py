@@ -177,8 +177,8 @@ async def test_seal_closes_the_log_to_the_former_owner(store: Store):
     """From then on the server itself refuses what the zombie appends, and verbs refuse the rest."""
     control = await v.running(store)
     await v.append(store, control, "a")
-    sealed = await v.seal(store, control)
-    assert sealed == transitions.Control(run_id=control.run_id, epoch=3, owner="other")
+    sealed = await v.seal(store, control, nonce="seal")
+    assert sealed == transitions.Control(run_id=control.run_id, epoch=3, owner="other", nonce="seal")
     with pytest.raises(Exception, match="equal or smaller"):
         await v.append(store, control, "b", seq=2)
     assert await v.log_types(store, control.run_id) == [

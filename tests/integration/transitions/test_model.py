@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import os
 from collections.abc import Awaitable, Callable, Iterator
@@ -88,6 +89,8 @@ class Verbs(RuleBasedStateMachine):
                 answer = ("claimed", answer.epoch, answer.segment, answer.inputs)
             case transitions.Accepted():
                 answer = ("accepted", answer.number, answer.owner)
+            case transitions.Control():
+                answer = dataclasses.replace(answer, nonce="")
             case _:
                 pass
         assert answer == expected

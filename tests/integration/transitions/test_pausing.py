@@ -7,7 +7,7 @@ from typing import Any
 
 from mainstem_shared import transitions
 from mainstem_shared.eventlog.reading import run_states
-from mainstem_shared.model import actions, ids, runs
+from mainstem_shared.model import actions, runs
 from mainstem_shared.model.actions import Action, Call
 from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
@@ -46,7 +46,7 @@ async def pause(
     return await transitions.pause(
         store,
         control,
-        nonce=nonce or ids.nonce(),
+        nonce=nonce or v.without_gap(),
         top=top or Cursor(control.epoch, 0),
         spec=await spec_of(store, control.run_id),
         action=what or action(),
@@ -72,7 +72,7 @@ async def resolve(
     return await transitions.resolve(
         store,
         run_id,
-        nonce=nonce or ids.nonce(),
+        nonce=nonce or v.without_gap(),
         action_id=action_id,
         fingerprint=fingerprint or seen.fingerprint,
         digest=digest,

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from mainstem_shared import transitions
+from mainstem_shared.model.actions import Action, Question
+from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.runs import Reason, Status
+from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 from support.models import verb_calls as v
+from support.models.specs import spec
 
 # -- asking again
 
@@ -93,6 +98,21 @@ async def test_finishing_twice_returns_the_first_outcome(store: Store):
 # -- refusals change nothing
 
 
+async def pause(store: Store, control: transitions.Control, top: Cursor) -> Any:
+    question = Question(question_id="q", text="?")
+    return await transitions.pause(
+        store, control, nonce=v.without_gap(), top=top, spec=spec(control.run_id), fold=Content(),
+        action=Action(action_id="a", kind="question", questions=(question,), expires_ms=2**41),
+        checkpoint=b"c", settings=Settings(),
+    )  # fmt: skip
+
+
+async def checkpoint(store: Store, control: transitions.Control, top: Cursor) -> Any:
+    return await transitions.checkpoint(
+        store, control, cursor=top, state=b"c", fold=b"{}", live_ttl_ms=v.LIVE_MS
+    )
+
+
 async def refusals(store: Store) -> list[tuple[str, Callable[[], Awaitable[Any]], Any]]:
     """Calls that must be refused, with the refusal, on runs prepared for them."""
     run = await v.running(store)
@@ -103,6 +123,7 @@ async def refusals(store: Store) -> list[tuple[str, Callable[[], Awaitable[Any]]
     await v.finish(store, over)
     stale = transitions.Control(run_id=run.run_id, epoch=1, owner="me")
     foreign = transitions.Control(run_id=run.run_id, epoch=2, owner="other")
+    twin = dataclasses.replace(run, nonce="another change of control with the same number")
     nobody = transitions.Control(run_id=gone, epoch=1, owner="")
     idle = transitions.Control(run_id=queued, epoch=1, owner="")
     ended = transitions.Control(run_id=over.run_id, epoch=3, owner="me")
@@ -115,6 +136,14 @@ async def refusals(store: Store) -> list[tuple[str, Callable[[], Awaitable[Any]]
         ("seal, queued", lambda: v.seal(store, idle), waits),
         ("seal, over", lambda: v.seal(store, ended), done),
         ("seal, gone", lambda: v.seal(store, nobody), transitions.Gone()),
+        ("seal, twin", lambda: v.seal(store, twin), running),
+        ("finish, twin", lambda: v.finish(store, twin, top=top), running),
+        ("handover, twin", lambda: v.handover(store, twin, top=top), running),
+        ("resync, twin", lambda: v.resync(store, twin), running),
+        ("snapshot, twin", lambda: v.snapshot(store, twin, top), False),
+        ("pause, twin", lambda: pause(store, twin, top), running),
+        ("checkpoint, twin", lambda: checkpoint(store, twin, top), running),
+        ("inbox, twin", lambda: transitions.inbox(store, twin, read=0, known=0), running),
         ("finish, stale", lambda: v.finish(store, stale, top=top), running),
         ("finish, foreign", lambda: v.finish(store, foreign, top=top), running),
         ("finish, moved", lambda: v.finish(store, run, top=Cursor(2, 1)), transitions.Moved(top=top)),

@@ -5,6 +5,7 @@ The log remembers every entry it ever had, also those that were trimmed since, a
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any, Self
 
@@ -17,6 +18,7 @@ from mainstem_shared.model.time import now_ms
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 from support.models.specs import spec
+from support.models.verb_calls import without_gap
 
 TTL_MS = 600_000
 _numbers = itertools.count()
@@ -53,7 +55,7 @@ class RunLog:
                 created_ms=now_ms(),
             ),
             b"{}",
-            nonce=ids.nonce(),
+            nonce=without_gap(),
             if_active="reject",
             live_ttl_ms=TTL_MS,
             thread_ttl_ms=TTL_MS,
@@ -79,11 +81,12 @@ class RunLog:
         self.fold.apply_entry(entry)
 
     async def claim(self, owner: str = "w1") -> None:
+        nonce = without_gap()
         claimed = await transitions.claim(
-            self.store, self.run_id, nonce=ids.nonce(), owner=owner, task_id="t", live_ttl_ms=TTL_MS
+            self.store, self.run_id, nonce=nonce, owner=owner, task_id="t", live_ttl_ms=TTL_MS
         )
         assert isinstance(claimed, transitions.Claimed)
-        self.control = transitions.Control(run_id=self.run_id, epoch=claimed.epoch, owner=owner)
+        self.control = transitions.Control(run_id=self.run_id, epoch=claimed.epoch, owner=owner, nonce=nonce)
         await self.learn()
 
     async def append(self, *written: tuple[str, dict[str, Any]]) -> None:
@@ -127,7 +130,7 @@ class RunLog:
         queued = await transitions.handover(
             self.store,
             self.control,
-            nonce=ids.nonce(),
+            nonce=without_gap(),
             top=self.top,
             resume_as="run.restarted",
             cause="shutdown",
@@ -139,15 +142,16 @@ class RunLog:
 
     async def resync(self) -> None:
         """Write the whole fold as a new epoch."""
+        nonce = without_gap()
         epoch = await transitions.resync(
             self.store,
             self.control,
-            nonce=ids.nonce(),
+            nonce=nonce,
             state=jsontext.dumps(self.fold.dump()),
             live_ttl_ms=TTL_MS,
         )
         assert isinstance(epoch, int)
-        self.control = transitions.Control(run_id=self.run_id, epoch=epoch, owner=self.control.owner)
+        self.control = dataclasses.replace(self.control, epoch=epoch, nonce=nonce)
         await self.learn()
 
     async def lose_tail(self, count: int) -> None:
@@ -163,7 +167,7 @@ class RunLog:
         finished = await transitions.finish(
             self.store,
             self.control,
-            nonce=ids.nonce(),
+            nonce=without_gap(),
             top=self.top,
             reason=reason,
             state=self.fold.dump(),

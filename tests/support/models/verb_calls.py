@@ -23,6 +23,11 @@ STATE: dict[str, Any] = {"content": [], "steps": [], "usage": None, "title": Non
 _numbers = itertools.count()
 
 
+def without_gap() -> str:
+    """Return a nonce without a gap: epochs then follow each other, and tests can name them."""
+    return f"n{next(_numbers)}-{ids.token()}"
+
+
 def new_run(thread: str | None = None) -> str:
     """Return the id of a run on `thread`, or on a thread of its own."""
     return ids.run_id("default", thread or f"thread-{next(_numbers)}", uuid.uuid4())
@@ -41,7 +46,7 @@ async def start(
         store,
         spec(run_id, created_ms=now_ms()),
         run_input,
-        nonce=nonce or ids.nonce(),
+        nonce=nonce or without_gap(),
         if_active=if_active,
         live_ttl_ms=LIVE_MS,
         thread_ttl_ms=THREAD_MS,
@@ -51,8 +56,14 @@ async def start(
 
 async def claim(store: Store, run_id: str, *, nonce: str | None = None, owner: str = "me") -> Any:
     return await transitions.claim(
-        store, run_id, nonce=nonce or ids.nonce(), owner=owner, task_id="task", live_ttl_ms=LIVE_MS
+        store, run_id, nonce=nonce or without_gap(), owner=owner, task_id="task", live_ttl_ms=LIVE_MS
     )
+
+
+def controlled(claimed: transitions.Claimed, *, owner: str = "me") -> transitions.Control:
+    """Return the control that a claim gave."""
+    run_id = claimed.spec.run_id
+    return transitions.Control(run_id=run_id, epoch=claimed.epoch, owner=owner, nonce=claimed.nonce)
 
 
 async def running(store: Store, *, thread: str | None = None, owner: str = "me") -> transitions.Control:
@@ -61,14 +72,20 @@ async def running(store: Store, *, thread: str | None = None, owner: str = "me")
     assert isinstance(await start(store, run_id), transitions.Started)
     claimed = await claim(store, run_id, owner=owner)
     assert isinstance(claimed, transitions.Claimed)
-    return transitions.Control(run_id=run_id, epoch=claimed.epoch, owner=owner)
+    return controlled(claimed, owner=owner)
 
 
 async def seal(
     store: Store, control: transitions.Control, *, nonce: str | None = None, sealer: str = "other"
 ) -> Any:
     return await transitions.seal(
-        store, control.run_id, nonce=nonce or ids.nonce(), sealer=sealer, epoch=control.epoch, cause="test"
+        store,
+        control.run_id,
+        nonce=nonce or without_gap(),
+        sealer=sealer,
+        epoch=control.epoch,
+        cause="test",
+        control=control.nonce,
     )
 
 
@@ -85,7 +102,7 @@ async def finish(
     return await transitions.finish(
         store,
         control,
-        nonce=nonce or ids.nonce(),
+        nonce=nonce or without_gap(),
         top=top or Cursor(control.epoch, 0),
         reason=reason,
         state=state or STATE,
@@ -111,7 +128,7 @@ async def handover(
     return await transitions.handover(
         store,
         control,
-        nonce=nonce or ids.nonce(),
+        nonce=nonce or without_gap(),
         top=top or Cursor(control.epoch, 0),
         resume_as="run.restarted",
         cause="test",
@@ -123,7 +140,7 @@ async def handover(
 
 async def resync(store: Store, control: transitions.Control, *, nonce: str | None = None) -> Any:
     return await transitions.resync(
-        store, control, nonce=nonce or ids.nonce(), state=jsontext.dumps(STATE), live_ttl_ms=LIVE_MS
+        store, control, nonce=nonce or without_gap(), state=jsontext.dumps(STATE), live_ttl_ms=LIVE_MS
     )
 
 

@@ -178,6 +178,24 @@ class ValkeyProcess(Controlled):
         self.stop()
         self.start()
 
+    @property
+    def written(self) -> int:
+        """How much the append-only file holds: what `go_back` goes back to."""
+        return self._log_of_writes.stat().st_size
+
+    @property
+    def _log_of_writes(self) -> Path:
+        (file,) = self.directory.glob("appendonlydir/*.incr.aof")
+        return file
+
+    def go_back(self, written: int) -> None:
+        """Lose all writes since, and start again: a power cut, or a fail-over to a replica that lagged."""
+        if self._process is not None:
+            self.sigkill()
+        with self._log_of_writes.open("r+b") as file:
+            file.truncate(written)
+        self.start()
+
     def _launch(self) -> None:
         self.log_path.unlink(missing_ok=True)
         process = subprocess.Popen(

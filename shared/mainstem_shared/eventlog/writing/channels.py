@@ -7,10 +7,10 @@ down as a state machine before it was code:
       ▲                 │ refused for want of memory, disk or rights: WAITING, then the same bytes again
       │                 │ connection lost, no primary, or "equal or smaller": outcome unknown
       │                 ▼
-      │              PROBING: the log's top entry decides (also idle channels, after every reconnect)
+      │              PROBING: the record and the log's top entry decide (also idle channels, after reconnects)
       ├── landed ───────┤
       ├── not there ────┤ the same bytes again
-      │                 ├── a greater epoch: LOST (fenced; cancel the engine, write nothing more)
+      │                 ├── another's control: LOST (fenced; cancel the engine, write nothing more)
       │                 └── an acknowledged tail is missing: RESYNC
       └── new epoch ◀── RESYNC: the whole fold, as a verb; refused: LOST
 
@@ -24,7 +24,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -84,7 +84,7 @@ class Host(Protocol):
         ...
 
     def probe(self, channel: Channel) -> None:
-        """Ask for the top entry of the channel's log."""
+        """Ask for the top entry of the channel's log, and for who has control."""
         ...
 
     def reconnect(self) -> None:
@@ -168,7 +168,6 @@ class Channel:
         self._snapshots = Snapshots(fold.size)
         key = keys.run(control.run_id).log.encode()
         self._xadd = b"*6\r\n" + raw_connections.bulk(b"XADD") + raw_connections.bulk(key) + _NOMKSTREAM
-        self.log_key = key
 
     # -- emitting
 
@@ -433,22 +432,25 @@ class Channel:
         self.phase = Phase.OPEN
         self._open()
 
-    def probed(self, top: Cursor | None) -> None:
-        """Decide by the log's top entry what became of the group in flight, if any."""
-        landed = self.group is not None and top == self.group.last
-        if top is not None and top.epoch > self.control.epoch:
+    def probed(self, found: transitions.Probe) -> None:
+        """Decide what became of the run, by its record, and of the group in flight, by the log's top entry.
+
+        Ids alone do not tell: a server that lost its last writes may have given them to somebody else.
+        And what somebody without control appended takes no run from its owner, who writes the fold anew.
+        """
+        if found.control is None or not found.control.is_held_by(self.control):
             self.lose()
-        elif landed:
+        elif self.group is not None and found.top == self.group.last:
             self.landed()
-        elif top == self.acknowledged:
+        elif found.top == self.acknowledged:
             self.again()
         else:
             self.phase = Phase.RESYNC
             self._host.resync(self)
 
-    def resynced(self, epoch: int) -> None:
+    def resynced(self, epoch: int, *, nonce: str = "") -> None:
         """The fold, the group in flight included, is the log's first entry in a new epoch."""
-        self.control = transitions.Control(run_id=self.control.run_id, epoch=epoch, owner=self.control.owner)
+        self.control = replace(self.control, epoch=epoch, nonce=nonce)
         if self.group is not None:
             self._settled += self.group.items
             self.group = None

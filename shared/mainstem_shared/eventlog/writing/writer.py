@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from mainstem_shared import errors, transitions
 from mainstem_shared.eventlog.writing.channels import Channel, Group, Phase
-from mainstem_shared.model import cursors, ids, jsontext
+from mainstem_shared.model import ids, jsontext
 from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.snapshot_pacing import Patch
@@ -234,17 +234,18 @@ class Writer:
         def on_reply(replies: list[raw_connections.Reply]) -> None:
             if channel.phase is not Phase.PROBING or channel not in self._channels or not replies:
                 return  # no reply: the next connection asks again; closed: its run's end is not a loss
-            if isinstance(replies[0], Exception):
+            found = transitions.probed(channel.control.run_id, replies)
+            if found is None:
                 asyncio.get_running_loop().call_later(RETRY_S, again)
                 return
-            channel.probed(cursors.parse(replies[0][0][0]) if replies[0] else None)
+            channel.probed(found)
 
         def again() -> None:
             if channel.phase is Phase.PROBING:
                 self.probe(channel)
 
-        command = raw_connections.pack(b"XREVRANGE", channel.log_key, b"+", b"-", b"COUNT", b"1")
-        self._connection.send(command, on_reply)
+        command = transitions.probe_command(channel.control.run_id)
+        self._connection.send(command, on_reply, replies=transitions.PROBE_REPLIES)
 
     # -- verbs on behalf of channels
 
@@ -288,7 +289,7 @@ class Writer:
                 channel.lose(error)
                 break
             if isinstance(outcome, int):
-                channel.resynced(outcome)
+                channel.resynced(outcome, nonce=nonce)
                 self.probe(channel)
             else:
                 channel.lose()

@@ -23,9 +23,18 @@ local function is_after(a, b)
   return ae > be or (ae == be and as > bs)
 end
 
--- The epoch after the record's and the log's: a log may be ahead of a record that a fail-over lost.
-local function next_epoch(record_epoch, top)
-  return math.max(tonumber(record_epoch), epoch_of(top)) + 1
+-- The epoch after the record's and the log's: a log may be ahead of a record that a fail-over lost. The caller's
+-- nonce, `<gap>.<random>`, draws how far after: a server that lost the last change of control does not give the
+-- epoch of it to somebody else, whose entries and cursors would look the same.
+local function next_epoch(record_epoch, top, nonce)
+  local gap = tonumber(string.match(nonce, '^(%d+)%.') or 0)
+  return math.max(tonumber(record_epoch), epoch_of(top)) + 1 + gap
+end
+
+-- True if `epoch`, `owner` and `control` are the record's. `control` is the nonce of the call that opened the epoch:
+-- two that share an epoch, because the server lost the first, do not share it. '' for a caller that does not know.
+local function holds(r_epoch, r_owner, r_nonce, epoch, owner, control)
+  return r_epoch == epoch and (r_owner or '') == owner and (control == '' or control == (r_nonce or ''))
 end
 
 -- Append the control entry that opens `epoch`. `body` is a JSON object; `prev` is spliced in as its first

@@ -45,7 +45,7 @@ end
 
 local top = top_of(log)
 local segment = tonumber(r[6] or '0') + 1
-epoch = next_epoch(epoch, top)
+epoch = next_epoch(epoch, top, nonce)
 local opening = '{"segment":' .. segment .. ','
 if r[9] then
   opening = opening .. string.sub(r[9], 2, -2) .. ',' -- the content that readers replace theirs by

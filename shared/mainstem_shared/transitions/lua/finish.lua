@@ -8,6 +8,7 @@ KEYS  1 record  2 log  3 snapshot  4 checkpoint  5 thread  6 thread queue  7 thr
 ARGV  1 now_ms  2 nonce  3 run_id  4 epoch  5 owner, or '' for a run that nobody runs  6 expected top id
       7 status  8 reason  9 body  10 error, or ''  11 retention_ms
       12 inputs_read: how many of its inputs the caller's fold has; the others are handed back as `unread`
+      13 control
 Returns
   {'finished', epoch, next_run}  next_run: who holds the thread now and wants a message; or ''
   {'already', status, reason}    it ended before; the first outcome stands
@@ -16,7 +17,8 @@ Returns
   {'gone'}
 --]]
 local record, log, snapshot, checkpoint, thread, queue, runs = unpack(KEYS)
-local now, nonce, run_id, epoch, owner, expected_top, status, reason, body, err, retention, read =
+local now, nonce, run_id, epoch, owner, expected_top, status, reason, body, err, retention, read,
+  control =
   unpack(ARGV)
 
 local r = redis.call('HMGET', record, 'status', 'epoch', 'owner', 'nonce', 'reason', 'next_run', 'inputs')
@@ -29,7 +31,7 @@ end
 if not ACTIVE[r[1]] then
   return { 'already', r[1], r[5] }
 end
-if r[2] ~= epoch or (r[3] or '') ~= owner then
+if not holds(r[2], r[3], r[4], epoch, owner, control) then
   return { 'refused', r[1], r[2] }
 end
 local top = top_of(log)
@@ -41,7 +43,7 @@ local unread = inputs_after(record, read, r[7])
 if #unread > 0 then
   body = string.sub(body, 1, -2) .. ',"unread":[' .. table.concat(unread, ',') .. ']}'
 end
-local last = next_epoch(epoch, top)
+local last = next_epoch(epoch, top, nonce)
 append_control(log, last, top, 'run.finished', body)
 redis.call('HSET', record, 'status', status, 'reason', reason, 'epoch', last, 'finished', now, 'nonce', nonce)
 if err ~= '' then

@@ -6,6 +6,7 @@ KEYS  1 record  2 log  3 snapshot
 ARGV  1 now_ms  2 nonce  3 epoch  4 owner  5 expected top id  6 resume_as  7 body  8 state
       9 live_ttl_ms  10 lost: 1 counts an attempt after a loss
       11 restart: the state that the next claim's entry carries, or ''
+      12 control
 Returns
   {'queued', epoch}
   {'refused', status, epoch}
@@ -13,7 +14,8 @@ Returns
   {'gone'}
 --]]
 local record, log, snapshot = unpack(KEYS)
-local now, nonce, epoch, owner, expected_top, resume_as, body, state, live_ttl, lost, restart =
+local now, nonce, epoch, owner, expected_top, resume_as, body, state, live_ttl, lost, restart,
+  control =
   unpack(ARGV)
 
 local r = redis.call('HMGET', record, 'status', 'epoch', 'owner', 'nonce')
@@ -23,7 +25,7 @@ end
 if r[4] == nonce then
   return { 'queued', r[2] }
 end
-if r[1] ~= 'running' or r[2] ~= epoch or r[3] ~= owner then
+if r[1] ~= 'running' or not holds(r[2], r[3], r[4], epoch, owner, control) then
   return { 'refused', r[1], r[2] }
 end
 local top = top_of(log)
@@ -31,7 +33,7 @@ if top ~= expected_top then
   return { 'moved', top }
 end
 
-local last = next_epoch(epoch, top)
+local last = next_epoch(epoch, top, nonce)
 append_control(log, last, top, 'run.queued', body)
 redis.call('HSET', record, 'status', 'queued', 'waiting', 'worker', 'epoch', last, 'nonce', nonce,
   'resume_as', resume_as, 'queued', now)

@@ -7,7 +7,7 @@ Runs under memory pressure: a run that could neither pause nor go on would hold 
 KEYS  1 record  2 log  3 snapshot  4 checkpoint  5 thread  6 thread runs  7 thread queue  8 spare
 ARGV  1 now_ms  2 nonce  3 epoch  4 owner  5 expected top id  6 action_id  7 action  8 fingerprint  9 body
       10 state of the fold  11 expires_ms  12 live_ttl_ms  13 thread_ttl_ms
-      14 has_checkpoint: 0 keeps the last state  15 checkpoint
+      14 has_checkpoint: 0 keeps the last state  15 checkpoint  16 control
 Returns
   {'paused', epoch}
   {'stopping', reason, epoch}    somebody asked to stop it: that wins
@@ -17,7 +17,7 @@ Returns
 --]]
 local record, log, snapshot, checkpoint, thread, runs, queue, spare = unpack(KEYS)
 local now, nonce, epoch, owner, expected_top, action_id, action, fingerprint, body, state, expires, live_ttl,
-  thread_ttl, has_checkpoint, bytes = unpack(ARGV)
+  thread_ttl, has_checkpoint, bytes, control = unpack(ARGV)
 
 local r = redis.call('HMGET', record, 'status', 'epoch', 'owner', 'nonce', 'stop_reason')
 if not r[1] then
@@ -26,7 +26,7 @@ end
 if r[4] == nonce then
   return { 'paused', r[2] }
 end
-if r[1] ~= 'running' or r[2] ~= epoch or r[3] ~= owner then
+if r[1] ~= 'running' or not holds(r[2], r[3], r[4], epoch, owner, control) then
   return { 'refused', r[1], r[2] }
 end
 if r[5] then
@@ -37,7 +37,7 @@ if top ~= expected_top then
   return { 'moved', top }
 end
 
-local last = next_epoch(epoch, top)
+local last = next_epoch(epoch, top, nonce)
 append_control(log, last, top, 'approval.required', body)
 redis.call('HSET', record, 'status', 'requires_action', 'epoch', last, 'nonce', nonce, 'action_id', action_id,
   'action', action, 'fingerprint', fingerprint, 'expires', expires, 'paused', now)

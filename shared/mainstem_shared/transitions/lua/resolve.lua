@@ -49,7 +49,7 @@ if (tonumber(now) >= tonumber(r[6])) ~= (at_expiry == '1') then
 end
 
 local top = top_of(log)
-epoch = next_epoch(epoch, top)
+epoch = next_epoch(epoch, top, nonce)
 append_control(log, epoch, top, kind, body)
 local earlier = r[9] and string.sub(r[9], 1, -2) .. ',' or '['
 redis.call('HSET', record, 'status', 'queued', 'waiting', 'worker', 'epoch', epoch, 'nonce', nonce, 'queued', now,

@@ -7,6 +7,7 @@ Runs under memory pressure, because it frees memory.
 KEYS  1 record  2 log  3 snapshot
 ARGV  1 epoch  2 owner  3 cursor  4 state, or the text of a patch  5 live_ttl_ms
       6 the patch's base: the stored snapshot's cursor; '' for a whole state  7 its length  8 insert after this byte
+      9 control
 Returns
   {'stored'}
   {'refused', status, epoch}     the caller is not the owner (any more)
@@ -15,13 +16,13 @@ Returns
   {'gone'}
 --]]
 local record, log, snapshot = unpack(KEYS)
-local epoch, owner, cursor, state, live_ttl, base, length, at = unpack(ARGV)
+local epoch, owner, cursor, state, live_ttl, base, length, at, control = unpack(ARGV)
 
-local r = redis.call('HMGET', record, 'status', 'epoch', 'owner')
+local r = redis.call('HMGET', record, 'status', 'epoch', 'owner', 'nonce')
 if not r[1] then
   return { 'gone' }
 end
-if r[1] ~= 'running' or r[2] ~= epoch or r[3] ~= owner then
+if r[1] ~= 'running' or not holds(r[2], r[3], r[4], epoch, owner, control) then
   return { 'refused', r[1], r[2] }
 end
 local previous = redis.call('HGET', snapshot, 'cursor')
