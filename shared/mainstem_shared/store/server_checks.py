@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 
 from mainstem_shared import errors
 from mainstem_shared.model.time import now_ms
+from mainstem_shared.store import failures
 from mainstem_shared.store.client import Store
 from mainstem_shared.store.connections import CONNECT_TIMEOUT_S
 from mainstem_shared.store.sentinel_addresses import is_sentinel
@@ -181,7 +182,10 @@ async def _patiently(server: Store, where: str) -> list[Shortcoming]:
                 return of_broker(info)
             before = now_ms()
             seconds, micros = await server.patiently(server.client.time)
-        except errors.StoreUnavailable:
+        except errors.StoreUnavailable as error:
+            cause = error.__cause__
+            if isinstance(cause, RedisError) and failures.code_of(cause) == "NOPERM":
+                raise cause from None  # asking again gives no right to ask
             await asyncio.sleep(RETRY_S)
         else:
             here_s = (before + now_ms()) / 2000

@@ -9,12 +9,13 @@ import pytest
 from redis.exceptions import ReadOnlyError, ResponseError
 
 from mainstem_shared import errors, transitions
+from mainstem_shared.coordination.suspicions import Server, server_of
 from mainstem_shared.model.runs import Reason
-from mainstem_shared.store import raw_connections
+from mainstem_shared.store import raw_connections, server_checks
 from mainstem_shared.store.client import LARGE, Store
 from support.models import verb_calls as v
 from support.processes.proxy import Proxy
-from support.processes.refusals import REFUSALS, refusing
+from support.processes.refusals import REFUSALS, operator, refusing
 from support.processes.servers import ValkeyProcess
 
 Call = Callable[[Store], Awaitable[object]]
@@ -121,6 +122,24 @@ async def test_what_only_reads_is_still_answered(private_valkey: ValkeyProcess, 
             assert isinstance(await transitions.read(store, run_id), transitions.State)
             with pytest.raises(errors.StoreUnavailable):
                 await transitions.stop(store, run_id, reason=Reason.USER_ABORT)
+    finally:
+        await store.close()
+
+
+async def test_a_server_that_may_not_be_asked_is_not_asked_for_ever(
+    private_valkey: ValkeyProcess, caplog: pytest.LogCaptureFixture
+):
+    """Managed services refuse INFO: what they promise is unknown, and sweeps believe them as they are."""
+    caplog.set_level("INFO")
+    with operator(private_valkey) as client:
+        client.execute_command("ACL", "SETUSER", "default", "-info")
+    async with asyncio.timeout(20):
+        await server_checks.watch_start(private_valkey.url(0), private_valkey.url(1))
+    actions = [getattr(record, "action", "") for record in caplog.records]
+    assert actions.count("promises_unknown") == 2
+    store = Store(private_valkey.url())
+    try:
+        assert await server_of(store) == Server()
     finally:
         await store.close()
 
