@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run demo test check docs hooks coverage bench bench-quick bench-full plots chaos rabbitmq celery-tests prove soak lock clean
+.PHONY: help run demo test check docs hooks coverage bench bench-quick bench-full plots chaos rabbitmq celery-tests prove mutants soak lock clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -62,6 +62,9 @@ rabbitmq: $(VENV)/.test ## runs with RabbitMQ as the broker; needs Debian's rabb
 
 celery-tests: $(VENV)/.test ## Celery's own tests, from its source distribution, on our pool
 	@exec env PYTHONPATH=tests $(BIN)/python tests/upstream/run.py $(ARGS)
+
+mutants: $(VENV)/.test ## break every promise of docs/contract.md in turn: its tests must notice (ROWS=27,31: only those)
+	@exec env PYTHONPATH=tests $(BIN)/python -m mutations --rows "$(ROWS)" $(ARGS)
 
 prove: $(VENV)/.test ## every state that the shipped Lua verbs can reach with two workers, a sweeper and users (minutes)
 	@exec env MAINSTEM_PROVE=1 $(BIN)/pytest tests/model -s $(ARGS)

@@ -112,6 +112,18 @@ def test_whatever_is_merged_the_log_is_what_the_engine_said(
     assert carrier.channel._buffered == 0
 
 
+def test_deltas_of_different_parts_are_never_one_event():
+    """Text, reasoning and text again, all waiting to be sent: three events, in the order in which they were said."""
+    carrier = Carrier()
+    said = [(Type.MESSAGE_DELTA, "a"), (Type.REASONING_DELTA, "b"), (Type.MESSAGE_DELTA, "c")]
+    for kind, text in said:
+        carrier.channel.text(kind, text)
+    carrier.deliver()
+    assert [(entry.type, entry.payload()) for entry in carrier.log] == [
+        (kind, {"part": n, "text": text}) for n, (kind, text) in enumerate(said)
+    ]
+
+
 @given(SCRIPTS, SCRIPTS)
 def test_a_continuation_goes_on_numbering_parts(before: list[tuple[Any, ...]], after: list[tuple[Any, ...]]):
     """A channel over a fold that has content already writes entries that fold onto it."""

@@ -49,6 +49,12 @@ def test_all_keys_of_a_run_follow_from_its_id_and_share_a_slot(
     assert run.thread_runs == keys.thread_runs(tenant, thread_id)
 
 
+def test_runs_of_a_thread_share_the_threads_keys_and_no_other():
+    """A new turn has a record, a log, a snapshot and a checkpoint of its own."""
+    first, second = (keys.run(ids.run_id("t", "thread", uuid.UUID(int=n))) for n in (1, 2))
+    assert set(first) & set(second) == {first.thread, first.thread_runs, first.thread_queue}
+
+
 @pytest.mark.parametrize(
     "hostile",
     [

@@ -104,6 +104,8 @@ async def test_celery_alone_can_submit(stage, thread: str):
 
         run = await wait_until_async(ended, description="the submitted run to end", timeout_s=20)
         assert run.text == demo_text(3)
+        first = await anext(runs.events(run_id, user_id="u"))
+        assert (first.type, first.data["trigger"]) == ("run.created", "celery")
     app.close()
 
 
