@@ -8,10 +8,11 @@ still hears aborts and renews its lease.
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import logging
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 from mainstem_shared import errors
 from mainstem_shared.coordination.leases import Lease
@@ -37,6 +38,8 @@ CLOCK_S: Final = 1.0
 """How often running segments are checked against their limits."""
 STRANDED_SWEEPS: Final = 4
 """Sweep intervals between two looks for runs that are ours and that nobody executes: it is rare."""
+RESTART_S: Final = 0.1
+"""Pause before a loop that ended is started again: one that fails at once must not take the core."""
 ANNOUNCE_S: Final = 60.0
 """How often the engines are announced again: a store that was emptied learns them soon."""
 
@@ -66,7 +69,8 @@ class Housekeeping:
         )
         self._watchdog = Watchdog(loop)
         self._revocations = Revocations(self.runtime)
-        self._loops: list[asyncio.Task[None]] = []
+        self._loops: dict[str, asyncio.Task[None]] = {}
+        self._stopping = False
 
     def _suspended_elsewhere(self) -> None:
         self.runtime.loop.call_soon_threadsafe(self._suspended)
@@ -85,16 +89,18 @@ class Housekeeping:
             operations=here.operations, owner=lambda: here.lease.owner, on_unseen=here.lease.beat_soon
         )
         primary = PrimaryWatch(here.store, on_moved=lambda: here.lease.beat_soon(moved=True))
-        for name, work in (
-            ("mailbox", mailbox.run()),
-            ("sweeps", sweeper.run()),
-            ("primary", primary.run()),
-            ("clock", _every(min(CLOCK_S, here.settings.idle_timeout_s / 4), here.check_clocks)),
-            ("announce", self._announce()),
-            ("orphans", self._settle_orphans()),
-            ("server checks", server_checks.watch_start(here.store.url, endpoints.broker_url(here.settings))),
+        clock_s = min(CLOCK_S, here.settings.idle_timeout_s / 4)
+        for name, loop in (
+            ("mailbox", mailbox.run),
+            ("sweeps", sweeper.run),
+            ("primary", primary.run),
+            ("clock", functools.partial(_every, clock_s, here.check_clocks)),
+            ("announce", self._announce),
+            ("orphans", self._settle_orphans),
         ):
-            self._loops.append(asyncio.create_task(work, name=f"mainstem-{name}"))
+            self._keep(name, loop)
+        checks = server_checks.watch_start(here.store.url, endpoints.broker_url(here.settings))
+        self._loops["server checks"] = asyncio.create_task(checks, name="mainstem-server checks")
         runtime.install(here)
         self._revocations.start()
         self._watchdog.start()
@@ -105,7 +111,8 @@ class Housekeeping:
         here = self.runtime
         self._watchdog.stop()
         self._revocations.stop()
-        going = [*self._loops, *here.tasks]
+        self._stopping = True
+        going = [*self._loops.values(), *here.tasks]
         for task in going:
             task.cancel()
         await asyncio.gather(*going, return_exceptions=True)
@@ -115,6 +122,20 @@ class Housekeeping:
         await here.dispatcher.aclose()
         await here.store.close()
         runtime.install(None)
+
+    def _keep(self, name: str, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a loop that only `stop` may cancel: an engine may cancel every task that it finds."""
+        task = self._loops[name] = asyncio.create_task(loop(), name=f"mainstem-{name}")
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if self._stopping or not (task.cancelled() or task.exception()):
+                return  # it is over, or has nothing (more) to do
+            failure = None if task.cancelled() else task.exception()
+            noted = {"action": "loop_ended", "loop": name}
+            logger.critical("a loop of the worker ended; starting it again", extra=noted, exc_info=failure)
+            asyncio.get_running_loop().call_later(RESTART_S, lambda: self._stopping or self._keep(name, loop))
+
+        task.add_done_callback(ended)
 
     async def _settle_orphans(self) -> None:
         while True:

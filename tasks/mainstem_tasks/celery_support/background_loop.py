@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextvars
+import logging
 import os
 import threading
 from collections.abc import Callable, Coroutine
@@ -25,6 +26,8 @@ from mainstem_tasks.celery_support.cancellation import (
 )
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 #: Seconds a cancelled coroutine gets for its cleanup when its thread must leave (SIGTERM of a prefork child).
 INTERRUPT_GRACE_S = 5.0
@@ -43,6 +46,7 @@ class LoopThread:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -55,17 +59,22 @@ class LoopThread:
 
     def _start(self) -> None:
         ready: concurrent.futures.Future[asyncio.AbstractEventLoop] = concurrent.futures.Future()
-        self._thread = threading.Thread(target=self._main, args=(ready,), name=self.name, daemon=True)
+        self._stopping = threading.Event()
+        arguments = (ready, self._stopping)
+        self._thread = threading.Thread(target=self._main, args=arguments, name=self.name, daemon=True)
         self._thread.start()
         self._loop = ready.result(START_TIMEOUT_S)
 
     @staticmethod
-    def _main(ready: concurrent.futures.Future[asyncio.AbstractEventLoop]) -> None:
+    def _main(ready: concurrent.futures.Future[asyncio.AbstractEventLoop], stopping: threading.Event) -> None:
         loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
         loop.call_soon(ready.set_result, loop)
         try:
-            loop.run_forever()
+            while (
+                not stopping.is_set()
+            ):  # whatever a task does to the loop, others' tasks and the lease live on
+                _run(loop)
         finally:
             loop.close()
 
@@ -74,6 +83,7 @@ class LoopThread:
         with self._lock:
             loop, thread = self._loop, self._thread
             self._loop = self._thread = None
+            self._stopping.set()
         if loop is not None and thread is not None:
             loop.call_soon_threadsafe(loop.stop)
             thread.join(timeout)
@@ -100,6 +110,16 @@ class LoopThread:
                 body.close()
                 raise
             return execution.interrupt(exc)
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    """Run a loop until something stops it: `stop`, or a task or callback that stops it or tries to exit."""
+    try:
+        loop.run_forever()
+    except (SystemExit, KeyboardInterrupt):
+        # asyncio lets these through from any task or callback; one task must not end all others.
+        noted = {"action": "background_exit"}
+        logger.critical("something on the background loop tried to exit", exc_info=True, extra=noted)
 
 
 class _Execution(Generic[T]):

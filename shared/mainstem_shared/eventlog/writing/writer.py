@@ -76,13 +76,31 @@ class Writer:
 
     async def start(self) -> None:
         """Begin to connect; events are accepted at once and wait for the connection."""
+        self._keep()
+
+    def _keep(self) -> None:
         self._keeper = asyncio.create_task(self._keep_connected(), name="mainstem-writer")
+        self._keeper.add_done_callback(self._keeper_ended)
+
+    def _keeper_ended(self, keeper: asyncio.Task[None]) -> None:
+        if keeper is not self._keeper:
+            return  # stopped
+        failure = None if keeper.cancelled() else keeper.exception()
+        noted = {"action": "writer_keeper_ended"}
+        logger.critical("the writer's connection was let go; taking it up", extra=noted, exc_info=failure)
+        if self._connection is not None:
+            self._connection.abort()
+            self._connection = None
+            self.connected.clear()
+        self._probe_all()
+        asyncio.get_running_loop().call_later(RETRY_S, self._keep)
 
     async def stop(self) -> None:
         """Close the connection. Channels must have been closed before: what they hold is dropped."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.cancel()
+            await asyncio.gather(keeper, return_exceptions=True)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
