@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run demo test check docs hooks coverage bench bench-quick bench-full plots chaos rabbitmq celery-tests prove mutants soak lock clean
+.PHONY: help run demo test check docs hooks coverage bench bench-quick bench-full draining plots chaos rabbitmq celery-tests prove mutants soak lock clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -46,6 +46,9 @@ bench: $(VENV)/.test ## measure every row side by side with its baselines, in 10
 
 bench-quick: $(VENV)/.test ## the same rows under small loads, in a minute
 	@exec $(BIN)/python bench/run.py --quick $(ARGS)
+
+draining: $(VENV)/.bench ## let 2,000 runs a second end for three minutes, and plot the backlog of due work
+	@exec $(BIN)/python bench/draining.py $(ARGS)
 
 bench-full: $(VENV)/.test ## in 5 minutes: how costs grow, a reconnect to 100,000 deltas, three nodes of a Cluster
 	@exec $(BIN)/python bench/run.py --full $(ARGS)

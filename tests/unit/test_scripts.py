@@ -18,6 +18,7 @@ from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
 from mainstem_shared.settings import Settings
+from mainstem_shared.store import keys as store_keys
 from mainstem_shared.store.client import Script, Store
 from support.models.specs import spec
 
@@ -85,6 +86,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "forget": lambda s: transitions.forget(s, RUN),
     "steer": lambda s: transitions.steer(s, RUN, input_id="i", text="t", by=None),
     "inbox": lambda s: transitions.inbox(s, CONTROL, read=1, known=1),
+    "take_due": lambda s: transitions.take_due(s, store_keys.ACTIVE, limit=1, hold_ms=1),
     "take_slot": lambda s: transitions.take_slot(
         s, tenant="t", user_id="u", run_id=RUN, limit=1, live_ttl_ms=1, replacing_tag=""
     ),
@@ -155,6 +157,8 @@ def test_the_function_passes_what_the_header_lists(name: str):
 
 
 def _kind(key: str) -> str:
+    if "}" not in key:
+        return "index"  # of all runs
     spelled = {"runs": "runs", "idem": "idempotency"}
     kind = key.split("}:")[1].split(":")[0 if ":idem:" in key else -1]
     return spelled.get(kind, kind)
@@ -186,6 +190,7 @@ def test_flags_say_what_a_verb_may_do(name: str):
         "compact",
         "promote",
         "forget",
+        "take_due",
         "pause",
     }
     assert ("allow-oom" in first) == (name in ends_or_frees)

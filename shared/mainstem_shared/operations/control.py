@@ -366,6 +366,7 @@ WITHOUT_PROTOCOL: Final = {
     "published": "notes that a notification went out",
     "compact": "gives back memory of a run that is over",
     "take_slot": "changes a count, not a run",
+    "take_due": "postpones a check, or a compaction, while its sweeper is at it",
     "read": "writes nothing",
     "page": "writes nothing",
 }

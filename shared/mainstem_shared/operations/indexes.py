@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from mainstem_shared import transitions
 from mainstem_shared.model.runs import Spec
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.settings import Settings
@@ -19,6 +20,9 @@ from mainstem_shared.store.client import Store
 
 FIRST_CHECK_MS: Final = 5000
 """When a sweeper first checks a new run: long after a healthy start is through with publishing."""
+CHECKS: Final = "checks"
+COMPACTIONS: Final = "compactions"
+"""The kinds of work that fall due, as metrics name them: checks of unfinished runs, dropping of deltas."""
 STALE: Final = 10
 """How many of a user's oldest entries a start looks at: more than it adds, so that lists stay short."""
 
@@ -114,12 +118,9 @@ class Indexes:
 
     # -- what sweepers and owners read
 
-    async def due(self, *, limit: int) -> list[tuple[str, int]]:
-        """Return the unfinished runs that are due for a check, and since when (ms)."""
-        flat = await self.store.command(
-            "ZRANGEBYSCORE", keys.ACTIVE, "-inf", now_ms(), "WITHSCORES", "LIMIT", 0, limit
-        )
-        return [(run_id.decode(), int(at)) for run_id, at in zip(flat[::2], flat[1::2], strict=True)]
+    async def take_due(self, *, limit: int, hold_ms: int) -> list[tuple[str, int]]:
+        """Take unfinished runs that are due for a check, and since when (ms); see the verb `take_due`."""
+        return await transitions.take_due(self.store, keys.ACTIVE, limit=limit, hold_ms=hold_ms)
 
     async def check_at(self, run_id: str, at_ms: int) -> None:
         """Have an unfinished run checked then, whenever that was due before."""
@@ -137,14 +138,22 @@ class Indexes:
         """Drop the list of a dead process, once nothing is left on it."""
         await self.store.command("DEL", keys.owned(owner))
 
-    async def compactable(self, *, limit: int) -> list[str]:
-        """Return the finished runs whose deltas are to be dropped by now."""
-        due = await self.store.command("ZRANGEBYSCORE", keys.COMPACT, "-inf", now_ms(), "LIMIT", 0, limit)
-        return [raw.decode() for raw in due]
+    async def take_compactable(self, *, limit: int, hold_ms: int) -> list[tuple[str, int]]:
+        """Take finished runs whose deltas are to be dropped by now, and since when (ms)."""
+        return await transitions.take_due(self.store, keys.COMPACT, limit=limit, hold_ms=hold_ms)
 
-    async def compacted(self, run_id: str) -> None:
-        """Take a run off those whose deltas are to be dropped."""
-        await self.store.command("ZREM", keys.COMPACT, run_id)
+    async def compacted(self, run_ids: Sequence[str]) -> None:
+        """Take runs off those whose deltas are to be dropped."""
+        await drop(self.store, keys.COMPACT, run_ids)
+
+    async def backlog(self) -> dict[str, tuple[int, float]]:
+        """Return how much work is due by kind, and for how many seconds the oldest of it has been."""
+        now, indexes = now_ms(), (keys.ACTIVE, keys.COMPACT)
+        counts = (("ZCOUNT", index, "-inf", now) for index in indexes)
+        oldest = (("ZRANGE", index, 0, 0, "WITHSCORES") for index in indexes)
+        *replies, active, compact = await self.store.commands(*counts, *oldest)
+        since = [max(0.0, (now - int(float(flat[1]))) / 1000) if flat else 0.0 for flat in (active, compact)]
+        return dict(zip((CHECKS, COMPACTIONS), zip(replies, since, strict=True), strict=True))
 
     async def drop_old(self, before_ms: int) -> None:
         """Take runs off the recent ones that were created before then: their retention is over."""

@@ -22,15 +22,16 @@ from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import ending, recovery, resuming, steering
 from mainstem_shared.operations.aborting import Abort, Aborter
 from mainstem_shared.operations.control import PROMOTE, Operations
-from mainstem_shared.operations.indexes import Indexes
+from mainstem_shared.operations.due_work import HOLD_MS, SLICE, Drain
+from mainstem_shared.operations.indexes import CHECKS, COMPACTIONS, Indexes
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 
 logger = logging.getLogger(__name__)
 
 JITTER: Final = 0.1
-BATCH: Final = 500
-"""Due runs looked at in one sweep; more wait for the next."""
+AT_ONCE: Final = 8
+"""Runs of a slice that are looked at side by side: a look is mostly waiting for the store."""
 LOOK_LEASES: Final = 4
 """Leases (a minute, by default) after which a published message that nobody claimed is published again, then
 ever less often; and after which a running run is looked at, for what watching its owner's lease misses."""
@@ -53,6 +54,15 @@ class Sweeper:
     """Called when this process's own lease is not in the store that the sweep sees."""
     suspicions: Suspicions = field(default_factory=Suspicions)
     swept: int = 0
+    drained: bool = True
+    """Whether the last sweep left nothing that was due."""
+    backlog: dict[str, tuple[int, float]] = field(default_factory=dict[str, tuple[int, float]])
+    """How much work was due when the last sweep began, by kind, and for how many seconds the oldest."""
+    _unborn: dict[str, int] = field(default_factory=dict[str, int])
+    _broker_away: bool = False
+
+    def __post_init__(self) -> None:
+        self.drain = Drain(kinds={CHECKS: self._look_at_due, COMPACTIONS: self._compact_due})
 
     @property
     def _store(self) -> Store:
@@ -70,7 +80,8 @@ class Sweeper:
         """Sweep until cancelled. A failing sweep is logged and the next one tried."""
         every = self.operations.settings.sweep_s
         while True:
-            await asyncio.sleep(every * random.uniform(1 - JITTER, 1 + JITTER))
+            if self.drained:
+                await asyncio.sleep(every * random.uniform(1 - JITTER, 1 + JITTER))
             try:
                 await self.sweep()
             except errors.Unavailable:
@@ -82,13 +93,19 @@ class Sweeper:
                 logger.exception("sweep failed", extra={"action": "sweep_failed"})
 
     async def sweep(self) -> None:
-        """Do one round."""
+        """Do one round: settle what is lost, and all that is due, or as much as an interval has time for."""
+        self.drained = True  # also after a failure: the next sweep comes after a pause
         await self._settle_lost()
+        self.backlog = await self._indexes.backlog()
+        self._broker_away = False
+        drained = await self.drain.run(self.operations.settings.sweep_s)
+        for run_id, score in self._unborn.items():
+            await self._indexes.check_at(run_id, score)  # its age is what counts
+        self._unborn.clear()
         if await self._elected():
-            await self._look_at_due()
-            await self._compact_due()
             await self._forget_expired()
         self.swept += 1
+        self.drained = drained
 
     async def _elected(self) -> bool:
         hold_ms = int(self.operations.settings.sweep_s * 900)
@@ -145,28 +162,45 @@ class Sweeper:
 
     # -- runs that are due for a look
 
-    async def _look_at_due(self) -> None:
-        now, due = now_ms(), await self._indexes.due(limit=BATCH)
+    async def _look_at_due(self) -> list[int]:
+        """Look at a slice of what is due; returns since when each was."""
+        due = await self._indexes.take_due(limit=SLICE, hold_ms=HOLD_MS)
+        now = now_ms()
         wanted = (
             *("status", "waiting", "published", "publishes", "stop_reason", "spec", "queued", "expires"),
             *("owner", "sealed", "inputs", "inputs_read"),
         )
         looks = (("HMGET", keys.run(run_id).record, *wanted) for run_id, _ in due)
         records = await self._store.commands(*looks, large=True)
-        broker_away = False
-        for (run_id, score), values in zip(due, records, strict=True):
-            record = {k: v.decode() for k, v in zip(wanted, values, strict=True) if v is not None}
-            if not record:
-                if now - score > UNBORN_MS:
-                    await self._indexes.not_there(run_id)
-                continue
-            try:
-                broker_away = not await self._look_at(run_id, record, now=now, publish=not broker_away)
-            except errors.NewerVersion:
-                await self._look_again(run_id, now + int(self.operations.settings.sweep_s * 1000))
-            except UNREADABLE as error:
-                self._cannot_read(run_id, error)
-                await self._look_again(run_id, now + self._look_ms)
+        found = [(run_id, score, values) for (run_id, score), values in zip(due, records, strict=True)]
+        for first in range(0, len(found), AT_ONCE):
+            looks_at = (
+                self._look_at_one(run_id, dict(zip(wanted, values, strict=True)), now=now, score=score)
+                for run_id, score, values in found[first : first + AT_ONCE]
+            )
+            for failure in await asyncio.gather(*looks_at, return_exceptions=True):
+                if failure is not None:
+                    raise failure
+        return [score for _, score in due]
+
+    async def _look_at_one(
+        self, run_id: str, values: Mapping[str, bytes | None], *, now: int, score: int
+    ) -> None:
+        record = {name: value.decode(errors="replace") for name, value in values.items() if value is not None}
+        if not record:
+            if now - score > UNBORN_MS:
+                await self._indexes.not_there(run_id)
+            else:
+                self._unborn[run_id] = score
+            return
+        try:
+            publish = await self._look_at(run_id, record, now=now, publish=not self._broker_away)
+            self._broker_away = self._broker_away or not publish
+        except errors.NewerVersion:
+            await self._look_again(run_id, now + int(self.operations.settings.sweep_s * 1000))
+        except UNREADABLE as error:
+            self._cannot_read(run_id, error)
+            await self._look_again(run_id, now + self._look_ms)
 
     async def _look_at(self, run_id: str, record: Mapping[str, str], *, now: int, publish: bool) -> bool:
         """Do what one run needs; False once the broker turned out to be unavailable."""
@@ -266,10 +300,13 @@ class Sweeper:
 
     # -- finished runs
 
-    async def _compact_due(self) -> None:
-        for run_id in await self._indexes.compactable(limit=BATCH):
-            await transitions.compact(self._store, run_id)
-            await self._indexes.compacted(run_id)
+    async def _compact_due(self) -> list[int]:
+        """Drop the deltas of a slice of finished runs; returns since when each was due."""
+        due = await self._indexes.take_compactable(limit=SLICE, hold_ms=HOLD_MS)
+        run_ids = [run_id for run_id, _ in due]
+        await transitions.compact_all(self._store, run_ids)
+        await self._indexes.compacted(run_ids)
+        return [score for _, score in due]
 
     async def _forget_expired(self) -> None:
         settings = self.operations.settings

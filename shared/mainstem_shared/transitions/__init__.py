@@ -22,6 +22,7 @@ from mainstem_shared.transitions.approvals import (
     read_action,
     resolve,
 )
+from mainstem_shared.transitions.due import TAKE_DUE, take_due
 from mainstem_shared.transitions.inputs import (
     INBOX,
     INPUTS_LIMIT,
@@ -71,6 +72,7 @@ from mainstem_shared.transitions.log import (
     Probe,
     State,
     compact,
+    compact_all,
     page,
     peek,
     peek_command,
@@ -122,6 +124,7 @@ __all__ = [
     "START",
     "STEER",
     "STOP",
+    "TAKE_DUE",
     "TAKE_SLOT",
     "Accepted",
     "Already",
@@ -154,6 +157,7 @@ __all__ = [
     "checkpoint",
     "claim",
     "compact",
+    "compact_all",
     "finish",
     "forget",
     "handover",
@@ -181,5 +185,6 @@ __all__ = [
     "start",
     "steer",
     "stop",
+    "take_due",
     "take_slot",
 ]

@@ -6,6 +6,7 @@ the run is over.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
@@ -247,6 +248,12 @@ async def resync(
             return refused(reply)
         case _:
             return Gone()
+
+
+async def compact_all(store: Store, run_ids: Sequence[str]) -> None:
+    """Drop the deltas of finished runs, in two round trips."""
+    named = [keys.run(run_id) for run_id in run_ids]
+    await store.verbs(COMPACT, [(k.record, k.log, k.spare) for k in named])
 
 
 async def compact(store: Store, run_id: str) -> bool:
