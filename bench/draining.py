@@ -2,7 +2,7 @@
 
 One run is recorded as it ends; its keys are then replayed under new ids, so many a second, for minutes. Each
 is due for compaction at once; one in ten is also left among the unfinished runs, as if whoever ended it had
-died before it tidied up. Real workers sweep, with their default interval; every second we look at the backlog.
+died before it tidied up. Real workers sweep, with their default interval; the backlog is sampled each second.
 """
 
 from __future__ import annotations
