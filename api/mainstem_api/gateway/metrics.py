@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from mainstem_shared.eventlog.reading.tailer import Tailer
+from mainstem_shared.operations.sweeping import Sweeper
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -40,7 +41,24 @@ class Metrics:
             "mainstem_tailer_events", "Entries read live, once for all readers.", registry=self.registry
         )
         self._reads = Counter("mainstem_tailer_reads", "Blocking reads answered.", registry=self.registry)
+        self._backlog = Gauge(
+            "mainstem_due_backlog",
+            "Work of the whole store that was due when this gateway last swept: checks, compactions.",
+            ["work"],
+            registry=self.registry,
+        )
+        self._lateness = Gauge(
+            "mainstem_due_lateness_seconds",
+            "For how long the oldest of that work had been due.",
+            ["work"],
+            registry=self.registry,
+        )
         self._sent_events = self._sent_bytes = 0
+        self._sweeper: Sweeper | None = None
+
+    def observe_sweeps(self, sweeper: Sweeper) -> None:
+        """Report a sweeper's figures from now on."""
+        self._sweeper = sweeper
 
     def sent(self, events: int, size: int) -> None:
         """Count events sent to a reader. Plain numbers until somebody looks: counters lock."""
@@ -56,6 +74,10 @@ class Metrics:
 
     def text(self) -> bytes:
         """Return the exposition, in the text format."""
+        backlog = {} if self._sweeper is None else self._sweeper.backlog
+        for work, (count, lateness_s) in backlog.items():
+            self._backlog.labels(work).set(count)
+            self._lateness.labels(work).set(lateness_s)
         self._catch_up(self._events, self._tailer.events)
         self._catch_up(self._reads, self._tailer.reads)
         self._catch_up(self._streamed, self._sent_events)

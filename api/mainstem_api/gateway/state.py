@@ -57,6 +57,7 @@ class Gateway:
         lease = self._lease = Lease(self.store.url, self.settings, role=GATEWAY)
         lease.start_soon()
         sweeper = Sweeper(operations=self.operations, owner=lambda: lease.owner, on_unseen=lease.beat_soon)
+        self.metrics.observe_sweeps(sweeper)
         primary = PrimaryWatch(self.store, on_moved=lambda: lease.beat_soon(moved=True))
         self._tasks = [
             asyncio.create_task(primary.run(), name="gateway-primary"),

@@ -481,8 +481,7 @@ class Channel:
 
 
 def _pieces(text: str) -> list[str]:
-    step = events.MERGE_LIMIT
-    return [text[at : at + step] for at in range(0, len(text), step)]
+    return [text[at : at + events.MERGE_LIMIT] for at in range(0, len(text), events.MERGE_LIMIT)]
 
 
 def _failure(replies: list[raw_connections.Reply]) -> str | None:
