@@ -106,7 +106,7 @@ MUTATIONS: Final = (
     M(
         rows=(190,),
         file=_SWEEPING,
-        old="await transitions.compact(self._store, run_id)",
+        old="await transitions.compact_all(self._store, run_ids)",
         new="pass",
         only=("test_deltas_are_dropped_when_they_are_due",),
     ),
