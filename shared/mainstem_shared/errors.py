@@ -40,6 +40,7 @@ MainstemError
     ├── BrokerUnavailable     broker_unavailable
     ├── ClusterUnsupported    cluster_unsupported
     ├── KeysUnavailable       keys_unavailable
+    ├── Overloaded            overloaded
     └── NewerVersion          newer_version
 """
 
@@ -76,6 +77,7 @@ __all__ = [
     "NotAuthenticated",
     "NotFound",
     "NotPaused",
+    "Overloaded",
     "ProviderError",
     "RunNotActive",
     "RunPaused",
@@ -386,6 +388,13 @@ class KeysUnavailable(Unavailable):
 
     code = "keys_unavailable"
     message = "Tokens cannot be checked right now; try again shortly."
+
+
+class Overloaded(Unavailable):
+    """Answers that nobody reads fill what a gateway may hold in memory."""
+
+    code = "overloaded"
+    message = "This gateway holds all that it may for readers that do not read; try again shortly."
 
 
 class NewerVersion(Unavailable):

@@ -120,6 +120,8 @@ class Settings(BaseSettings):
     """Of one user, at one gateway; 0: any number. So many may also come at once."""
     max_streams_per_user: Annotated[int, Field(ge=0)] = 0
     """Open event streams of one user, at one gateway; 0: any number."""
+    max_unread_mb: Annotated[int, Field(ge=1)] = 256
+    """Megabytes of large answers that may wait for their readers at one gateway, all together."""
     cors_origins: str = ""
     """Origins, comma-separated, whose pages may use the gateway from other addresses; `*`: all."""
     heartbeat_s: Seconds = 15

@@ -107,6 +107,8 @@ def flower(
     flower.command.sigterm_handler = _end_once
     signal.signal(signal.SIGINT, _end_once)
     _guard_metrics()
+    if not _asks_who_comes(context.args):
+        _guard_hosts(settings)
     broker = endpoints.celery_broker(endpoints.broker_url(settings))
     # Only the address is an option of the command; the app that it works on is the process's default.
     configuration: Any = current_app.conf
@@ -126,14 +128,46 @@ def flower(
 
 def _flower_address(settings: Settings, arguments: list[str]) -> str:
     """Return where Flower listens: beyond this machine only if it asks who comes. It can end any run."""
-    asks = any(os.environ.get(f"FLOWER_{name}") for name in ("BASIC_AUTH", "AUTH"))
-    asks = asks or any(
-        argument.startswith(("--basic-auth", "--basic_auth", "--auth")) for argument in arguments
-    )
-    if asks or is_loopback(settings.host):
+    if _asks_who_comes(arguments) or is_loopback(settings.host):
         return settings.host
     print("Flower has no password (FLOWER_BASIC_AUTH): it listens on 127.0.0.1 only.", flush=True)
     return "127.0.0.1"
+
+
+def _asks_who_comes(arguments: list[str]) -> bool:
+    asks = any(os.environ.get(f"FLOWER_{name}") for name in ("BASIC_AUTH", "AUTH"))
+    return asks or any(
+        argument.startswith(("--basic-auth", "--basic_auth", "--auth")) for argument in arguments
+    )
+
+
+def _guard_hosts(settings: Settings) -> None:
+    """Have a Flower without a password serve this machine's own names only, as the gateway does.
+
+    A name that somebody made to lead to loopback would let any page in a browser here end any run.
+    """
+    from flower.app import Flower
+    from tornado.web import RequestHandler
+
+    from mainstem_api.gateway.middleware.hosts import is_own_host
+
+    class Misdirected(RequestHandler):
+        def check_xsrf_cookie(self) -> None:
+            """Nothing is done for this request, whoever makes it."""
+
+        def prepare(self) -> None:
+            self.set_status(421)
+            self.finish("Without a password (FLOWER_BASIC_AUTH) Flower is served under own names only.\n")
+
+    find_handler = Flower.find_handler
+
+    def find_own(self: Any, request: Any, **options: Any) -> Any:
+        hosts = request.headers.get_list("host")
+        if len(hosts) == 1 and is_own_host(hosts[0], settings.host):
+            return find_handler(self, request, **options)
+        return self.get_handler_delegate(request, Misdirected)
+
+    Flower.find_handler = find_own
 
 
 def _prepare(**options: str | int | None) -> Settings:

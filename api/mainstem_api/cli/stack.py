@@ -10,7 +10,7 @@ from typing import Final
 from mainstem_api.stack import Stack
 from mainstem_shared.settings import Settings
 from mainstem_shared.store.addresses import check_address
-from mainstem_shared.store.embedded import BROKER_DB, EmbeddedServer, ServerStartError
+from mainstem_shared.store.embedded import EmbeddedServer, ServerStartError
 
 _POLL_S: Final = 0.5
 
@@ -28,7 +28,7 @@ def valkey() -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda _number, _frame: stopping.set())
     server = EmbeddedServer.start_or_adopt(Settings().data_dir)
-    print(f"store {server.url()}  broker {server.url(BROKER_DB)}  data in {server.data_dir}", flush=True)
+    print(f"listening on {server.address}  data and password in {server.data_dir}", flush=True)
     try:
         while not stopping.wait(_POLL_S):
             if not server.is_alive():

@@ -19,6 +19,7 @@ from mainstem_api.gateway.auth.authenticators import Authenticator, NoAuthentica
 from mainstem_api.gateway.middleware.access import AccessControl, Locked, is_locked
 from mainstem_api.gateway.middleware.errors_and_headers import ErrorsAndHeaders
 from mainstem_api.gateway.middleware.hosts import Hosts
+from mainstem_api.gateway.middleware.large_answers import LargeAnswers
 from mainstem_api.gateway.middleware.origins import Origins
 from mainstem_api.gateway.middleware.rate_limits import Limits
 from mainstem_api.gateway.middleware.request_limits import RequestLimits
@@ -76,6 +77,7 @@ def create_app(settings: Settings | None = None, *, authenticator: Authenticator
         locked = any(is_locked(getattr(route, "path", "")) for route in router.routes)
         app.include_router(router, responses=_LOCKED_RESPONSES if locked else {})
     # From the inside to the outside.
+    app.add_middleware(LargeAnswers, outgoing=lambda: holder.gateway.outgoing)
     app.add_middleware(RequestLimits)
     app.add_middleware(Locked, access=access, limits=Limits(settings), origins=origins)
     if origins.configured:

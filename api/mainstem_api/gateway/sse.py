@@ -19,7 +19,9 @@ from starlette.types import Receive, Scope, Send
 
 from mainstem_api.gateway.metrics import Metrics
 from mainstem_api.gateway.middleware.http_protocol import CONNECTION
+from mainstem_api.gateway.middleware.http_protocol import Protocol as Connection
 from mainstem_api.gateway.middleware.request_metrics import UNLAYERED_SEND
+from mainstem_api.gateway.outgoing import PIECE, Outgoing, UnreadError
 from mainstem_shared import errors
 from mainstem_shared.eventlog.reading.frames import Frame
 from mainstem_shared.eventlog.reading.subscriptions import End, Subscription
@@ -95,6 +97,7 @@ class EventStream(Response):
         principal: Principal,
         heartbeat_s: float,
         metrics: Metrics,
+        outgoing: Outgoing,
         max_age_s: float = 0,
         encoder: Callable[[Spec], Encoder] | None = None,
     ) -> None:
@@ -108,6 +111,8 @@ class EventStream(Response):
         self._heartbeat_s = heartbeat_s
         self._metrics = metrics
         self._max_age_s = max_age_s
+        self._outgoing = outgoing
+        self._connection: Connection | None = None
         self._words = encoder or NativeEncoder
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -121,8 +126,9 @@ class EventStream(Response):
             headers = [*_HEADERS, *encoder.headers]
             listener = asyncio.create_task(_until_disconnected(receive))
             listener.add_done_callback(lambda _: subscription.close(End.CLOSED))
-            if (connection := scope.get(CONNECTION)) is not None:
-                connection.on_half_close(subscription.nudge)
+            self._connection = scope.get(CONNECTION)
+            if self._connection is not None:
+                self._connection.on_half_close(subscription.nudge)
             self._metrics.streams.inc()
             ageing = self._limit_age(subscription)
             try:
@@ -152,8 +158,12 @@ class EventStream(Response):
         try:
             await self._send_all(subscription, encoder, pulse, send)
             end = str(End.FINISHED if encoder.over else subscription.end)
-        except errors.StoreUnavailable:
-            end = errors.StoreUnavailable.code
+        except errors.Unavailable as error:
+            end = error.code
+        except UnreadError:
+            end = "unread"
+            if self._connection is not None:
+                self._connection.abort()
         except Exception:  # the stream's boundary: raised further it could not become a response any more
             logger.exception("a stream failed", extra={"action": "stream_failed"})
         finally:
@@ -173,16 +183,35 @@ class EventStream(Response):
                 frames = await subscription.batch(wait=not resting)
             except StopAsyncIteration:
                 return
-            if frames:
-                await self._send_body(encoder.take(frames), len(frames), send)
+            if len(frames) > 1:
+                await self._send_portions(encoder, frames, send)
+            elif frames:
+                body = encoder.take(frames)
+                frames.clear()
+                await self._send_body(body, 1, send)
             elif resting:
                 await self._send_body(encoder.rest(), 0, send)
             else:
                 await send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
             pulse.sent()
 
+    async def _send_portions(self, encoder: Encoder, frames: list[Frame], send: Send) -> None:
+        """Send what piled up in portions, and let go of each as soon as it is encoded."""
+        frames.reverse()
+        while frames:
+            portion = [frames.pop()]
+            size = len(portion[0].wire)
+            while frames and size + len(frames[-1].wire) <= PIECE:
+                portion.append(frames.pop())
+                size += len(portion[-1].wire)
+            body, events = encoder.take(portion), len(portion)
+            del portion
+            await self._send_body(body, events, send)
+
     async def _send_body(self, body: bytes, events: int, send: Send) -> None:
-        if body:
+        if len(body) > PIECE:
+            await self._outgoing.send(body, send)
+        elif body:
             await send({"type": "http.response.body", "body": body, "more_body": True})
         self._metrics.sent(events, len(body))
 

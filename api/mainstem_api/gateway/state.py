@@ -14,8 +14,10 @@ from mainstem_api.client.async_runs import AsyncRuns
 from mainstem_api.gateway import uvicorn_internals
 from mainstem_api.gateway.auth.stream_tokens import StreamTokens
 from mainstem_api.gateway.metrics import Metrics
+from mainstem_api.gateway.outgoing import Outgoing
 from mainstem_shared.coordination.leases import GATEWAY, Lease
 from mainstem_shared.coordination.primary_watch import PrimaryWatch
+from mainstem_shared.eventlog.reading.joined_reads import JoinedReads
 from mainstem_shared.eventlog.reading.tailer import Tailer
 from mainstem_shared.operations.control import Operations
 from mainstem_shared.operations.sweeping import Sweeper
@@ -45,6 +47,9 @@ class Gateway:
             private_threads=True,
         )
         self.tokens = StreamTokens(self.store, lifetime_s=settings.stream_token_s)
+        self.documents = JoinedReads()
+        """Runs as JSON, read once for all who ask at the same time."""
+        self.outgoing = Outgoing(settings.max_unread_mb * 2**20)
         self.metrics = Metrics()
         self.metrics.observe(self.tailer)
         self._tasks: list[asyncio.Task[None]] = []

@@ -246,7 +246,7 @@ class Stack:
         )
         self._output.say(f"  Flower   {state['flower']}")
         if self._server is not None:
-            self._output.say(f"  Valkey   {self._server.url()}  (data in {self._data_dir})")
+            self._output.say(f"  Valkey   {self._server.address}  (data and password in {self._data_dir})")
 
     async def _watch_server(self) -> None:
         """Start the embedded server again when it dies; if it had to move, the children have to as well."""

@@ -262,3 +262,57 @@ def test_locating_finds_the_running_server(data_dir: Path):
     server = EmbeddedServer.start_or_adopt(data_dir)
     assert EmbeddedServer.locate(data_dir).url(embedded.BROKER_DB) == server.url(1)
     server.stop()
+
+
+# -- whose server it is
+
+
+def test_other_users_of_the_machine_have_no_password(data_dir: Path):
+    """Loopback is open to all of them: nothing is said without the password, and it stands in a file of 0600."""
+    server = EmbeddedServer.start_or_adopt(data_dir)
+    for url in (
+        server.address,
+        server.address.replace("//", "//:guess@"),
+        server.address.replace("//", "//x:y@"),
+    ):
+        with redis.Redis.from_url(url) as stranger, pytest.raises(redis.AuthenticationError):
+            stranger.ping()
+    assert (data_dir / "server.conf").stat().st_mode & 0o777 == 0o600
+    assert (data_dir / "valkey").stat().st_mode & 0o077 == 0
+    password = (data_dir / "server.conf").read_text().split()[1]
+    assert len(password) >= 32
+    command = Path(f"/proc/{server.pid}/cmdline").read_bytes()
+    assert password.encode() not in command
+    assert password not in (data_dir / "valkey.log").read_text()
+    assert password not in server.address
+    write(server, "k", "v")
+    server.stop()
+    again = EmbeddedServer.start_or_adopt(data_dir)
+    assert again.url() == server.url()  # whoever was told the address may keep it
+    again.stop()
+
+
+def test_each_directory_has_a_password_of_its_own(tmp_path: Path):
+    """What opens one server opens no other."""
+    one, two = (EmbeddedServer.start_or_adopt(tmp_path / name) for name in ("one", "two"))
+    mixed = one.url().replace(f":{one.port}/", f":{two.port}/")
+    with redis.Redis.from_url(mixed) as other, pytest.raises(redis.AuthenticationError):
+        other.ping()
+    one.stop()
+    two.stop()
+
+
+def test_a_server_without_a_password_gets_one_when_it_is_adopted(data_dir: Path):
+    """An earlier version's server goes on serving whom it serves, and nobody else any more."""
+    first = EmbeddedServer.start_or_adopt(data_dir)
+    with redis.Redis.from_url(first.url()) as client:
+        client.ping()
+        client.config_set("requirepass", "")
+        (data_dir / "server.conf").unlink()
+        second = EmbeddedServer.start_or_adopt(data_dir)
+        assert second.pid == first.pid
+        with redis.Redis.from_url(second.address) as stranger, pytest.raises(redis.AuthenticationError):
+            stranger.ping()
+        assert client.ping()
+        assert read(second, "none") is None
+    second.stop()

@@ -101,10 +101,13 @@ class StackProcess:
         (os.killpg if group else os.kill)(self.pid, number)
 
     def url(self, name: str) -> str:
-        """Return the address it printed for `Gateway`, `Flower` or `Valkey`."""
+        """Return the address it printed for `Gateway`, `Flower` or `Valkey`; with the latter's password."""
         found = re.search(rf"^  {name} +(\S+)", self.log, re.MULTILINE)
         assert found is not None, self.log
-        return found[1]
+        if name != "Valkey":
+            return found[1]
+        password = (self.data / "server.conf").read_text().split()[1]
+        return found[1].replace("redis://", f"redis://:{password}@")
 
     def get(self, path: str) -> int | None:
         """Return the status with which the gateway answers, or None if it does not."""

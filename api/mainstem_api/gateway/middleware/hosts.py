@@ -64,11 +64,13 @@ class Hosts:
             return None
         if not (_is_local_peer(scope) and all(map(_is_local, _forwarded(headers)))):
             return _PEER
-        return None if self._is_own(hosts[0] if hosts else "") else _NAME
+        return None if is_own_host(hosts[0] if hosts else "", self._own_host) else _NAME
 
-    def _is_own(self, given: str) -> bool:
-        name = host_of(f"//{given}")
-        return not given or is_here(name) or name == self._own_host
+
+def is_own_host(given: str, own: str) -> bool:
+    """Tell whether a `Host` header names this machine: by its spelling, or as `own` does."""
+    name = host_of(f"//{given}")
+    return not given or is_here(name) or name == own
 
 
 def _is_local_peer(scope: Scope) -> bool:

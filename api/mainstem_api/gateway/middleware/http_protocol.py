@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from mainstem_api.gateway.outgoing import WRITE_S
 from mainstem_api.gateway.uvicorn_internals import Connection, end_after
 
 HEAD_BYTES: Final = 64 * 1024
@@ -23,8 +24,8 @@ HEAD_S: Final = 30.0
 LINGER_S: Final = 5.0
 """Time for the rest of a body whose request is answered: closing at once could reset the client before it
 has read the answer; dropping what comes for longer would let it hold the connection."""
-WRITE_S: Final = 30.0
-"""Time within which a client must take some of what is written to it."""
+KERNEL_BYTES: Final = 128 * 1024
+"""What may wait in the kernel, beside what is under way."""
 CONNECTION: Final = "mainstem.connection"
 """Scope entry: the `Protocol` that a request came by. Missing under other servers."""
 
@@ -52,7 +53,7 @@ class Protocol(Connection):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        _limit_silence(transport)
+        _limit_kernel(transport)
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -210,13 +211,21 @@ class _LingeringTransport:
         self._protocol.close_answered()
 
 
-def _limit_silence(transport: asyncio.Transport) -> None:
-    """Have the kernel end connections whose client takes or acknowledges nothing: it buffers megabytes."""
+def _limit_kernel(transport: asyncio.Transport) -> None:
+    """Have the kernel buffer little, and end connections whose client acknowledges nothing.
+
+    By default it takes megabytes, and asks for more only when a third of them is gone: a slow reader would
+    look like one that does not read.
+    """
     connected = transport.get_extra_info("socket")
-    option = getattr(socket, "TCP_USER_TIMEOUT", None)
-    if option is not None and sys.platform == "linux" and connected is not None:
-        if connected.family in {socket.AF_INET, socket.AF_INET6}:
-            connected.setsockopt(socket.IPPROTO_TCP, option, int(WRITE_S * 1000))
+    if sys.platform != "linux" or connected is None or connected.family == socket.AF_UNIX:
+        return
+    connected.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, KERNEL_BYTES)
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(WRITE_S * 1000))
+
+
+_TCP_NOTSENT_LOWAT: Final = 25
+"""Linux's number; Python has no name for it before 3.12."""
 
 
 def end_unread(connections: Iterable[Connection], now: float) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request
@@ -49,12 +50,14 @@ def problem_documents(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": "Problem document", "content": content} for status in statuses}
 
 
+def _encoded(value: BaseModel) -> bytes:
+    return jsontext.dumps(value.model_dump(mode="json"))
+
+
 def as_json(value: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Answer with a model."""
     # Not the framework's encoder: content may hold halves of surrogate pairs, which it refuses.
-    return Response(
-        jsontext.dumps(value.model_dump(mode="json")), status, headers, media_type="application/json"
-    )
+    return Response(_encoded(value), status, headers, media_type="application/json")
 
 
 @router.post(
@@ -154,7 +157,16 @@ async def list_runs(
 @router.get("/v1/runs/{run_id}", response_model=Run, responses=problem_documents(404, 422, 503))
 async def get_run(run_id: str, gateway: Serving, caller: Caller) -> Response:
     """Return a run as of now: its record, and its content folded to the log's top."""
-    return as_json(await gateway.runs.get(run_id, user_id=caller.sees, tenant=caller.tenant))
+    who = (caller.sees, caller.tenant)
+
+    async def document() -> bytes:
+        run = await gateway.runs.get(run_id, user_id=caller.sees, tenant=caller.tenant)
+        if len(run.text) > run_states.LARGE:
+            return await asyncio.to_thread(_encoded, run)
+        return _encoded(run)
+
+    body = await gateway.documents.read((run_id, *who), document)
+    return Response(body, media_type="application/json")
 
 
 @router.get(
@@ -188,6 +200,7 @@ async def follow_run(
         heartbeat_s=gateway.settings.heartbeat_s,
         max_age_s=gateway.settings.stream_max_s,
         metrics=gateway.metrics,
+        outgoing=gateway.outgoing,
     )
 
 

@@ -12,10 +12,13 @@ from typing import Protocol
 
 from mainstem_shared import transitions
 from mainstem_shared.eventlog.reading.frames import Batch, Frame, continues
+from mainstem_shared.eventlog.reading.joined_reads import JoinedReads
+from mainstem_shared.eventlog.reading.shared_states import SharedState
 from mainstem_shared.eventlog.reading.subscriptions import End, Subscription
 from mainstem_shared.model.cursors import START, Cursor
 from mainstem_shared.model.events import Entry, Type
 from mainstem_shared.store import keys, raw_connections
+from mainstem_shared.store.client import Store
 
 
 class LogReader(Protocol):
@@ -26,6 +29,8 @@ class LogReader(Protocol):
 
 class Follower(Protocol):
     """What gives a followed run to a log reader, and takes it away (`tailer.Tailer`)."""
+
+    store: Store
 
     async def follow(self, followed: FollowedRun) -> None: ...
     def unfollow(self, followed: FollowedRun) -> None: ...
@@ -44,6 +49,15 @@ class FollowedRun:
         self.heard = 0.0
         self.connection: LogReader | None = None
         self._tailer = tailer
+        self._reads = JoinedReads()
+
+    async def read_state(self) -> SharedState | transitions.Gone:
+        """Read the run as of now, once for all subscriptions that ask meanwhile."""
+        return await self._reads.read(None, self._read_state)
+
+    async def _read_state(self) -> SharedState | transitions.Gone:
+        state = await transitions.read(self._tailer.store, self.run_id)
+        return state if isinstance(state, transitions.Gone) else SharedState(state)
 
     async def attach(self, cursor: Cursor) -> None:
         """Have the log read live from `cursor` on, unless it is read already."""

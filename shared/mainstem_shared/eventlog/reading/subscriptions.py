@@ -14,8 +14,8 @@ from enum import StrEnum
 from typing import Final, Protocol, Self
 
 from mainstem_shared import errors, transitions
-from mainstem_shared.eventlog.reading import run_states
 from mainstem_shared.eventlog.reading.frames import Batch, Frame, chain
+from mainstem_shared.eventlog.reading.shared_states import SharedState
 from mainstem_shared.model import cursors
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
@@ -49,6 +49,7 @@ class LiveSource(Protocol):
     cursor: Cursor | None
 
     async def attach(self, cursor: Cursor) -> None: ...
+    async def read_state(self) -> SharedState | transitions.Gone: ...
     def rewind(self, top: Cursor) -> None: ...
 
 
@@ -265,30 +266,13 @@ class Subscription:
 
     async def _read_state(self) -> None:
         """Hand out a state in place of the events that the log does not have (or that nobody wants)."""
-        state = await transitions.read(self._store, self._followed.run_id)
-        if isinstance(state, transitions.Gone):
+        read = await self._followed.read_state()
+        if isinstance(read, transitions.Gone):
             self.close(End.GONE)
             return
-        self._spec = state.spec
-        if run_states.size(state) > run_states.LARGE:
-            frames = await asyncio.to_thread(self._frames_of, state)
-        else:
-            frames = self._frames_of(state)
-        if frames:
+        self._spec = read.state.spec
+        if frames := await read.frames_beyond(self.cursor):
             self._hand_out(frames)
-
-    def _frames_of(self, state: transitions.State) -> list[Frame]:
-        if state.status.is_terminal:
-            last = run_states.final_entry(state)
-            before = run_states.snapshot_of_final(last)
-            return [Frame(entry) for entry in (before, last) if entry is not None]
-        if state.top == cursors.START:
-            return []
-        stored = state.snapshot_cursor
-        if stored is None or stored <= self.cursor:
-            return [Frame(run_states.snapshot_of_top(state))]
-        snapshot = run_states.snapshot_entry(stored, state.snapshot_state)
-        return [Frame(snapshot), *chain(stored, state.entries)]
 
     async def _join(self, floor: Cursor | None, top: Cursor) -> None:
         """Go over to the live flow, if nothing lies between this cursor and what the followed run delivers.

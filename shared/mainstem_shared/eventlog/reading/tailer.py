@@ -35,7 +35,7 @@ class Tailer:
     """Made inside the loop that uses it. Entering it costs nothing: connections are made on first use."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
+        self.store = store
         self._name = secrets.token_hex(8)
         self._followed: dict[str, FollowedRun] = {}
         self._connections: dict[TailConnection, asyncio.Task[None]] = {}
@@ -93,7 +93,7 @@ class Tailer:
         followed = self._followed.get(run_id)
         if followed is None:
             followed = self._followed[run_id] = FollowedRun(self, run_id)
-        subscription = Subscription(self._store, followed, after or cursors.START)
+        subscription = Subscription(self.store, followed, after or cursors.START)
         followed.subscriptions.add(subscription)  # before the first read: what comes after it is queued
         try:
             if self._closed:
@@ -124,15 +124,15 @@ class Tailer:
             followed.connection = None
 
     async def _wake(self, connection: TailConnection) -> None:
-        pipeline: Any = self._store.client.pipeline(transaction=False)
+        pipeline: Any = self.store.client.pipeline(transaction=False)
         pipeline.xadd(connection.wake_key, {"k": ""}, maxlen=1, approximate=False)
         pipeline.pexpire(connection.wake_key, WAKE_TTL_MS)
         with contextlib.suppress(errors.StoreUnavailable):  # the read ends by itself within two seconds
-            await self._store.patiently(pipeline.execute, patience_s=0)
+            await self.store.patiently(pipeline.execute, patience_s=0)
 
     def _open_connection(self) -> TailConnection:
         self._made += 1
-        connection = TailConnection(self._store.url, keys.wake(f"{self._name}.{self._made}"))
+        connection = TailConnection(self.store.url, keys.wake(f"{self._name}.{self._made}"))
         task = asyncio.create_task(connection.run(), name="tail-connection")
         self._connections[connection] = task
         task.add_done_callback(lambda _: self._retire(connection))

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import secrets
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+_PASSWORD: Final = re.compile(r"requirepass ([\w-]+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +47,32 @@ class DataDirectory:
         return self.path / "server.port"
 
     def create(self) -> None:
-        """Make the directories; the server has no password, so its data is for its user's eyes."""
+        """Make the directories, for the eyes of their user alone."""
         self.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    @property
+    def config(self) -> Path:
+        """What the server's command line must not show: the password."""
+        return self.path / "server.conf"
+
+    def password(self) -> str | None:
+        """Return the server's password; None before its first start."""
+        try:
+            found = _PASSWORD.fullmatch(self.config.read_text().strip())
+        except FileNotFoundError:
+            return None
+        return found[1] if found else None
+
+    def keep_password(self) -> None:
+        """Write a password down, once: loopback is open to every user of the machine, this file is not."""
+        if self.password() is not None:
+            return
+        draft = self.config.with_suffix(f".conf.{os.getpid()}")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            os.fchmod(descriptor, 0o600)  # whatever an earlier draft was left with
+            file.write(f"requirepass {secrets.token_urlsafe(32)}\n")
+        draft.replace(self.config)
 
     def port(self) -> int | None:
         """Return the port of the last server, whether or not it runs."""
@@ -75,7 +104,11 @@ class DataDirectory:
             "save": "",
             "maxmemory-policy": "noeviction",  # an evicted key would be a lost run
         }
-        return [str(binary), *(part for name, value in options.items() for part in (f"--{name}", value))]
+        return [
+            str(binary),
+            str(self.config),
+            *(part for name, value in options.items() for part in (f"--{name}", value)),
+        ]
 
 
 def is_free(port: int) -> bool:

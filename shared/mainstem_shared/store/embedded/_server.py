@@ -74,6 +74,7 @@ class EmbeddedServer:
         lock = FileLock(directory.lock)
         patience = _Patience()
         while not lock.try_acquire():
+            directory.keep_password()  # for one that was started without
             if (adopted := cls._adopt(directory, patience)) is not None:
                 return adopted
         try:
@@ -102,8 +103,14 @@ class EmbeddedServer:
         return self._process is None
 
     def url(self, db: int = STORE_DB) -> str:
-        """Return the address of one of its databases."""
-        return f"redis://127.0.0.1:{self.port}/{db}"
+        """Return the address of one of its databases, with the password."""
+        password = self._directory.password()
+        return f"redis://{f':{password}@' if password else ''}127.0.0.1:{self.port}/{db}"
+
+    @property
+    def address(self) -> str:
+        """The same without the password, to be shown."""
+        return f"redis://127.0.0.1:{self.port}/{STORE_DB}"
 
     def is_alive(self) -> bool:
         """Tell whether the process still exists; it may be too busy or too frozen to answer."""
@@ -154,6 +161,7 @@ class EmbeddedServer:
 
     @classmethod
     def _start(cls, directory: DataDirectory, lock: FileLock) -> EmbeddedServer:
+        directory.keep_password()
         kept = directory.port()
         port = kept if kept is not None and is_free(kept) else free_port()
         for _ in range(_PORT_TRIES):
@@ -213,23 +221,31 @@ def _answers(directory: DataDirectory, port: int, process: subprocess.Popen[byte
 
 
 def _ask(directory: DataDirectory, port: int) -> _Answer | None:
-    """Ask the server on `port` who it is; None when it is silent or serves other data."""
+    """Ask the server on `port` who it is; None when it is silent, or is another one."""
+    password = directory.password()
+    return _ask_with(password, directory, port) or (password and _ask_with(None, directory, port)) or None
+
+
+def _ask_with(password: str | None, directory: DataDirectory, port: int) -> _Answer | None:
     client = redis.Redis(
         port=port,
+        password=password,
         socket_timeout=1,
         socket_connect_timeout=1,
         retry=Retry(NoBackoff(), 0),
         decode_responses=True,
     )
     try:
-        served: Any = client.config_get("dir")
+        served: Any = client.config_get("dir", "requirepass")
+        if Path(served["dir"]) != directory.data:
+            return None
+        if not served["requirepass"] and (own := directory.password()):  # an earlier version set none
+            client.config_set("requirepass", own)
         info: Any = client.info()
     except (redis.RedisError, OSError):
         return None
     finally:
         client.close()
-    if Path(served["dir"]) != directory.data:
-        return None
     return _Answer(pid=int(info["process_id"]), loading=bool(info["loading"]))
 
 

@@ -213,5 +213,6 @@ def _follow(
         principal=caller,
         heartbeat_s=gateway.settings.heartbeat_s,
         metrics=gateway.metrics,
+        outgoing=gateway.outgoing,
         encoder=lambda _: words,
     )

@@ -167,6 +167,7 @@ def _follow(
         principal=caller,
         heartbeat_s=gateway.settings.heartbeat_s,
         metrics=gateway.metrics,
+        outgoing=gateway.outgoing,
         encoder=lambda spec: UIMessageStream(
             run_id=spec.run_id, message_id=message_id or spec.run_id, known=state, again=again
         ),

@@ -209,6 +209,7 @@ async def _stream(
         principal=caller,
         heartbeat_s=gateway.settings.heartbeat_s,
         metrics=gateway.metrics,
+        outgoing=gateway.outgoing,
         encoder=lambda _: words,
     )
 
