@@ -147,6 +147,18 @@ def test_an_application_behind_sentinels_says_where_its_broker_is():
     assert "broker_url" not in [found.setting for found in check(app)]
 
 
+def test_an_application_may_have_its_broker_from_our_address():
+    """`Celery(broker=os.environ["MAINSTEM_BROKER_URL"])`, as examples do it, finds a broker behind Sentinels too."""
+    url = "rediss+sentinel://:p%40@a:1,b:2/m/1"
+    app = Celery(set_as_current=False, broker=url)
+    install(app, Settings(redis_url="redis://h", broker_url=url))
+    app.finalize()
+    assert app.conf.broker_url == "sentinel://:p%40@a:1/1;sentinel://:p%40@b:2/1"
+    assert app.conf.broker_transport_options["master_name"] == "m"
+    assert app.conf.broker_use_ssl == {"ssl_cert_reqs": "required"}
+    assert "broker_url" not in [found.setting for found in check(app)]
+
+
 def test_an_application_without_a_broker_gets_ours():
     """With all that finds it behind Sentinels; what it has set itself stays."""
     app = Celery(set_as_current=False)

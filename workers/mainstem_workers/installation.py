@@ -89,25 +89,38 @@ def _configure(sender: Celery, source: Any, **_: Any) -> None:
     """Set what the application has not set: its own values, whenever it sets them, come first."""
     settings = _installed[sender]
     own = source.without_defaults()
-    if source.broker_url is None:
-        broker = endpoints.celery_broker(endpoints.broker_url(settings))
-        source["broker_url"] = broker.url
-        source["broker_transport_options"] = {
-            **broker.transport_options,
-            **(source.broker_transport_options or {}),
-        }
-        source["broker_use_ssl"] = source.broker_use_ssl or broker.use_ssl
-    elif settings.broker_url is None:
-        url = sentinel_addresses.of_celery(
-            source.broker_url, source.broker_transport_options, source.broker_use_ssl
-        )
+    url = _broker_of(source) or endpoints.broker_url(settings)
+    if settings.broker_url is None and source.broker_url is not None:
         settings = settings.model_copy(update={"broker_url": SecretStr(url)})
         _installed[sender] = settings
+    _set_broker(source, url)
     pool = PoolOptions(grace_s=settings.drain_s, cancel_grace_s=CANCEL_GRACE_S)
     for name, value in {**DEFAULTS, "mainstem_pool": pool}.items():
         if name not in own:
             source[name] = value
     source["mainstem_settings"] = settings
+
+
+def _broker_of(source: Any) -> str | None:
+    """Return the application's own broker, as one address."""
+    if source.broker_url is None:
+        return None
+    return sentinel_addresses.of_celery(
+        source.broker_url, source.broker_transport_options, source.broker_use_ssl
+    )
+
+
+def _set_broker(source: Any, url: str) -> None:
+    """Tell Celery where the broker is, also where the application has it from an address of ours."""
+    options = source.broker_transport_options or {}
+    if source.broker_url is not None and (
+        not sentinel_addresses.is_sentinel(url) or "master_name" in options
+    ):
+        return
+    broker = endpoints.celery_broker(url)
+    source["broker_url"] = broker.url
+    source["broker_transport_options"] = {**broker.transport_options, **options}
+    source["broker_use_ssl"] = source.broker_use_ssl or broker.use_ssl
 
 
 def _register(sender: Celery, **_: Any) -> None:

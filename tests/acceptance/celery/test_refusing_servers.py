@@ -89,3 +89,18 @@ async def test_other_pools_outlive_a_broker_that_refuses(apart: Any, tmp_path: P
             ended = await runs.wait(begun.run_id, timeout=40)
             assert (ended.status, ended.text) == (Status.SUCCEEDED, demo_text(5)), kind
             is_well(worker)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("kind", ["demoted", "without rights", "password changed", "disk full"])
+async def test_a_worker_that_starts_while_everything_refuses_begins_when_it_can(whole: Any, kind: str):
+    """Store and broker are one server that refuses: the worker waits for it, as for one that is away."""
+    with refusing(whole.store, kind):
+        worker = whole.worker(ready=False, **QUICK)
+        await asyncio.sleep(2 * REFUSED_S)  # its length is the input
+        assert worker.running, worker.log[-3000:]
+    async with client(whole) as runs:
+        await wait_until_async(whole.engines_announced, description="the engines", timeout_s=30)
+        begun = await runs.start("t", "demo", {"tokens": 5, "interval_ms": 1})
+        assert (await runs.wait(begun.run_id, timeout=40)).text == demo_text(5)
+    is_well(worker)
