@@ -61,8 +61,7 @@ class Phase(Enum):
     LOST = auto()
 
 
-# What the log holds is not known: flushing waits.
-_UNCERTAIN: Final = frozenset({Phase.PROBING, Phase.RESYNC})
+_UNCERTAIN: Final = frozenset({Phase.PROBING, Phase.RESYNC})  # what the log holds is unknown: flushing waits
 
 # Looking up an enum's member, or making a frozen dataclass, costs what a step of a token's way may cost: the
 # states that every token passes through have names of their own, and groups are tuples.
