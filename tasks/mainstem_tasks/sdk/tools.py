@@ -7,18 +7,18 @@ MAINSTEM_ENGINES names. Which calls wait for a human is in `policies`.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import functools
 import inspect
+import threading
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from mainstem_shared.model import validation
 from mainstem_shared.model.actions import DEFAULT_DECISIONS, DecisionType
+from mainstem_tasks.sdk import tool_threads
 from mainstem_tasks.sdk.policies import Policy
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
@@ -28,16 +28,14 @@ TIMEOUT_S: Final = 60.0
 
 _SHOWN_PROBLEMS: Final = 5  # of arguments, for the model that made them
 
-THREADS: Final = 64
-"""Plain `def` tools that run at once in a process; more wait."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCall:
     """What a tool may know of its call: annotate a parameter with this type to get it.
 
     Side effects cannot be undone or fenced: hand `idempotency_key` to the service that performs them. It is
-    the same whenever this very call is made again.
+    the same whenever this very call is made again. A plain `def` tool cannot be cancelled: one that works for
+    long looks at `stopping` before each step, and ends.
     """
 
     run_id: str
@@ -45,6 +43,13 @@ class ToolCall:
     user_id: str
     tenant: str
     idempotency_key: str
+    is_stopping: Callable[[], bool] = field(default=lambda: False, repr=False)
+    """Asked by `stopping`, from any thread."""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether nobody waits for the result: the run is stopped or over, or the call took too long."""
+        return self.is_stopping()
 
 
 class InvalidArgumentsError(ValueError):
@@ -99,19 +104,23 @@ class Tool:
             Exception: whatever the function raises.
         """
         given = self.parse(arguments)
+        over = threading.Event()
         if self.wants_call is not None:
-            given[self.wants_call] = call
-        async with asyncio.timeout(self.timeout_s):
-            if inspect.iscoroutinefunction(self.function):
-                return await self.function(**given)
-            bound = functools.partial(contextvars.copy_context().run, self.function, **given)
-            return await asyncio.get_running_loop().run_in_executor(_threads(), bound)
+            given[self.wants_call] = replace(call, is_stopping=lambda: over.is_set() or call.stopping)
+        try:
+            async with asyncio.timeout(self.timeout_s) as limit:
+                return await self._call(given)
+        except TimeoutError as error:
+            if limit.expired():
+                raise
+            raise RuntimeError(f"TimeoutError: {error}") from error  # the function's own
+        finally:
+            over.set()
 
-
-@functools.cache
-def _threads() -> ThreadPoolExecutor:
-    # Not the loop's executor: tools that block must not keep the process's own work from a thread.
-    return ThreadPoolExecutor(THREADS, "mainstem-tool")
+    async def _call(self, given: Mapping[str, Any]) -> Any:
+        if inspect.iscoroutinefunction(self.function):
+            return await self.function(**given)
+        return await tool_threads.run_in_thread(functools.partial(self.function, **given))
 
 
 _tools: Final[dict[str, Tool]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -12,8 +13,9 @@ from mainstem_shared.model import actions
 from mainstem_shared.settings import Settings
 from mainstem_tasks.engines.openai.engine import TooManyIterationsError
 from mainstem_tasks.testing import EngineRun, MemoryChannel, run_engine
-from support.engines import toolshed  # noqa: F401 - registers its tools
-from support.fakes.openai_server import Events, OpenAIServer, answer, call_chunk, chunk
+from support.engines import toolshed
+from support.fakes.openai_server import Events, OpenAIServer, Refusal, answer, call_chunk, chunk
+from support.waiting import wait_until_async
 
 pytestmark = pytest.mark.usefixtures("closing_clients")
 
@@ -35,7 +37,7 @@ def calling(*calls: tuple[str, Any], ids: tuple[str, ...] | None = None) -> Even
 async def asked(provider: OpenAIServer, *, policy: Any = None, **options: Any) -> EngineRun:
     wanted: dict[str, Any] = {
         "messages": [{"role": "user", "content": "Do it."}],
-        "use_tools": ["transfer", "weather", "fails", "slow"],
+        "use_tools": ["transfer", "weather", "fails", "slow", "returns", "page", "working"],
         **options.pop("wanted", {}),
     }
     settings = Settings(
@@ -233,3 +235,115 @@ async def test_an_unknown_tool_in_the_input_fails_the_run(provider: OpenAIServer
     result = await asked(provider, wanted={"use_tools": ["nosuch"]}, check=False)
     assert "no tool is registered as nosuch" in str(result.error)
     assert provider.requests == []
+
+
+async def test_what_only_the_provider_understands_goes_back_after_a_pause_too(provider: OpenAIServer):
+    """Reasoning of the message, signature of the call: as they came, whoever goes on with the run."""
+    signed = {"google": {"thought_signature": "c2ln"}}
+    call = {"index": 0, "id": "c0", "extra_content": signed}
+    call["function"] = {"name": "transfer", "arguments": '{"amount": 1, "to": "ann"}'}
+    thought = [chunk({"reasoning_content": piece}) for piece in ("I ", "pay.")]
+    provider.reply(Events(chunks=[*thought, chunk({"tool_calls": [call]}), chunk(finish="tool_calls")]))
+    paused = await asked(provider)
+    provider.reply(answer("Paid."))
+    await resumed(provider, paused, [{"call_id": "c0", "type": "approve"}])
+    _, said, _ = transcript(provider)
+    assert said["reasoning_content"] == "I pay."
+    assert said["tool_calls"][0]["extra_content"] == signed
+
+
+async def test_a_provider_that_refuses_its_own_members_is_asked_without_them_from_then_on(
+    provider: OpenAIServer,
+):
+    """Once in a run: later requests do not try it again."""
+    calls = [call_chunk(0, '{"city":"Rome"}', call_id="x", name="weather"), chunk(finish="tool_calls")]
+    thinking = Events(chunks=[chunk({"reasoning": "Hm."}), *calls])
+    refusal = Refusal(status=400, body={"error": {"message": "property 'reasoning' is unsupported"}})
+    provider.reply(thinking, refusal, thinking, answer("Sunny."))
+    result = await asked(provider)
+    assert (result.error, len(provider.requests)) == (None, 4)
+    assert all("reasoning" not in message for message in transcript(provider))
+
+
+@pytest.mark.parametrize("name", ["weather", "transfer"])
+async def test_large_arguments_fail_their_call_whether_or_not_a_human_is_asked(
+    provider: OpenAIServer, name: str
+):
+    """One limit for all: events, actions and edits hold what is under it."""
+    given = {"to": "y" * 140_000, "amount": 1} if name == "transfer" else {"city": "y" * 140_000}
+    provider.reply(calling((name, given)), answer("Sorry."))
+    result = await asked(provider)
+    assert result.text == "Sorry."
+    assert "The arguments have 140" in transcript(provider)[-1]["content"]
+
+
+async def test_calls_that_are_large_together_fail_one_by_one(provider: OpenAIServer):
+    """As many as fit are made, or asked about; the rest are told to the model."""
+    large = {"to": "y" * 60_000, "amount": 1}
+    provider.reply(calling(*[("transfer", large)] * 3))
+    paused = await asked(provider)
+    assert paused.action is not None
+    assert [call.call_id for call in paused.action.calls] == ["c0", "c1"]
+
+
+async def test_a_long_conversation_gives_up_the_ends_of_its_oldest_results(provider: OpenAIServer):
+    """Results beyond a checkpoint's room do not end the run."""
+    for number in range(20):
+        provider.reply(calling(("page", {"size": 60_000}), ids=(f"p{number}",)))
+    provider.reply(answer("Read."))
+    result = await asked(provider, wanted={"max_iterations": 30})
+    assert result.text == "Read."
+    results = [message["content"] for message in transcript(provider) if message["role"] == "tool"]
+    assert "shortened" in results[0]
+    assert len(results[-1]) == 60_000
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        ("half", "half \ufffd"),
+        ("pair", "😀"),
+        ("nan", "[null]"),
+        ("bytes", "cannot be shown"),
+        ("object", "cannot be shown"),
+    ],
+)
+async def test_whatever_a_tool_returns_the_run_goes_on(provider: OpenAIServer, kind: str, content: str):
+    """It has run: the model must not think that it failed, and the request must be one that can be sent."""
+    provider.reply(calling(("returns", {"kind": kind})), answer("Ok."))
+    result = await asked(provider)
+    assert result.text == "Ok."
+    assert content in transcript(provider)[-1]["content"]
+    assert result.content[0]["state"] == "completed"
+
+
+async def test_halves_in_a_history_are_sent_as_replacement_characters(provider: OpenAIServer):
+    """A history of an earlier version, or of another engine, does not break the request."""
+    provider.reply(answer("Ok."))
+    await asked(provider, wanted={"messages": [{"role": "user", "content": "cut \ud83d"}]})
+    assert provider.requests[0].body["messages"][0]["content"] == "cut \ufffd"
+
+
+async def test_the_callers_own_tool_without_its_arguments_is_no_call(provider: OpenAIServer):
+    """A schema that requires something turns empty arguments into a failed call."""
+    schema = {"type": "object", "properties": {"x": {}}, "required": ["x"]}
+    described = [{"type": "function", "function": {"name": "mine", "parameters": schema}}]
+    provider.reply(calling(("mine", "")))
+    result = await asked(provider, wanted={"tools": described, "use_tools": []})
+    assert (result.content[0]["state"], result.content[0]["arguments"]) == ("failed", "")
+
+
+async def test_a_thread_learns_of_the_end_and_writes_nothing_after_it(provider: OpenAIServer):
+    """The run is stopped while a plain `def` tool works: the log has its last entry then."""
+    toolshed.LOOKS.clear()
+    provider.reply(calling(("working", {})))
+    channel = MemoryChannel()
+    run = asyncio.create_task(asked(provider, channel=channel))
+    await wait_until_async(lambda: bool(toolshed.LOOKS), description="the tool to work")
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    written = len(channel.events)
+    await wait_until_async(lambda: toolshed.LOOKS[-1], description="the thread to see it")
+    await asyncio.sleep(0.05)
+    assert len(channel.events) == written

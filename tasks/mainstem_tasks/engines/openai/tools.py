@@ -221,6 +221,7 @@ class Toolbox:
             user_id=run.user_id,
             tenant=run.tenant,
             idempotency_key=run.idempotency_key(call.call_id),
+            is_stopping=lambda: run.stopping,
         )
         try:
             returned = await tool.invoke(call.arguments or {}, context)
