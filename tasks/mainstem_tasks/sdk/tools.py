@@ -107,8 +107,9 @@ class Tool:
         over = threading.Event()
         if self.wants_call is not None:
             given[self.wants_call] = replace(call, is_stopping=lambda: over.is_set() or call.stopping)
+        limit = asyncio.timeout(self.timeout_s)
         try:
-            async with asyncio.timeout(self.timeout_s) as limit:
+            async with limit:
                 return await self._call(given)
         except TimeoutError as error:
             if limit.expired():

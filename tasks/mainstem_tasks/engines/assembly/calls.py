@@ -56,6 +56,8 @@ class Call:
     """Why it must not run, in words for the model."""
     shown: bool = False
     """Whether it was told to readers, with what came so far."""
+    told: bool = False
+    """Whether its arguments were told as they came: an object's text, not one that is encoded once more."""
     is_announced: bool = False
     """Whether its name was said again after its arguments: what follows belongs to a second call."""
     _texts: list[str] = field(default_factory=list[str])
@@ -82,8 +84,8 @@ class Call:
 
     @property
     def is_placeholder(self) -> bool:
-        """Whether the arguments are an empty object, which some servers send before the real ones."""
-        return len(self._texts) < 4 and self.text.strip() == "{}"
+        """Whether the arguments are an empty object, which may stand before the real ones, or null."""
+        return len(self._texts) < 8 and self.text.strip() in ("{}", "null")
 
     def grow(self, text: str) -> str:
         """Take more of the arguments; returns what is certain of them."""
@@ -118,11 +120,12 @@ class Call:
         self.name = self.name[:NAME_LIMIT] or UNNAMED
 
     def _parse(self) -> None:
-        try:
-            parsed = jsontext.loads(self.text)
-        except (ValueError, RecursionError):
-            parsed = None
-        if not isinstance(parsed, dict):
+        parsed = _parsed(self.text)
+        if isinstance(parsed, str):  # some servers encode the text once more
+            parsed = _parsed(parsed)
+        if parsed is None and self.text.strip() == "null":
+            self.is_empty, self.arguments = True, {}
+        elif not isinstance(parsed, dict):
             begins = self.text[:_SHOWN]
             self.fault = f"The arguments are not a JSON object; they begin with: {begins}"
         elif jsontext.nests_deeper(self.text, parsed, than=DEPTH_LIMIT):
@@ -243,6 +246,13 @@ class Calls:
                 if not call.fault and (broken or (call.is_empty and twin)):
                     call.arguments = None
                     call.fault = "The provider mixed up the pieces of this answer's calls."
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return jsontext.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _bound(calls: list[Call]) -> None:

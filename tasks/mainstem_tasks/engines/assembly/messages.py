@@ -6,7 +6,7 @@ that broke off, failed or said nothing is never a message.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -120,13 +120,19 @@ class Assembler:
         self._splitter = ThinkSplitter()
         self._shown = {Kind.TEXT: list[str](), Kind.REASONING: list[str]()}
         self._thought = _Said()
-        self._in_parts = False
+        self._parts: list[dict[str, Any]] = []
+        self._thinks_in_parts = False
         self._in_pieces = False
 
     @property
     def ended(self) -> bool:
         """Whether the answer is complete: what may still come are counts."""
         return self.reason is not None or self.is_done
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the answer is complete and says something: some servers give a reason after a thought."""
+        return self.is_done or (self.reason is not None and bool(self._said.pieces or self._calls.all))
 
     def take(self, piece: Piece) -> Iterator[Increment]:
         """Take the next piece; yields what readers are told of it. Consume it whole.
@@ -136,8 +142,8 @@ class Assembler:
         """
         match piece:
             case Text():
-                self._in_parts = self._in_parts or (piece.in_parts and piece.kind is Kind.REASONING)
                 self._in_pieces = True
+                self._keep_part(piece)
                 yield from self._take_text(piece.kind, piece.text)
             case CallPiece():
                 yield from self._take_call(piece)
@@ -160,7 +166,7 @@ class Assembler:
                     piece.response_id or self._about.response_id,
                 )
                 self._about = About(model=model, response_id=response_id)
-            case Failure() if not self.ended:
+            case Failure() if not self.ended or finishes.ending_of(self.reason) is Ending.FAILED:
                 raise failed(piece)
             case Done():
                 self.is_done = True
@@ -224,12 +230,7 @@ class Assembler:
         )
 
     def _content(self) -> str | list[dict[str, Any]] | None:
-        text = self._said.text
-        if not self._in_parts:
-            return text or None
-        thought = [{"type": "text", "text": self._thought.text}]
-        parts: list[dict[str, Any]] = [{"type": "thinking", "thinking": thought}]
-        return [*parts, {"type": "text", "text": text}] if text else parts
+        return jsontext.well_formed(self._parts) if self._thinks_in_parts else self._said.text or None
 
     # -- pieces
 
@@ -260,14 +261,15 @@ class Assembler:
 
     def _may_show(self, call: Call) -> bool:
         """Whether name and arguments so far will stay: a name may be in pieces, `{}` a placeholder."""
-        if not call.name or call.is_placeholder:
+        if not call.name or not (call.is_blank or _is_tellable(call)):
             return False
         return not (call.is_blank and self._tools and call.name not in self._tools)
 
     def _show_call(self, call: Call) -> Iterator[Increment]:
         call.shown = True
         yield CallBegan(call)
-        if call.text:
+        if call.is_blank or _is_tellable(call):
+            call.told = True
             yield CallGrew(call, call.text)
 
     def _take_snapshot(self, piece: Snapshot) -> Iterator[Increment]:
@@ -295,7 +297,23 @@ class Assembler:
             return ""
         raise errors.ProviderError("The provider sent an answer in pieces and, at its end, another one.")
 
-    def _keep(self, members: dict[str, Any] | Any) -> None:
+    def _keep_part(self, piece: Text) -> None:
+        """Keep a part of the content as it came; parts of one type that follow each other are one."""
+        part = piece.part
+        if part is None:
+            if piece.kind is Kind.REASONING:
+                return
+            part = {"type": "text", "text": piece.text}
+        self._thinks_in_parts = self._thinks_in_parts or piece.kind is Kind.REASONING
+        last = self._parts[-1] if self._parts else None
+        if last is not None and last.get("type") == part.get("type"):
+            extras.add(last, {name: value for name, value in part.items() if name != "type"})
+        else:
+            added: dict[str, Any] = {}
+            extras.add(added, part)
+            self._parts.append(added)
+
+    def _keep(self, members: Mapping[str, Any]) -> None:
         self._extras_size += len(str(members)) if members else 0
         if self._extras_size <= extras.LIMIT:
             extras.add(self._extras, members)
@@ -307,6 +325,10 @@ def failed(failure: Failure) -> errors.ProviderError:
     return errors.ProviderError(
         f"The provider failed: {failure.words}{code}", retryable=failure.retryable, status=failure.status
     )
+
+
+def _is_tellable(call: Call) -> bool:
+    return call.text.lstrip().startswith("{") and not call.is_placeholder
 
 
 def _later(known: Tokens | None, more: Tokens) -> Tokens:

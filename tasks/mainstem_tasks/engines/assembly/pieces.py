@@ -25,8 +25,8 @@ class Text:
 
     kind: Kind
     text: str
-    in_parts: bool = False
-    """Whether it came as one of a list of parts, and goes back to the provider as one."""
+    part: Mapping[str, Any] | None = None
+    """The part of a list that it came as, and goes back to the provider as; None: it came as text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

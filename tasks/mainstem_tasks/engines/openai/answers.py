@@ -7,6 +7,7 @@ knows whether it has begun.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -78,24 +79,25 @@ class Answer:
         """
         loop, until = asyncio.get_running_loop(), 0.0
         while (data := await self._next(arriving, until)) is not None:
-            was_over, grew = self._reader.ended, False
+            was_over, grew = self._reader.is_over, False
             for increment in self._reader.feed(data):
                 grew = True
                 await self._emit(increment)
             if self._reader.has_all:
                 until = min(until or loop.time() + TAIL_S, loop.time() + TAIL_S)
-            elif self._reader.ended and (grew or not was_over):
+            elif self._reader.is_over and (grew or not was_over):
                 until = loop.time() + GRACE_S
 
     async def _next(self, arriving: AsyncIterator[bytes], until: float) -> bytes | None:
-        if not until:
-            return await anext(arriving, None)
         try:
-            async with asyncio.timeout_at(until):
+            async with asyncio.timeout_at(until) if until else contextlib.nullcontext():
                 return await anext(arriving, None)
         except TimeoutError:
             return None
-        except errors.ProviderError as error:  # the answer is complete, at most its usage is missing
+        except errors.ProviderError as error:
+            if not self._reader.ended:
+                raise
+            # The answer is complete, at most its usage is missing.
             noted = {"action": "provider_untidy", "run_id": self._run.run_id, "error": str(error)}
             logger.warning("the provider's stream broke after the answer's end", extra=noted)
             return None
@@ -159,12 +161,13 @@ class Answer:
             fault = f"No arguments came, but {call.name!r} needs: {', '.join(self._required[call.name])}."
         if not call.shown:  # it has no name that a reader could have been told
             await self._emit(CallBegan(call))
-            await self._emit(CallGrew(call, call.text))
         arguments = None if fault else call.arguments
         self.called.append(
             Called(call_id=call_id, name=call.name, arguments=arguments, fault=fault, extras=call.extras)
         )
         if arguments is None:  # the text stays as it came
+            if not call.told:
+                await self._emit(CallGrew(call, call.text))
             await self._run.tool_result(call_id, {"error": fault}, failed=True)
         else:
             await self._run.tool_call(call_id, call.name, arguments)

@@ -7,7 +7,7 @@ taken if it is readable, and never kills an answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from mainstem_shared.model import jsontext
@@ -52,8 +52,11 @@ class ChunkReader:
                 yield from self.read(one, event)
         if not isinstance(data, Mapping):
             return
-        yield from self._choices(data)
-        if (failure := failures.failure_in(data, event)) is not None:
+        failure = failures.failure_in(data, event)
+        for piece in self._choices(data):
+            if failure is None or not isinstance(piece, Finish):  # its words are elsewhere in the chunk
+                yield piece
+        if failure is not None:
             yield failure
             return
         about = About(model=_short(data.get("model")), response_id=_short(data.get("id")))
@@ -69,7 +72,7 @@ class ChunkReader:
             choices = [choices]
         if choices is not None and not isinstance(choices, list):
             raise UnreadableError(f"choices: {_kind(choices)}")
-        for choice in choices or ():
+        for choice in _there(choices or ()):
             if not isinstance(choice, Mapping):
                 raise UnreadableError(f"choices.0: {_kind(choice)}")
             index = _integer(choice.get("index")) or 0
@@ -121,7 +124,7 @@ def _snapshot(message: Any, *, is_whole: bool) -> Snapshot:
         match piece:
             case Text(kind=Kind.TEXT):
                 text.append(piece.text)
-            case Text(in_parts=True):
+            case Text(part=part) if part is not None:
                 thought.append(piece.text)
             case CallPiece():
                 calls.append(piece)
@@ -157,7 +160,7 @@ def _texts(value: Any, where: str) -> Iterator[Piece]:
         case int() | float():
             yield Text(kind=Kind.TEXT, text=jsontext.dumps(value).decode())
         case list():
-            for part in value:
+            for part in _there(value):
                 yield from _part(part, where)
         case Mapping():
             yield from _part(value, where)
@@ -167,7 +170,7 @@ def _texts(value: Any, where: str) -> Iterator[Piece]:
 
 def _part(part: Any, where: str) -> Iterator[Piece]:
     if isinstance(part, str):
-        yield Text(kind=Kind.TEXT, text=part, in_parts=True)
+        yield Text(kind=Kind.TEXT, text=part)
         return
     if not isinstance(part, Mapping):
         raise UnreadableError(f"choices.0.delta.{where}: {_kind(part)}")
@@ -175,7 +178,7 @@ def _part(part: Any, where: str) -> Iterator[Piece]:
     thinks = "think" in kind or "reason" in kind
     for name in ("thinking", "reasoning", "summary", "text", "refusal", "content"):
         if text := _plain(part.get(name)):
-            yield Text(kind=Kind.REASONING if thinks else Kind.TEXT, text=text, in_parts=True)
+            yield Text(kind=Kind.REASONING if thinks else Kind.TEXT, text=text, part=part)
             return
 
 
@@ -198,7 +201,7 @@ def _calls(delta: Mapping[str, Any]) -> Iterator[Piece]:
         calls = [calls]
     if calls is not None and not isinstance(calls, list):
         raise UnreadableError(f"choices.0.delta.tool_calls: {_kind(calls)}")
-    for call in calls or ():
+    for call in _there(calls or ()):
         if not isinstance(call, Mapping):
             raise UnreadableError(f"choices.0.delta.tool_calls.0: {_kind(call)}")
         yield _call(call)
@@ -298,6 +301,10 @@ def _word(value: Any) -> str:
 def _short(value: Any) -> str | None:
     word = _word(value)
     return word[:_SHOWN] or None
+
+
+def _there(values: Iterable[Any]) -> list[Any]:
+    return [value for value in values if value is not None]
 
 
 def _kind(value: Any) -> str:

@@ -34,6 +34,11 @@ class CompletionReader:
         return self._assembler.ended
 
     @property
+    def is_over(self) -> bool:
+        """Whether the answer is complete and says something: nothing is worth a long wait."""
+        return self._assembler.is_over
+
+    @property
     def has_all(self) -> bool:
         """Whether nothing more is to be expected, not even counts."""
         return self._assembler.is_done and self._assembler.tokens is not None

@@ -139,6 +139,30 @@ _APART: Final = (
         piece('"a"}', index=0), CALLED, calls=(("forecast", None), ("purge", None)),
     ),
     calling(
+        "new-id-and-finish", "OCI", "New ids in nameless pieces, the last of which has the reason to stop",
+        piece("", "forecast", index=0, id="a"), piece('{"city": "', "", index=0, id="b"),
+        {"choices": [{"index": 0, "finish_reason": "stop", "delta": {"tool_calls": [{"id": "c", "index": 0, "function": {"arguments": 'Rome"}', "name": ""}}]}}]},
+        calls=_ONE,
+    ),
+    calling(
+        "pieces-without-index", "Gemini", "Pieces of one call without any number", piece("", "forecast", id="a"),
+        piece('{"city":'), piece('"Rome"}'), STOP, calls=_ONE,
+    ),
+    calling(
+        "null-members-of-calls", "DeepSeek proxies", "Later pieces have null as id, name and type, lists have null members",
+        piece("", "forecast", index=0, id="a"),
+        chunk({"tool_calls": [None, {"index": 0, "id": None, "type": None, "function": {"name": None, "arguments": _ROME}}]}), CALLED,
+        calls=_ONE,
+    ),
+    calling(
+        "arguments-null", "Mistral, Ollama", "Arguments are the text null, for a tool that needs none",
+        piece("null", "purge", index=0, id="1"), CALLED, calls=(("purge", {}),),
+    ),
+    calling(
+        "arguments-encoded-twice", "GLM, Qwen", "Arguments are JSON in a JSON text",
+        piece(json.dumps(_ROME), "forecast", index=0, id="1"), CALLED, calls=_ONE,
+    ),
+    calling(
         "no-arguments", "OpenAI", "A call of a tool that needs none, without arguments",
         piece("", "purge", index=0, id="1"), CALLED, calls=(("purge", {}),),
     ),
@@ -225,6 +249,17 @@ _RETURNED: Final = (
         _demanding("content", [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "So: "}]),
         chunk({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]}),
         chunk({"content": "So: "}), _CALL, reasoning="hm", text="So: done",
+    ),
+    _returned(
+        "signature-apart", "Gemini", "The signature of a call comes in a piece of its own",
+        _demanding("extra_content", _SIGNED), _CALL,
+        chunk({"tool_calls": [{"index": 0, "extra_content": _SIGNED}]}),
+    ),
+    _returned(
+        "reasoning-parts", "Databricks", "Parts of reasoning with a summary and its signature come back as they were",
+        _demanding("content", [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm", "signature": "s"}]}]),
+        chunk({"content": [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm", "signature": "s"}]}]}), _CALL,
+        reasoning="hm",
     ),
     _returned(
         "think-tags-return", "MiniMax, Qwen", "A <think> block comes back in the text that it came in",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from typing import Any, Final
 
@@ -69,6 +70,8 @@ _SHAPES: Final = (
     _shape("choice-object", "proxies", "choices is one choice", {"choices": {"delta": {"content": "hello"}, "finish_reason": "stop"}}),
     _shape("empty-choices", "Azure", "Chunks without a choice: results of filters",
            {"choices": [], "prompt_filter_results": [{}]}, chunk({"content": "hello"}), STOP),
+    _shape("filter-chunks", "Azure", "A choice without a delta, at the end: offsets of filters", chunk({"content": "hello"}),
+           {"id": "", "object": "", "created": 0, "model": "", "choices": [{"finish_reason": None, "index": 0, "content_filter_offsets": {}}]}, STOP),
     _shape("null-members", "llama.cpp, Xinference", "Members that say nothing are null",
            {"id": None, "choices": None}, chunk({"role": None, "content": None, "tool_calls": None}), chunk({"content": "hello"}), STOP),
     _shape("numeric-id", "proxies", "id is a number, model an object", {**chunk({"content": "hello"}), "id": 7, "model": {"name": "m"}}, STOP),
@@ -114,6 +117,8 @@ _WIRES: Final = (
     _wire("raw-separators", "any", "U+2028 and U+0085 stand unescaped in a text",
           HEAD + event(chunk({"content": "he"})) + b"data: " + json.dumps(chunk({"content": "\u2028\u0085"}), ensure_ascii=False).encode() + b"\n\ndata: " + _STOP + b"\n\n",
           text="he\u2028\u0085"),
+    _wire("gzip", "CDNs", "The stream is compressed",
+          HEAD.replace(b"connection: close", b"content-encoding: gzip\r\nconnection: close") + gzip.compress(b"data: " + _HELLO + b"\n\ndata: " + _STOP + b"\n\n")),
     _wire("chunked", "any", "HTTP chunks cut lines and characters anywhere",
           HEAD.replace(b"connection: close", b"transfer-encoding: chunked")
           + b"".join(b"1\r\n" + bytes([byte]) + b"\r\n" for byte in b"data: " + _WIDE + b"\n\ndata: " + _STOP + b"\n\ndata: [DONE]\n\n") + b"0\r\n\r\n",
