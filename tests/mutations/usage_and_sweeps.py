@@ -86,7 +86,7 @@ MUTATIONS: Final = (
         rows=(182,),
         file=_SEGMENTS,
         old="silent = time.monotonic() - channel.last_emit > settings.idle_timeout_s and channel.idle",
-        new="silent = spent_ms > settings.idle_timeout_s * 1000 and channel.idle",
+        new="silent = clocks.now() - self._begun > settings.idle_timeout_s and channel.idle",
         only=("test_an_engine_that_speaks_now_and_then_is_not_silent",),
     ),
     M(

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 from celery.exceptions import SoftTimeLimitExceeded
 
 from mainstem_shared import errors, transitions
+from mainstem_shared.coordination import clocks
 from mainstem_shared.eventlog.writing.channels import Channel, Phase
 from mainstem_shared.model import actions, contents, ids, jsontext
 from mainstem_shared.model.contents import Content
@@ -130,6 +131,10 @@ class Segment:
         self._run: context.RunContext[Any] | None = None
         self._checkpointed = False
         self._addressed = addressed or claimed.inputs > 0
+        # From here on a steady clock: a step of the wall clock must not end a run that is healthy.
+        self._begun = clocks.now()
+        earlier_ms = now_ms() - claimed.started_ms - claimed.idle_ms if claimed.segment > 1 else 0
+        self._spent_s = max(0, earlier_ms) / 1000
         self._inputs: Inputs | None = None
 
     def fetch_inputs(self) -> None:
@@ -158,8 +163,7 @@ class Segment:
         channel, settings = self._channel, self._runtime.settings
         if channel is None or self.cause is not None:
             return
-        spent_ms = now_ms() - self._claimed.started_ms - self._claimed.idle_ms
-        over = spent_ms > self._claimed.spec.max_duration_s * 1000
+        over = self._spent_s + clocks.now() - self._begun > self._claimed.spec.max_duration_s
         silent = time.monotonic() - channel.last_emit > settings.idle_timeout_s and channel.idle
         if over or silent:
             self.stop(Stop.TIMED_OUT)

@@ -179,3 +179,20 @@ async def test_a_failing_sweep_is_logged_and_the_next_one_tried(
         await wait_until_async(ended, description="a sweep to end the run")
         await store.close()
         assert here.lease.may_write
+
+
+@pytest.mark.parametrize("step_h", [2, -2])
+async def test_a_step_of_the_wall_clock_ends_no_healthy_run(
+    runs: AsyncRuns, settings: Settings, monkeypatch: pytest.MonkeyPatch, step_h: int
+):
+    """Duration is measured on a steady clock: the run goes on, and its time limit still holds afterwards."""
+    real = time.time_ns
+    async with working(settings) as here:
+        run_id, task = await started(runs, here, "t")
+        monkeypatch.setattr(time, "time_ns", lambda: real() + step_h * 3600 * 10**9)
+        here.check_clocks()
+        assert here.segments[run_id].cause is None  # type: ignore[attr-defined]
+        steady = segments.clocks.now
+        monkeypatch.setattr(segments.clocks, "now", lambda: steady() + 2 * 3600)
+        here.check_clocks()
+        assert await task == "timed_out"
