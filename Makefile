@@ -3,7 +3,8 @@
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
-VENV := .venv
+# Another environment for another Python: make test PYTHON=python3.13 VENV=.venv313
+VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
@@ -26,6 +27,7 @@ check: $(VENV)/.check ## lint, format, types, import layers, size ceilings
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/basedpyright
+	$(BIN)/python .ci/public_types.py
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/sizes.py
 

@@ -101,7 +101,7 @@ class MainstemError(Exception):
     message: ClassVar[str] = "Something went wrong."
 
     def __init__(self, detail: str = "", **fields: object) -> None:
-        self.detail = detail or self.message.format_map(fields)
+        self.detail: str = detail or self.message.format_map(fields)
         self.fields = fields
         super().__init__(self.detail)
 

@@ -4,6 +4,9 @@ All are thin: what they do lives in `segments` and in `mainstem_shared` (`starti
 and arguments are a contract with web tiers that have only Celery.
 """
 
+# Celery and kombu are partly untyped.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import asyncio

@@ -284,7 +284,7 @@ def test_what_is_no_key_set_is_refused(document: bytes):
 
 # -- proxies
 
-PROXY = {
+PROXY: dict[str, Any] = {
     "auth": "proxy",
     "proxy_peers": "10.0.0.0/24, fd00::1",
     "proxy_tenant_header": "X-Tenant",

@@ -1,5 +1,8 @@
 """`python -m mainstem_workers worker …` runs one worker process; `mainstem worker` ends up here."""
 
+# Celery and kombu are partly untyped.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import logging

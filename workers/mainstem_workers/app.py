@@ -3,6 +3,9 @@
 `docs/decisions/` has the measurements behind its settings: why an early ack, why no prefetch, why no results.
 """
 
+# Celery and kombu are partly untyped.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 from typing import Any, Final

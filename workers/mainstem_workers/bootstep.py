@@ -4,6 +4,9 @@ It starts after the pool, and is told to stop before it. Housekeeping must outli
 host sees to that in the way its pool allows.
 """
 
+# Celery and kombu are partly untyped.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import logging

@@ -4,6 +4,9 @@ Nothing is changed here. What `install` sets by itself, the application may have
 right, and these are the consequences. `mainstem_shared.store.server_checks` judges store and broker.
 """
 
+# Celery and kombu are partly untyped.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import logging

@@ -4,6 +4,9 @@ It adds our tasks, a bootstep and the defaults that our guarantees rest on. What
 itself stays as it is; what that breaks is said when a worker starts (`configuration_checks`).
 """
 
+# Celery and kombu are partly untyped.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import weakref

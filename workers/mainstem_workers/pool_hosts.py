@@ -4,6 +4,9 @@ The asyncio pool has the loop that everything runs on. Threads and solo use the 
 does each prefork child. What abort and shutdown each can give is told in `docs/pools.md`.
 """
 
+# Celery and kombu are partly untyped.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import asyncio

@@ -4,6 +4,9 @@ Terminate ends a running run; a plain revoke drops what has not started, and lea
 in Celery. Our own aborts revoke too, and find here that there is nothing left to do.
 """
 
+# Celery and kombu are partly untyped.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import logging

@@ -3,6 +3,9 @@
 The workers' package is used by name: the web tier's never imports it, and it may not be installed there.
 """
 
+# Celery and kombu are partly untyped.
+# pyright: reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import importlib

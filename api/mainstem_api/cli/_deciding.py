@@ -3,6 +3,9 @@
 What may be decided, and what fits a tool, is the gateway's to judge. For `mainstem resume`.
 """
 
+# what clients and providers send is checked by models or by hand, not by types.
+# pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import json

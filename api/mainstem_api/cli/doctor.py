@@ -1,5 +1,8 @@
 """`mainstem doctor` checks everything that runs need: one line each, with the remedy for what fails."""
 
+# Celery and kombu are partly untyped.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import time

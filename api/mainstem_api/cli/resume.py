@@ -1,5 +1,8 @@
 """`mainstem resume` decides what a paused run waits for; `mainstem input` sends text to a run at work."""
 
+# what clients and providers send is checked by models or by hand, not by types.
+# pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import json

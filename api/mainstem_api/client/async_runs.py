@@ -96,7 +96,7 @@ class AsyncRuns:
         A process that holds a lease names it with `sealer`, and ends runs of dead workers by itself. With
         `private_threads` (as the gateway has it) nobody starts a run on a thread that has another user's.
         """
-        self.settings = settings or Settings()
+        self.settings: Settings = settings or Settings()
         self._store = store or Store(endpoints.store_url(self.settings))
         self._own_store = store is None
         self._tailer = tailer or Tailer(self._store)

@@ -3,6 +3,9 @@
 Every refusal of the gateway, its framework's included, is one of these, with a stable `code`.
 """
 
+# what clients and providers send is checked by models or by hand, not by types.
+# pyright: reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

@@ -5,6 +5,9 @@ lets it lapse. The thread also notices when the process itself was suspended (SI
 machine): others may have taken its runs meanwhile, so it must let go of everything and begin anew.
 """
 
+# redis-py's types are partly unknown.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import logging

@@ -5,6 +5,9 @@ after another was promoted: what it says in that time is lost. Only the Sentinel
 that leads elsewhere, a managed service) connections are left when they break or answer READONLY.
 """
 
+# redis-py's types are partly unknown.
+# pyright: reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import asyncio

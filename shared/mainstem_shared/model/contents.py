@@ -4,6 +4,9 @@ The worker folds what it writes, readers fold snapshot and tail; both reach the 
 (`dump`) is what snapshots, resyncs and the final event store.
 """
 
+# what clients and providers send is checked by models or by hand, not by types.
+# pyright: reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable

@@ -4,6 +4,9 @@ pydantic-core's encoder and decoder do the work (fast, and already a dependency)
 levels. Values from outside may have DEPTH, so that whatever holds them can be encoded and decoded too.
 """
 
+# Values of any shape are walked here.
+# pyright: reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import contextlib

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
@@ -101,7 +101,9 @@ class WaitingFor(StrEnum):
 class Usage(BaseModel):
     """Tokens that a run used, over all its calls of a provider."""
 
-    model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        frozen=True, json_schema_serialization_defaults_required=True
+    )
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -113,7 +115,7 @@ class Usage(BaseModel):
 class ErrorInfo(BaseModel):
     """Why a run failed, in words."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 
     code: str
     message: str
@@ -144,7 +146,7 @@ def check_version(version: str | None) -> None:
 class StartRequest(BaseModel):
     """What a caller asks for when it starts a run on a thread."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
 
     engine: EngineName
     input: dict[str, Any] = Field(default_factory=dict)
@@ -157,7 +159,7 @@ class StartRequest(BaseModel):
 class Spec(BaseModel):
     """The part of a run's record that never changes after its start."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 
     v: int = RECORD_VERSION
     run_id: str
@@ -176,7 +178,9 @@ class Run(BaseModel):
     """A run as its readers see it: the record, and the content folded up to `cursor`."""
 
     # Every member is always there, null where it says nothing.
-    model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        frozen=True, json_schema_serialization_defaults_required=True
+    )
 
     run_id: str
     thread_id: str

@@ -4,6 +4,9 @@ Content is built of plain dicts on the hot path, so these are no models; `runs` 
 OpenAPI document. What each member means stands in docs/events.md.
 """
 
+# what clients and providers send is checked by models or by hand, not by types.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import logging

@@ -8,6 +8,9 @@ that talks to the store was lost that way. And uvloop raises a RuntimeError from
 was lost a turn ago.
 """
 
+# redis-py's types are partly unknown.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import asyncio

@@ -10,6 +10,9 @@ its connections. What no library has is the list of nodes, and the service:
 options (`sentinel_username`, `sentinel_password`, `sentinel_ssl`, …). Other options are redis-py's.
 """
 
+# Redis-py's types are partly unknown.
+# pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import re

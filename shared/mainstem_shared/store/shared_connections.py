@@ -5,6 +5,9 @@ pooled redis-py connection does. Nothing is repeated here: `client.Store` knows 
 pub/sub and very large values belong on connections of their own, where nobody waits behind them.
 """
 
+# redis-py's types are partly unknown.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import asyncio

@@ -5,6 +5,9 @@ On Mainstem's asyncio pool a body suspends the greenlet its tracer runs in; the 
 while the calling thread waits. This module knows neither the pool nor greenlets.
 """
 
+# Celery and kombu are partly untyped.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import asyncio

@@ -5,6 +5,9 @@ broker cannot serve now (a fail-over, a full disk, rights that are being changed
 declared otherwise than we declare it: somebody can set all of that right, and a message is only a hint.
 """
 
+# Celery and kombu are partly untyped.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from amqp.exceptions import AMQPError

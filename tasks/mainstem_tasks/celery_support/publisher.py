@@ -4,6 +4,9 @@ A message is only a hint that a run waits: who publishes, twice or not at all, i
 `mainstem_shared.coordination.outbox`. Used by the web tier, by tasks and by sweepers; not by a worker's app.
 """
 
+# Celery and kombu are partly untyped.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import asyncio

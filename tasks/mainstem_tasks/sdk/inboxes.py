@@ -23,7 +23,7 @@ class Inbox:
     """
 
     def __init__(self, channel: Channel, *, read: int = 0, on_read: Callable[[], None] | None = None) -> None:
-        self.read = read
+        self.read: int = read
         """How many inputs the log has, those of earlier segments too."""
         self.on_read = on_read
         """Called after each read, while somebody wants to know."""

@@ -4,6 +4,9 @@
 has decided, the function is entered again, in a new task on any worker, with `run.state` and `run.decisions`.
 """
 
+# what clients and providers send is checked by models or by hand, not by types.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping

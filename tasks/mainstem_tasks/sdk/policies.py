@@ -4,6 +4,9 @@ Layers stand in the order deployment, engine, run. A later one can only tighten:
 and decisions are what all layers allow. Nobody's policy is enabled: every call runs.
 """
 
+# what clients and providers send is checked by models or by hand, not by types.
+# pyright: reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping

@@ -81,7 +81,7 @@ class SyncRunContext(RunView[InputT]):
         self._lock = threading.Lock()
         self._waiting: set[concurrent.futures.Future[Any]] = set()
         self._closed = False
-        self.inbox = SyncInbox(run, self._call)
+        self.inbox: SyncInbox = SyncInbox(run, self._call)
         """Text that users send while the run is at work. See `RunContext.inbox`."""
 
     def text(self, text: str) -> None:

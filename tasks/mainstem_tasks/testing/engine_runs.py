@@ -30,7 +30,7 @@ class MemoryChannel:
     """A channel into a list. Never congested; the limits of a real log hold."""
 
     def __init__(self, fold: Content | None = None, *, epoch: int = 1) -> None:
-        self.fold = fold or Content()
+        self.fold: Content = fold or Content()
         self.events: list[Entry] = []
         self.closed = False
         self._cursor = Cursor(epoch, 0)

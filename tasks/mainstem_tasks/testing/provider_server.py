@@ -49,7 +49,7 @@ class ProviderServer:
 
     def __init__(self, *replies: Reply, port: int = 0) -> None:
         self.requests: list[Request] = []
-        self.left = threading.Event()
+        self.left: threading.Event = threading.Event()
         self._replies = list(replies)
         self._socket = socket.create_server(("127.0.0.1", port))
         self._closing = threading.Event()

@@ -41,9 +41,9 @@ pytestmark = pytest.mark.usefixtures("closing_clients")
 
 
 def settings(url: str, **fields: Any) -> Settings:
-    return Settings(
-        **{"openai_base_url": url, "openai_api_key": SecretStr(KEY), "openai_model": "default-1", **fields}
-    )
+    model = {"openai_base_url": url, "openai_api_key": SecretStr(KEY), "openai_model": "default-1"}
+    given: dict[str, Any] = {**model, **fields}
+    return Settings(**given)
 
 
 async def asked(provider: OpenAIServer, run_input: dict[str, Any] | None = None, **options: Any) -> EngineRun:

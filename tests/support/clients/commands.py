@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 from typer.testing import CliRunner, Result
 
@@ -35,7 +36,7 @@ class System:
     def run_demo(self, *more: str, **given: object) -> Result:
         return self.call("run", "--engine", "demo", "--input", json.dumps(given), *more)
 
-    def popen(self, *arguments: str, **options: object) -> subprocess.Popen[bytes]:
+    def popen(self, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
         """Run a command as people do: in a process of its own."""
         return subprocess.Popen(
             [sys.executable, "-c", MAIN, *arguments], env={**os.environ, **self.env}, **options

@@ -17,7 +17,12 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 SECRET = "a secret of more than thirty-two bytes"
 ISSUER, AUDIENCE = "https://issuer.test", "mainstem"
-SETTINGS = {"auth": "jwt", "jwt_secret": SECRET, "jwt_issuer": ISSUER, "jwt_audience": AUDIENCE}
+SETTINGS: dict[str, Any] = {
+    "auth": "jwt",
+    "jwt_secret": SECRET,
+    "jwt_issuer": ISSUER,
+    "jwt_audience": AUDIENCE,
+}
 """Settings of a gateway that takes these tokens."""
 
 

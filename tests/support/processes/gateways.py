@@ -28,9 +28,13 @@ class GatewayThread:
     """One gateway. Use it as a context manager."""
 
     def __init__(self, store_url: str, broker_url: str, *, port: int = 0, **settings: Any) -> None:
-        self.settings = Settings(
-            redis_url=store_url, broker_url=broker_url, port=port, **{"sweep_s": 3600, **settings}
-        )
+        given: dict[str, Any] = {
+            "redis_url": store_url,
+            "broker_url": broker_url,
+            "sweep_s": 3600,
+            **settings,
+        }
+        self.settings = Settings(port=port, **given)
         self.app = create_app(self.settings)
         self.server = Server(self.app, self.settings, log_config=None)
         self._thread = threading.Thread(target=self._run, name="gateway")

@@ -4,6 +4,9 @@ Pinned to Celery 5.7; each function here has a conformance test, which is the fi
 a new Celery breaks one. Everything else in this package knows only what is exported here.
 """
 
+# Celery and kombu are partly untyped.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 # ruff: noqa: SLF001 - reaching into privates is what this module is for
 
 from __future__ import annotations

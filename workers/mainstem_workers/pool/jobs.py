@@ -89,12 +89,12 @@ class Job:
     def __init__(self, call: _celery.Call, host: JobHost) -> None:
         self.call = call
         self.host = host
-        self.pid = next(_job_ids)
-        self.cancellation = Cancellation()
-        self.phase = Phase.WAITING
+        self.pid: int = next(_job_ids)
+        self.cancellation: Cancellation = Cancellation()
+        self.phase: Phase = Phase.WAITING
         #: Celery knows the end of this task already; whatever follows is not told again.
-        self.announced = False
-        self.waited = False
+        self.announced: bool = False
+        self.waited: bool = False
         self._timers: list[asyncio.TimerHandle] = []
 
     # --- from any thread

@@ -4,6 +4,9 @@ One event loop in one thread runs all `async def` tasks; plain `def` tasks run i
 one ordered thread. Celery's main thread calls in here; the work is in `admission`, `jobs` and `shutdown`.
 """
 
+# Celery and kombu are partly untyped.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import asyncio
@@ -47,12 +50,16 @@ class TaskPool(_celery.BasePool):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         #: Mutable until the pool stops: `pool.settings = dataclasses.replace(pool.settings, grace_s=5)`.
-        self.settings = self._read_options()
-        self.callbacks = CallbackThread(on_drained=self._on_callbacks_drained)
+        self.settings: PoolOptions = self._read_options()
+        self.callbacks: CallbackThread = CallbackThread(on_drained=self._on_callbacks_drained)
         self._hooks = ShutdownHooks()
         self._loop_thread = PoolLoop(self._init_thread, self._end_process)
-        self.threads = DaemonThreads("mainstem-pool-task", self.settings.threads, self._set_app)
-        self.offloads = DaemonThreads("mainstem-pool-offload", self.settings.offload_threads, self._set_app)
+        self.threads: DaemonThreads = DaemonThreads(
+            "mainstem-pool-task", self.settings.threads, self._set_app
+        )
+        self.offloads: DaemonThreads = DaemonThreads(
+            "mainstem-pool-offload", self.settings.offload_threads, self._set_app
+        )
         self._slots: Slots | None = None
         self._jobs: dict[int, Job] = {}
         self._drain: Drain | None = None

@@ -4,6 +4,9 @@ A frame's `wire` is its SSE spelling (LF only, one data line); `data` is the pay
 that are not SSE.
 """
 
+# what clients and providers send is checked by models or by hand, not by types.
+# pyright: reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from collections.abc import Iterable

@@ -4,6 +4,9 @@ It decides when groups go out (a window that widens with load), keeps the connec
 reconnect asks the log of each run what became of it. What a run's events go through is in `channels`.
 """
 
+# what clients and providers send is checked by models or by hand, not by types.
+# pyright: reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import asyncio

@@ -4,6 +4,9 @@ The lock decides: whoever holds `server.lock` may start a server, and hands the 
 lock means that a server lives (or is just being started), and it is adopted; a free one means there is none.
 """
 
+# redis-py's types are partly unknown.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import contextlib

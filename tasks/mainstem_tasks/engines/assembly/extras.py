@@ -5,6 +5,9 @@ signatures that prove it, references. Only names of this table are kept: strict 
 do not know.
 """
 
+# What providers send is checked by hand, not by types.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

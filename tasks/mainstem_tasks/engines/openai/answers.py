@@ -4,6 +4,9 @@ What belongs together is for `assembly` to tell. Nothing that was emitted can be
 knows whether it has begun.
 """
 
+# What providers send is checked by hand, not by types.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import asyncio

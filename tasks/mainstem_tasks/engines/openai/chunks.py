@@ -5,6 +5,9 @@ one that has none fails the answer, because leaving it out would change what was
 taken if it is readable, and never kills an answer.
 """
 
+# What providers send is checked by hand, not by types.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

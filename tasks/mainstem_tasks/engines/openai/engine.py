@@ -5,6 +5,9 @@ only while nothing was emitted. Tools of `use_tools` run here, and the model is 
 results (`_openai_tools`); others are reported. HTTP and its errors are in `_openai_provider`.
 """
 
+# what clients and providers send is checked by models or by hand, not by types.
+# pyright: reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import asyncio

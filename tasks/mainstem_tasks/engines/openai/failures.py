@@ -4,6 +4,9 @@ The words, the code, and whether the same request may succeed later. A code that
 key, a quota, a context that is too long) is never asked again; one that nobody knows is.
 """
 
+# What providers send is checked by hand, not by types.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import json

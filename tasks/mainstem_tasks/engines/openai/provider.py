@@ -4,6 +4,9 @@ The official SDK talks; it is imported at the first run, in a thread, because th
 How a stream is read is in `reading`, what it means for a run in `engine`.
 """
 
+# what clients and providers send is checked by models or by hand, not by types.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import asyncio

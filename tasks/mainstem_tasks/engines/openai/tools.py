@@ -4,6 +4,9 @@ The transcript stays valid whatever happens: every call of an assistant message 
 it, in order. State and decisions are enough to go on with it anywhere.
 """
 
+# what clients and providers send is checked by models or by hand, not by types.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import asyncio

@@ -1,5 +1,8 @@
 """Tells of ends: answers that are cut, reasons to stop, and connections that outlive or break them."""
 
+# Values of any shape are walked here.
+# pyright: reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from typing import Any, Final

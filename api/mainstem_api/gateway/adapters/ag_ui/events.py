@@ -7,6 +7,9 @@ A client that attaches gets MESSAGES_SNAPSHOT with all there is, the growing mes
 on only what is missing, in the same messages.
 """
 
+# what clients and providers send is checked by models or by hand, not by types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

@@ -5,6 +5,9 @@ same message. Tool calls are named after their run too: engines may call every r
 client's conversation holds many runs.
 """
 
+# what clients and providers send is checked by models or by hand, not by types.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -4,6 +4,9 @@ Of an interrupt's id we take which action and which call it names; everything el
 decision is taken only if it is spelled out: a resolved interrupt without a payload approves nothing.
 """
 
+# what clients and providers send is checked by models or by hand, not by types.
+# pyright: reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

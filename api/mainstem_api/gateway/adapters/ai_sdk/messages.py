@@ -4,6 +4,9 @@ Of decisions we take the ids and the verdicts, nothing else: what is decided abo
 conversation before is the client's own word, as it is with every backend of this protocol.
 """
 
+# what clients and providers send is checked by models or by hand, not by types.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -6,6 +6,9 @@ finished run leaves open are, and so are questions, as calls of the client's too
 approval's id is `<action id>:<call id>`, a question's call id `<action id>:<question id>`.
 """
 
+# what clients and providers send is checked by models or by hand, not by types.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

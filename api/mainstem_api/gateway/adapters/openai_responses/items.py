@@ -1,5 +1,8 @@
 """Builds the response object of events and answers: status, usage, error, and what the request said."""
 
+# what clients and providers send is checked by models or by hand, not by types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

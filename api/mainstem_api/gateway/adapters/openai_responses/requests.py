@@ -4,6 +4,9 @@ Input items of the conversation become messages of chat completions. What an eng
 refused, never ignored; parameters that only tune a model go to engines that know them.
 """
 
+# what clients and providers send is checked by models or by hand, not by types.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence

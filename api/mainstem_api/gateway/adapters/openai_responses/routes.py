@@ -1,5 +1,8 @@
 """The Responses API's routes create (or decide), retrieve, continue a stream, and cancel."""
 
+# what clients and providers send is checked by models or by hand, not by types.
+# pyright: reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import asyncio
