@@ -104,9 +104,10 @@ MUTATIONS: Final = (
     ),
     M(
         rows=(15,),
-        file=f"{LUA}/claim.lua",
-        old="if status ~= 'queued' or waiting ~= 'worker' then",
+        file=f"{LUA}/finish.lua",
+        old="if not holds(r[2], r[3], r[4], epoch, owner, control) then",
         new="if false then",
+        only=("test_an_owner_that_meets_a_pause_or_no_run_just_lets_go",),
     ),
     M(
         rows=(16,),
