@@ -37,9 +37,9 @@ MUTATIONS: Final = (
     M(
         rows=(5, 67),
         file=f"{SHARED}/eventlog/reading/tailer.py",
-        old="Subscription(self._store, followed, after or cursors.START)",
+        old="Subscription(self.store, followed, after or cursors.START)",
         new="Subscription(\n"
-        "            self._store,\n"
+        "            self.store,\n"
         "            followed,\n"
         "            Cursor(1, 0) if followed.subscriptions else after or cursors.START,\n"
         "        )",

@@ -16,8 +16,8 @@ MUTATIONS: Final = (
     M(
         rows=(55,),
         file=_TAILER,
-        old="Subscription(self._store, followed, after or cursors.START)",
-        new="Subscription(self._store, followed, after or Cursor(1, 0))",
+        old="Subscription(self.store, followed, after or cursors.START)",
+        new="Subscription(self.store, followed, after or Cursor(1, 0))",
     ),
     M(
         rows=(56,),
@@ -70,9 +70,9 @@ MUTATIONS: Final = (
     ),
     M(
         rows=(65,),
-        file=_SUBSCRIPTIONS,
-        old="return [Frame(snapshot), *chain(stored, state.entries)]",
-        new="return [*chain(stored, state.entries), Frame(snapshot)]",
+        file=f"{SHARED}/eventlog/reading/shared_states.py",
+        old="return [Frame(snapshot), *chain(stored, self.state.entries)]",
+        new="return [*chain(stored, self.state.entries), Frame(snapshot)]",
     ),
     M(
         rows=(66,),
