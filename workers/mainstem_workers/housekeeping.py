@@ -16,7 +16,6 @@ from typing import Any, Final
 
 from mainstem_shared import errors
 from mainstem_shared.coordination.leases import Lease
-from mainstem_shared.coordination.primary_watch import PrimaryWatch
 from mainstem_shared.eventlog.writing.writer import Writer
 from mainstem_shared.model import jsontext
 from mainstem_shared.operations.control import Operations
@@ -24,6 +23,7 @@ from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import endpoints, keys, server_checks
 from mainstem_shared.store.client import Store
+from mainstem_shared.store.primary_watch import PrimaryWatch
 from mainstem_tasks.celery_support.publisher import Dispatcher
 from mainstem_tasks.execution import orphans, runtime
 from mainstem_tasks.execution.runtime import Runtime

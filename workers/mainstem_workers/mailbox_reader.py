@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import Final
 
 from pydantic import ValidationError
-from redis.exceptions import RedisError
 
 from mainstem_shared.coordination import mailboxes
 from mainstem_shared.store import keys, raw_connections
 from mainstem_shared.store.client import LONGEST_DELAY_S
+from mainstem_shared.store.failures import RedisError
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,6 @@ from enum import StrEnum
 from importlib import metadata, util
 from typing import Annotated, Any, Final
 
-import redis
 import typer
 from rich.console import Console
 from rich.text import Text
@@ -23,8 +22,8 @@ from mainstem_api.cli._options import Exit, Url, gateway_url
 from mainstem_shared import errors
 from mainstem_shared.coordination import leases
 from mainstem_shared.settings import Settings
-from mainstem_shared.store import endpoints, keys, server_checks
-from mainstem_shared.store.connections import connect_blocking
+from mainstem_shared.store import endpoints, failures, keys, server_checks
+from mainstem_shared.store.connections import BlockingClient, connect_blocking
 from mainstem_shared.store.embedded import ServerNotRunningError
 from mainstem_shared.store.sentinel_addresses import is_sentinel, redacted
 from mainstem_tasks.celery_support.publisher import Dispatcher
@@ -133,7 +132,7 @@ def _store(settings: Settings) -> Iterator[Finding]:
             yield from (found := list(_server(client, url)))
             if all(finding.name != "cluster" for finding in found):
                 yield from _fleet(client)
-        except (redis.RedisError, OSError) as error:
+        except (failures.RedisError, OSError) as error:
             yield Finding(
                 Verdict.BAD,
                 "connection",
@@ -142,7 +141,7 @@ def _store(settings: Settings) -> Iterator[Finding]:
             )
 
 
-def _server(client: redis.Redis, url: str) -> Iterator[Finding]:
+def _server(client: BlockingClient, url: str) -> Iterator[Finding]:
     begun = time.perf_counter()
     client.ping()
     took_ms = (time.perf_counter() - begun) * 1000
@@ -178,7 +177,7 @@ def _memory(info: dict[str, Any]) -> str:
     return words + (f" of {limit / 2**20:,.0f} MiB" if limit else "")
 
 
-def _skew(client: redis.Redis) -> float:
+def _skew(client: BlockingClient) -> float:
     before = time.time()
     seconds, micros = client.time()  # pyright: ignore[reportGeneralTypeIssues] - not a coroutine
     return abs(seconds + micros / 1e6 - (before + time.time()) / 2)

@@ -16,7 +16,6 @@ from mainstem_api.gateway.auth.stream_tokens import StreamTokens
 from mainstem_api.gateway.metrics import Metrics
 from mainstem_api.gateway.outgoing import Outgoing
 from mainstem_shared.coordination.leases import GATEWAY, Lease
-from mainstem_shared.coordination.primary_watch import PrimaryWatch
 from mainstem_shared.eventlog.reading.joined_reads import JoinedReads
 from mainstem_shared.eventlog.reading.tailer import Tailer
 from mainstem_shared.operations.control import Operations
@@ -24,6 +23,7 @@ from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import endpoints, readiness, server_checks
 from mainstem_shared.store.client import Store
+from mainstem_shared.store.primary_watch import PrimaryWatch
 from mainstem_tasks.celery_support.publisher import Dispatcher
 
 _WATCH_S: Final = 0.2

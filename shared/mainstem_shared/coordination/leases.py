@@ -18,13 +18,12 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from redis.exceptions import RedisError
-
 from mainstem_shared.coordination import clocks
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.connections import connect_blocking
+from mainstem_shared.store.failures import RedisError
 
 logger = logging.getLogger(__name__)
 

@@ -79,6 +79,10 @@ async def close_sentinels(client: aioredis.Redis) -> None:
             await sentinel.aclose()
 
 
+BlockingClient = redis.Redis
+"""What `connect_blocking` returns."""
+
+
 def connect_blocking(url: str, *, timeout_s: float) -> redis.Redis:
     """Return a synchronous client, for threads that must not depend on any loop. Never repeats by itself."""
     options: dict[str, Any] = {

@@ -17,7 +17,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, OutOfMemoryError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-__all__ = ["RedisError", "code_of", "is_elsewhere", "is_out_of_memory", "is_transient"]
+__all__ = ["ConnectionLost", "RedisError", "code_of", "is_elsewhere", "is_out_of_memory", "is_transient"]
+
+ConnectionLost = RedisConnectionError
+"""redis-py's error for a connection that broke, for those who find out by other means."""
 
 _LOST: Final = (RedisConnectionError, RedisTimeoutError, InvalidResponse, OSError)
 """The connection was lost, could not be made (for want of rights, too), or speaks no RESP any more."""

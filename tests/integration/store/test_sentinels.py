@@ -18,10 +18,10 @@ import pytest
 from mainstem_api import AsyncRuns
 from mainstem_shared import transitions
 from mainstem_shared.coordination.leases import Lease
-from mainstem_shared.coordination.primary_watch import PrimaryWatch
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import connections, keys, raw_connections
 from mainstem_shared.store.client import Store
+from mainstem_shared.store.primary_watch import PrimaryWatch
 from mainstem_tasks.celery_support.publisher import Dispatcher
 from support.engines.demowords import demo_text
 from support.models import verb_calls as v

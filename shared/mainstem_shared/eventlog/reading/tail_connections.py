@@ -12,15 +12,13 @@ import random
 import time
 from typing import Any, Final, NamedTuple
 
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
-
 from mainstem_shared import errors, transitions
 from mainstem_shared.eventlog.reading import subscriptions
 from mainstem_shared.eventlog.reading.followed_runs import FollowedRun
 from mainstem_shared.model import events
 from mainstem_shared.store import raw_connections
 from mainstem_shared.store.client import FIRST_DELAY_S, LONGEST_DELAY_S
+from mainstem_shared.store.failures import ConnectionLost, RedisError
 from mainstem_shared.store.raw_connections import RawConnection, Reply
 
 logger = logging.getLogger(__name__)
@@ -212,8 +210,8 @@ async def _ask(connection: RawConnection, packed: bytes, *, replies: int, timeou
     async with asyncio.timeout(timeout_s):
         received = await answered
     if not received:
-        raise RedisConnectionError("connection lost before the reply")
+        raise ConnectionLost("connection lost before the reply")
     for reply in received:
         if isinstance(reply, Exception):
-            raise RedisConnectionError(str(reply)) from reply
+            raise ConnectionLost(str(reply)) from reply
     return received

@@ -17,8 +17,6 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from redis.exceptions import RedisError
-
 from mainstem_shared import errors, transitions
 from mainstem_shared.eventlog.writing.channels import Channel, Group, Phase
 from mainstem_shared.model import ids, jsontext
@@ -28,6 +26,7 @@ from mainstem_shared.model.snapshot_pacing import Patch
 from mainstem_shared.settings import Settings, WriteProfile
 from mainstem_shared.store import raw_connections
 from mainstem_shared.store.client import FIRST_DELAY_S, LONGEST_DELAY_S, Store
+from mainstem_shared.store.failures import RedisError
 
 logger = logging.getLogger(__name__)
 

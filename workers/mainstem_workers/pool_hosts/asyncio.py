@@ -1,0 +1,37 @@
+"""The host of the asyncio pool keeps housekeeping on the pool's own loop."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from mainstem_shared.settings import Settings
+from mainstem_workers.housekeeping import Housekeeping
+from mainstem_workers.pool_hosts.background import told
+
+
+class AsyncioHost:
+    """On the asyncio pool: on its loop, stopped by its shutdown hook after the last job."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._housekeeping: Housekeeping | None = None
+
+    def start(self, parent: Any) -> None:
+        pool = parent.pool
+        housekeeping = self._housekeeping = pool.run(_make(self._settings, pool.loop))
+        pool.run(housekeeping.start())
+        pool.add_shutdown_hook(housekeeping.stop)
+
+    def stop(self, parent: Any) -> None:
+        """Nothing: the pool's shutdown hook does it, after the last job."""
+
+    def terminate(self, parent: Any) -> None:
+        """Nothing: the pool's shutdown hook does it, after the last job."""
+
+    def info(self) -> dict[str, Any]:
+        return told(None if self._housekeeping is None else self._housekeeping.runtime)
+
+
+async def _make(settings: Settings, loop: asyncio.AbstractEventLoop) -> Housekeeping:
+    return Housekeeping(settings, loop)
