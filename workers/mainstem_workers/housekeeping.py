@@ -62,6 +62,7 @@ class Housekeeping:
                 may_write=lambda: lease.may_write,
                 on_suspended=self._suspended,
                 on_reached=lease.beat_soon,
+                before_probing=self._repair,
             ),
             lease=lease,
             dispatcher=dispatcher,
@@ -71,6 +72,10 @@ class Housekeeping:
         self._revocations = Revocations(self.runtime)
         self._loops: dict[str, asyncio.Task[None]] = {}
         self._stopping = False
+
+    async def _repair(self) -> None:
+        """Make what a replaced store lost again, before runs are judged by what it has."""
+        await self.runtime.operations.history.check(force=True)
 
     def _suspended_elsewhere(self) -> None:
         self.runtime.loop.call_soon_threadsafe(self._suspended)
@@ -94,6 +99,7 @@ class Housekeeping:
             ("mailbox", mailbox.run),
             ("sweeps", sweeper.run),
             ("primary", primary.run),
+            ("history", here.operations.history.run),
             ("clock", functools.partial(_every, clock_s, here.check_clocks)),
             ("announce", self._announce),
             ("orphans", self._settle_orphans),

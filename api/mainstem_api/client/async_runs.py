@@ -87,6 +87,7 @@ class AsyncRuns:
         *,
         store: Store | None = None,
         publisher: Dispatcher | None = None,
+        operations: Operations | None = None,
         tailer: Tailer | None = None,
         sealer: Callable[[], str] = aborting.nobody,
         private_threads: bool = False,
@@ -106,7 +107,9 @@ class AsyncRuns:
             publisher = self._dispatcher = Dispatcher(
                 endpoints.broker_url(self.settings), queue=self.settings.queue
             )
-        self._operations = Operations(store=self._store, settings=self.settings, publisher=publisher)
+        self._operations = operations or Operations(
+            store=self._store, settings=self.settings, publisher=publisher
+        )
         self._aborter = Aborter(
             operations=self._operations,
             revoker=publisher,

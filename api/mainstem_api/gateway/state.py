@@ -42,6 +42,7 @@ class Gateway:
             settings,
             store=self.store,
             publisher=self.dispatcher,
+            operations=self.operations,
             tailer=self.tailer,
             sealer=self._sealer,
             private_threads=True,
@@ -66,6 +67,7 @@ class Gateway:
         primary = PrimaryWatch(self.store, on_moved=lambda: lease.beat_soon(moved=True))
         self._tasks = [
             asyncio.create_task(primary.run(), name="gateway-primary"),
+            asyncio.create_task(self.operations.history.run(), name="gateway-history"),
             asyncio.create_task(sweeper.run(), name="gateway-sweeper"),
             asyncio.create_task(self._drain_with_server(), name="gateway-drain"),
             asyncio.create_task(

@@ -19,6 +19,7 @@ from mainstem_shared import errors, transitions
 from mainstem_shared.coordination import outbox
 from mainstem_shared.model.actions import Action
 from mainstem_shared.model.runs import Spec, Status
+from mainstem_shared.operations.history import History
 from mainstem_shared.operations.indexes import FIRST_CHECK_MS, Indexes
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
@@ -73,6 +74,8 @@ class Operation(Generic[P, R]):
             prepare=lambda indexes: prepare(indexes, *args, **kwargs) if prepare else _nothing(),
             verb=lambda store: self.verb(store, *args, **kwargs),
             tidy=lambda indexes, answer: tidy(indexes, answer, *args, **kwargs) if tidy else _nothing(),
+            arguments=kwargs,
+            bound=lambda **other: self.of(*args, **{**kwargs, **other}),  # type: ignore[arg-type]
         )
 
 
@@ -89,6 +92,9 @@ class Transition(Generic[R]):
     prepare: Callable[[Indexes], Awaitable[None]]
     verb: Callable[[Store], Awaitable[R]]
     tidy: Callable[[Indexes, R], Awaitable[None]]
+    arguments: dict[str, Any]
+    bound: Callable[..., Transition[R]]
+    """The same, but for some arguments."""
 
 
 async def _nothing() -> None:
@@ -112,6 +118,11 @@ class Operations:
         """The indexes beside the store's records."""
         return Indexes(store=self.store, settings=self.settings)
 
+    @cached_property
+    def history(self) -> History:
+        """What this process changed lately, to be changed again if the store loses it."""
+        return History(self.store, lambda change, notify: self.transition(change, notify=notify))
+
     async def transition(self, change: Transition[R], *, notify: Callable[[R], Awaitable[None]]) -> R:
         """Perform a transition; returns the verb's answer. May be repeated as far as the verb may.
 
@@ -123,6 +134,7 @@ class Operations:
         """
         await change.prepare(self.indexes)
         answer = await change.verb(self.store)
+        self.history.note(change, answer, notify)
         await self._tidy(change, answer)
         await notify(answer)
         return answer

@@ -35,6 +35,8 @@ class SharedConnection:
         self._opening: asyncio.Task[RawConnection] | None = None
         self._look: asyncio.TimerHandle | None = None
         self._look_due = 0.0
+        self.losses = 0
+        """How often an open connection was lost: after each, another server may answer."""
 
     async def call(self, *commands: tuple[Any, ...]) -> list[Reply]:
         """Send commands, in order and with nothing in between, and return their replies.
@@ -82,6 +84,10 @@ class SharedConnection:
         self._opening = None
         if not opening.cancelled() and opening.exception() is None:
             self._connection = opening.result()
+            self._connection.lost.add_done_callback(self._lost)
+
+    def _lost(self, _: object) -> None:
+        self.losses += 1
 
     def _look_later(self) -> None:
         self._look_due = time.monotonic() + _LOOK_S

@@ -94,6 +94,7 @@ from mainstem_shared.transitions.results import (
     Refused,
     Stopping,
     refused,
+    step_of,
 )
 from mainstem_shared.transitions.threads import FORGET, PROMOTE, Held, forget, promote
 
@@ -184,6 +185,7 @@ __all__ = [
     "snapshot_command",
     "start",
     "steer",
+    "step_of",
     "stop",
     "take_due",
     "take_slot",

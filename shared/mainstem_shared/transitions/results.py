@@ -5,11 +5,14 @@ Every verb answers one of its own results, or one of these.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.runs import Reason, Status
+
+_STEP: Final = re.compile(r"([0-9a-fA-F]{6})\.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +76,12 @@ class Control:
         """Tell whether somebody who believes to have control (`claimed`) has this one."""
         same = (self.epoch, self.owner) == (claimed.epoch, claimed.owner)
         return same and claimed.nonce in ("", self.nonce)
+
+
+def step_of(nonce: str) -> int:
+    """Return how far the epoch that a call opens lies after the one that it is made from (`_prelude.lua`)."""
+    drawn = _STEP.match(nonce)
+    return 1 + (int(drawn[1], 16) if drawn else 0)
 
 
 def refused(reply: list[Any]) -> Refused:

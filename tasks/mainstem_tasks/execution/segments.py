@@ -25,7 +25,7 @@ from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import Reason, Status
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import ending, recovery
-from mainstem_shared.operations.control import CLAIM, PAUSE, STOP, nobody
+from mainstem_shared.operations.control import CLAIM, PAUSE, STOP, Transition, nobody
 from mainstem_tasks.celery_support.cancellation import CancelCause, cancel_cause
 from mainstem_tasks.execution import verdicts
 from mainstem_tasks.execution.inputs import Inputs
@@ -36,6 +36,7 @@ from mainstem_tasks.sdk.inboxes import Inbox
 from mainstem_tasks.sdk.pauses import Pause, is_only_a_pause
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ async def execute(runtime: Runtime, run_id: str, *, task_id: str) -> str:
     runtime.claiming[run_id] = None
     try:
         # Not to be cancelled: a claim that landed and was forgotten would orphan the run.
-        claimed = await unreachable(runtime.operations.transition(claim, notify=nobody))
+        claimed = await unreachable(_claimed(runtime, claim))
     except contents.UNREADABLE:  # it may have landed: nobody else would end the run
         logger.exception("a record is damaged", extra={"action": "run_unreadable", "run_id": run_id})
         claimed = None
@@ -104,6 +105,11 @@ async def execute(runtime: Runtime, run_id: str, *, task_id: str) -> str:
         case _:
             logger.info("nothing to claim", extra={"action": "claim_refused", "run_id": run_id})
     return NOTHING_TO_DO
+
+
+async def _claimed(runtime: Runtime, claim: Transition[R]) -> R:
+    await runtime.operations.history.settled()
+    return await runtime.operations.transition(claim, notify=nobody)
 
 
 class Segment:

@@ -10,11 +10,12 @@ reconnect asks the log of each run what became of it. What a run's events go thr
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import random
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 from mainstem_shared import errors, transitions
@@ -56,13 +57,18 @@ class Writer:
         may_write: Callable[[], bool] = lambda: True,
         on_suspended: Callable[[], None] = lambda: None,
         on_reached: Callable[[], None] = lambda: None,
+        before_probing: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """`on_reached` is called when the store is reached, and when it has lost acknowledged events."""
+        """`on_reached` is called when the store is reached, and when it has lost acknowledged events.
+
+        `before_probing` is awaited before channels ask a server that was reached what it has of them.
+        """
         self._store = store
         self._settings = settings
         self._may_write = may_write
         self._on_suspended = on_suspended
         self._on_reached = on_reached
+        self._before_probing = before_probing
         self._channels: dict[Channel, None] = {}
         self._dirty: dict[Channel, None] = {}
         self._timer: asyncio.Handle | None = None
@@ -226,6 +232,9 @@ class Writer:
         """Send over one connection until it is lost, or leads to a server that takes no writes."""
         self._connection, self._refused = connection, False
         self._on_reached()
+        if self._before_probing is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._before_probing(), STALL_S)
         self._probe_all()
         self.connected.set()
         await self._until_lost(connection)
