@@ -12,7 +12,7 @@ from typing import Any, Final
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.runs import Reason, Status
 
-_STEP: Final = re.compile(r"([0-9a-fA-F]{6})\.")
+_STEP: Final = re.compile(r"([0-9]+)\.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +81,7 @@ class Control:
 def step_of(nonce: str) -> int:
     """Return how far the epoch that a call opens lies after the one that it is made from (`_prelude.lua`)."""
     drawn = _STEP.match(nonce)
-    return 1 + (int(drawn[1], 16) if drawn else 0)
+    return 1 + (int(drawn[1]) if drawn else 0)
 
 
 def refused(reply: list[Any]) -> Refused:
