@@ -80,4 +80,4 @@ def _is_meant(state: transitions.State, task_id: str, *, terminated: bool) -> bo
         return False
     if state.status is not Status.RUNNING and state.status is not Status.QUEUED:
         return False
-    return state.fields.get("task", "") in ("", task_id) or "segment" not in state.fields
+    return state.record.task_id in ("", task_id) or state.record.segment == 0

@@ -8,12 +8,12 @@ is not noted as published; a sweeper delivers it again. A message too many is re
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from mainstem_shared import errors, transitions
 from mainstem_shared.model import ids
+from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import Spec
 from mainstem_shared.store.client import Store
 
@@ -43,15 +43,15 @@ class Descent:
     """The one before."""
 
 
-def descent_of(spec: Spec, fields: Mapping[str, str] | None = None) -> Descent | None:
+def descent_of(spec: Spec, record: Record | None = None) -> Descent | None:
     """Return the tasks before a run's next message, by its record; None before the first.
 
     Plain Celery's `mainstem.submit` is one of them: its id is in the run's.
     """
-    fields = fields or {}
     submitted = str(ids.unique(spec.run_id)) if spec.trigger == CELERY else ""
-    root = submitted or fields.get("first_task")
-    return Descent(root=root, parent=fields.get("last_task") or root) if root else None
+    first, last = ("", "") if record is None else (record.first_task_id, record.last_task_id)
+    root = submitted or first
+    return Descent(root=root, parent=last or root) if root else None
 
 
 async def deliver(

@@ -133,13 +133,13 @@ METADATA_LIMIT: Final = 16 * 1024
 """Largest metadata of a run, in bytes of JSON."""
 
 
-def check_version(version: str | None) -> None:
+def check_version(version: int) -> None:
     """Take the version of a run's record before the run is changed; reading needs no more than to ignore.
 
     Raises:
         NewerVersion: this process does not know what it would have to keep.
     """
-    if int(version or 1) > RECORD_VERSION:
+    if version > RECORD_VERSION:
         raise errors.NewerVersion
 
 

@@ -22,6 +22,7 @@ from mainstem_shared.coordination import mailboxes
 from mainstem_shared.eventlog.reading.subscriptions import End
 from mainstem_shared.eventlog.reading.tailer import Tailer
 from mainstem_shared.model.cursors import Cursor
+from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import Reason, Status
 from mainstem_shared.operations import ending
 from mainstem_shared.operations.control import STOP, Operations, Rounds
@@ -207,18 +208,16 @@ class Aborter:
     async def _judge(self, run_id: str, told: Told) -> Abort:
         """Say what has become of it."""
         intent = told.intent
-        names = ("status", "reason", "owner")
-        values = await self._store.command("HMGET", keys.run(run_id).record, *names)
-        if values[0] is None:
+        record = await transitions.read_fields(self._store, run_id, Record.reason, Record.owner)
+        if isinstance(record, transitions.Gone) or not record.has(Record.status):
             raise errors.NotFound
-        status, reason, owner = (None if value is None else value.decode() for value in values)
-        is_over = Status(status).is_terminal
-        heard = (is_over and owner == intent.owner) or await mailboxes.is_read(
+        is_over = record.status.is_terminal
+        heard = (is_over and record.owner == intent.owner) or await mailboxes.is_read(
             self._store, intent.owner, told.message
         )
         if not is_over:
             return Abort(outcome=Outcome.PENDING, signal_delivered=heard)
-        if reason != intent.reason:
+        if record.reason is not intent.reason:
             return Abort(outcome=Outcome.ALREADY_FINISHED, signal_delivered=heard)
         return Abort(outcome=Outcome.ABORTED, won_from=intent.status, signal_delivered=heard)
 

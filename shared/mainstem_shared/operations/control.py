@@ -157,7 +157,7 @@ class Operations:
         if isinstance(state, transitions.Gone) or state.status is not Status.QUEUED:
             return False
         spec = state.spec
-        return await self.publish(spec, descent=outbox.descent_of(spec, state.fields))
+        return await self.publish(spec, descent=outbox.descent_of(spec, state.record))
 
     async def publish(self, spec: Spec, *, descent: outbox.Descent | None) -> bool:
         """Publish a queued run's message; False if that must be tried again later, by a sweeper."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from mainstem_shared import errors, transitions
 from mainstem_shared.model import contents
+from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import Reason, Spec, Status, WaitingFor
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import control, ending
@@ -91,15 +92,11 @@ class Deleter:
         found: list[_Found] = []
         for first in range(0, len(run_ids), BATCH):
             batch = run_ids[first : first + BATCH]
-            for run_id, (spec, waiting) in zip(batch, await self._records(batch), strict=True):
-                if spec is not None:
-                    waits = waiting == WaitingFor.THREAD.value.encode()
-                    found.append(_Found(run_id=run_id, spec=_parsed(run_id, spec), waits=waits))
+            records = await transitions.read_many(self._store, batch, Record.spec, Record.waiting_for)
+            for run_id, record in zip(batch, records, strict=True):
+                if not isinstance(record, transitions.Gone):
+                    found.append(_found(run_id, record))
         return found
-
-    async def _records(self, run_ids: list[str]) -> list[Any]:
-        looks = (("HMGET", keys.run(run_id).record, "spec", "waiting") for run_id in run_ids)
-        return await self._store.commands(*looks, large=True)
 
     async def _delete(self, found: list[_Found], *, owner: tuple[str, str | None]) -> None:
         # Those that wait first: else ending the one that holds the thread would start the next.
@@ -133,12 +130,13 @@ class Deleter:
             await kill(self.aborter, run_id, reason=Reason.THREAD_DELETED)
 
 
-def _parsed(run_id: str, spec: bytes) -> Spec | None:
+def _found(run_id: str, record: Record) -> _Found:
     try:
-        return Spec.model_validate_json(spec)
+        waits = record.waiting_for is WaitingFor.THREAD
+        return _Found(run_id=run_id, spec=record.spec, waits=waits)
     except contents.UNREADABLE as error:
         listings.cannot_read(run_id, error)
-        return None
+        return _Found(run_id=run_id, spec=None, waits=False)
 
 
 def _may_delete(spec: Spec | None, tenant: str, user_id: str | None) -> bool:

@@ -134,7 +134,7 @@ async def settle(
         if isinstance(state, transitions.Gone):
             return None
         if state.status.is_terminal:
-            return Outcome(status=state.status, reason=Reason(state.fields["reason"]), mine=False)
+            return Outcome(status=state.status, reason=_reason_of(state), mine=False)
         if expected_epoch is not None and state.epoch != expected_epoch:
             return Outcome(status=state.status, reason=reason, mine=False)
         state.check_version()
@@ -151,13 +151,19 @@ async def settle(
             return Outcome(status=reason.status, reason=reason, mine=True)
 
 
+def _reason_of(state: transitions.State) -> Reason:
+    if state.record.reason is None:
+        raise ValueError("a record that is over, without its reason")
+    return state.record.reason
+
+
 async def take_control(
     operations: Operations, run_id: str, state: transitions.State, *, sealer: str, reason: Reason
 ) -> Control | None:
     """Return control of the run: as read if nobody (or we) have it, else by sealing it; else None."""
     if state.status is not Status.RUNNING:
         return state.control
-    if state.owner == sealer and state.fields.get("sealed"):
+    if state.owner == sealer and state.record.sealed_ms:
         return state.control
     seal = SEAL.of(
         run_id,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mainstem_shared import transitions
+from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import Spec
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.settings import Settings
@@ -105,9 +106,9 @@ class Indexes:
             commands.append(("SREM", keys.owned(owner), run_id))
         await self.store.commands(*commands)
         if self.settings.max_active_runs_per_user:
-            spec = await self.store.command("HGET", keys.run(run_id).record, "spec")
-            if spec is not None:
-                await self.release_slot(Spec.model_validate_json(spec))
+            record = await transitions.read_fields(self.store, run_id, Record.spec)
+            if not isinstance(record, transitions.Gone):
+                await self.release_slot(record.spec)
 
     # -- a user's slots (see `quotas`)
 

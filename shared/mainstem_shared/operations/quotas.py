@@ -17,7 +17,6 @@ from mainstem_shared.model.runs import Spec, Status
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import indexes
 from mainstem_shared.settings import Settings
-from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 
 logger = logging.getLogger(__name__)
@@ -59,12 +58,15 @@ async def take(store: Store, settings: Settings, spec: Spec, *, replacing: bool 
 
 async def drop_stale(store: Store, spec: Spec, taken: dict[str, int]) -> int:
     """Drop those slots of the user that belong to runs which are not at work; returns how many."""
-    looks = (("HGET", keys.run(run_id).record, "status") for run_id in taken)
-    now = now_ms()
+    records, now = await transitions.read_many(store, list(taken)), now_ms()
     stale = [
         run_id
-        for (run_id, taken_ms), status in zip(taken.items(), await store.commands(*looks), strict=True)
-        if (now - taken_ms > UNBORN_MS if status is None else Status(status.decode()) not in _AT_WORK)
+        for (run_id, taken_ms), record in zip(taken.items(), records, strict=True)
+        if (
+            now - taken_ms > UNBORN_MS
+            if isinstance(record, transitions.Gone)
+            else record.status not in _AT_WORK
+        )
     ]
     if stale:
         logger.info("dropped stale slots", extra={"action": "slots_verified", "dropped": len(stale)})

@@ -38,7 +38,7 @@ async def settle_lost(
         NewerVersion: it is for processes of a later version to settle.
     """
     state.check_version()
-    reason = Reason(state.fields.get("stop_reason") or Reason.WORKER_LOST)
+    reason = state.record.stop_reason or Reason.WORKER_LOST
     noted = {"action": "run_lost", "run_id": run_id, "owner": state.owner}
     logger.error("a run lost its worker", extra=noted)
     if reason is Reason.WORKER_LOST and _may_resume(state):
@@ -57,7 +57,7 @@ def _may_resume(state: transitions.State) -> bool:
         wanted = state.spec.on_worker_lost == "resume"
     except ValueError:
         return False  # nobody could execute what cannot be read: it ends
-    return wanted and int(state.fields.get("attempts", 0)) < ATTEMPTS
+    return wanted and state.record.losses < ATTEMPTS
 
 
 async def _requeue(operations: Operations, run_id: str, epoch: int, *, sealer: str) -> None:

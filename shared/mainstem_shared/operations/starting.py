@@ -18,6 +18,7 @@ from mainstem_shared.coordination import outbox
 from mainstem_shared.guards import Kind, Said
 from mainstem_shared.model import digests, ids, jsontext, runs, validation
 from mainstem_shared.model.principals import Principal
+from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import Reason, Spec, StartRequest, WaitingFor
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import engine_catalogue, quotas
@@ -226,8 +227,8 @@ async def _holder(store: Store, spec: Spec) -> str | None:
 
 
 async def _is_same_users(store: Store, run_id: str, spec: Spec) -> bool:
-    theirs = await store.command("HGET", keys.run(run_id).record, "spec")
-    return theirs is not None and Spec.model_validate_json(theirs).user_id == spec.user_id
+    theirs = await transitions.read_fields(store, run_id, Record.spec)
+    return not isinstance(theirs, transitions.Gone) and theirs.spec.user_id == spec.user_id
 
 
 async def _stop_replaced(operations: Operations, run_id: str) -> None:

@@ -10,14 +10,15 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mainstem_shared import errors, transitions
 from mainstem_shared.coordination.suspicions import Suspicions, server_of
 from mainstem_shared.model import runs
-from mainstem_shared.model.runs import Reason, Spec, Status, WaitingFor
+from mainstem_shared.model.record import Record
+from mainstem_shared.model.runs import Reason, Status, WaitingFor
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import ending, recovery, resuming, steering
 from mainstem_shared.operations.aborting import Abort, Aborter
@@ -40,6 +41,11 @@ UNBORN_MS: Final = 60_000
 """An index entry without a record belongs to a start that never happened once it is this old."""
 PAUSED_LOOK_MS: Final = 15 * 60_000
 """A paused run is looked at when its action expires; this look is for what that misses."""
+_WANTED: Final = (
+    Record.waiting_for, Record.published_ms, Record.publish_count, Record.stop_reason, Record.spec,
+    Record.queued_ms, Record.expires_ms, Record.owner, Record.sealed_ms, Record.inputs_total,
+    Record.inputs_read,
+)  # fmt: skip
 UNREADABLE: Final = (ValueError, KeyError)
 """What a record raises that is damaged, or of a later version: one of them must not end a sweep."""
 
@@ -166,17 +172,12 @@ class Sweeper:
         """Look at a slice of what is due; returns since when each was."""
         due = await self._indexes.take_due(limit=SLICE, hold_ms=HOLD_MS)
         now = now_ms()
-        wanted = (
-            *("status", "waiting", "published", "publishes", "stop_reason", "spec", "queued", "expires"),
-            *("owner", "sealed", "inputs", "inputs_read"),
-        )
-        looks = (("HMGET", keys.run(run_id).record, *wanted) for run_id, _ in due)
-        records = await self._store.commands(*looks, large=True)
-        found = [(run_id, score, values) for (run_id, score), values in zip(due, records, strict=True)]
+        records = await transitions.read_many(self._store, [run_id for run_id, _ in due], *_WANTED)
+        found = [(run_id, score, record) for (run_id, score), record in zip(due, records, strict=True)]
         for first in range(0, len(found), AT_ONCE):
             looks_at = (
-                self._look_at_one(run_id, dict(zip(wanted, values, strict=True)), now=now, score=score)
-                for run_id, score, values in found[first : first + AT_ONCE]
+                self._look_at_one(run_id, record, now=now, score=score)
+                for run_id, score, record in found[first : first + AT_ONCE]
             )
             for failure in await asyncio.gather(*looks_at, return_exceptions=True):
                 if failure is not None:
@@ -184,10 +185,9 @@ class Sweeper:
         return [score for _, score in due]
 
     async def _look_at_one(
-        self, run_id: str, values: Mapping[str, bytes | None], *, now: int, score: int
+        self, run_id: str, record: Record | transitions.Gone, *, now: int, score: int
     ) -> None:
-        record = {name: value.decode(errors="replace") for name, value in values.items() if value is not None}
-        if not record:
+        if isinstance(record, transitions.Gone):
             if now - score > UNBORN_MS:
                 await self._indexes.not_there(run_id)
             else:
@@ -202,44 +202,44 @@ class Sweeper:
             self._cannot_read(run_id, error)
             await self._look_again(run_id, now + self._look_ms)
 
-    async def _look_at(self, run_id: str, record: Mapping[str, str], *, now: int, publish: bool) -> bool:
+    async def _look_at(self, run_id: str, record: Record, *, now: int, publish: bool) -> bool:
         """Do what one run needs; False once the broker turned out to be unavailable."""
-        status = Status(record["status"])
+        status = record.status
         if status.is_terminal:
             await self._indexes.finished(run_id)
-        elif "stop_reason" in record:
-            await self._pursue(run_id, Reason(record["stop_reason"]))
-        elif status is Status.QUEUED and record["waiting"] == WaitingFor.WORKER:
+        elif record.stop_reason is not None:
+            await self._pursue(run_id, record.stop_reason)
+        elif status is Status.QUEUED and record.waiting_for is WaitingFor.WORKER:
             return await self._look_at_queued(run_id, record, now=now, publish=publish)
         elif status is Status.QUEUED:
             await self._look_at_waiting(run_id, now=now)
         elif status is Status.REQUIRES_ACTION:
-            await self._look_at_paused(run_id, int(record["expires"]), now=now)
+            await self._look_at_paused(run_id, record.expires_ms, now=now)
         else:
             await self._look_at_running(run_id, record, now=now)
         return publish
 
-    async def _look_at_running(self, run_id: str, record: Mapping[str, str], *, now: int) -> None:
+    async def _look_at_running(self, run_id: str, record: Record, *, now: int) -> None:
         """Settle a run whose owner is listed nowhere, or that somebody took and then left alone."""
         await self._look_again(run_id, now + self._look_ms)
-        owner = record["owner"]
+        owner = record.owner
         lives = (
             owner == self.owner()
             or self.suspicions.in_grace
             or await self._store.command("ZSCORE", keys.WORKERS, owner) is not None
             or await self._store.command("EXISTS", keys.lease(owner))
         )
-        if lives and now - int(record.get("sealed", now)) < self._look_ms:
+        if lives and now - (record.sealed_ms or now) < self._look_ms:
             await self._tell_of_inputs(run_id, record)
             return
         state = await transitions.read(self._store, run_id)
         if isinstance(state, transitions.State) and (state.status, state.owner) == (Status.RUNNING, owner):
             await recovery.settle_lost(self.operations, run_id, state, sealer=self.owner())
 
-    async def _tell_of_inputs(self, run_id: str, record: Mapping[str, str]) -> None:
+    async def _tell_of_inputs(self, run_id: str, record: Record) -> None:
         """Tell an owner of inputs that its engine has not read: the mail may never have been sent."""
-        if int(record.get("inputs", 0)) > int(record.get("inputs_read", 0)):
-            await steering.tell(self._store, run_id, record["owner"])
+        if record.inputs_total > record.inputs_read:
+            await steering.tell(self._store, run_id, record.owner)
 
     async def _pursue(self, run_id: str, reason: Reason) -> None:
         """Carry on an abort that was not carried out: end the run, or tell its owner once more."""
@@ -260,17 +260,17 @@ class Sweeper:
             logger.warning("a thread was free", extra={"action": "thread_promoted", "run_id": answer})
             await self.operations.deliver(answer)
 
-    async def _look_at_paused(self, run_id: str, expires_ms: int, *, now: int) -> None:
+    async def _look_at_paused(self, run_id: str, expires_ms: int | None, *, now: int) -> None:
         """Expire what nobody decided in time. Other looks are for a resume that crashed on its way."""
+        if expires_ms is None:
+            raise ValueError("a paused run whose action never expires")
         if now >= expires_ms:
             await resuming.expire(self.operations, run_id, sealer=self.owner())
         else:
             await self._look_again(run_id, min(expires_ms, now + PAUSED_LOOK_MS))
 
-    async def _look_at_queued(
-        self, run_id: str, record: Mapping[str, str], *, now: int, publish: bool
-    ) -> bool:
-        queued_ms = int(record.get("queued") or Spec.model_validate_json(record["spec"]).created_ms)
+    async def _look_at_queued(self, run_id: str, record: Record, *, now: int, publish: bool) -> bool:
+        queued_ms = record.queued_ms or record.spec.created_ms
         if now - queued_ms > self.operations.settings.max_queue_s * 1000:
             error = runs.ErrorInfo(code=Reason.NO_WORKER.value, message="No worker took the run in time.")
             await ending.settle(
@@ -287,13 +287,13 @@ class Sweeper:
         await self._look_again(run_id, now + sweep_ms)
         return publish
 
-    def _until_republished(self, record: Mapping[str, str], now: int) -> int:
+    def _until_republished(self, record: Record, now: int) -> int:
         """Milliseconds until the run's message is to be published again; 0 or less: now."""
-        if "published" not in record:
+        if record.published_ms is None:
             return 0
-        times = int(record.get("publishes", "1"))
-        pause = min(self._look_ms * 2 ** min(times - 1, 10), REPUBLISH_LAST_MS)
-        return int(record["published"]) + pause - now
+        repeats = max(record.publish_count - 1, 0)
+        pause = min(self._look_ms * 2 ** min(repeats, 10), REPUBLISH_LAST_MS)
+        return record.published_ms + pause - now
 
     async def _look_again(self, run_id: str, at_ms: int) -> None:
         await self._indexes.check_at(run_id, at_ms)

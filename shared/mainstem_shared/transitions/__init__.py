@@ -85,6 +85,7 @@ from mainstem_shared.transitions.log import (
     snapshot_command,
 )
 from mainstem_shared.transitions.quota import TAKE_SLOT, take_slot
+from mainstem_shared.transitions.records import read_fields, read_many
 from mainstem_shared.transitions.results import (
     Already,
     Control,
@@ -177,6 +178,8 @@ __all__ = [
     "published",
     "read",
     "read_action",
+    "read_fields",
+    "read_many",
     "refused",
     "resolve",
     "resync",

@@ -8,16 +8,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from mainstem_shared.model import cursors, jsontext, runs
+from mainstem_shared.model import cursors, jsontext
 from mainstem_shared.model.actions import Action
 from mainstem_shared.model.contents import Content, TextPart
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
+from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import Reason, Spec, Status
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Script, Store
+from mainstem_shared.transitions.records import read_fields
 from mainstem_shared.transitions.results import Control, Gone, Moved, Refused, Stopping, refused
 
 PAUSE: Final = Script("pause")
@@ -244,21 +246,23 @@ async def read_action(store: Store, run_id: str, action_id: str) -> Waiting | Go
     Raises:
         NewerVersion: that is for processes of a later version.
     """
-    names = ("spec", "status", "reason", "epoch", "action_id", "action", "fingerprint", "v")
-    record = keys.run(run_id).record
-    wanted = (*names, f"resolved:{action_id}")
-    values: list[bytes | None] = await store.command("HMGET", record, *wanted, large=True)
-    spec, status, reason, epoch, current, action, fingerprint, version, digest = values
-    if spec is None or status is None or epoch is None:
+    resolution = Record.resolution.of(action_id)
+    record = await read_fields(
+        store,
+        run_id,
+        *(Record.spec, Record.status, Record.reason, Record.epoch, Record.action_id, Record.action),
+        *(Record.fingerprint, Record.version, resolution),
+    )
+    if isinstance(record, Gone) or not record.has(Record.spec, Record.status, Record.epoch):
         return Gone()
-    runs.check_version(version.decode() if version else None)
+    record.check_version()
     return Waiting(
-        spec=runs.Spec.model_validate_json(spec),
-        status=Status(status.decode()),
-        reason=Reason(reason.decode()) if reason else None,
-        epoch=int(epoch),
-        action_id=current.decode() if current else None,
-        action=Action.model_validate_json(action) if action else None,
-        fingerprint=(fingerprint or b"").decode(),
-        digest=digest.decode() if digest else None,
+        spec=record.spec,
+        status=record.status,
+        reason=record.reason,
+        epoch=record.epoch,
+        action_id=record.action_id,
+        action=record.action,
+        fingerprint=record.fingerprint,
+        digest=record.value(resolution),
     )

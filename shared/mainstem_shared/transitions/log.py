@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
-from mainstem_shared.model import cursors, events, runs
+from mainstem_shared.model import cursors, events
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Entry
+from mainstem_shared.model.record import STATE, Record
 from mainstem_shared.model.runs import Spec, Status
 from mainstem_shared.model.snapshot_pacing import Patch
 from mainstem_shared.model.time import now_ms
@@ -35,7 +36,7 @@ PAGE_BYTES: Final = 512 * 1024
 class State:
     """A run as of one moment: record fields, stored snapshot, and the log's entries after it."""
 
-    fields: dict[str, str]
+    record: Record
     snapshot_cursor: Cursor | None
     snapshot_state: bytes
     entries: list[Entry]
@@ -44,29 +45,29 @@ class State:
 
     @property
     def spec(self) -> Spec:
-        return Spec.model_validate_json(self.fields["spec"])
+        return self.record.spec
 
     def check_version(self) -> None:
         """Raise NewerVersion if only later versions may change the run."""
-        runs.check_version(self.fields.get("v"))
+        self.record.check_version()
 
     @property
     def status(self) -> Status:
-        return Status(self.fields["status"])
+        return self.record.status
 
     @property
     def epoch(self) -> int:
-        return int(self.fields["epoch"])
+        return self.record.epoch
 
     @property
     def owner(self) -> str:
-        return self.fields.get("owner", "")
+        return self.record.owner
 
     @property
     def control(self) -> Control:
         """The control that was in force at that moment, whoever has it."""
-        run_id, nonce = self.spec.run_id, self.fields.get("nonce", "")
-        return Control(run_id=run_id, epoch=self.epoch, owner=self.owner, nonce=nonce)
+        record = self.record
+        return Control(run_id=self.spec.run_id, epoch=self.epoch, owner=self.owner, nonce=record.nonce)
 
     @property
     def top(self) -> Cursor:
@@ -82,9 +83,10 @@ async def read(store: Store, run_id: str, *, patience_s: float | None = None) ->
     reply = await store.verb(READ, [k.record, k.log, k.snapshot], patience_s=patience_s)
     if not reply:
         return Gone()
-    flat = [item.decode(errors="replace") for item in reply[0]]  # what is damaged fails where it is needed
+    flat = reply[0]
+    stored = {name.decode(): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
     return State(
-        fields=dict(zip(flat[::2], flat[1::2], strict=True)),
+        record=Record(stored, (field.name for field in STATE)),
         snapshot_cursor=cursors.parse(reply[1]) if reply[1] else None,
         snapshot_state=reply[2],
         entries=[events.entry(raw_id, fields) for raw_id, fields in reply[3]],
@@ -168,6 +170,9 @@ class Probe:
     """None if nobody runs it (any more)."""
 
 
+_PROBED: Final = (Record.status, Record.epoch, Record.owner, Record.nonce)
+
+
 def probe_command(run_id: str) -> bytes:
     """Return the packed commands by which a writer learns what became of its run, as of one moment.
 
@@ -178,7 +183,7 @@ def probe_command(run_id: str) -> bytes:
     return b"".join(
         (
             raw_connections.pack(b"MULTI"),
-            raw_connections.pack(b"HMGET", record, b"status", b"epoch", b"owner", b"nonce"),
+            raw_connections.pack(b"HMGET", record, *(field.name.encode() for field in _PROBED)),
             raw_connections.pack(b"XREVRANGE", log, b"+", b"-", b"COUNT", b"1"),
             raw_connections.pack(b"EXEC"),
         )
@@ -190,12 +195,12 @@ def probed(run_id: str, replies: list[Any]) -> Probe | None:
     told = replies[-1]
     if not isinstance(told, list) or any(isinstance(reply, Exception) for reply in cast("list[Any]", told)):
         return None
-    (status, epoch, owner, nonce), entries = cast("list[Any]", told)
+    values, entries = cast("list[Any]", told)
+    names = [field.name for field in _PROBED]
+    record = Record({name: value for name, value in zip(names, values, strict=True) if value}, names)
     control = None
-    if status == Status.RUNNING.value.encode():
-        control = Control(
-            run_id=run_id, epoch=int(epoch), owner=(owner or b"").decode(), nonce=(nonce or b"").decode()
-        )
+    if record.has(Record.status) and record.status is Status.RUNNING:
+        control = Control(run_id=run_id, epoch=record.epoch, owner=record.owner, nonce=record.nonce)
     return Probe(top=cursors.parse(entries[0][0]) if entries else None, control=control)
 
 

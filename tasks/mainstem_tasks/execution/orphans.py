@@ -55,7 +55,7 @@ def _is_held(runtime: Runtime, run_id: str) -> bool:
 
 def _is_being_ended(runtime: Runtime, state: transitions.State) -> bool:
     """Whether somebody here sealed it so recently that they may still be at it."""
-    sealed_ms = int(state.fields.get("sealed", 0))
+    sealed_ms = state.record.sealed_ms or 0
     return now_ms() - sealed_ms < 2 * runtime.settings.lease_s * 1000
 
 

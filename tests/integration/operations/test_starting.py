@@ -107,7 +107,7 @@ async def test_a_started_run_is_durable_indexed_and_published(store: Store, mess
     assert messages.published == [outcome.run_id]
     state = await transitions.read(store, outcome.run_id)
     assert isinstance(state, transitions.State)
-    assert state.fields["publishes"] == "1"
+    assert state.record.publish_count == 1
     assert state.spec.max_duration_s == 9
     assert await store.client.ttl(keys.user_runs("default", "ann")) > 0
     due = await store.client.zscore(keys.ACTIVE, outcome.run_id)
@@ -121,7 +121,7 @@ async def test_a_broker_that_is_away_delays_a_run_but_does_not_refuse_it(store: 
     state = await transitions.read(store, outcome.run_id)
     assert isinstance(state, transitions.State)
     assert state.status is Status.QUEUED
-    assert "published" not in state.fields
+    assert state.record.published_ms is None
 
 
 async def test_a_busy_thread_names_its_run_and_leaves_nothing_behind(store: Store, messages: Messages):
@@ -150,7 +150,7 @@ async def test_replacing_names_the_run_that_must_stop(store: Store, messages: Me
     assert second.replaces == first.run_id
     state = await transitions.read(store, first.run_id)
     assert isinstance(state, transitions.State)
-    assert state.fields["stop_reason"] == "replaced"
+    assert state.record.stop_reason == "replaced"
 
 
 async def test_the_owner_of_a_replaced_run_is_told_by_mail(store: Store, messages: Messages):

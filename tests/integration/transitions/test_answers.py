@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 
 import pytest
@@ -136,7 +135,7 @@ async def test_claim_gives_the_run_to_one_owner(store: Store):
     assert claimed.spec.run_id == run_id
     state = await transitions.read(store, run_id)
     assert isinstance(state, transitions.State)
-    assert (state.status, state.owner, state.fields["task"]) == (Status.RUNNING, "me", "task")
+    assert (state.status, state.owner, state.record.task_id) == (Status.RUNNING, "me", "task")
     assert state.entries[-1].prev == Cursor(1, 0)
     assert state.entries[-1].payload()["segment"] == 1
 
@@ -296,9 +295,7 @@ async def test_the_final_entry_is_the_last_snapshot(store: Store):
     payload = last.payload()
     assert (payload["status"], payload["reason"]) == ("failed", "engine_error")
     assert (
-        payload["error"]
-        == {"code": "engine_error", "message": "it broke"}
-        == json.loads(read.fields["error"])
+        payload["error"] == {"code": "engine_error", "message": "it broke"} == read.record.error.model_dump()
     )
     assert payload["content"] == state["content"]
     assert not await store.client.exists(

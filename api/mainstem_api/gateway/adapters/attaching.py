@@ -13,12 +13,12 @@ from typing import Any
 
 from mainstem_shared import errors, transitions
 from mainstem_shared.eventlog.reading import run_states
-from mainstem_shared.model import cursors, jsontext
+from mainstem_shared.model import cursors
 from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.principals import Principal
+from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import Spec, Status
-from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 
 
@@ -67,7 +67,7 @@ async def read(store: Store, run_id: str, caller: Principal) -> AttachPoint:
 
 def of_state(state: transitions.State) -> AttachPoint:
     """Return where a run stands that was just read."""
-    fields = state.fields
+    record = state.record
     outcome = None
     if state.status.is_terminal:
         last = run_states.final_entry(state)
@@ -78,13 +78,13 @@ def of_state(state: transitions.State) -> AttachPoint:
     return AttachPoint(
         spec=state.spec,
         status=state.status,
-        started="segment" in fields,
+        started=record.segment > 0,
         fold=fold,
         cursor=cursor,
         outcome=outcome,
-        pauses=jsontext.loads(fields["decisions"]) if fields.get("decisions") else (),
-        restarts=int(fields.get("restarts", 0)),
-        finished_ms=int(fields["finished"]) if fields.get("finished") else None,
+        pauses=record.decisions or (),
+        restarts=record.restart_count,
+        finished_ms=record.finished_ms,
     )
 
 
@@ -94,8 +94,7 @@ async def input_of(store: Store, run_id: str) -> dict[str, Any]:
     Raises:
         NotFound: there is no such run.
     """
-    record = keys.run(run_id).record
-    found = await store.command("HGET", record, "input", large=True)
-    if found is None:
+    record = await transitions.read_fields(store, run_id, Record.run_input)
+    if isinstance(record, transitions.Gone) or not record.has(Record.run_input):
         raise errors.NotFound
-    return jsontext.loads(found)
+    return record.run_input

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from mainstem_shared import transitions
 from mainstem_shared.model.principals import Principal
+from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import Spec
 from mainstem_shared.operations.queries import listings
 from mainstem_shared.store import keys
@@ -22,10 +24,9 @@ async def newest_active(store: Store, thread_id: str, caller: Principal) -> Spec
     """
     index = keys.thread_runs(caller.tenant, thread_id)
     newest = await store.command("ZREVRANGE", index, 0, _NEWEST)
-    for raw_id in newest:
-        record = keys.run(raw_id.decode()).record
-        found = await store.command("HMGET", record, "spec", "status")
-        known = None if None in found else listings.spec_and_status(raw_id.decode(), *found)
+    for run_id in (raw_id.decode() for raw_id in newest):
+        record = await transitions.read_fields(store, run_id, Record.spec)
+        known = None if isinstance(record, transitions.Gone) else listings.spec_and_status(run_id, record)
         if known is not None and not known[1].is_terminal and caller.owns(known[0]):
             return known[0]
     return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from datetime import datetime
 from typing import Any, Final
 
 from mainstem_shared import errors, transitions
@@ -16,8 +17,8 @@ from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Entry, Type
 from mainstem_shared.model.principals import Principal
-from mainstem_shared.model.runs import ErrorInfo, Reason, Run
-from mainstem_shared.store import keys
+from mainstem_shared.model.record import Record
+from mainstem_shared.model.runs import ErrorInfo, Run
 from mainstem_shared.store.client import Store
 from mainstem_shared.transitions import State
 
@@ -62,12 +63,11 @@ async def check_owner(store: Store, run_id: str, *, tenant: str, user_id: str | 
     Raises:
         NotFound: it is not, or there is no such run.
     """
-    record = keys.run(run_id).record
-    spec = await store.command("HGET", record, "spec")
-    if spec is None:
+    record = await transitions.read_fields(store, run_id, Record.spec)
+    if isinstance(record, transitions.Gone):
         raise errors.NotFound
     try:
-        found = runs.Spec.model_validate_json(spec)
+        found = record.spec
     except contents.UNREADABLE as error:
         raise _unreadable(run_id, error) from error
     if found.tenant != tenant or (user_id is not None and found.user_id != user_id):
@@ -94,20 +94,19 @@ def run(state: State) -> Run:
 
 
 def _run(state: State, folded: Content, cursor: Cursor, failure: ErrorInfo | None) -> Run:
-    spec, fields = state.spec, state.fields
-    reason, waiting = fields.get("reason"), fields.get("waiting")
+    spec, record = state.spec, state.record
     return Run(
         run_id=spec.run_id,
         thread_id=spec.thread_id,
         user_id=spec.user_id,
         tenant=spec.tenant,
         status=state.status,
-        reason=Reason(reason) if reason else None,
-        waiting_for=runs.WaitingFor(waiting) if waiting else None,
+        reason=record.reason,
+        waiting_for=record.waiting_for,
         engine=spec.engine,
         created_at=runs.at_ms(spec.created_ms),
-        started_at=_time(fields.get("started")),
-        finished_at=_time(fields.get("finished")),
+        started_at=_time(record.started_ms),
+        finished_at=_time(record.finished_ms),
         text=folded.text,
         content=folded.dump()["content"],
         steps=folded.steps,
@@ -132,8 +131,8 @@ def _inputs(state: State, folded: Content) -> list[dict[str, Any]]:
     return read + [{**said, "state": "queued", "part": None} for said in waiting]
 
 
-def _time(ms: str | None) -> Any:
-    return runs.at_ms(int(ms)) if ms else None
+def _time(ms: int | None) -> datetime | None:
+    return None if ms is None else runs.at_ms(ms)
 
 
 def content(state: State) -> tuple[Content, Cursor, ErrorInfo | None]:
@@ -183,13 +182,15 @@ def final_entry(state: State) -> Entry:
 
 
 def _entry_of_record(state: State, reason: ErrorInfo) -> Entry:
-    kept = state.fields.get("error")
+    record = state.record
+    if record.reason is None or record.finished_ms is None:
+        raise ValueError("a record that is over, without its outcome")
     body = {
         "prev": str(cursors.START),
         "status": state.status,
-        "reason": state.fields["reason"],
-        "error": jsontext.loads(kept) if kept else reason.model_dump(),
-        "at": int(state.fields["finished"]),
+        "reason": record.reason,
+        "error": (record.error or reason).model_dump(),
+        "at": record.finished_ms,
         **Content().dump(),
     }
     return Entry(cursor=Cursor(state.epoch, 0), type=Type.FINISHED, data=jsontext.dumps(body))

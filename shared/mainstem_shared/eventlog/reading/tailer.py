@@ -16,7 +16,7 @@ import contextlib
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from mainstem_shared import errors
 from mainstem_shared.eventlog.reading.followed_runs import FollowedRun
@@ -124,11 +124,10 @@ class Tailer:
             followed.connection = None
 
     async def _wake(self, connection: TailConnection) -> None:
-        pipeline: Any = self.store.client.pipeline(transaction=False)
-        pipeline.xadd(connection.wake_key, {"k": ""}, maxlen=1, approximate=False)
-        pipeline.pexpire(connection.wake_key, WAKE_TTL_MS)
+        key = connection.wake_key
+        wake = (("XADD", key, "MAXLEN", 1, "*", "k", ""), ("PEXPIRE", key, WAKE_TTL_MS))
         with contextlib.suppress(errors.StoreUnavailable):  # the read ends by itself within two seconds
-            await self.store.patiently(pipeline.execute, patience_s=0)
+            await self.store.commands(*wake, patience_s=0)
 
     def _open_connection(self) -> TailConnection:
         self._made += 1

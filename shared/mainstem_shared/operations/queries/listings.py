@@ -13,10 +13,11 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
 
-from mainstem_shared import errors
+from mainstem_shared import errors, transitions
 from mainstem_shared.eventlog.reading import run_states
 from mainstem_shared.model import contents
 from mainstem_shared.model.principals import DEFAULT_TENANT
+from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import TERMINAL, Run, Spec, Status
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import indexes
@@ -189,23 +190,23 @@ def cannot_read(run_id: str, error: Exception) -> None:
     logger.error("a record is damaged, or of a later version", extra=noted, exc_info=error)
 
 
-def spec_and_status(run_id: str, spec: bytes, status: bytes) -> tuple[Spec, Status] | None:
-    """Parse what lists filter by; None for a record that cannot be read."""
+def spec_and_status(run_id: str, record: Record) -> tuple[Spec, Status] | None:
+    """Return what lists filter by; None for a record that cannot be read."""
     try:
-        return Spec.model_validate_json(spec), Status(status.decode())
+        return record.spec, record.status
     except contents.UNREADABLE as error:
         cannot_read(run_id, error)
         return None
 
 
 async def _matching(store: Store, query: Query, batch: list[Position]) -> list[Position]:
-    looks = (("HMGET", keys.run(entry.run_id).record, "status", "spec") for entry in batch)
+    records = await transitions.read_many(store, [entry.run_id for entry in batch], Record.spec)
     matching: list[Position] = []
     gone: list[Position] = []
-    for entry, (status, spec) in zip(batch, await store.commands(*looks, large=True), strict=True):
-        if status is None:
+    for entry, record in zip(batch, records, strict=True):
+        if isinstance(record, transitions.Gone):
             gone.append(entry)
-        elif (known := spec_and_status(entry.run_id, spec, status)) and query.matches(*known):
+        elif (known := spec_and_status(entry.run_id, record)) and query.matches(*known):
             matching.append(entry)
     await _drop(store, query.index, gone)
     return matching

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mainstem_shared.model import actions, contents, cursors, jsontext, runs
-from mainstem_shared.model.runs import ErrorInfo, Reason, Spec, Status, Timestamp, WaitingFor
+from mainstem_shared import transitions
+from mainstem_shared.model import contents, cursors, runs
+from mainstem_shared.model.record import Record
+from mainstem_shared.model.runs import ErrorInfo, Reason, Status, Timestamp, WaitingFor
 from mainstem_shared.operations.queries import listings
 from mainstem_shared.operations.queries.listings import Query
 from mainstem_shared.store import keys
@@ -26,8 +29,9 @@ SCAN_LIMIT: Final = 20_000
 """Unfinished runs looked at for one answer."""
 _BATCH: Final = 500
 _FIELDS: Final = (
-    "spec", "status", "reason", "waiting", "epoch", "owner", "task", "last_task", "started", "finished",
-    "action", "error", "stop_reason",
+    Record.spec, Record.reason, Record.waiting_for, Record.epoch, Record.owner, Record.task_id,
+    Record.last_task_id, Record.started_ms, Record.finished_ms, Record.action, Record.error,
+    Record.stop_reason,
 )  # fmt: skip
 
 
@@ -94,12 +98,12 @@ async def active(store: Store, query: Query, *, limit: int = SHOWN) -> Overview:
 
 
 async def _wanted(store: Store, query: Query, run_ids: Sequence[str]) -> list[tuple[int, str, Status]]:
-    looks = (("HMGET", keys.run(run_id).record, "status", "spec") for run_id in run_ids)
+    records = await transitions.read_many(store, run_ids, Record.spec)
     found: list[tuple[int, str, Status]] = []
-    for run_id, (status, spec) in zip(run_ids, await store.commands(*looks, large=True), strict=True):
-        if status is None:
+    for run_id, record in zip(run_ids, records, strict=True):
+        if isinstance(record, transitions.Gone):
             continue  # a start that is under way, or never happened
-        if (known := listings.spec_and_status(run_id, spec, status)) is None:
+        if (known := listings.spec_and_status(run_id, record)) is None:
             continue
         parsed, reached = known
         if not reached.is_terminal and query.matches(parsed, reached):
@@ -108,21 +112,20 @@ async def _wanted(store: Store, query: Query, run_ids: Sequence[str]) -> list[tu
 
 
 async def _summaries(store: Store, run_ids: Sequence[str]) -> list[RunSummary]:
-    looks = (("HMGET", keys.run(run_id).record, *_FIELDS) for run_id in run_ids)
+    records = await transitions.read_many(store, run_ids, *_FIELDS)
     found: list[RunSummary] = []
-    for run_id, values in zip(run_ids, await store.commands(*looks, large=True), strict=True):
-        if (summary := _readable_summary(run_id, values)) is not None:
+    for run_id, record in zip(run_ids, records, strict=True):
+        if (summary := _readable_summary(run_id, record)) is not None:
             found.append(summary)
     return await _with_progress(store, found)
 
 
-def _readable_summary(run_id: str, values: Sequence[bytes | None]) -> RunSummary | None:
+def _readable_summary(run_id: str, record: Record | transitions.Gone) -> RunSummary | None:
     """Return a run's summary; None if it is gone, or cannot be read."""
+    if isinstance(record, transitions.Gone):
+        return None  # its retention ended this very moment
     try:
-        fields = {
-            name: value.decode() for name, value in zip(_FIELDS, values, strict=True) if value is not None
-        }
-        return _summary(fields) if "status" in fields else None  # its retention ended this very moment
+        return _summary(record)
     except contents.UNREADABLE as error:
         listings.cannot_read(run_id, error)
         return None
@@ -145,29 +148,29 @@ async def _with_progress(store: Store, runs: list[RunSummary]) -> list[RunSummar
     ]
 
 
-def _summary(fields: dict[str, str]) -> RunSummary:
-    spec, status = Spec.model_validate_json(fields["spec"]), Status(fields["status"])
-    kept = fields.get("action") if status is Status.REQUIRES_ACTION else None
+def _summary(record: Record) -> RunSummary:
+    spec, status = record.spec, record.status
+    action = record.action if status is Status.REQUIRES_ACTION else None
     return RunSummary(
         run_id=spec.run_id,
         thread_id=spec.thread_id,
         user_id=spec.user_id,
         status=status,
-        reason=Reason(fields["reason"]) if fields.get("reason") else None,
-        waiting_for=WaitingFor(fields["waiting"]) if fields.get("waiting") else None,
+        reason=record.reason,
+        waiting_for=record.waiting_for,
         engine=spec.engine,
         created_at=runs.at_ms(spec.created_ms),
-        started_at=_time(fields.get("started")),
-        finished_at=_time(fields.get("finished")),
-        worker=fields.get("owner") or None,
-        task_id=fields.get("task") or fields.get("last_task") or None,
-        epoch=int(fields["epoch"]),
-        stopping=bool(fields.get("stop_reason")) and not status.is_terminal,
-        action=actions.Action.model_validate_json(kept).public() if kept else None,
-        error=ErrorInfo.model_validate(jsontext.loads(fields["error"])) if fields.get("error") else None,
+        started_at=_time(record.started_ms),
+        finished_at=_time(record.finished_ms),
+        worker=record.owner or None,
+        task_id=record.task_id or record.last_task_id or None,
+        epoch=record.epoch,
+        stopping=record.stop_reason is not None and not status.is_terminal,
+        action=action.public() if action else None,
+        error=record.error,
         metadata=spec.metadata,
     )
 
 
-def _time(ms: str | None) -> Any:
-    return runs.at_ms(int(ms)) if ms else None
+def _time(ms: int | None) -> datetime | None:
+    return None if ms is None else runs.at_ms(ms)
