@@ -28,6 +28,7 @@ from mainstem_tasks.celery_support.async_task import AsyncTask
 from mainstem_tasks.celery_support.cancellation import CancelCause, cancel_cause
 from mainstem_tasks.celery_support.publisher import GENERATE
 from mainstem_tasks.execution import runtime, segments
+from mainstem_tasks.execution.uncancelled import uncancelled
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -83,7 +84,7 @@ class Generate(AsyncTask):
         request, runtime_s = self.request, time.monotonic() - began
         try:
             # Not to be cancelled: an abort comes by mail first, and as Celery's revoke while this is sent.
-            await segments.unreachable(self._send_within(event, str(request.id), request.hostname, runtime_s))
+            await uncancelled(self._send_within(event, str(request.id), request.hostname, runtime_s))
         except Exception:  # the run is what it is whatever monitors see; the broker may be unavailable
             logger.info("monitors were not told", extra={"action": "state_unseen"}, exc_info=True)
 

@@ -56,8 +56,8 @@ MUTATIONS: Final = (
     M(
         rows=(91,),
         file=f"{SHARED}/eventlog/reading/run_states.py",
-        old="if spec is None:\n        raise errors.NotFound",
-        new="if spec is None:\n        raise errors.Conflict",
+        old="Record.spec)\n    if isinstance(record, transitions.Gone):\n        raise errors.NotFound",
+        new="Record.spec)\n    if isinstance(record, transitions.Gone):\n        raise errors.Conflict",
     ),
     M(
         rows=(93,),
@@ -82,13 +82,13 @@ MUTATIONS: Final = (
     M(
         rows=(96,),
         file=_ABORTING,
-        old="if reason != intent.reason:",
+        old="if record.reason is not intent.reason:",
         new="if False:",
     ),
     M(
         rows=(97,),
         file=_ABORTING,
-        old="heard = (is_over and owner == intent.owner) or await",
+        old="heard = (is_over and record.owner == intent.owner) or await",
         new="heard = True or await",
     ),
     M(
@@ -101,7 +101,7 @@ MUTATIONS: Final = (
     M(
         rows=(99, 189),
         file=f"{SHARED}/operations/sweeping.py",
-        old='elif "stop_reason" in record:',
+        old="elif record.stop_reason is not None:",
         new="elif False:",
         only=("test_crash_after_the_intent",),
     ),

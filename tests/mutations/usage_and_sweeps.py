@@ -168,7 +168,7 @@ MUTATIONS: Final = (
     M(
         rows=(205,),
         file=f"{SHARED}/model/runs.py",
-        old="if int(version or 1) > RECORD_VERSION:",
+        old="if version > RECORD_VERSION:",
         new="if False:",
         only=("test_this_version_does_not_end_what_it_does_not_understand",),
     ),
@@ -182,7 +182,7 @@ MUTATIONS: Final = (
     M(
         rows=(207,),
         file=_STATES,
-        old="reason=Reason(reason) if reason else None,",
+        old="reason=record.reason,",
         new="reason=None,",
     ),
     # -- the run as an object

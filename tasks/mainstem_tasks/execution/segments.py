@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
 
 from celery.exceptions import SoftTimeLimitExceeded
@@ -30,6 +29,7 @@ from mainstem_tasks.celery_support.cancellation import CancelCause, cancel_cause
 from mainstem_tasks.execution import verdicts
 from mainstem_tasks.execution.inputs import Inputs
 from mainstem_tasks.execution.runtime import Runtime, Stop
+from mainstem_tasks.execution.uncancelled import uncancelled
 from mainstem_tasks.execution.verdicts import Exited, Verdict
 from mainstem_tasks.sdk import context, registry
 from mainstem_tasks.sdk.inboxes import Inbox
@@ -78,7 +78,7 @@ async def execute(runtime: Runtime, run_id: str, *, task_id: str) -> str:
     runtime.claiming[run_id] = None
     try:
         # Not to be cancelled: a claim that landed and was forgotten would orphan the run.
-        claimed = await unreachable(_claimed(runtime, claim))
+        claimed = await uncancelled(_claimed(runtime, claim))
     except contents.UNREADABLE:  # it may have landed: nobody else would end the run
         logger.exception("a record is damaged", extra={"action": "run_unreadable", "run_id": run_id})
         claimed = None
@@ -181,7 +181,7 @@ class Segment:
         # From here on stops find it. Nothing was awaited since the claim's reply, so that none falls between.
         self._runtime.segments[self.run_id] = self
         try:
-            fold, state = (Content(), None) if self._claimed.segment == 1 else await unreachable(self._past())
+            fold, state = (Content(), None) if self._claimed.segment == 1 else await uncancelled(self._past())
             self._checkpointed = state is not None
             if self._runtime.lease.owner != self._control.owner:
                 self.stop(Stop.SUSPENDED)  # sweepers have looked through that name's runs already
@@ -189,7 +189,7 @@ class Segment:
             channel.on_lost = lambda: self.stop(Stop.LOST)
             self._inputs = Inputs(self._runtime, channel, read=len(fold.inputs))
             if self._addressed:
-                await unreachable(self._inputs.fetched())
+                await uncancelled(self._inputs.fetched())
             if cancel_cause() is not None:
                 self._stop_for_pool()  # cancelled while it could not be reached
             work = self._run_engine(channel, state, self._inputs.inbox)
@@ -197,7 +197,7 @@ class Segment:
             if self.cause is not None:
                 self._engine.cancel()
             interrupted = await self._watch(self._engine)
-            outcome = await unreachable(self._concluded(channel, self._engine))
+            outcome = await uncancelled(self._concluded(channel, self._engine))
         finally:
             self._runtime.segments.pop(self.run_id, None)
             self._let_go()
@@ -483,22 +483,3 @@ async def end_as_it_stands(runtime: Runtime, control: transitions.Control) -> st
         logger.exception("RUN NOT FINISHED", extra={"action": "finish_failed", "run_id": run_id})
         return "unfinished"
     return ended.reason.value if ended is not None and ended.mine else "lost"
-
-
-async def unreachable(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` to its end although the caller may be cancelled; the cancel comes through afterwards."""
-    task = asyncio.ensure_future(work)
-    cancelled = False
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if task.cancelled():
-                raise
-            cancelled = True
-        except BaseException as error:  # noqa: BLE001 - the task's own failure, raised by `result` below
-            if not task.done():  # injected
-                logger.info("stopped during finalisation: %r", error, extra={"action": "stop_deferred"})
-    if cancelled and task.exception() is None:
-        logger.info("cancelled during finalisation", extra={"action": "cancel_deferred"})
-    return task.result()
