@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import queue
+import signal
 import sys
 import tempfile
 import threading
@@ -24,6 +25,8 @@ JOBS: Final = 2
 
 def main() -> None:
     """Try what was asked for; the exit code tells whether every mutation was killed."""
+    # Also in the background, where shells have SIGINT ignored: tests that are stopped must stop what they started.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = argparse.ArgumentParser(prog="make mutants", description=__doc__)
     parser.add_argument("--rows", default="", help="comma-separated; by default all")
     parser.add_argument("--jobs", type=int, default=JOBS)

@@ -16,7 +16,6 @@ from lupa.lua51 import LuaError, LuaRuntime
 
 from mutations.checkouts import Checkout
 from mutations.mutation import Mutation
-from support.paths import ROOT
 
 TEST_TIMEOUT_S: Final = 90
 """Per test; one that hangs under a mutation has noticed it."""
@@ -46,6 +45,8 @@ class Trial:
 def run(checkout: Checkout, mutation: Mutation, *, row: int) -> Trial:
     """Try one row's mutation; afterwards the copy is as it was."""
     began = time.monotonic()
+    path = checkout.root / mutation.file
+    before = path.read_text()  # not the checkout's: somebody may be at work there
     is_script = mutation.file.endswith(".lua")
     module = "mainstem_shared" if is_script else _module(mutation.file)
     try:
@@ -55,7 +56,7 @@ def run(checkout: Checkout, mutation: Mutation, *, row: int) -> Trial:
         else:
             verdict, why = _judge(*_tests(checkout, mutation.tests(row), module=module))
     finally:
-        (checkout.root / mutation.file).write_text((ROOT / mutation.file).read_text())
+        path.write_text(before)
     seconds = time.monotonic() - began
     return Trial(row=row, mutation=mutation, verdict=verdict, why=why, seconds=seconds)
 
@@ -79,14 +80,21 @@ def _cannot_load(checkout: Checkout, path: Path) -> str:
 
 _RUN: Final = """
 import importlib, sys
-try:
-    print(importlib.import_module(sys.argv[1]).__file__)
-except BaseException as error:
-    sys.exit(f"ERROR {error!r}")
 import pytest
-sys.exit(pytest.main(sys.argv[2:]))
+
+class Loaded:
+    def pytest_sessionstart(self):
+        try:
+            print(importlib.import_module(sys.argv[1]).__file__)
+        except BaseException as error:
+            pytest.exit(f"ERROR {error!r}", returncode=70)
+
+sys.exit(pytest.main(sys.argv[2:], plugins=[Loaded()]))
 """
-"""What does not even import has broken more than its promise."""
+"""Tests run with the mutated module loaded: what does not even import has broken more than its promise.
+
+It is imported by pytest, which wants to load the plugins' own modules before anybody else does.
+"""
 
 
 def _module(file: str) -> str:
