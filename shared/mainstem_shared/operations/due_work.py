@@ -1,8 +1,8 @@
 """Due work is drained in slices until nothing is due: by all sweepers, each with its own slices.
 
 A slice is taken from its index (`take_due`), so that sweepers share a backlog instead of repeating each
-other's work. Kinds of work take turns: neither starves the other. Between slices a sweeper pauses for as
-long as the slice took: its process has runs and readers to serve, too.
+other's work. Kinds of work take turns: neither starves the other. Between slices a sweeper pauses
+for a while: its process has runs and readers to serve, too.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from typing import Final
 
 from mainstem_shared.model.time import now_ms
 
-SLICE: Final = 100
-"""Entries of one slice: tens of milliseconds of work."""
+SLICE: Final = 200
+"""Entries of one slice: some ten milliseconds of this process's time, mostly waiting for the store."""
 HOLD_MS: Final = 15_000
 """What a sweeper that dies in the middle of a slice delays it by."""
-LONGEST_PAUSE_S: Final = 0.05
+PAUSE: Final = 0.25
+"""Share of a slice's time for which a sweeper pauses after it: two keep up with 2,000 ends a second."""
+LONGEST_PAUSE_S: Final = 0.02
 
 
 @dataclass(kw_only=True)
@@ -51,7 +53,7 @@ class Drain:
                 now = time.monotonic()
                 if now > until:
                     return False
-                await asyncio.sleep(min(now - began, LONGEST_PAUSE_S))
+                await asyncio.sleep(min(PAUSE * (now - began), LONGEST_PAUSE_S))
         return True
 
     async def _slice(self, kind: str, work: Callable[[], Awaitable[list[int]]]) -> bool:

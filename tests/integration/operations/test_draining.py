@@ -62,7 +62,7 @@ async def test_sweepers_share_a_backlog(store: Store):
     """No entry is taken by two of them, and together they take all."""
     await store.client.zadd(keys.COMPACT, {f"run{n}": n for n in range(ENDED)})
     slices = await asyncio.gather(
-        *(transitions.take_due(store, keys.COMPACT, limit=50, hold_ms=60_000) for _ in range(10))
+        *(transitions.take_due(store, keys.COMPACT, limit=50, hold_ms=60_000) for _ in range(ENDED // 50 + 1))
     )
     taken = [run_id for found in slices for run_id, _ in found]
     assert len(taken) == len(set(taken)) == ENDED
