@@ -71,9 +71,8 @@ class LoopThread:
         asyncio.set_event_loop(loop)
         loop.call_soon(ready.set_result, loop)
         try:
-            while (
-                not stopping.is_set()
-            ):  # whatever a task does to the loop, others' tasks and the lease live on
+            # Whatever a task does to the loop, other tasks and the lease live on.
+            while not stopping.is_set():
                 _run(loop)
         finally:
             loop.close()
