@@ -159,7 +159,7 @@ MUTATIONS: Final = (
         file=_TAIL,
         old="except (\n            Exception\n        ) as error:",
         new="except KeyboardInterrupt as error:",
-        only=("test_a_malformed_entry_ends_only_its_own_feeds",),
+        only=("test_a_malformed_entry_hides_nothing_else",),
     ),
     M(
         rows=(26,),
