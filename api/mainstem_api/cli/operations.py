@@ -1,4 +1,4 @@
-"""`mainstem kill` and `mainstem requeue` act on one run for an operator, without a gateway."""
+"""`mainstem kill` ends a run, `mainstem requeue` republishes a queued one; no gateway is needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mainstem up` and `mainstem valkey` start the embedded server and stay in the foreground."""
+"""`mainstem up` runs the whole stack in the foreground, `mainstem valkey` the embedded server alone."""
 
 from __future__ import annotations
 

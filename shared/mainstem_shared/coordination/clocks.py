@@ -1,4 +1,4 @@
-"""The clock that leases are measured with."""
+"""Measures leases on a clock that goes on while the process is suspended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decides when a run's snapshot is due, and whether the whole state or only the new text is sent.
+"""Decides when the writer stores a run's snapshot, and whether it sends the whole content or new text only.
 
 A run's content mostly grows at the end of its last text. Then the stored state is extended where that text
 ends, for the price of the new text, and snapshots may be frequent: readers find a short tail. Any other event

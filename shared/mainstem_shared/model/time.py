@@ -1,4 +1,4 @@
-"""The wall clock, in the one unit that records, logs and indexes use: milliseconds since the epoch."""
+"""Tells wall-clock time in the one unit of records, logs and indexes: milliseconds since the epoch."""
 
 from __future__ import annotations
 

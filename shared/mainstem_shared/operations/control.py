@@ -1,4 +1,4 @@
-"""The one protocol by which operations change runs: make it findable → verb → tidy indexes → notify.
+"""Performs an operation's four steps: make the run findable, run the verb, tidy indexes, notify.
 
 A run, the indexes that list it, its owner's mailbox and the broker cannot be changed together. The record
 is the truth; a process may die between any two writes. So before a verb runs, whoever heals must be able to

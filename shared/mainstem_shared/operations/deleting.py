@@ -1,4 +1,4 @@
-"""Deletes a thread's or a user's data: active runs are aborted first, those that do not stop in time sealed.
+"""Deletes a thread's or a user's data, and kills a run: aborts first, then seals what does not stop in time.
 
 Content never outlives a run's record: entries that a crash leaves in indexes are of a run that is gone, and
 repeating the call does the rest.

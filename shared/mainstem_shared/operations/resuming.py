@@ -1,4 +1,4 @@
-"""Resumes a paused run, and expires what nobody decides: the guard ladder on top of the verb `resolve`.
+"""Resumes or expires a paused run: checks the request against the record's action, then calls `resolve`.
 
 For `AsyncRuns`, the task `mainstem.resume` and sweepers.
 """

@@ -1,4 +1,4 @@
-"""Tells which addresses lead to this machine only."""
+"""Tells which addresses reach this machine only, and refuses an unauthenticated gateway on others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The publisher sends runs to Celery's broker: messages, task ids, and a bound on every wait for the broker.
+"""The `Dispatcher` publishes, revokes and pings through Celery's broker, each within a bounded time.
 
 A message is only a hint that a run waits: who publishes, twice or not at all, is the business of
 `mainstem_shared.coordination.outbox`. Used by the web tier, by tasks and by sweepers; not by a worker's app.

@@ -1,4 +1,4 @@
-"""API clients of a live system, and the shortest ways to a finished run."""
+"""Starts `AsyncRuns` on a live system, without HTTP, and runs the demo engine to its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loaded by a worker with MAINSTEM_ENGINES: from then on it is of the next version."""
+"""Turns a worker into one of the next version, loaded with MAINSTEM_ENGINES."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The next version of Mainstem, as far as this one can meet it: a worker loads it as MAINSTEM_ENGINES=support.engines.engines,support.engines.newer.
+"""Imitates the next version of Mainstem; `engines_newer` turns a worker into it.
 
 Its runs' records have version 2 and a field that this version does not know; so have their logs.
 """

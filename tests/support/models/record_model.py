@@ -1,4 +1,4 @@
-"""A run's record as a model of the verbs writes it, event by event, and where clients that attach then stand."""
+"""Predicts a run's record from its events, and the attach point that `attaching.read` must return."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real gateways under a test's control, and SSE read from the socket up, with no library that forgives.
+"""Runs a gateway in a thread or a process, and reads its event streams from the raw socket.
 
 A gateway runs under uvicorn in a thread of its own. Whoever starts one stops it.
 """

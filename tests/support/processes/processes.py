@@ -1,4 +1,4 @@
-"""Mainstem's own processes under a test's control: workers and gateways, killed, frozen, restarted by pid."""
+"""Starts workers and gateways as child processes, and kills, freezes or restarts them by pid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The thread that runs the pool's event loop."""
+"""`PoolLoop` runs the asyncio pool's event loop in a thread; `background_loop` serves the other pools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run's state as its readers get it, read and encoded once for all who ask at the same time.
+"""A shared state encodes a run's state into frames once for all readers; `FollowedRun` joins the reads.
 
 A state has up to 8 MB, and a finished run's readers get it twice: as a snapshot, and in the final event. Many
 readers that come together (a gateway stopped, a page was shared) would hold a copy each.

@@ -1,1 +1,1 @@
-"""Queries read runs without changing them: one run, listings, summaries."""
+"""Queries list runs: `listings` whole ones, `summaries` without content. One run: `run_states.get_run`."""

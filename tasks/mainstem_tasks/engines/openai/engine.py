@@ -1,8 +1,8 @@
-"""The `openai` engine: streams chat completions from any OpenAI-compatible endpoint.
+"""The `openai` engine streams chat completions from any OpenAI-compatible endpoint.
 
 Text, reasoning, tool calls with streaming arguments, usage and the reason the model stopped. It asks again
 only while nothing was emitted. Tools of `use_tools` run here, and the model is called again with their
-results (`_openai_tools`); others are reported. HTTP and its errors are in `_openai_provider`.
+results (`tools`); others are reported. HTTP and its errors are in `provider`.
 """
 
 # what clients and providers send is checked by models or by hand, not by types.

@@ -1,4 +1,4 @@
-"""Tells of calls: how they are numbered, identified, named and cut in pieces, and what goes back with them."""
+"""Lists dialects of tool calls: how providers number, identify, name and cut them, and what goes back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tells of ends: answers that are cut, reasons to stop, and connections that outlive or break them."""
+"""Lists dialects of ends: answers that are cut, reasons to stop, connections that outlive or break them."""
 
 # Values of any shape are walked here.
 # pyright: reportUnknownVariableType=false

@@ -1,4 +1,4 @@
-"""Tells of failures: the places where providers say them, and how often it helps to ask again.
+"""Lists dialects of failures: where providers say them, and how often it helps to ask again.
 
 `requests` of these rows is the count of completions that a failure costs: one for what would fail again, four
 for what may pass.

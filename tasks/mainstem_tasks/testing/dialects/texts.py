@@ -1,4 +1,4 @@
-"""Tells of texts: the shapes they come in, the bytes and lines that carry them, and halves of characters."""
+"""Lists dialects of text: its shapes, the bytes and lines that carry it, and halves of characters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Builds the response object of events and answers: status, usage, error, and what the request said."""
+"""Builds the response object: status, usage, error, the request's echo. Its items come from `sequencer`."""
 
 # what clients and providers send is checked by models or by hand, not by types.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
