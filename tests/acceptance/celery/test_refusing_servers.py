@@ -71,7 +71,7 @@ async def test_a_store_that_refuses_ends_neither_worker_nor_run(fragile: Any):
             with refusing(fragile.store, kind):
                 await asyncio.sleep(REFUSED_S)  # its length is the input
             await goes_on(runs, long, kind)
-            assert (await runs.get(long)).text == demo_text(TOKENS)[: await said(runs, long)]
+            assert demo_text(TOKENS).startswith((await runs.get(long)).text)
             is_well(worker)
         assert (await runs.get(long)).status is Status.RUNNING
 
