@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -222,12 +223,21 @@ def test_mainstem_valkey_serves_in_the_foreground(tmp_path: Path):
     """`mainstem valkey` prints its addresses, cleans up on SIGTERM, and fails when its server dies."""
     with StackProcess(tmp_path, command=(str(PROGRAM), "valkey")) as process:
         process.start()
-        wait_until(lambda: "store redis://" in process.log, description="the addresses", timeout_s=PATIENCE_S)
+        wait_until(
+            lambda: "listening on redis://" in process.log, description="the addresses", timeout_s=PATIENCE_S
+        )
+        printed = subprocess.run(
+            [str(PROGRAM), "addresses", "--json"], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        for url in json.loads(printed.stdout).values():  # with the password: Celery alone gets in with it
+            assert redis.Redis.from_url(url).ping()
         process.signal(signal.SIGTERM)
         assert process.wait_end(PATIENCE_S) == 0
         assert gone(process)
         process.start()
-        wait_until(lambda: "store redis://" in process.log, description="the addresses", timeout_s=PATIENCE_S)
+        wait_until(
+            lambda: "listening on redis://" in process.log, description="the addresses", timeout_s=PATIENCE_S
+        )
         process.find("valkey-server")[0].kill()
         assert process.wait_end(PATIENCE_S) == 1
         assert "did not start: it ended" in process.log
