@@ -259,7 +259,7 @@ async def test_a_reset_is_logged_in_these_words(served: Served, caplog: pytest.L
 
 def test_the_server_is_found_by_its_signal_handler() -> None:
     """`handle_exit` is a bound method, installed by `capture_signals`; `should_exit` is on its owner."""
-    server = uvicorn.Server(uvicorn.Config(answering))
+    server = uvicorn.Server(uvicorn.Config(answering, log_config=None))
     assert uvicorn_internals.running_server() is None
     with server.capture_signals():
         assert uvicorn_internals.running_server() is server

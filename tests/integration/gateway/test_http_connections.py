@@ -177,7 +177,8 @@ async def test_trailers_are_dropped(gateway: GatewayThread) -> None:
         await wire.answer(200)
     async with connected(gateway, head) as wire:
         wire.writer.write((b"x-a: " + b"b" * 8000 + b"\r\n") * 20)
-        assert b" 202 " not in await wire.rest()
+        with contextlib.suppress(ConnectionResetError):  # an end while something is unread shows as a reset
+            assert b" 202 " not in await wire.rest()
 
 
 async def test_a_slow_head_after_an_answer_is_not_waited_for(
