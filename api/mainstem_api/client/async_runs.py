@@ -27,7 +27,7 @@ from mainstem_shared.operations import aborting, deleting, resuming, starting, s
 from mainstem_shared.operations.aborting import Aborter, Outcome
 from mainstem_shared.operations.control import Operations
 from mainstem_shared.operations.deleting import Deleter
-from mainstem_shared.operations.queries import listings
+from mainstem_shared.operations.queries import conversations, listings
 from mainstem_shared.operations.queries.listings import Page, Query
 from mainstem_shared.operations.steering import Receipt
 from mainstem_shared.settings import Settings
@@ -146,6 +146,8 @@ class AsyncRuns:
         idempotency_key: str | None = None,
         max_duration_s: float | None = None,
         on_worker_lost: OnWorkerLost = "fail",
+        parent: str | None = None,
+        message_id: str | None = None,
     ) -> StartResult:
         """Start a run on a thread. When this returns it is durable, and a worker will take it.
 
@@ -160,6 +162,8 @@ class AsyncRuns:
             idempotency_key: repeating a start with the same key and request returns the first one's run.
             max_duration_s: longest life of the run, bounded by MAINSTEM_MAX_RUN_S.
             on_worker_lost: `fail` keeps the partial result; `resume` goes on from the last checkpoint.
+            parent: the message that the run follows; one that a user said is answered again; `root`: none.
+            message_id: the id of the message that the input is.
 
         Raises:
             NotFound: the thread is another user's, and threads are private here.
@@ -168,7 +172,6 @@ class AsyncRuns:
             ThreadQueueFull: too many runs wait on the thread.
             IdempotencyKeyReused: the key stands for another request.
         """
-        principal = Principal(user_id=user_id, tenant=tenant)
         outcome = await starting.start_run(
             self._operations,
             starting.parse_request(
@@ -179,9 +182,11 @@ class AsyncRuns:
                     "metadata": metadata or {},
                     "max_duration_s": max_duration_s,
                     "on_worker_lost": on_worker_lost,
+                    "parent": parent,
+                    "message_id": message_id,
                 }
             ),
-            principal=principal,
+            principal=Principal(user_id=user_id, tenant=tenant),
             thread_id=thread_id,
             idempotency_key=idempotency_key,
             private_threads=self._private_threads,
@@ -407,6 +412,43 @@ class AsyncRuns:
         request = steering.parse_request({"text": text, "input_id": input_id})
         spec = await run_states.check_owner(self._store, run_id, tenant=tenant, user_id=user_id)
         return await steering.send(self._operations, spec, request=request, by=user_id)
+
+    async def messages(
+        self,
+        thread_id: str,
+        *,
+        user_id: str | None = None,
+        tenant: str = DEFAULT_TENANT,
+        branch: str | None = None,
+        before: str | None = None,
+        after: str | None = None,
+        limit: int = conversations.PAGE,
+    ) -> conversations.Page:
+        """Return messages of a thread, oldest first: by default the last ones of its latest branch.
+
+        Args:
+            thread_id: the conversation.
+            user_id: whose messages; None means all users of the tenant.
+            tenant: whose thread that is.
+            branch: any message of the branch to be read, such as one of a message's `siblings`.
+            before: read those that stand before this message: the `previous` of a page.
+            after: read those that stand after this message: the `next` of a page.
+            limit: how many there are on a page.
+
+        Raises:
+            NotFound: the thread has no messages, none of this user, or not the one that is named.
+            InvalidRequest: the limit is out of range, or both `before` and `after` are given.
+        """
+        query = conversations.Query(
+            tenant=tenant,
+            thread_id=thread_id,
+            user_id=user_id,
+            branch=branch,
+            before=before,
+            after=after,
+            limit=limit,
+        )
+        return await conversations.page(self._store, query)
 
     async def list(
         self,

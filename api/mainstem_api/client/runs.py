@@ -70,6 +70,7 @@ class Runs:
     delete_user = _blocking(AsyncRuns.delete_user)
     kill = _blocking(AsyncRuns.kill)
     requeue = _blocking(AsyncRuns.requeue)
+    messages = _blocking(AsyncRuns.messages)
     list = _blocking(AsyncRuns.list)
 
     def events(

@@ -24,7 +24,7 @@ from mainstem_api.gateway.middleware.origins import Origins
 from mainstem_api.gateway.middleware.rate_limits import Limits
 from mainstem_api.gateway.middleware.request_limits import RequestLimits
 from mainstem_api.gateway.middleware.request_metrics import RequestCount
-from mainstem_api.gateway.routes import approvals, endings, health, overview, runs
+from mainstem_api.gateway.routes import approvals, endings, health, overview, runs, threads
 from mainstem_api.gateway.state import Holder
 from mainstem_shared.settings import Settings
 
@@ -69,8 +69,8 @@ def create_app(settings: Settings | None = None, *, authenticator: Authenticator
     app.state.holder = holder
     app.state.access = access
     app.state.local_only = isinstance(authenticator, NoAuthentication)
-    routers = (runs.router, endings.router, approvals.router, overview.router, health.router, web.router)
-    routers = (*routers, *ADAPTERS)
+    routers = (runs.router, threads.router, endings.router, approvals.router, overview.router, health.router)
+    routers = (*routers, web.router, *ADAPTERS)
     app.state.routes = [route for router in routers for route in router.routes]
     problems.install(app)
     for router in routers:

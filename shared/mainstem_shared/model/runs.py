@@ -125,12 +125,18 @@ IfActive = Literal["reject", "replace", "enqueue"]
 OnWorkerLost = Literal["fail", "resume"]
 ThreadId = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
 EngineName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:-]*$")]
+MessageId = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x20\x7f]+$")]
 UserId = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 INPUT_LIMIT: Final = 1024 * 1024
 """Largest run input, in bytes of JSON: a conversation's history fits, a file belongs elsewhere."""
 METADATA_LIMIT: Final = 16 * 1024
 """Largest metadata of a run, in bytes of JSON."""
+
+
+def _is_none(value: object) -> bool:
+    """Tell whether an optional member is left out, so that records and digests stay what they were."""
+    return value is None
 
 
 def check_version(version: int) -> None:
@@ -154,6 +160,15 @@ class StartRequest(BaseModel):
     metadata: dict[str, Any] = Field(default_factory=dict)
     max_duration_s: Annotated[float, Field(gt=0, le=7 * 86_400)] | None = None
     on_worker_lost: OnWorkerLost = "fail"
+    parent: MessageId | None = Field(
+        None,
+        exclude_if=_is_none,
+        description="The message that the run follows: one that a user said is answered again, after one "
+        "that a run produced comes what the input says. `root`: none. By default the latest one.",
+    )
+    message_id: MessageId | None = Field(
+        None, exclude_if=_is_none, description="The id of the message that the input is."
+    )
 
 
 class Spec(BaseModel):
@@ -172,6 +187,8 @@ class Spec(BaseModel):
     max_duration_s: float
     on_worker_lost: OnWorkerLost = "fail"
     trigger: str = "user"
+    parent: str | None = Field(None, exclude_if=_is_none)
+    message_id: str | None = Field(None, exclude_if=_is_none)
 
 
 class Run(BaseModel):

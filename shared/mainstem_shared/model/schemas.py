@@ -82,6 +82,17 @@ _INPUT: Final = {
 }
 
 CONTENT: Final[dict[str, Any]] = {"type": "array", "items": {"oneOf": [_TEXT, _TOOL_CALL]}}
+MESSAGE_PARTS: Final[dict[str, Any]] = {
+    "type": "array",
+    "items": {
+        "title": "MessagePart",
+        "type": "object",
+        "properties": {"type": _STRING},
+        "required": ["type"],
+        "description": "A part of the content, what a user said meanwhile (`input`), or decided "
+        "(`decision`); see docs/messages.md.",
+    },
+}
 STEPS: Final[dict[str, Any]] = {"type": "array", "items": _STEP}
 INPUTS: Final[dict[str, Any]] = {"type": "array", "items": _INPUT}
 

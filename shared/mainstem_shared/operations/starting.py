@@ -151,6 +151,8 @@ def _spec(
         max_duration_s=min(request.max_duration_s or settings.max_run_s, settings.max_run_s),
         on_worker_lost=request.on_worker_lost,
         trigger=trigger,
+        parent=request.parent,
+        message_id=request.message_id,
     )
 
 

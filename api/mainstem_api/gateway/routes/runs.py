@@ -92,6 +92,8 @@ async def start_run(
         idempotency_key=idempotency_key,
         max_duration_s=body.max_duration_s,
         on_worker_lost=body.on_worker_lost,
+        parent=body.parent,
+        message_id=body.message_id,
     )
     headers = {"Location": f"{request.scope.get('root_path', '')}/v1/runs/{result.run_id}"}
     if result.replayed:

@@ -1,0 +1,278 @@
+"""Reads a thread as messages, oldest first: one branch of it, page by page in both directions.
+
+The tree is built from the specs of the thread's runs; inputs and contents are read for one page only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final
+
+from mainstem_shared import errors, transitions
+from mainstem_shared.eventlog.reading import run_states
+from mainstem_shared.model import branches, contents, messages
+from mainstem_shared.model.branches import Node, Tree
+from mainstem_shared.model.messages import Message
+from mainstem_shared.model.record import Record
+from mainstem_shared.model.runs import Run, Spec
+from mainstem_shared.operations.queries import listings
+from mainstem_shared.store import keys
+from mainstem_shared.store.client import Store
+
+PAGE: Final = 50
+LONGEST_PAGE: Final = 200
+RUNS: Final = 2000
+"""Runs of a thread that are looked at, the newest ones: longer conversations lose their beginning."""
+BYTES_PER_PAGE: Final = 4 * 1024 * 1024
+"""A page ends early once its messages hold this much text."""
+_AT_ONCE: Final = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """Whose thread to read, and which part of it.
+
+    Attributes:
+        tenant: the thread's.
+        thread_id: the thread.
+        user_id: whose runs; None: everybody's.
+        branch: a message on the branch to be read; None: the latest branch.
+        before: read what stands before this message.
+        after: read what stands after this message.
+        limit: how many messages at most.
+    """
+
+    tenant: str
+    thread_id: str
+    user_id: str | None = None
+    branch: str | None = None
+    before: str | None = None
+    after: str | None = None
+    limit: int = PAGE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Messages that follow each other, oldest first.
+
+    `previous`: give it as `before` to read what stands before them; `next`: give it as `after`. None: nothing
+    is there.
+    """
+
+    messages: list[Message]
+    previous: str | None
+    next: str | None
+
+
+async def tree(store: Store, query: Query) -> Tree:
+    """Return a thread's runs, of one user or of all, as a tree."""
+    index = keys.thread_runs(query.tenant, query.thread_id)
+    raw = await store.command("ZREVRANGE", index, 0, RUNS - 1, large=True)
+    run_ids = [run_id.decode() for run_id in raw]
+    return Tree(spec for spec in await _specs(store, run_ids) if _is_theirs(spec, query))
+
+
+async def _specs(store: Store, run_ids: list[str]) -> list[Spec]:
+    specs: list[Spec] = []
+    for run_id, record in zip(run_ids, await transitions.read_many(store, run_ids, Record.spec), strict=True):
+        if not isinstance(record, transitions.Gone) and (known := listings.spec_and_status(run_id, record)):
+            specs.append(known[0])
+    return specs
+
+
+def _is_theirs(spec: Spec, query: Query) -> bool:
+    return spec.tenant == query.tenant and query.user_id in (None, spec.user_id)
+
+
+async def page(store: Store, query: Query) -> Page:
+    """Return a page of a thread's messages: by default the last ones of its latest branch.
+
+    Raises:
+        NotFound: the thread has no runs, or none of this user; or the message that is named is not there.
+        InvalidRequest: the limit is out of range, or both `before` and `after` are given.
+    """
+    if not 1 <= query.limit <= LONGEST_PAGE:
+        raise errors.InvalidRequest(f"limit: must be between 1 and {LONGEST_PAGE}.")
+    if query.before is not None and query.after is not None:
+        raise errors.InvalidRequest("before, after: give one of them.")
+    known = await tree(store, query)
+    if known.newest is None:
+        raise errors.NotFound("No such thread.")
+    return await _Reading(store, known, _leaf(known, query)).page(query)
+
+
+async def history(store: Store, query: Query, *, leaf: str, limit: int) -> list[Message]:
+    """Return the messages that stand before a run's own answer, oldest first: at most `limit` of them.
+
+    Raises:
+        NotFound: there is no such run on the thread.
+    """
+    known = await tree(store, query)
+    node = known.nodes.get(leaf)
+    if node is None:
+        raise errors.NotFound
+    reading = _Reading(store, known, node)
+    found = await reading.backwards(len(reading.path), limit + 1)
+    return [message for message in found if message.id != leaf][-limit:]
+
+
+def _leaf(known: Tree, query: Query) -> Node:
+    named = query.branch or query.before or query.after
+    newest = known.newest
+    assert newest is not None
+    if named is None:
+        return newest
+    found = known.leaf(named)
+    if found is None:
+        raise errors.NotFound("No such message.")
+    if query.branch is None and _stands_on(known, named, newest):
+        return newest
+    return found
+
+
+def _stands_on(known: Tree, message_id: str, leaf: Node) -> bool:
+    """Tell whether a message stands on the branch that ends with this run."""
+    found = known.owner(message_id)
+    if found is None:
+        return False
+    path = known.path(leaf)
+    if message_id == found[0].run_id:
+        return any(node.run_id == message_id for node in path)
+    return any(node.answers.run_id == found[0].answers.run_id for node in path)
+
+
+class _Reading:
+    """One branch, whose runs are read as they are needed."""
+
+    def __init__(self, store: Store, known: Tree, leaf: Node) -> None:
+        self._store = store
+        self._tree = known
+        self.path = known.path(leaf)
+
+    async def page(self, query: Query) -> Page:
+        if query.after is not None:
+            return await self._forwards(query.after, query.limit)
+        return await self._before(query.before, query.limit)
+
+    async def _before(self, message_id: str | None, limit: int) -> Page:
+        end = len(self.path) if message_id is None else self._position(message_id) + 1
+        found = await self.backwards(end, limit + 1, before=message_id)
+        shown = found[-limit:]
+        more = bool(shown) and shown[0].parent is not None
+        return Page(
+            messages=shown,
+            previous=shown[0].id if more else None,
+            next=message_id and shown[-1].id if shown else None,
+        )
+
+    async def backwards(self, end: int, limit: int, *, before: str | None = None) -> list[Message]:
+        """Return at least `limit` messages up to a place of the path, if there are as many."""
+        found: list[Message] = []
+        size = 0
+        for first in range(end - 1, -1, -_AT_ONCE):
+            numbers = range(max(0, first - _AT_ONCE + 1), first + 1)
+            groups = await asyncio.gather(*(self._messages(number) for number in numbers))
+            for group in reversed(groups):
+                kept = _until(group, before)
+                found[:0] = kept
+                size += sum(weight(message) for message in kept)
+                if len(found) >= limit or size > BYTES_PER_PAGE:
+                    return found
+        return found
+
+    async def _forwards(self, message_id: str, limit: int) -> Page:
+        found: list[Message] = []
+        size = 0
+        begin = self._position(message_id)
+        for first in range(begin, len(self.path), _AT_ONCE):
+            numbers = range(first, min(len(self.path), first + _AT_ONCE))
+            for group in await asyncio.gather(*(self._messages(number) for number in numbers)):
+                kept = _after(group, message_id)
+                found += kept
+                size += sum(weight(message) for message in kept)
+                if len(found) > limit or size > BYTES_PER_PAGE:
+                    break
+            if len(found) > limit or size > BYTES_PER_PAGE:
+                break
+        shown = found[:limit]
+        last = self.path[-1].run_id
+        more = bool(shown) and shown[-1].id != last
+        return Page(
+            messages=shown, previous=shown[0].id if shown else None, next=shown[-1].id if more else None
+        )
+
+    def _position(self, message_id: str) -> int:
+        """Return the number on the path of the run that a message belongs to."""
+        found = self._tree.owner(message_id)
+        for number, node in enumerate(self.path):
+            if node.run_id == message_id:
+                return number
+            if found and message_id != found[0].run_id and node.answers.run_id == found[0].answers.run_id:
+                return number
+        raise errors.NotFound("No such message on this branch.")
+
+    async def _messages(self, number: int) -> list[Message]:
+        """Return the messages that a run of the path adds to it: what it answers, and its answer."""
+        node = self.path[number]
+        spoken = await self._said(node, is_first=node.after is None)
+        made = messages.of_inputs(node.answers, spoken, parent=node.after)[: node.prefix]
+        if made and node.prefix is None:
+            made[-1] = made[-1].model_copy(update={"siblings": self._tree.edits_of(node)})
+        answer = await self._answer(node, made[-1].id if made else node.after)
+        return [*made, answer] if answer is not None else made
+
+    async def _said(self, node: Node, *, is_first: bool) -> list[messages.Turn]:
+        record = await transitions.read_fields(self._store, node.answers.run_id, Record.run_input)
+        if isinstance(record, transitions.Gone):
+            return []
+        try:
+            return messages.said(record.run_input, is_first=is_first)
+        except contents.UNREADABLE as error:
+            listings.cannot_read(node.answers.run_id, error)
+            return []
+
+    async def _answer(self, node: Node, parent: str | None) -> Message | None:
+        try:
+            run, decisions = await read_answer(self._store, node.run_id)
+        except errors.NotFound:
+            return None  # its retention ended this very moment
+        answer = messages.of_run(run, decisions, parent=parent)
+        return answer.model_copy(update={"siblings": self._tree.answers_to(node)})
+
+
+async def read_answer(store: Store, run_id: str) -> tuple[Run, list[dict[str, object]]]:
+    """Return a run as of now, and what was decided in it.
+
+    Raises:
+        NotFound: there is no such run (any more).
+    """
+    state = await transitions.read(store, run_id)
+    if isinstance(state, transitions.Gone):
+        raise errors.NotFound
+    try:
+        large = run_states.size(state) > run_states.LARGE
+        run = await asyncio.to_thread(run_states.run, state) if large else run_states.run(state)
+        decisions = state.record.decisions or []
+    except contents.UNREADABLE as error:
+        listings.cannot_read(run_id, error)
+        raise errors.NotFound from error
+    return run, decisions
+
+
+def _until(group: list[Message], before: str | None) -> list[Message]:
+    numbers = [number for number, message in enumerate(group) if message.id == before]
+    return group[: numbers[0]] if numbers else group
+
+
+def _after(group: list[Message], after: str) -> list[Message]:
+    numbers = [number for number, message in enumerate(group) if message.id == after]
+    return group[numbers[0] + 1 :] if numbers else group
+
+
+def weight(message: Message) -> int:
+    """Return about how many bytes of text a message has."""
+    return sum(len(str(part.get("text") or part.get("result") or "")) for part in message.parts)
+
+
+__all__ = ["LONGEST_PAGE", "PAGE", "Page", "Query", "branches", "history", "page", "read_answer", "tree"]
