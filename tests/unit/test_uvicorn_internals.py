@@ -246,9 +246,16 @@ async def test_a_server_lists_its_connections_and_listeners(served: Served) -> N
     await served.leave()
 
 
-async def test_a_reset_is_logged_in_these_words(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_reset_is_logged_in_these_words(
+    served: Served, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`UNFINISHED` is the message for an answer without an end, the connection is closed, and the filter knows it."""
-    logging.getLogger("uvicorn.error").removeFilter(uvicorn_internals._FILTER)  # of gateways before
+    logger = logging.getLogger("uvicorn.error")
+    logger.removeFilter(uvicorn_internals._FILTER)  # of gateways before, which also set levels and hand-downs
+    monkeypatch.setattr(logger, "disabled", False)
+    monkeypatch.setattr(logger, "level", logging.ERROR)
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])
+    monkeypatch.setattr(logger, "propagate", False)
     await served.talk(GET.replace(b"/ ", b"/endless "))
     assert await asyncio.wait_for(served.reader.read(), 5) == b""
     (record,) = [one for one in caplog.records if one.levelname == "ERROR"]

@@ -219,8 +219,14 @@ def _end_at_once(number: int, frame: FrameType | None) -> None:
 def _end_once(number: int, frame: FrameType | None) -> None:
     del number, frame
     for ending in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(ending, signal.SIG_IGN)
+        # Not SIG_IGN: if the second signal is pending already, Python prints "ignored due to race condition".
+        signal.signal(ending, _take_no_notice)
     raise SystemExit(0)
+
+
+def _take_no_notice(number: int, frame: FrameType | None) -> None:
+    """Ignore a signal that came twice: from the terminal to the whole group, and from the supervisor."""
+    del number, frame
 
 
 def _concurrency(pool: Pool, given: int | None, settings: Settings) -> str | None:

@@ -153,6 +153,7 @@ async def test_a_suspended_worker_lets_go(live):
         second = live.worker("second", MAINSTEM_LEASE_S="1.5", MAINSTEM_SWEEP_S="0.5")
         first.freeze()
         settled = await runs.wait(started.run_id, timeout=20)
+        await asyncio.sleep(1.5)  # the lease counted from its last renewal, a suspension from the last pulse
         first.thaw()
         await wait_until_async(
             lambda: "lease_suspended" in first.log or "suspended for longer" in first.log,

@@ -240,6 +240,8 @@ async def test_a_frozen_worker_is_not_said_to_have_heard(live):
         answer = await runs.abort(run_id, wait=0.3)
         assert (answer.outcome, answer.signal_delivered) == ("pending", False)
         run = await runs.wait(run_id, timeout=15)
+        # The lease counted from its last renewal; a suspension counts from the process's last pulse.
+        await asyncio.sleep(float(QUICK["MAINSTEM_LEASE_S"]))
         frozen.thaw()
         assert run.reason == "user_abort"
         await wait_until_async(

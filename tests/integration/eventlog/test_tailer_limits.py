@@ -25,7 +25,9 @@ from support.processes.servers import ValkeyProcess
 from support.waiting import wait_until_async
 
 
-@pytest.mark.parametrize("run_id", [ids.run_id("default", "t", ids.uuid7()), "x", "../etc", "a\0b", ""])
+@pytest.mark.parametrize(
+    "run_id", [pytest.param(ids.run_id("default", "t", ids.uuid7()), id="unknown"), "x", "../etc", "a\0b", ""]
+)
 async def test_an_unknown_run_is_not_found(tailer: Tailer, run_id: str) -> None:
     """Also one that could not exist; nothing is left behind."""
     with pytest.raises(errors.NotFound):

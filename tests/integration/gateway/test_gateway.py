@@ -153,7 +153,7 @@ async def test_what_is_not_yours_does_not_exist(http: httpx.AsyncClient, store: 
 @pytest.mark.parametrize(
     "run_id",
     [
-        ids.run_id("default", "t", ids.uuid7()),
+        pytest.param(ids.run_id("default", "t", ids.uuid7()), id="unknown"),
         "x",
         "%00",
         "%ff%fe",
