@@ -22,10 +22,10 @@ from mkdocs.structure.pages import Page
 from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 
-from mainstem_api.gateway.metrics import Metrics
 from mainstem_api.gateway.problems import status_of
 from mainstem_shared import errors
 from mainstem_shared import settings as settings_module
+from mainstem_shared.metrics.catalogue import METRICS
 from mainstem_shared.model.events import STATES, Type
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -183,24 +183,20 @@ def error_codes() -> str:
 
 
 def metrics() -> str:
-    """Return the table of the gateway's metrics, from its registry."""
-    lines = ["# Metrics", "", "`GET /metrics` of a gateway, in the text format of Prometheus.", ""]
-    lines += ["| metric | type | labels | meaning |", "|---|---|---|---|"]
-    for metric in Metrics().registry.collect():
-        name = f"{metric.name}_total" if metric.type == "counter" else metric.name
-        labels = sorted({label for sample in metric.samples for label in sample.labels}) or _labels(
-            metric.name
-        )
-        lines.append(
-            f"| `{name}` | {metric.type} | {' '.join(f'`{x}`' for x in labels)} | {metric.documentation} |"
-        )
+    """Return the table of metrics, from their one declaration."""
+    lines = [
+        "# Metrics",
+        "",
+        "In the text format of Prometheus: `GET /metrics` of a gateway, which asks for an operator's",
+        "token, and of a worker at `MAINSTEM_METRICS_PORT`.",
+        "Gauges that tell of the whole store or fleet are the same in all processes: take their `max`.",
+        "",
+    ]
+    lines += ["| metric | type | labels | exported by | meaning |", "|---|---|---|---|---|"]
+    for row in METRICS.values():
+        labels, who = " ".join(f"`{label}`" for label in row.labels), ", ".join(row.exported_by)
+        lines.append(f"| `{row.exposed_name}` | {row.kind} | {labels} | {who} | {row.meaning} |")
     return "\n".join([*lines, ""])
-
-
-def _labels(name: str) -> list[str]:
-    """Return a metric's labels, which none of its samples has before it is counted."""
-    found = [value for value in vars(Metrics()).values() if getattr(value, "_name", None) == name]
-    return [label for value in found for label in getattr(value, "_labelnames", ())]
 
 
 def python() -> str:

@@ -55,6 +55,11 @@ class Settings(BaseSettings):
     concurrency: Annotated[int, Field(ge=1)] = 1000
     """Runs one worker process executes at once."""
 
+    metrics_host: str = "127.0.0.1"
+    """Where workers listen for Prometheus. Nobody is asked who they are: let only Prometheus reach it."""
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """Its port, or the next free one. 0: any; none: workers serve no metrics."""
+
     # Ownership and recovery
     lease_s: Seconds = 15
     """How long a process's lease lives without renewal: after it, the process counts as dead."""

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mainstem_api.gateway.metrics import Metrics
 from mainstem_shared import errors
+from mainstem_shared.metrics.catalogue import METRICS
 from mainstem_shared.model.events import Type
 from mainstem_shared.settings import Settings
 from support.paths import ROOT
@@ -97,7 +97,7 @@ def test_no_page_asks_another_host_for_anything(site: Path):
         ("settings", [f"MAINSTEM_{name.upper()}" for name in Settings.model_fields]),
         ("events", list(Type)),
         ("errors", list(errors.__all__)),
-        ("metrics", [metric.name for metric in Metrics().registry.collect()]),
+        ("metrics", [row.exposed_name for row in METRICS.values()]),
         ("python", ["AsyncRuns", "RunContext", "request_approval", "install", "TaskPool", "create_app"]),
     ],
 )

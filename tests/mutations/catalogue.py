@@ -18,7 +18,6 @@ ALL: Final[tuple[Mutation, ...]] = (
 NOT_MUTABLE: Final[dict[int, str]] = {
     27: "open: there is no hook of a host's that runs at an end",
     29: "not applicable: every run is kept for the same retention; nothing treats scheduled ones differently",
-    31: "open: nothing measures the time to a run's first content",
     63: "impossible: there is no counter beside the log that could not be read",
     72: "not applicable: there are no sign-in prompts",
     77: "not applicable: readers have no state that a process could know",
@@ -28,7 +27,6 @@ NOT_MUTABLE: Final[dict[int, str]] = {
     181: "not applicable: nothing is armed",
     194: "not applicable: a run's content is its own, nothing is merged with it",
     202: "open: runs are not counted by result, streams not by kind",
-    203: "open: nothing counts runs by status",
 }
 """Rows whose promise no code keeps: their text in the contract says the same."""
 

@@ -109,7 +109,7 @@ def test_whatever_is_merged_the_log_is_what_the_engine_said(
     folded = contents.fold(carrier.log)
     assert folded.dump()["content"] == model.content
     assert jsontext.dumps(carrier.channel.fold.dump()) == jsontext.dumps(folded.dump())
-    assert carrier.channel._buffered == 0
+    assert carrier.channel.buffered == 0
 
 
 def test_deltas_of_different_parts_are_never_one_event():
@@ -163,7 +163,7 @@ def test_the_buffer_is_empty_when_everything_is_sent(character: str):
     carrier.channel.emit(Type.CUSTOM, {"name": "n", "data": character * 10})
     assert carrier.channel.congested
     carrier.deliver()
-    assert carrier.channel._buffered == 0
+    assert carrier.channel.buffered == 0
     assert not carrier.channel.congested
 
 

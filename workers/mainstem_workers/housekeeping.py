@@ -12,6 +12,7 @@ import functools
 import itertools
 import logging
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any, Final
 
 from mainstem_shared import errors
@@ -24,12 +25,14 @@ from mainstem_shared.settings import Settings
 from mainstem_shared.store import endpoints, keys, server_checks
 from mainstem_shared.store.client import Store
 from mainstem_shared.store.primary_watch import PrimaryWatch
+from mainstem_tasks.celery_support.broker_watch import BrokerWatch
 from mainstem_tasks.celery_support.publisher import Dispatcher
 from mainstem_tasks.execution import orphans, runtime
 from mainstem_tasks.execution.runtime import Runtime
 from mainstem_tasks.sdk import registry
 from mainstem_workers.loop_watchdog import Watchdog
 from mainstem_workers.mailbox_reader import Mailbox
+from mainstem_workers.metrics import LEAVE_S, WorkerMetrics
 from mainstem_workers.revocations import Revocations
 
 logger = logging.getLogger(__name__)
@@ -47,11 +50,28 @@ ANNOUNCE_S: Final = 60.0
 class Housekeeping:
     """A worker process's runtime and the loops that keep it. Made and used on one loop."""
 
-    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        pool: str = "asyncio",
+        slots: int | None = None,
+        metrics_folder: Path | None = None,
+    ) -> None:
+        """Prepare it; `start` connects.
+
+        Args:
+            settings: of the worker.
+            loop: that it runs on.
+            pool: the name of Celery's pool, for operators.
+            slots: how many runs the process executes at once; by default as the settings say.
+            metrics_folder: where its metrics go if another process serves them (`metrics`).
+        """
         url = endpoints.store_url(settings)
         store = Store(url)
         dispatcher = Dispatcher(endpoints.broker_url(settings), queue=settings.queue)
-        lease = Lease(url, settings, on_suspended=self._suspended_elsewhere)
+        lease = Lease(url, settings, pool=pool, on_suspended=self._suspended_elsewhere)
         self.runtime = Runtime(
             settings=settings,
             loop=loop,
@@ -69,6 +89,9 @@ class Housekeeping:
             operations=Operations(store=store, settings=settings, publisher=dispatcher),
         )
         self._watchdog = Watchdog(loop)
+        self._metrics = WorkerMetrics(
+            self.runtime, slots=slots or settings.concurrency, folder=metrics_folder
+        )
         self._revocations = Revocations(self.runtime)
         self._loops: dict[str, asyncio.Task[None]] = {}
         self._stopping = False
@@ -94,6 +117,7 @@ class Housekeeping:
             operations=here.operations, owner=lambda: here.lease.owner, on_unseen=here.lease.beat_soon
         )
         primary = PrimaryWatch(here.store, on_moved=lambda: here.lease.beat_soon(moved=True))
+        broker = BrokerWatch(here.dispatcher)
         clock_s = min(CLOCK_S, here.settings.idle_timeout_s / 4)
         for name, loop in (
             ("mailbox", mailbox.run),
@@ -103,6 +127,8 @@ class Housekeeping:
             ("clock", functools.partial(_every, clock_s, here.check_clocks)),
             ("announce", self._announce),
             ("orphans", self._settle_orphans),
+            ("broker watch", broker.run),
+            ("metrics", functools.partial(_every, LEAVE_S, self._metrics.leave)),
         ):
             self._keep(name, loop)
         checks = server_checks.watch_start(here.store.url, endpoints.broker_url(here.settings))
@@ -110,6 +136,7 @@ class Housekeeping:
         runtime.install(here)
         self._revocations.start()
         self._watchdog.start()
+        self._metrics.start(sweeper=sweeper, lease=here.lease, broker=broker, watchdog=self._watchdog)
         logger.info("ready for runs", extra={"action": "worker_ready", "owner": here.lease.owner})
 
     async def stop(self) -> None:
@@ -125,6 +152,7 @@ class Housekeeping:
         await registry.aclose()
         await here.writer.stop()
         await asyncio.to_thread(here.lease.stop)
+        await asyncio.to_thread(self._metrics.stop)
         await here.dispatcher.aclose()
         await here.store.close()
         runtime.install(None)

@@ -12,6 +12,8 @@ import time
 import traceback
 from typing import Final
 
+from mainstem_shared.metrics import catalogue as metrics
+
 logger = logging.getLogger(__name__)
 
 TICK_S: Final = 0.25
@@ -33,6 +35,11 @@ class Watchdog:
         self._loop_thread = threading.get_ident()
         self._thread = threading.Thread(target=self._watch, name="mainstem-watchdog", daemon=True)
         self._tick: asyncio.TimerHandle | None = None
+
+    @property
+    def lag_s(self) -> float:
+        """How late the loop is now; from any thread."""
+        return max(0.0, time.monotonic() - self._beat - TICK_S)
 
     def start(self) -> None:
         """Begin; call on the loop."""
@@ -63,6 +70,7 @@ class Watchdog:
                 self._give_up(stall)
             elif stall > WARN_S and self._beat > warned:
                 warned = now
+                metrics.LOOP_STALLS.inc()
                 logger.warning(
                     "the event loop has been blocked for %.1f s, all runs stand still\n%s",
                     stall,

@@ -186,7 +186,8 @@ def _skew(client: BlockingClient) -> float:
 def _fleet(client: Any) -> Iterator[Finding]:
     owners = [name.decode() for name in client.zrange(keys.WORKERS, 0, -1)]
     roles = client.mget([keys.lease(owner) for owner in owners]) if owners else []
-    alive, lost = roles.count(leases.WORKER.encode()), roles.count(None)
+    alive = sum(role is not None and role.decode().split(" ")[0] == leases.WORKER for role in roles)
+    lost = roles.count(None)
     yield _judge(
         "workers",
         f"{alive} alive" + (f", {lost} processes lost a moment ago" if lost else ""),

@@ -1,90 +1,81 @@
-"""Defines the gateway's Prometheus metrics, in a registry of each gateway's own."""
+"""Counts what one gateway does; `mainstem_shared.metrics.catalogue` declares its metrics."""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from collections import Counter
+from collections.abc import Mapping
 
+from mainstem_shared.coordination.leases import Lease
 from mainstem_shared.eventlog.reading.tailer import Tailer
+from mainstem_shared.metrics.catalogue import GATEWAY
+from mainstem_shared.metrics.exposition import CONTENT_TYPE, Exposition
+from mainstem_shared.operations import readings
 from mainstem_shared.operations.sweeping import Sweeper
+from mainstem_tasks.celery_support.broker_watch import BrokerWatch
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+__all__ = ["CONTENT_TYPE", "Metrics"]
 
 
 class Metrics:
-    """What one gateway counts."""
+    """What one gateway counts. Plain numbers until somebody looks; everything is on the gateway's loop."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry(auto_describe=True)
-        self.requests = Counter(
-            "mainstem_gateway_requests",
-            "HTTP requests by method, route and status.",
-            ["method", "route", "status"],
-            registry=self.registry,
+        self._exposition = Exposition(GATEWAY)
+        self._requests = Counter[tuple[str, str, str]]()
+        self._ends = Counter[str]()
+        self._streams = self._sent_events = self._sent_bytes = 0
+        self._exposition.read(
+            gateway_requests=self._read_requests,
+            gateway_streams=lambda: self._streams,
+            gateway_streamed_events=lambda: self._sent_events,
+            gateway_streamed_bytes=lambda: self._sent_bytes,
+            gateway_stream_ends=self._read_ends,
         )
-        self.streams = Gauge("mainstem_gateway_streams", "Open event streams.", registry=self.registry)
-        self._streamed = Counter(
-            "mainstem_gateway_streamed_events", "Events sent to readers.", registry=self.registry
-        )
-        self._streamed_bytes = Counter(
-            "mainstem_gateway_streamed_bytes", "Bytes of events sent to readers.", registry=self.registry
-        )
-        self.ends = Counter(
-            "mainstem_gateway_stream_ends",
-            "Streams that ended: finished, gone, closed (left or drained), store_unavailable, error.",
-            ["end"],
-            registry=self.registry,
-        )
-        self._topics = Gauge("mainstem_tailer_topics", "Runs that are followed.", registry=self.registry)
-        self._feeds = Gauge("mainstem_tailer_feeds", "Readers that follow runs.", registry=self.registry)
-        self._shards = Gauge("mainstem_tailer_shards", "Connections that read.", registry=self.registry)
-        self._events = Counter(
-            "mainstem_tailer_events", "Entries read live, once for all readers.", registry=self.registry
-        )
-        self._reads = Counter("mainstem_tailer_reads", "Blocking reads answered.", registry=self.registry)
-        self._backlog = Gauge(
-            "mainstem_due_backlog",
-            "Work of the whole store that was due when this gateway last swept: checks, compactions.",
-            ["work"],
-            registry=self.registry,
-        )
-        self._lateness = Gauge(
-            "mainstem_due_lateness_seconds",
-            "For how long the oldest of that work had been due.",
-            ["work"],
-            registry=self.registry,
-        )
-        self._sent_events = self._sent_bytes = 0
-        self._sweeper: Sweeper | None = None
 
-    def observe_sweeps(self, sweeper: Sweeper) -> None:
-        """Report a sweeper's figures from now on."""
-        self._sweeper = sweeper
+    def _read_requests(self) -> Mapping[tuple[str, ...], float]:
+        return {labels: float(count) for labels, count in self._requests.items()}
+
+    def _read_ends(self) -> Mapping[tuple[str, ...], float]:
+        return {(end,): float(count) for end, count in self._ends.items()}
+
+    def requested(self, method: str, route: str, status: str) -> None:
+        """Count an answered request."""
+        self._requests[method, route, status] += 1
+
+    def stream_began(self) -> None:
+        """Count an event stream that is open now."""
+        self._streams += 1
+
+    def stream_ended(self) -> None:
+        """Count it no more."""
+        self._streams -= 1
+
+    def ended_by(self, end: str) -> None:
+        """Count how a stream ended."""
+        self._ends[end] += 1
 
     def sent(self, events: int, size: int) -> None:
-        """Count events sent to a reader. Plain numbers until somebody looks: counters lock."""
+        """Count events sent to a reader."""
         self._sent_events += events
         self._sent_bytes += size
 
     def observe(self, tailer: Tailer) -> None:
         """Report a tailer's figures from now on."""
-        self._topics.set_function(lambda: tailer.followed_runs)
-        self._feeds.set_function(lambda: tailer.subscriptions)
-        self._shards.set_function(lambda: tailer.tail_connections)
-        self._tailer = tailer
+        self._exposition.read(
+            tailer_topics=lambda: tailer.followed_runs,
+            tailer_feeds=lambda: tailer.subscriptions,
+            tailer_shards=lambda: tailer.tail_connections,
+            tailer_events=lambda: tailer.events,
+            tailer_reads=lambda: tailer.reads,
+        )
+
+    def observe_housekeeping(self, *, sweeper: Sweeper, lease: Lease, broker: BrokerWatch) -> None:
+        """Report the figures of what goes on beside requests from now on."""
+        readings.install(self._exposition, sweeper=sweeper, lease=lease)
+        self._exposition.read(
+            broker_up=lambda: float(broker.is_up), broker_latency_seconds=lambda: broker.latency_s
+        )
 
     def text(self) -> bytes:
         """Return the exposition, in the text format."""
-        backlog = {} if self._sweeper is None else self._sweeper.backlog
-        for work, (count, lateness_s) in backlog.items():
-            self._backlog.labels(work).set(count)
-            self._lateness.labels(work).set(lateness_s)
-        self._catch_up(self._events, self._tailer.events)
-        self._catch_up(self._reads, self._tailer.reads)
-        self._catch_up(self._streamed, self._sent_events)
-        self._catch_up(self._streamed_bytes, self._sent_bytes)
-        return generate_latest(self.registry)
-
-    @staticmethod
-    def _catch_up(counter: Counter, value: int) -> None:
-        counter.reset()
-        counter.inc(value)
+        return self._exposition.text()

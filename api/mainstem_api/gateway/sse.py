@@ -129,7 +129,7 @@ class EventStream(Response):
             self._connection = scope.get(CONNECTION)
             if self._connection is not None:
                 self._connection.on_half_close(subscription.nudge)
-            self._metrics.streams.inc()
+            self._metrics.stream_began()
             ageing = self._limit_age(subscription)
             try:
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -139,7 +139,7 @@ class EventStream(Response):
                     self._stream(subscription, encoder, scope.get(UNLAYERED_SEND, send))
                 )
             finally:
-                self._metrics.streams.dec()
+                self._metrics.stream_ended()
                 listener.cancel()
                 if ageing is not None:
                     ageing.cancel()
@@ -168,7 +168,7 @@ class EventStream(Response):
             logger.exception("a stream failed", extra={"action": "stream_failed"})
         finally:
             pulse.stop()
-            self._metrics.ends.labels(end).inc()
+            self._metrics.ended_by(end)
         if end == End.FINISHED:
             await send({"type": "http.response.body", "body": b""})
         # Everything else is a reset: no last chunk.

@@ -24,6 +24,7 @@ from mainstem_shared.settings import Settings
 from mainstem_shared.store import endpoints, readiness, server_checks
 from mainstem_shared.store.client import Store
 from mainstem_shared.store.primary_watch import PrimaryWatch
+from mainstem_tasks.celery_support.broker_watch import BrokerWatch
 from mainstem_tasks.celery_support.publisher import Dispatcher
 
 _WATCH_S: Final = 0.2
@@ -63,12 +64,14 @@ class Gateway:
         lease = self._lease = Lease(self.store.url, self.settings, role=GATEWAY)
         lease.start_soon()
         sweeper = Sweeper(operations=self.operations, owner=lambda: lease.owner, on_unseen=lease.beat_soon)
-        self.metrics.observe_sweeps(sweeper)
+        broker = BrokerWatch(self.dispatcher)
+        self.metrics.observe_housekeeping(sweeper=sweeper, lease=lease, broker=broker)
         primary = PrimaryWatch(self.store, on_moved=lambda: lease.beat_soon(moved=True))
         self._tasks = [
             asyncio.create_task(primary.run(), name="gateway-primary"),
             asyncio.create_task(self.operations.history.run(), name="gateway-history"),
             asyncio.create_task(sweeper.run(), name="gateway-sweeper"),
+            asyncio.create_task(broker.run(), name="gateway-broker-watch"),
             asyncio.create_task(self._drain_with_server(), name="gateway-drain"),
             asyncio.create_task(
                 server_checks.watch_start(self.store.url, endpoints.broker_url(self.settings)),

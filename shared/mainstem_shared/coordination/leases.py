@@ -10,6 +10,7 @@ machine): others may have taken its runs meanwhile, so it must let go of everyth
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 import os
 import secrets
@@ -19,6 +20,7 @@ from collections.abc import Callable
 from typing import Final
 
 from mainstem_shared.coordination import clocks
+from mainstem_shared.metrics import catalogue as metrics
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
@@ -45,6 +47,13 @@ def incarnation() -> str:
     return f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
+def _version() -> str:
+    try:
+        return importlib.metadata.version("mainstem")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"  # run from a copy of the sources
+
+
 class Lease:
     """Holds a process's lease. `owner` names it; a new name begins after every suspension."""
 
@@ -54,11 +63,16 @@ class Lease:
         settings: Settings,
         *,
         role: str = WORKER,
+        pool: str = "",
         on_suspended: Callable[[], None] = lambda: None,
     ) -> None:
-        """`role` is what operators are shown: gateways hold leases too, for the runs they are ending."""
+        """Prepare a lease; `start` takes it.
+
+        `role` and `pool` are what operators are shown: gateways hold leases too, for runs that they end.
+        """
         self._settings = settings
-        self._role = role
+        self._about = f"{role} {pool} {_version()}"
+        self.beaten_at = clocks.now()
         self._on_suspended = on_suspended
         timeout_s = min(TIMEOUT_S, settings.lease_s / BEATS_PER_LEASE)
         self._client = connect_blocking(url, timeout_s=timeout_s)
@@ -100,6 +114,11 @@ class Lease:
         self._client.close()
 
     @property
+    def age_s(self) -> float:
+        """Since the lease was last renewed."""
+        return clocks.now() - self.beaten_at
+
+    @property
     def may_write(self) -> bool:
         """Whether this process has certainly not been suspended for longer than its lease.
 
@@ -131,6 +150,7 @@ class Lease:
             "this process was suspended for longer than its lease; dropping all its runs",
             extra={"action": "lease_suspended", "owner": self.owner},
         )
+        metrics.LEASE_SUSPENSIONS.inc()
         former, self.owner = self.owner, incarnation()
         self._on_suspended()
         self._release(former)
@@ -139,7 +159,7 @@ class Lease:
     def _beat(self) -> bool:
         try:
             with self._client.pipeline(transaction=False) as pipe:
-                pipe.set(keys.lease(self.owner), self._role, px=int(self._settings.lease_s * 1000))
+                pipe.set(keys.lease(self.owner), self._about, px=int(self._settings.lease_s * 1000))
                 pipe.zadd(keys.WORKERS, {self.owner: now_ms()})
                 pipe.execute()
         except (RedisError, OSError) as error:
@@ -147,7 +167,10 @@ class Lease:
                 "cannot renew the lease", extra={"action": "lease_beat_failed", "error": repr(error)}
             )
             self._client.connection_pool.disconnect()  # the server behind it may be no primary any more
+            metrics.LEASE_BEATS.labels("failed").inc()
             return False
+        metrics.LEASE_BEATS.labels("ok").inc()
+        self.beaten_at = clocks.now()
         return True
 
     def _release(self, owner: str) -> None:

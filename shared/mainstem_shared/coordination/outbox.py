@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from mainstem_shared import errors, transitions
+from mainstem_shared.metrics import catalogue as metrics
 from mainstem_shared.model import ids
 from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import Spec
@@ -70,7 +71,9 @@ async def deliver(
         await transitions.published(store, run_id, task_id=task_id)
     except errors.Unavailable as error:
         why = {"why": error.code, "error": repr(error.__cause__)}
+        metrics.PUBLISHED.labels("failed").inc()
         log.warning("A queued run waits for its message", extra={**noted, **why})
         return False
+    metrics.PUBLISHED.labels("ok").inc()
     log.debug("A run's message is published", extra={**noted, "task_id": task_id})
     return True

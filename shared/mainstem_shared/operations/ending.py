@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mainstem_shared import transitions
+from mainstem_shared.metrics import catalogue as metrics
+from mainstem_shared.metrics import labels
 from mainstem_shared.model import contents, ids, runs, salvage
 from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
-from mainstem_shared.model.runs import Reason, Status
+from mainstem_shared.model.runs import Reason, Spec, Status
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations.control import FINISH, SEAL, Operations, Rounds, nobody
 from mainstem_shared.transitions import Control
@@ -148,7 +150,23 @@ async def settle(
             operations, control, fold=fold_of(state), top=state.top, reason=reason, error=error
         )
         if isinstance(outcome, transitions.Finished):
+            count(_spec_of(state), reason)
             return Outcome(status=reason.status, reason=reason, mine=True)
+
+
+def count(spec: Spec | None, reason: Reason) -> None:
+    """Count a run that this process ended."""
+    engine, result = labels.OTHER if spec is None else labels.engine(spec.engine), reason.status.value
+    metrics.RUNS_ENDED.labels(engine, result, reason.value).inc()
+    if spec is not None:
+        metrics.RUN_DURATION.labels(engine, result).observe(max(0, now_ms() - spec.created_ms) / 1000)
+
+
+def _spec_of(state: transitions.State) -> Spec | None:
+    try:
+        return state.spec
+    except contents.UNREADABLE:
+        return None  # a damaged record ends as well
 
 
 def _reason_of(state: transitions.State) -> Reason:

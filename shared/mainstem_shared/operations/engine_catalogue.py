@@ -10,6 +10,7 @@ import asyncio
 from typing import Any, Final
 
 from mainstem_shared import errors
+from mainstem_shared.metrics import labels
 from mainstem_shared.model import jsontext, schemas
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
@@ -38,6 +39,8 @@ async def check(store: Store, engine: str, run_input: dict[str, Any], *, size: i
         InvalidInput: the engine's schema refuses the input; says where.
     """
     schema: Any = await store.command("HGET", keys.ENGINES, engine)
+    if schema is not None:
+        labels.know_engines([engine])
     if schema is None:
         known: Any = await store.command("HKEYS", keys.ENGINES)
         if known and engine.encode() not in known:  # announced this very moment: the worker decides

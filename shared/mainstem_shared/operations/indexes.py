@@ -123,6 +123,11 @@ class Indexes:
         """Take unfinished runs that are due for a check, and since when (ms); see the verb `take_due`."""
         return await transitions.take_due(self.store, keys.ACTIVE, limit=limit, hold_ms=hold_ms)
 
+    async def unfinished(self, *, limit: int) -> list[str]:
+        """Return unfinished runs, those whose checks are due first."""
+        members = await self.store.command("ZRANGE", keys.ACTIVE, 0, limit - 1, large=True)
+        return [raw.decode() for raw in members]
+
     async def check_at(self, run_id: str, at_ms: int) -> None:
         """Have an unfinished run checked then, whenever that was due before."""
         await self.store.command("ZADD", keys.ACTIVE, "XX", at_ms, run_id)

@@ -11,6 +11,7 @@ import logging
 from typing import Any, Final
 
 from mainstem_shared import transitions
+from mainstem_shared.metrics import catalogue as metrics
 from mainstem_shared.model import ids, jsontext, runs
 from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
@@ -43,6 +44,7 @@ async def settle_lost(
     logger.error("a run lost its worker", extra=noted)
     if reason is Reason.WORKER_LOST and _may_resume(state):
         await _requeue(operations, run_id, state.epoch, sealer=sealer)
+        metrics.RUNS_RECOVERED.labels("handed_over").inc()
         return
     error = None
     if reason is Reason.WORKER_LOST:
@@ -50,6 +52,7 @@ async def settle_lost(
     await ending.settle(
         operations, run_id, sealer=sealer, reason=reason, error=error, expected_epoch=state.epoch
     )
+    metrics.RUNS_RECOVERED.labels("ended").inc()
 
 
 def _may_resume(state: transitions.State) -> bool:

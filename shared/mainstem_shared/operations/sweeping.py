@@ -10,17 +10,20 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mainstem_shared import errors, transitions
 from mainstem_shared.coordination.suspicions import Suspicions, server_of
+from mainstem_shared.metrics import catalogue as metrics
+from mainstem_shared.metrics import labels
 from mainstem_shared.model import runs
 from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import Reason, Status, WaitingFor
 from mainstem_shared.model.time import now_ms
-from mainstem_shared.operations import ending, recovery, resuming, steering
+from mainstem_shared.operations import census, ending, recovery, resuming, steering
 from mainstem_shared.operations.aborting import Abort, Aborter
 from mainstem_shared.operations.control import PROMOTE, Operations
 from mainstem_shared.operations.due_work import HOLD_MS, SLICE, Drain
@@ -64,6 +67,12 @@ class Sweeper:
     """Whether the last sweep left nothing that was due."""
     backlog: dict[str, tuple[int, float]] = field(default_factory=dict[str, tuple[int, float]])
     """How much work was due when the last sweep began, by kind, and for how many seconds the oldest."""
+    census: census.Census | None = None
+    """The figures of the whole store, as of the last sweep."""
+    swept_at: float = field(default_factory=time.monotonic)
+    """When the last complete sweep ended, on the monotonic clock; before the first, when this began."""
+    store_latency_s: float = 0.0
+    store_up: bool = True
     _unborn: dict[str, int] = field(default_factory=dict[str, int])
     _broker_away: bool = False
 
@@ -90,17 +99,26 @@ class Sweeper:
                 await asyncio.sleep(every * random.uniform(1 - JITTER, 1 + JITTER))
             try:
                 await self.sweep()
+                metrics.SWEEPS.labels("ok").inc()
             except errors.Unavailable:
-                # Who could not be seen while the store was unavailable could not renew its lease either.
-                self.suspicions.forget()
+                self._failed()
+                self.store_up = False
                 logger.warning("sweep failed", extra={"action": "sweep_failed"}, exc_info=True)
             except Exception:
-                self.suspicions.forget()
+                self._failed()
                 logger.exception("sweep failed", extra={"action": "sweep_failed"})
+
+    def _failed(self) -> None:
+        # Who could not be seen while the store was unavailable could not renew its lease either.
+        self.suspicions.forget()
+        metrics.SWEEPS.labels("failed").inc()
 
     async def sweep(self) -> None:
         """Do one round: settle what is lost, and all that is due, or as much as an interval has time for."""
         self.drained = True  # also after a failure: the next sweep comes after a pause
+        asked = time.monotonic()
+        await self._store.command("PING", patience_s=0)
+        self.store_latency_s, self.store_up = time.monotonic() - asked, True
         await self._settle_lost()
         self.backlog = await self._indexes.backlog()
         self._broker_away = False
@@ -110,7 +128,12 @@ class Sweeper:
         self._unborn.clear()
         if await self._elected():
             await self._forget_expired()
+            self.census = await census.take(self._store, self._indexes)
+        else:
+            self.census = await census.latest(self._store)
+        labels.know_engines([] if self.census is None else self.census.engines)
         self.swept += 1
+        self.swept_at = time.monotonic()
         self.drained = drained
 
     async def _elected(self) -> bool:

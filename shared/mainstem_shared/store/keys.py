@@ -23,6 +23,8 @@ ENGINES: Final = f"{PREFIX}:engines"
 """HASH engine name → its JSON input schema, as announced by workers."""
 SWEEP: Final = f"{PREFIX}:sweep"
 """STRING lock: one sweeper at a time."""
+CENSUS: Final = f"{PREFIX}:census"
+"""STRING: figures of the whole store, as one sweeper counted them; JSON (`operations.census`)."""
 STREAM_SECRET: Final = f"{PREFIX}:stream-secret"
 """STRING: what gateways sign stream tokens with."""
 

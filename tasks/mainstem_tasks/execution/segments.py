@@ -29,6 +29,7 @@ from mainstem_tasks.celery_support.cancellation import CancelCause, cancel_cause
 from mainstem_tasks.execution import verdicts
 from mainstem_tasks.execution.inputs import Inputs
 from mainstem_tasks.execution.runtime import Runtime, Stop
+from mainstem_tasks.execution.segment_metrics import SegmentMetrics
 from mainstem_tasks.execution.uncancelled import uncancelled
 from mainstem_tasks.execution.verdicts import Exited, Verdict
 from mainstem_tasks.sdk import context, registry
@@ -53,6 +54,7 @@ HANDED_OVER: Final = "handed over"
 ABORTED_BEFORE: Final = "aborted before"
 NOTHING_TO_DO: Final = "nothing to do"
 """What it returns for a run that was aborted while no worker heard of it."""
+_COUNTED_AS: Final = {PAUSED: PAUSED, HANDED_OVER: "handed_over", "lost": "lost", "unfinished": "unfinished"}
 FINISH_PATIENCE_S: Final = 300.0
 """Bounded retries of the terminal write; afterwards the run is swept like that of a dead owner."""
 
@@ -137,6 +139,7 @@ class Segment:
         self._run: context.RunContext[Any] | None = None
         self._checkpointed = False
         self._addressed = addressed or claimed.inputs > 0
+        self._metrics = SegmentMetrics(claimed)
         # From here on a steady clock: a step of the wall clock must not end a run that is healthy.
         self._begun = clocks.now()
         earlier_ms = now_ms() - claimed.started_ms - claimed.idle_ms if claimed.segment > 1 else 0
@@ -167,7 +170,10 @@ class Segment:
     def check_clock(self) -> None:
         """Stop an engine that is over its time or silent for too long."""
         channel, settings = self._channel, self._runtime.settings
-        if channel is None or self.cause is not None:
+        if channel is None:
+            return
+        self._metrics.watch(channel)
+        if self.cause is not None:
             return
         over = self._spent_s + clocks.now() - self._begun > self._claimed.spec.max_duration_s
         silent = time.monotonic() - channel.last_emit > settings.idle_timeout_s and channel.idle
@@ -180,6 +186,7 @@ class Segment:
         """Run the engine under its limits and end the run."""
         # From here on stops find it. Nothing was awaited since the claim's reply, so that none falls between.
         self._runtime.segments[self.run_id] = self
+        self._metrics.begin()
         try:
             fold, state = (Content(), None) if self._claimed.segment == 1 else await uncancelled(self._past())
             self._checkpointed = state is not None
@@ -198,6 +205,7 @@ class Segment:
                 self._engine.cancel()
             interrupted = await self._watch(self._engine)
             outcome = await uncancelled(self._concluded(channel, self._engine))
+            self._metrics.end(channel, _COUNTED_AS.get(outcome, "ended"))
         finally:
             self._runtime.segments.pop(self.run_id, None)
             self._let_go()
@@ -429,7 +437,10 @@ class Segment:
             return self._lost()
         except (errors.StoreUnavailable, TimeoutError) as error:
             return self._unfinished(error)
-        return verdict.reason.value if isinstance(outcome, transitions.Finished) else "lost"
+        if not isinstance(outcome, transitions.Finished):
+            return "lost"
+        ending.count(self._claimed.spec, verdict.reason)
+        return verdict.reason.value
 
     def _unfinished(self, error: Exception) -> str:
         # Greppable: the run stays recoverable, any sweeper ends it once this process's lease is gone.

@@ -89,7 +89,7 @@ class Engine:
     def say(self, step: tuple[Any, ...]) -> None:
         perform(step, self.channel)
         self.model.follow(step)
-        self.peak = max(self.peak, self.channel._buffered)
+        self.peak = max(self.peak, self.channel.buffered)
 
     async def flush(self) -> Cursor:
         said = copy.deepcopy(self.model.content)

@@ -47,7 +47,9 @@ def host_for(parent: Any) -> Host:
         case pool_support.Pool.ASYNCIO:
             return AsyncioHost(settings)
         case pool_support.Pool.THREADS | pool_support.Pool.SOLO:
-            return ThreadsHost(settings, eager=pool_support.consumes_runs(parent.app, settings))
+            eager = pool_support.consumes_runs(parent.app, settings)
+            slots = 1 if pool is pool_support.Pool.SOLO else parent.concurrency
+            return ThreadsHost(settings, eager=eager, pool=pool.value, slots=slots)
         case pool_support.Pool.PREFORK:
             return PreforkHost(settings, eager=pool_support.consumes_runs(parent.app, settings))
         case _:

@@ -19,7 +19,9 @@ class AsyncioHost:
 
     def start(self, parent: Any) -> None:
         pool = parent.pool
-        housekeeping = self._housekeeping = pool.run(_make(self._settings, pool.loop))
+        housekeeping = self._housekeeping = pool.run(
+            _make(self._settings, pool.loop, slots=parent.concurrency)
+        )
         pool.run(housekeeping.start())
         pool.add_shutdown_hook(housekeeping.stop)
 
@@ -33,5 +35,5 @@ class AsyncioHost:
         return told(None if self._housekeeping is None else self._housekeeping.runtime)
 
 
-async def _make(settings: Settings, loop: asyncio.AbstractEventLoop) -> Housekeeping:
-    return Housekeeping(settings, loop)
+async def _make(settings: Settings, loop: asyncio.AbstractEventLoop, *, slots: int) -> Housekeeping:
+    return Housekeeping(settings, loop, slots=slots)

@@ -7,6 +7,7 @@ import concurrent.futures
 import logging
 import time
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from mainstem_shared.settings import Settings
@@ -29,8 +30,13 @@ _AGAIN_S: Final = 0.5
 class Background:
     """Housekeeping on this process's background loop, started when it is first needed."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, *, pool: str, slots: int = 1, metrics_folder: Path | None = None
+    ) -> None:
         self._settings = settings
+        self._pool = pool
+        self._slots = slots
+        self._metrics_folder = metrics_folder
         self._starting: asyncio.Task[Housekeeping] | None = None
 
     @property
@@ -88,7 +94,13 @@ class Background:
         return task.result()
 
     async def _start(self) -> Housekeeping:
-        housekeeping = Housekeeping(self._settings, asyncio.get_running_loop())
+        housekeeping = Housekeeping(
+            self._settings,
+            asyncio.get_running_loop(),
+            pool=self._pool,
+            slots=self._slots,
+            metrics_folder=self._metrics_folder,
+        )
         await housekeeping.start()
         return housekeeping
 

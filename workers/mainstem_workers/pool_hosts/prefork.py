@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from celery import signals
 
+from mainstem_shared.metrics.exposition import Gathered, Listener
 from mainstem_shared.settings import Settings
 from mainstem_tasks.celery_support import background_loop
 from mainstem_tasks.execution import runtime
+from mainstem_workers import metrics
 from mainstem_workers.pool import _celery
 from mainstem_workers.pool_hosts.background import Background
 
@@ -36,6 +40,10 @@ class PreforkHost:
         # Before the pool forks, or children would not inherit it.
         self._hears, self._says = os.pipe()
         self._background: Background | None = None
+        self._metrics_folder = (
+            None if settings.metrics_port is None else TemporaryDirectory(prefix="mainstem-")
+        )
+        self._listener: Listener | None = None
         signals.worker_process_init.connect(self._on_child_started, weak=False)
         signals.worker_process_shutdown.connect(self._on_child_stopping, weak=False)
         signals.worker_shutting_down.connect(self._on_shutting_down, weak=False)
@@ -43,14 +51,23 @@ class PreforkHost:
     def start(self, parent: Any) -> None:
         """Hear of a cold shutdown before it cancels the children's tasks. They are running already."""
         _celery.before_cold_cancel(parent, lambda: self._say(_NOW))
+        if self._metrics_folder is not None:
+            self._listener = metrics.listen(Gathered(Path(self._metrics_folder.name)), self._settings)
 
     def stop(self, parent: Any) -> None:
         del parent
         self._say(b"")
+        self._stop_metrics()
 
     def terminate(self, parent: Any) -> None:
         del parent
         self._say(_NOW)
+        self._stop_metrics()
+
+    def _stop_metrics(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
 
     def info(self) -> dict[str, Any]:
         return {}
@@ -74,7 +91,11 @@ class PreforkHost:
     def _on_child_started(self, **_: Any) -> None:
         os.close(self._says)
         self._says = -1
-        background = self._background = Background(self._settings)
+        background = self._background = Background(
+            self._settings,
+            pool="prefork",
+            metrics_folder=None if self._metrics_folder is None else Path(self._metrics_folder.name),
+        )
         runtime.provide(background.ready)
         loop = background_loop.background().loop
         loop.call_soon_threadsafe(loop.add_reader, self._hears, self._on_parent)

@@ -18,10 +18,10 @@ from mainstem_workers.pool_hosts.background import CANCEL_GRACE_S, Background, t
 class ThreadsHost:
     """On threads and solo: on the background loop; stopped here, once the pool has ended its last job."""
 
-    def __init__(self, settings: Settings, *, eager: bool) -> None:
+    def __init__(self, settings: Settings, *, eager: bool, pool: str, slots: int) -> None:
         self._settings = settings
         self._eager = eager
-        self._background = Background(settings)
+        self._background = Background(settings, pool=pool, slots=slots)
 
     def start(self, parent: Any) -> None:
         runtime.provide(self._background.ready)

@@ -41,7 +41,7 @@ class RequestCount:
         # Neither unknown paths nor unknown methods may become labels: callers could make endless many.
         route = getattr(scope.get("route"), "path", "other")
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        self._metrics().requests.labels(method, route, str(status)).inc()
+        self._metrics().requested(method, route, str(status))
 
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

@@ -152,15 +152,14 @@ class Channel:
         self.group: Group | None = None
         self.on_lost: Callable[[], None] | None = None
         self.failure: Exception | None = None
-        self.snapshot_pending = False
         self._host = host
         self._pending: deque[_Delta | _Event] = deque()
-        self._closed = False
+        self._closed = self.snapshot_pending = False
+        self.first_emit = 0.0  # when (monotonic) the engine first emitted content; 0: not yet
         self._last_emit = time.monotonic()
-        self._buffered = 0
+        self.buffered = 0  # bytes that wait to be acknowledged
         self._part_kind: Type | None = None
-        self._parts = len(fold.parts)
-        self._calls = set(fold.calls)
+        self._parts, self._calls = len(fold.parts), set(fold.calls)
         self._enqueued = self._settled = 0
         self._flushes: list[tuple[int, asyncio.Future[None]]] = []
         self._drains: list[asyncio.Future[None]] = []
@@ -185,6 +184,7 @@ class Channel:
             self._last_emit = time.monotonic()
             return  # an empty delta opens no part: its number would be taken, but no entry would say so
         if kind is not self._part_kind:
+            self.first_emit = self.first_emit or time.monotonic()
             self._part_kind = kind
             self._parts += 1
         last = self._pending[-1] if self._pending else None
@@ -223,6 +223,7 @@ class Channel:
 
     def _opens_call(self, call_id: str) -> None:
         if call_id not in self._calls:
+            self.first_emit = self.first_emit or time.monotonic()
             self._calls.add(call_id)
             self._parts += 1
             self._part_kind = None
@@ -232,11 +233,11 @@ class Channel:
             raise errors.Fenced(run_id=self.control.run_id)
         if self._closed:
             raise errors.ChannelClosed
-        if self.fold.weight + self._buffered + size > events.CONTENT_LIMIT:
+        if self.fold.weight + self.buffered + size > events.CONTENT_LIMIT:
             raise errors.ContentTooLarge(limit=events.CONTENT_LIMIT)
 
     def _emitted(self, size: int) -> None:
-        self._buffered += size
+        self.buffered += size
         self._last_emit = time.monotonic()
         if self.phase is _OPEN:
             self._host.mark(self)
@@ -256,7 +257,7 @@ class Channel:
     @property
     def congested(self) -> bool:
         """Whether the engine should wait (`drained`) before it emits more."""
-        return self._buffered > BUFFER_LIMIT
+        return self.buffered > BUFFER_LIMIT
 
     async def drained(self) -> None:
         """Wait until the buffer has room again.
@@ -351,15 +352,15 @@ class Channel:
             text = item.pieces[0] if len(item.pieces) == 1 else "".join(item.pieces)
             size = utf8_size(text)
             if 0 < len(self.fold.parts) <= item.part:
-                self._buffered -= PART_SIZE  # it opens a part
+                self.buffered -= PART_SIZE  # it opens a part
             self.fold.append_text(type_of_delta[item.kind], item.part, text, size=size)
-            self._buffered -= size
+            self.buffered -= size
             encoded = jsontext.dumps(text)
             self._snapshots.text(item.part, encoded)
             return _FIELDS[item.kind], b'{"part":%d,"text":%b}' % (item.part, encoded)
         self.fold.apply(item.kind, item.payload)
         self._snapshots.other()
-        self._buffered -= item.weight
+        self.buffered -= item.weight
         return raw_connections.bulk(events.field(item.kind).encode()), item.data
 
     # -- outcomes (called by the writer)

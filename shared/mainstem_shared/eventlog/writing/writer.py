@@ -148,6 +148,21 @@ class Writer:
         window = LATENCY_WINDOW_S * min(1.0, rate / FULL_RATE) ** 2
         return window if window > 0.0001 else 0.0  # a timer shorter than its own cost is none
 
+    @property
+    def window_s(self) -> float:
+        """How long events wait to be merged now."""
+        return self._window()
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes of all runs' events that wait to be acknowledged."""
+        return sum(channel.buffered for channel in self._channels)
+
+    @property
+    def channel_count(self) -> int:
+        """Runs whose events it carries."""
+        return len(self._channels)
+
     def _send(self) -> None:
         self._timer = None
         if self._connection is None:

@@ -74,6 +74,17 @@ class Answer:
         """What the answer's end means."""
         return Ending.UNSAID if self._message is None else self._message.ending
 
+    @property
+    def counted(self) -> Mapping[str, int | None]:
+        """The tokens that the provider reported, by kind."""
+        tokens = self._reader.tokens
+        return {} if tokens is None else {
+            "input": tokens.input_tokens,
+            "output": tokens.output_tokens,
+            "cached_input": tokens.cached_input_tokens,
+            "reasoning": tokens.reasoning_tokens,
+        }  # fmt: skip
+
     async def take_all(self, arriving: AsyncIterator[bytes]) -> None:
         """Emit what arrives, to the end of the answer: which the protocol says, not the connection.
 

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from mainstem_shared import errors
 from mainstem_shared.model import jsontext
+from mainstem_tasks.engines import provider_metrics
 from mainstem_tasks.engines.assembly import extras
 from mainstem_tasks.engines.assembly.finishes import Ending
 from mainstem_tasks.engines.openai import provider
@@ -160,16 +161,20 @@ async def _complete(run: RunContext[ChatInput], toolbox: Toolbox, progress: Prog
             run, taken=progress.call_ids, tools=body.get("tools") or (), clean=endpoint.presentable
         )
         try:
-            async with contextlib.aclosing(endpoint.stream(body, silence_s=silence_s)) as arriving:
-                await answer.take_all(arriving)
-            await answer.finish()
+            with provider_metrics.call(model := str(body["model"])):
+                async with contextlib.aclosing(endpoint.stream(body, silence_s=silence_s)) as arriving:
+                    await answer.take_all(arriving)
+                await answer.finish()
+            provider_metrics.tokens(model, **answer.counted)
         except errors.ProviderError as error:
             if _refuses_extras(error, progress):
                 progress.bare = True
                 continue
             if answer.begun or attempt >= ATTEMPTS or not retryable(error):
                 await answer.report_usage()
+                provider_metrics.tokens(str(body["model"]), **answer.counted)
                 raise
+            provider_metrics.retried(str(body["model"]))
             await _wait(run, error, attempt=attempt)
         else:
             return answer

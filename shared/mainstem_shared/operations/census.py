@@ -1,0 +1,166 @@
+"""A census counts the store's unfinished runs by state, for metrics: one sweeper takes it, others read it.
+
+It looks at records, as everything does that must be true; of a store with more unfinished runs than
+SCAN_LIMIT it looks at those whose checks are due first, and says that it is not complete.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from pydantic import BaseModel, ValidationError
+
+from mainstem_shared import transitions
+from mainstem_shared.model import contents
+from mainstem_shared.model.record import Record
+from mainstem_shared.model.runs import Status, WaitingFor
+from mainstem_shared.model.time import now_ms
+from mainstem_shared.operations.indexes import Indexes
+from mainstem_shared.store import keys
+from mainstem_shared.store.client import Store
+
+logger = logging.getLogger(__name__)
+
+SCAN_LIMIT: Final = 20_000
+"""Unfinished runs a census looks at: 20,000 take a server some 50 ms, in pieces of a millisecond."""
+_BATCH: Final = 500
+TTL_MS: Final = 60_000
+"""A census that nobody renews is forgotten: figures of a minute ago are none."""
+STATES: Final = ("running", "queued", "waiting_for_thread", "paused")
+_FIELDS: Final = (Record.waiting_for, Record.published_ms, Record.queued_ms)
+
+
+class Census(BaseModel):
+    """Figures of the whole store, as of one moment."""
+
+    at_ms: int
+    complete: bool = True
+    runs: dict[str, int] = {}
+    queued_since_ms: int | None = None
+    """Since when the oldest run that waits for a worker does."""
+    unpublished: int = 0
+    unpublished_since_ms: int | None = None
+    engines: list[str] = []
+    processes: list[tuple[str, str, str, int]] = []
+    """Role, pool and version of living processes, and how many there are."""
+    memory_bytes: int = 0
+    memory_limit_bytes: int = 0
+
+
+async def latest(store: Store) -> Census | None:
+    """Return the last census; None if there is none that is recent."""
+    stored = await store.command("GET", keys.CENSUS)
+    if stored is None:
+        return None
+    try:
+        return Census.model_validate_json(stored)
+    except ValidationError:
+        return None  # of another version: the next one of this version's sweepers will do
+
+
+async def take(store: Store, indexes: Indexes) -> Census:
+    """Take a census and leave it for everybody."""
+    now, counting = now_ms(), _Counting()
+    run_ids = await indexes.unfinished(limit=SCAN_LIMIT + 1)
+    for first in range(0, min(len(run_ids), SCAN_LIMIT), _BATCH):
+        batch = run_ids[first : min(first + _BATCH, SCAN_LIMIT)]
+        counting.add(batch, await transitions.read_many(store, batch, *_FIELDS))
+    await counting.date_the_rest(store)
+    info: Any = await store.command("INFO", "memory")
+    census = Census(
+        at_ms=now,
+        complete=len(run_ids) <= SCAN_LIMIT,
+        runs={state: counting.states[state] for state in STATES},
+        queued_since_ms=counting.queued_since,
+        unpublished=counting.unpublished,
+        unpublished_since_ms=counting.unpublished_since,
+        engines=[name.decode() for name in await store.command("HKEYS", keys.ENGINES)],
+        processes=await _processes(store),
+        memory_bytes=_number(info, "used_memory"),
+        memory_limit_bytes=_number(info, "maxmemory"),
+    )
+    await store.command("SET", keys.CENSUS, census.model_dump_json(), "PX", TTL_MS)
+    return census
+
+
+@dataclass(kw_only=True)
+class _Counting:
+    """What a census has counted so far."""
+
+    states: Counter[str] = field(default_factory=Counter[str])
+    queued_since: int | None = None
+    unpublished: int = 0
+    unpublished_since: int | None = None
+    _undated: list[tuple[str, bool]] = field(default_factory=list[tuple[str, bool]])
+    """Queued runs that wait since their creation, which their spec tells; whether a message is missing."""
+
+    def add(self, run_ids: Sequence[str], records: Sequence[Record | transitions.Gone]) -> None:
+        for run_id, record in zip(run_ids, records, strict=True):
+            if isinstance(record, transitions.Gone):
+                continue
+            try:
+                self._add(run_id, record)
+            except contents.UNREADABLE:
+                logger.debug("a record cannot be counted", extra={"action": "uncounted", "run_id": run_id})
+
+    def _add(self, run_id: str, record: Record) -> None:
+        match record.status:
+            case Status.RUNNING:
+                self.states["running"] += 1
+            case Status.REQUIRES_ACTION:
+                self.states["paused"] += 1
+            case Status.QUEUED if record.waiting_for is not WaitingFor.WORKER:
+                self.states["waiting_for_thread"] += 1
+            case Status.QUEUED:
+                self.states["queued"] += 1
+                is_unpublished = record.published_ms is None
+                self.unpublished += is_unpublished
+                if record.queued_ms is None:
+                    self._undated.append((run_id, is_unpublished))
+                else:
+                    self._since(record.queued_ms, is_unpublished=is_unpublished)
+            case _:
+                pass
+
+    def _since(self, at_ms: int, *, is_unpublished: bool) -> None:
+        self.queued_since = min(self.queued_since or at_ms, at_ms)
+        if is_unpublished:
+            self.unpublished_since = min(self.unpublished_since or at_ms, at_ms)
+
+    async def date_the_rest(self, store: Store) -> None:
+        """Read when those were created that were never queued again."""
+        for first in range(0, len(self._undated), _BATCH):
+            batch = self._undated[first : first + _BATCH]
+            records = await transitions.read_many(store, [run_id for run_id, _ in batch], Record.spec)
+            for (_, is_unpublished), record in zip(batch, records, strict=True):
+                try:
+                    if not isinstance(record, transitions.Gone):
+                        self._since(record.spec.created_ms, is_unpublished=is_unpublished)
+                except contents.UNREADABLE:
+                    continue  # it was counted; since when it waits, nobody knows
+
+
+async def _processes(store: Store) -> list[tuple[str, str, str, int]]:
+    owners = [name.decode() for name in await store.command("ZRANGE", keys.WORKERS, 0, -1, large=True)]
+    leases = await store.commands(*(("GET", keys.lease(owner)) for owner in owners), large=True)
+    found = Counter(_described(lease.decode()) for lease in leases if lease is not None)
+    return [(*process, count) for process, count in sorted(found.items())]
+
+
+def _described(lease: str) -> tuple[str, str, str]:
+    """Return role, pool and version of a lease's process; earlier versions left the role alone."""
+    role, pool, version, *_ = [*lease.split(" "), "", ""]
+    return role, pool, version
+
+
+def _number(info: bytes | dict[str, Any], name: str) -> int:
+    if isinstance(info, dict):
+        return int(info.get(name, 0))
+    for line in info.decode(errors="replace").splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.partition(":")[2])
+    return 0

@@ -1,0 +1,54 @@
+"""Readings of what workers and gateways both have, for metrics: sweeps, the lease, the store's census."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from mainstem_shared.coordination.leases import Lease
+from mainstem_shared.metrics.exposition import Exposition, Value
+from mainstem_shared.model.time import now_ms
+from mainstem_shared.operations.census import STATES, Census
+from mainstem_shared.operations.sweeping import Sweeper
+
+
+def install(exposition: Exposition, *, sweeper: Sweeper, lease: Lease) -> None:
+    """Have an exposition read them."""
+    exposition.read(
+        lease_age_seconds=lambda: lease.age_s,
+        sweep_age_seconds=lambda: time.monotonic() - sweeper.swept_at,
+        due_backlog=lambda: {(work,): float(count) for work, (count, _) in sweeper.backlog.items()},
+        due_lateness_seconds=lambda: {(work,): late_s for work, (_, late_s) in sweeper.backlog.items()},
+        store_up=lambda: float(sweeper.store_up),
+        store_latency_seconds=lambda: sweeper.store_latency_s,
+    )
+    for name, figure in _OF_CENSUS.items():
+        exposition.read(**{name: _of_census(sweeper, figure)})
+
+
+def _of_census(sweeper: Sweeper, figure: Callable[[Census], Value]) -> Callable[[], Value]:
+    def reading() -> Value:
+        return {} if sweeper.census is None else figure(sweeper.census)
+
+    return reading
+
+
+def _since(at_ms: int | None) -> float:
+    return 0.0 if at_ms is None else max(0, now_ms() - at_ms) / 1000
+
+
+def _processes(census: Census) -> Mapping[tuple[str, ...], float]:
+    return {(role, pool, version): float(count) for role, pool, version, count in census.processes}
+
+
+_OF_CENSUS: Mapping[str, Callable[[Census], Value]] = {
+    "runs": lambda census: {(state,): float(census.runs.get(state, 0)) for state in STATES},
+    "queue_oldest_seconds": lambda census: _since(census.queued_since_ms),
+    "outbox_runs": lambda census: float(census.unpublished),
+    "outbox_oldest_seconds": lambda census: _since(census.unpublished_since_ms),
+    "census_age_seconds": lambda census: _since(census.at_ms),
+    "census_complete": lambda census: float(census.complete),
+    "processes": _processes,
+    "store_memory_bytes": lambda census: float(census.memory_bytes),
+    "store_memory_limit_bytes": lambda census: float(census.memory_limit_bytes),
+}
