@@ -14,6 +14,7 @@ from mainstem_shared.model import events, jsontext
 from mainstem_shared.model.contents import fold
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Entry, Type
+from mainstem_shared.model.verification import Dump, verify
 from mainstem_shared.operations.ending import close_open_calls
 from mainstem_shared.store import keys
 from support.engines.demowords import demo_text
@@ -64,11 +65,21 @@ class Properties:
         self._check_end(run, self._record(run))
         log = self._log(run)
         self._check_log(run, log)
+        self._verify(run, log)
         self._check_readers(run, log)
 
     def _record(self, run: Started) -> dict[str, str]:
         found: Any = self._store.hgetall(keys.run(run.run_id).record)
         return {name.decode(): value.decode() for name, value in found.items() if name != b"input"}
+
+    def _verify(self, run: Started, log: list[Entry]) -> None:
+        """What an operator's `mainstem verify` says."""
+        found: Any = self._store.hgetall(keys.run(run.run_id).record)
+        record = {name.decode(): value for name, value in found.items()}
+        verdict = verify(Dump(run_id=run.run_id, record=record, entries=log))
+        assert not verdict.findings, verdict
+        self.checked["a history is one that the protocol allows"] += 1
+        self.checked["an end says what the entries before it add up to"] += verdict.states
 
     def _log(self, run: Started) -> list[Entry]:
         found: Any = self._store.xrange(keys.run(run.run_id).log)

@@ -12,6 +12,7 @@
 8. **Nothing acknowledged is lost silently.** What a worker in control believes acknowledged is what the log ends with.
 9. **A living owner knows it.** Unless the store went back, whoever the record names as owner of a running run executes
    it, or waits for the reply to the call that made it the owner.
+10. **Operators find the same.** What `mainstem verify` would say of the state: its rules hold.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import itertools
 
 from mainstem_shared.eventlog.writing.channels import Phase
 from mainstem_shared.model import cursors, events
+from mainstem_shared.model.events import Entry
+from mainstem_shared.model.verification import Dump, verify
 from mainstem_shared.store import keys
 from model.redis_in_process import Database
 from model.world import RUN, Violation, World
@@ -55,6 +58,16 @@ def check(world: World) -> None:
     if (world.database.data.get(K.thread, {}).get("active") == RUN) == is_over:
         raise Violation(f"6: {record['status']}, but the thread has {world.database.data.get(K.thread)}")
     _check_holders(world, record, entries[-1].cursor)
+    _check_verdict(world, record, entries)
+
+
+def _check_verdict(world: World, record: dict[str, str], entries: list[Entry]) -> None:
+    stored = world.database.data.get(K.snapshot)
+    state = (cursors.parse(stored["cursor"]), stored["state"].encode("latin-1")) if stored else None
+    fields = {name: value.encode("latin-1") for name, value in record.items()}
+    verdict = verify(Dump(run_id=RUN, record=fields, entries=entries, snapshot=state))
+    if verdict.findings:
+        raise Violation(f"10: {verdict.findings}")
 
 
 def _check_holders(world: World, record: dict[str, str], top: cursors.Cursor) -> None:

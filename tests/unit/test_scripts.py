@@ -56,6 +56,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "compact": lambda s: transitions.compact(s, RUN),
     "read": lambda s: transitions.read(s, RUN),
     "page": lambda s: transitions.page(s, RUN, after=TOP),
+    "dump": lambda s: transitions.dump(s, RUN),
     "pause": lambda s: transitions.pause(
         s,
         CONTROL,
@@ -93,7 +94,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
 }
 """One call of each verb's function; a verb that is new must be added here."""
 
-READS = {"read", "page"}
+READS = {"read", "page", "dump"}
 """Scripts that write nothing; they answer with what they read, not with a word."""
 
 SCRIPTS = {value.name: value for value in vars(transitions).values() if isinstance(value, Script)}

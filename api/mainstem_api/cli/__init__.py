@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "kill": "mainstem_api.cli.operations",
     "requeue": "mainstem_api.cli.operations",
     "doctor": "mainstem_api.cli.doctor",
+    "verify": "mainstem_api.cli.verify",
     "addresses": "mainstem_api.cli.addresses",
 }
 """Where each command is; in the order of the help."""

@@ -14,7 +14,7 @@ import typer
 
 from mainstem_api.cli._following import HoleError
 from mainstem_api.cli._gateway import GatewayError, UnreachableError
-from mainstem_shared.errors import MainstemError
+from mainstem_shared.errors import MainstemError, StoreUnavailable
 from mainstem_shared.settings import Settings
 
 
@@ -74,6 +74,17 @@ def reported(url: str) -> Generator[None]:
     except GatewayError as error:
         _fail(f"{error.code}: {error}", Exit.UNREACHABLE if error.is_temporary else Exit.REFUSED)
     except (MainstemError, HoleError) as error:
+        _fail(str(error), Exit.REFUSED)
+
+
+@contextmanager
+def store_reported() -> Generator[None]:
+    """Turn what may go wrong between here and the store into one line on stderr and an exit code."""
+    try:
+        yield
+    except StoreUnavailable as error:
+        _fail(str(error), Exit.UNREACHABLE)
+    except MainstemError as error:
         _fail(str(error), Exit.REFUSED)
 
 

@@ -23,6 +23,7 @@ from mainstem_shared.transitions.approvals import (
     resolve,
 )
 from mainstem_shared.transitions.due import TAKE_DUE, take_due
+from mainstem_shared.transitions.dumps import DUMP, dump
 from mainstem_shared.transitions.inputs import (
     INBOX,
     INPUTS_LIMIT,
@@ -103,6 +104,7 @@ __all__ = [
     "CHECKPOINT",
     "CLAIM",
     "COMPACT",
+    "DUMP",
     "FINISH",
     "FORGET",
     "HANDOVER",
@@ -160,6 +162,7 @@ __all__ = [
     "claim",
     "compact",
     "compact_all",
+    "dump",
     "finish",
     "forget",
     "handover",
