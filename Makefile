@@ -20,8 +20,8 @@ run: $(VENV)/.run ## the whole stack in the foreground: Valkey, workers, gateway
 demo: $(VENV)/.run ## a guided proof: stream, kill the reader, reconnect, verify; leaves nothing behind
 	@exec $(BIN)/python -m mainstem_api.demo
 
-# Most tests wait for processes of their own: three at once halve the time of a machine with two cores.
-PROCESSES ?= 3
+# Most tests wait for processes of their own: two at once nearly halve the time.
+PROCESSES ?= 2
 
 test: $(VENV)/.test ## all tests; PROCESSES=0 in one process (to debug), ARGS for pytest
 	@exec $(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile $(ARGS)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from support.paths import ROOT
+from support.sources import parse
 
 LAST_ITEM = 218
 STANDS = ("met by ", "impossible because ", "not applicable because ", "open: ")
@@ -37,7 +38,7 @@ def rows() -> list[Row]:
 @functools.cache
 def names_in(path: str) -> frozenset[str]:
     """Names of a file's test functions."""
-    tree = ast.parse((ROOT / path).read_text())
+    tree = parse((ROOT / path).read_text())
     functions = (node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
     return frozenset(node.name for node in functions if node.name.startswith("test_"))
 

@@ -8,6 +8,7 @@ import re
 from mainstem_shared.model import ids
 from mainstem_shared.store import keys
 from support.paths import ROOT
+from support.sources import parse
 
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 
@@ -18,7 +19,7 @@ def test_the_paths_exist():
     assert len(lines) == 8 + 8 + 7
     for path, name in lines:
         outer, _, inner = name.partition(".")
-        tree = ast.parse((ROOT / path).read_text())
+        tree = parse((ROOT / path).read_text())
         found = next(node for node in tree.body if getattr(node, "name", None) == outer)
         if inner:
             assert inner in {getattr(node, "name", None) for node in ast.walk(found)}, (path, name)

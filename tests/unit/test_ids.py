@@ -17,6 +17,7 @@ from mainstem_shared import errors
 from mainstem_shared.model import ids
 from mainstem_shared.store import keys
 from support.paths import ROOT
+from support.sources import parse
 
 TEXT = st.text(st.characters(exclude_categories=()), min_size=1, max_size=40)
 
@@ -119,7 +120,7 @@ def test_keys_are_spelled_in_one_module_only():
     found = [
         f"{path.relative_to(ROOT)}: {text!r}"
         for path in sources
-        for text in _texts(ast.parse(path.read_text("utf-8")))
+        for text in _texts(parse(path.read_text("utf-8")))
         if suspicious.search(text)
     ]
     assert len(sources) > 10

@@ -7,6 +7,7 @@ import ast
 import pytest
 
 from support.paths import ROOT
+from support.sources import parse
 
 PACKAGES = ("shared/mainstem_shared", "tasks/mainstem_tasks", "workers/mainstem_workers", "api/mainstem_api")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
@@ -14,7 +15,7 @@ SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 
 def imported(source: str) -> set[str]:
     names: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -38,6 +39,6 @@ def test_only_the_store_speaks_redis_and_nobody_knows_the_tests(root: str):
 def test_every_package_says_what_belongs_there():
     """Each package and module begins with a sentence; a stranger reads the plan from `ls` and first lines."""
     silent = [
-        str(path.relative_to(ROOT)) for path in SOURCES if not ast.get_docstring(ast.parse(path.read_text()))
+        str(path.relative_to(ROOT)) for path in SOURCES if not ast.get_docstring(parse(path.read_text()))
     ]
     assert silent == []

@@ -47,7 +47,7 @@ def sources() -> Iterator[tuple[str, str]]:
 def named_indexes(source: str) -> set[str]:
     """The index keys that a module names, as `keys.ACTIVE` or imported from `keys`."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parse(source)):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "keys":
             found.add(node.attr)
         if isinstance(node, ast.ImportFrom) and (node.module or "").endswith("store.keys"):
@@ -74,7 +74,7 @@ def test_every_script_is_an_operation_or_says_why_not():
 def test_nobody_calls_an_operations_verb_directly():
     """Whoever did would change a run that no healer finds, or leave indexes and owners behind."""
     for name, source in sources():
-        for node in ast.walk(ast.parse(source)):
+        for node in ast.walk(parse(source)):
             is_use = (
                 isinstance(node, ast.Attribute)
                 and isinstance(node.value, ast.Name)
