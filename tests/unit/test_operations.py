@@ -14,6 +14,7 @@ from mainstem_shared import transitions
 from mainstem_shared.operations import control
 from mainstem_shared.operations.control import OPERATIONS, WITHOUT_PROTOCOL, Operation, Operations
 from mainstem_shared.store.client import Script
+from support.sources import parse
 
 ROOT = Path(__file__).parents[2]
 PRODUCT = ("shared/mainstem_shared", "tasks/mainstem_tasks", "workers/mainstem_workers", "api/mainstem_api")
