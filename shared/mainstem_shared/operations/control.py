@@ -381,5 +381,6 @@ WITHOUT_PROTOCOL: Final = {
     "take_due": "postpones a check, or a compaction, while its sweeper is at it",
     "read": "writes nothing",
     "page": "writes nothing",
+    "dump": "writes nothing",
 }
 """Scripts that are no operation, and why."""
