@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run demo test check docs hooks coverage bench bench-quick bench-full draining plots chaos fuzz-providers rabbitmq celery-tests prove mutants soak lock clean
+.PHONY: help run demo test check docs hooks coverage bench bench-quick bench-full draining plots chaos fuzz-providers rabbitmq celery-tests prove guards mutants soak lock clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -73,6 +73,9 @@ rabbitmq: $(VENV)/.test ## runs with RabbitMQ as the broker; needs Debian's rabb
 
 celery-tests: $(VENV)/.test ## Celery's own tests, from its source distribution, on our pool
 	@exec env PYTHONPATH=tests $(BIN)/python tests/upstream/run.py $(ARGS)
+
+guards: $(VENV)/.test ## take each guard out of the shipped Lua verbs in turn: does the explorer notice? (half an hour)
+	@exec env PYTHONPATH=tests $(BIN)/python -m model.guards $(ARGS)
 
 mutants: $(VENV)/.test ## break every promise of docs/contract.md in turn: its tests must notice (ROWS=27,31: only those)
 	@exec env PYTHONPATH=tests $(BIN)/python -m mutations --rows "$(ROWS)" $(ARGS)
