@@ -85,7 +85,7 @@ def trial(mutant: Mutant, *, limit: int = 30_000) -> str:
     for name, budget in SCENARIOS.items():
         try:
             report = explore(Machine(Interpreter(mutant.sources())), budget, limit=limit)
-        except Exception as error:  # noqa: BLE001 - whatever a broken script makes of its callers shows that it is broken
+        except Exception as error:  # whatever a broken script makes of its callers
             return f"{name}: {type(error).__name__}: {str(error)[:80]}"
         if report.violation:
             return f"{name}: {report.violation[:100]} ({len(report.history)} steps)"
@@ -102,8 +102,9 @@ def main() -> int:
         survivors = 0
         for mutant, found in zip(chosen, pool.imap(trial, chosen), strict=True):
             survivors += not found
-            print(f"{'found   ' if found else 'SURVIVES'} {mutant.name}  {found}", flush=True)
-    print(f"{len(chosen) - survivors} of {len(chosen)} mutants found")
+            sys.stdout.write(f"{'found   ' if found else 'SURVIVES'} {mutant.name}  {found}\n")
+            sys.stdout.flush()
+    sys.stdout.write(f"{len(chosen) - survivors} of {len(chosen)} mutants found\n")
     return 0
 
 
