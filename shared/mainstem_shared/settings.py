@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None
     """Its port, or the next free one. 0: any; none: workers serve no metrics."""
 
+    log_format: Literal["text", "json"] = "text"
+    """How `mainstem worker` and `mainstem gateway` log; `json` needs python-json-logger."""
+
     # Ownership and recovery
     lease_s: Seconds = 15
     """How long a process's lease lives without renewal: after it, the process counts as dead."""

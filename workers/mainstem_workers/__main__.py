@@ -11,8 +11,7 @@ import sys
 import warnings
 from typing import Any, Final
 
-from mainstem_shared import garbage_collection
-from mainstem_shared.logs import FORMAT, FieldFormatter
+from mainstem_shared import garbage_collection, logs
 
 POOL: Final = "mainstem_workers.pool:TaskPool"
 
@@ -33,7 +32,14 @@ def main(arguments: list[str] | None = None) -> None:
     given = given[1:] if given[:1] == ["worker"] else given
     pool = ("--pool", "custom", "--concurrency", str(settings.concurrency))
     options = ("--without-gossip", "--without-mingle", "-E", *given)
-    signals.after_setup_logger.connect(_show_fields, weak=False)
+
+    def show_fields(logger: logging.Logger, **_: Any) -> None:
+        """Show the fields of our log lines; Celery's own format knows only the message."""
+        for handler in logger.handlers:
+            handler.setFormatter(logs.formatter(settings.log_format))
+
+    signals.after_setup_logger.connect(show_fields, weak=False)
+    signals.after_setup_task_logger.connect(show_fields, weak=False)
     # A paragraph on stderr, out of fear of pickle, which our app does not take: below we say it in a line.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     signals.worker_ready.connect(_tell_of_root, weak=False)
@@ -43,12 +49,6 @@ def main(arguments: list[str] | None = None) -> None:
     except errors.Misconfigured as error:
         sys.exit(str(error))
     app.worker_main(["--quiet", "worker", *pool, *options])
-
-
-def _show_fields(logger: logging.Logger, **_: Any) -> None:
-    """Show the fields of our log lines; Celery's own format knows only the message."""
-    for handler in logger.handlers:
-        handler.setFormatter(FieldFormatter(FORMAT))
 
 
 def _tell_of_root(**_: Any) -> None:

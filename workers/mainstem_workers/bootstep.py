@@ -13,9 +13,11 @@ import logging
 from typing import Any
 
 from celery import bootsteps
+from celery.app.log import TaskFormatter
 from celery.exceptions import ImproperlyConfigured
+from celery.utils.log import ColorFormatter
 
-from mainstem_shared import errors
+from mainstem_shared import errors, logs
 from mainstem_shared.store import endpoints, readiness
 from mainstem_workers import configuration_checks, pool_hosts
 from mainstem_workers.pool import _celery
@@ -39,6 +41,7 @@ class RunsStep(bootsteps.StartStopStep):
         configuration_checks.warn(parent)
         _celery.keep_broker_address(parent)
         _celery.outlive_broker_errors(parent)
+        logs.reach_handlers(_is_plain)
         self._host.start(parent)
 
     def stop(self, parent: Any) -> None:
@@ -51,6 +54,11 @@ class RunsStep(bootsteps.StartStopStep):
         """For `celery inspect stats`."""
         del obj
         return self._host.info()
+
+
+def _is_plain(formatter: logging.Formatter) -> bool:
+    """Tell whether a handler has a format of logging's or Celery's: others are somebody's own."""
+    return type(formatter) in {logging.Formatter, ColorFormatter, TaskFormatter}
 
 
 def _refuse_cluster(app: Any) -> None:

@@ -40,7 +40,7 @@ class Server(uvicorn.Server):
     def __init__(self, app: FastAPI, settings: Settings, **options: Any) -> None:
         self._app = app
         self._settings = settings
-        logs.set_up()
+        logs.set_up(kind=settings.log_format)
         options.setdefault("http", Protocol)
         super().__init__(
             uvicorn.Config(

@@ -204,6 +204,22 @@ _declare(
     _W,
 )
 
+_declare(
+    "gauge",
+    "mainstem_engine_silence_seconds",
+    "For how long the most silent of its engines has emitted nothing.",
+    "",
+    _W,
+)
+
+# Series that alerts watch for their first increase: one that begins with 1 never grew.
+for _result in ("ok", "failed"):
+    LEASE_BEATS.labels(_result)
+    SWEEPS.labels(_result)
+    PUBLISHED.labels(_result)
+for _outcome in ("handed_over", "ended"):
+    RUNS_RECOVERED.labels(_outcome)
+
 # -- the gateway's process
 _declare(
     "counter",

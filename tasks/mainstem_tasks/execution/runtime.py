@@ -40,6 +40,7 @@ class Segment(Protocol):
     def stop_for(self, reason: Reason) -> None: ...
     def fetch_inputs(self) -> None: ...
     def check_clock(self) -> None: ...
+    def silence_s(self) -> float: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +116,10 @@ class Runtime:
     def suspended(self) -> None:
         """Let go of everything: this process did not run for longer than its lease."""
         self.writer.lose_all()
+
+    def longest_silence_s(self) -> float:
+        """For how long the most silent engine has emitted nothing."""
+        return max((segment.silence_s() for segment in list(self.segments.values())), default=0.0)
 
     def check_clocks(self) -> None:
         """Stop the segments that are over their time, or silent for too long."""

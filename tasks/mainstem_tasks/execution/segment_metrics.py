@@ -1,14 +1,30 @@
-"""Counts what becomes of a segment: its begin, the run's first content, and how it ended."""
+"""Counts and names what becomes of a segment: its begin, the run's first content, and how it ended."""
 
 from __future__ import annotations
 
 import time
+from typing import Final
 
 from mainstem_shared import transitions
 from mainstem_shared.eventlog.writing.channels import Channel
 from mainstem_shared.metrics import catalogue as metrics
 from mainstem_shared.metrics import labels
 from mainstem_shared.model.time import now_ms
+
+_HOWS: Final = frozenset({"paused", "handed_over", "lost", "unfinished"})
+"""How a segment ends that does not end its run."""
+
+
+def names_of(claimed: transitions.Claimed) -> dict[str, object]:
+    """Return what log lines and spans of a segment say about it."""
+    spec = claimed.spec
+    return {
+        "run_id": spec.run_id,
+        "thread_id": spec.thread_id,
+        "user_id": spec.user_id,
+        "engine": spec.engine,
+        "segment": claimed.segment,
+    }
 
 
 class SegmentMetrics:
@@ -34,10 +50,11 @@ class SegmentMetrics:
         at_ms = now_ms() - (time.monotonic() - channel.first_emit) * 1000
         metrics.FIRST_TOKEN.labels(self._engine).observe(self._since_creation_s(at_ms))
 
-    def end(self, channel: Channel, how: str) -> None:
-        """Count the segment's end."""
+    def end(self, channel: Channel, outcome: str) -> None:
+        """Count the segment's end, by what its execution returned."""
+        how = outcome.replace(" ", "_")
         self.watch(channel)
-        metrics.SEGMENTS_ENDED.labels(self._engine, how).inc()
+        metrics.SEGMENTS_ENDED.labels(self._engine, how if how in _HOWS else "ended").inc()
 
     def _since_creation_s(self, at_ms: float) -> float:
         return max(0.0, at_ms - self._created_ms) / 1000

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from mainstem_shared import errors, transitions
+from mainstem_shared import errors, logs, transitions
 from mainstem_shared.coordination import clocks
 from mainstem_shared.eventlog.writing.channels import Channel, Phase
 from mainstem_shared.model import actions, contents, ids, jsontext
@@ -29,7 +29,7 @@ from mainstem_tasks.celery_support.cancellation import CancelCause, cancel_cause
 from mainstem_tasks.execution import verdicts
 from mainstem_tasks.execution.inputs import Inputs
 from mainstem_tasks.execution.runtime import Runtime, Stop
-from mainstem_tasks.execution.segment_metrics import SegmentMetrics
+from mainstem_tasks.execution.segment_metrics import SegmentMetrics, names_of
 from mainstem_tasks.execution.uncancelled import uncancelled
 from mainstem_tasks.execution.verdicts import Exited, Verdict
 from mainstem_tasks.sdk import context, registry
@@ -54,7 +54,6 @@ HANDED_OVER: Final = "handed over"
 ABORTED_BEFORE: Final = "aborted before"
 NOTHING_TO_DO: Final = "nothing to do"
 """What it returns for a run that was aborted while no worker heard of it."""
-_COUNTED_AS: Final = {PAUSED: PAUSED, HANDED_OVER: "handed_over", "lost": "lost", "unfinished": "unfinished"}
 FINISH_PATIENCE_S: Final = 300.0
 """Bounded retries of the terminal write; afterwards the run is swept like that of a dead owner."""
 
@@ -93,7 +92,8 @@ async def execute(runtime: Runtime, run_id: str, *, task_id: str) -> str:
             segment = Segment(runtime, run_id, owner, claimed, addressed=addressed)
             if overtaken_by is not None:
                 segment.stop_for(overtaken_by)
-            return await segment.execute()
+            with logs.bound(**names_of(claimed)):
+                return await segment.execute()
         case None:
             return await end_as_it_stands(runtime, transitions.Control(run_id=run_id, epoch=0, owner=owner))
         case transitions.Stopping(reason=reason):
@@ -180,6 +180,10 @@ class Segment:
         if over or silent:
             self.stop(Stop.TIMED_OUT)
 
+    def silence_s(self) -> float:
+        """For how long the engine has emitted nothing."""
+        return 0.0 if self._channel is None else time.monotonic() - self._channel.last_emit
+
     # -- life
 
     async def execute(self) -> str:
@@ -205,7 +209,7 @@ class Segment:
                 self._engine.cancel()
             interrupted = await self._watch(self._engine)
             outcome = await uncancelled(self._concluded(channel, self._engine))
-            self._metrics.end(channel, _COUNTED_AS.get(outcome, "ended"))
+            self._metrics.end(channel, outcome)
         finally:
             self._runtime.segments.pop(self.run_id, None)
             self._let_go()

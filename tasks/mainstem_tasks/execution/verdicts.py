@@ -72,7 +72,10 @@ def of_engine(engine: asyncio.Task[None], settings: Settings, *, log: logging.Lo
     message = _words_of(failure)
     for kind, reason in _REASONS.items():
         if issubclass(type(failure), kind):  # `isinstance` asks the object's own `__class__`
-            return failed(reason, _shown(message, settings))
+            shown = _shown(message, settings)
+            if reason is Reason.PROVIDER_ERROR:
+                log.error("the provider failed", extra={"action": "provider_failed", "cause": shown})
+            return failed(reason, shown)
     _note(log, failure)
     if issubclass(type(failure), errors.MainstemError):
         return Verdict(
