@@ -23,6 +23,8 @@ COMMANDS: Final = {
     "run": "mainstem_api.cli.run",
     "watch": "mainstem_api.cli.watch",
     "runs": "mainstem_api.cli.runs",
+    "show": "mainstem_api.cli.show",
+    "top": "mainstem_api.cli.show",
     "abort": "mainstem_api.cli.abort",
     "resume": "mainstem_api.cli.resume",
     "input": "mainstem_api.cli.resume",

@@ -90,6 +90,14 @@ class Gateway:
         path = "/v1/runs" if thread_id is None else f"/v1/threads/{_segment(thread_id)}/runs"
         return self._json("GET", path, params={k: v for k, v in query.items() if v is not None})
 
+    def details(self, run_id: str) -> dict[str, Any]:
+        """Return what happened to a run."""
+        return self._json("GET", f"/v1/runs/{_segment(run_id)}/details")
+
+    def overview(self, **query: str | int | None) -> dict[str, Any]:
+        """Return runs without their content."""
+        return self._json("GET", "/v1/overview", params={k: v for k, v in query.items() if v is not None})
+
     def is_ready(self) -> bool:
         """Tell whether the gateway answers that store and broker answer."""
         with _reachable():

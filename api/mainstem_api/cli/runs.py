@@ -17,9 +17,9 @@ from mainstem_api.cli._options import Json, Url, gateway_url, reported
 from mainstem_shared.model.runs import Status
 
 _LONGEST_PAGE: Final = 100
-_WIDE: Final = 100
+WIDE: Final = 100
 """From this width on there is room beside the run ids, which are never cut, for engine and thread."""
-_PIPED_WIDTH: Final = 400
+PIPED_WIDTH: Final = 400
 
 
 def runs(
@@ -28,6 +28,10 @@ def runs(
     status: Annotated[Status | None, typer.Option("--status", "-s", help="Only runs in this status.")] = None,
     user: Annotated[str | None, typer.Option("--user", "-u", help="Only this user's.")] = None,
     active: Annotated[bool, typer.Option("--active", help="Only runs that are not over.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Only failed ones, the last end first.")] = False,
+    words: Annotated[
+        str | None, typer.Option("--words", "-w", help="Only with these words: ids, engine, worker, error.")
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 20,
     url: Url = None,
     as_json: Json = False,
@@ -36,18 +40,23 @@ def runs(
     address = gateway_url(url)
     query = {"status": status and status.value, "user": user, "active": "true" if active else None}
     with reported(address), Gateway(address) as gateway:
-        found, more = _collect(gateway, thread, query, limit)
+        if failed or words:
+            search = {"status": "failed", "sort": "ended"} if failed else {"status": query["status"]}
+            page = gateway.overview(**search, words=words, user=user, limit=min(limit, _LONGEST_PAGE))
+            found, more = page["runs"], False
+        else:
+            found, more = _collect(gateway, thread, query, limit)
     if as_json:
         for run in found:
             print(json.dumps(run, separators=(",", ":")))
         return
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = _PIPED_WIDTH
+        console.width = PIPED_WIDTH
     if not found:
         console.print("No such runs.", style="dim")
         return
-    console.print(_table(found, datetime.now(UTC), wide=console.width >= _WIDE))
+    console.print(table_of(found, datetime.now(UTC), wide=console.width >= WIDE))
     if more:
         console.print(f"There are more; --limit {2 * limit} shows some of them.", style="dim")
 
@@ -67,7 +76,8 @@ def _collect(
             return found, cursor is not None
 
 
-def _table(found: list[dict[str, Any]], now: datetime, *, wide: bool) -> Table:
+def table_of(found: list[dict[str, Any]], now: datetime, *, wide: bool) -> Table:
+    """Return a table of runs; ids are never cut."""
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("RUN", no_wrap=True)
     table.add_column("STATUS", no_wrap=True)
@@ -79,8 +89,8 @@ def _table(found: list[dict[str, Any]], now: datetime, *, wide: bool) -> Table:
     for run in found:
         created, ended = _time(run["created_at"]), _time(run["finished_at"])
         started = _time(run["started_at"])
-        took = _span(((ended or now) - started).total_seconds()) if started else ""
-        age = _span((now - created).total_seconds()) if created else ""
+        took = span(((ended or now) - started).total_seconds()) if started else ""
+        age = span((now - created).total_seconds()) if created else ""
         more = (Text(run["engine"]), Text(run["thread_id"])) if wide else ()
         table.add_row(run["run_id"], _status(run), age, took, *more)
     return table
@@ -98,7 +108,7 @@ def _time(value: str | None) -> datetime | None:
     return datetime.fromisoformat(value) if value else None
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
     """Spell a duration in at most two units."""
     seconds = max(0.0, seconds)
     if seconds < 10:

@@ -24,10 +24,11 @@ from mainstem_api.gateway.middleware.origins import Origins
 from mainstem_api.gateway.middleware.rate_limits import Limits
 from mainstem_api.gateway.middleware.request_limits import RequestLimits
 from mainstem_api.gateway.middleware.request_metrics import RequestCount
-from mainstem_api.gateway.routes import approvals, endings, health, overview, runs, threads
+from mainstem_api.gateway.routes import approvals, details, endings, health, overview, runs, threads
 from mainstem_api.gateway.state import Holder
 from mainstem_shared.settings import Settings
 
+_ROUTERS = tuple(one.router for one in (runs, threads, endings, approvals, overview, details, health))
 _LOCKED_RESPONSES = runs.problem_documents(401, 403, 408, 413, 429, 431, 503)
 """What the layers around all locked routes may answer."""
 
@@ -69,8 +70,7 @@ def create_app(settings: Settings | None = None, *, authenticator: Authenticator
     app.state.holder = holder
     app.state.access = access
     app.state.local_only = isinstance(authenticator, NoAuthentication)
-    routers = (runs.router, threads.router, endings.router, approvals.router, overview.router, health.router)
-    routers = (*routers, web.router, *ADAPTERS)
+    routers = (*_ROUTERS, web.router, *ADAPTERS)
     app.state.routes = [route for router in routers for route in router.routes]
     problems.install(app)
     for router in routers:

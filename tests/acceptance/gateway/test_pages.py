@@ -544,8 +544,60 @@ async def test_operators_see_runs_and_abort_them(opened: Tabs):
     await expect(row.locator(".badge")).to_have_text("Aborted")
     assert await row.evaluate("(node) => node.kept")
     await row.get_by_role("link").first.click()
+    await expect(page.locator("#state")).to_have_text("Aborted")
+    await expect(page.locator("#timeline")).to_contain_text("Somebody asked it to stop")
+    await page.get_by_role("link", name="Open in the chat").click()
     await finished(page)
     assert demo_text(5000).startswith(await answer(page))
+
+
+async def test_a_failed_run_tells_what_happened(opened: Tabs, tmp_path: Path):
+    """It is under Failed, found by its error's words; its page has the timeline, the error and the way to run it again."""
+    chat = await opened.open()
+    await say(chat, {"tokens": 3, "fail_at": 1})
+    run_id = await chat.locator(".turn").get_attribute("data-run")
+    page = await opened.open("/runs")
+    await page.get_by_role("button", name="Failed").click()
+    row = page.locator(f"tr[data-run='{run_id}']")
+    await expect(row.locator(".badge")).to_have_text("Failed")
+    await page.get_by_label("Search runs").fill("no such word")
+    await expect(row).to_have_count(0)
+    await page.get_by_label("Search runs").fill("engine_error")
+    await expect(row).to_have_count(1)
+    await row.get_by_role("link").first.press("Enter")
+    await expect(page.locator("#state")).to_have_text("Failed")
+    await expect(page.locator("#failure")).to_contain_text("engine_error")
+    await expect(page.locator("#timeline li")).to_have_count(3)
+    assert await barriers(page) == []
+    for width in (1280, 390):
+        await page.set_viewport_size({"width": width, "height": 800})
+        await page.screenshot(
+            path=Path(os.environ.get("MAINSTEM_PICTURES", tmp_path)) / f"run-{width}.png", full_page=True
+        )
+        assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
+    await page.get_by_role("button", name="Run again").click()
+    await expect(page.locator("#run-id")).not_to_have_text(str(run_id))
+    await expect(page.locator("#state")).to_have_text("Failed")
+
+
+async def test_a_bulk_abort_counts_first(opened: Tabs):
+    """It stops what the search matches and nothing else, after it said how many."""
+    chats = [await opened.open() for _ in range(2)]
+    for chat in chats:
+        await say(chat, {"tokens": 5000, "interval_ms": 20})
+        await reads(chat, 2)
+    first, second = [str(await chat.locator(".turn").get_attribute("data-run")) for chat in chats]
+    page = await opened.open("/runs")
+    await page.get_by_label("Search runs").fill(first)
+    await expect(page.locator(f"tr[data-run='{first}']")).to_have_count(1)
+    await page.get_by_role("button", name="Abort all").click()
+    await page.get_by_role("button", name="Abort 1 now?").click()
+    await expect(chats[0].locator(".turn-notes")).to_contain_text("Stopped")
+    await page.get_by_label("Search runs").fill(second)
+    row = page.locator(f"tr[data-run='{second}']")
+    await expect(row.locator(".badge")).to_have_text("Running")
+    await row.get_by_role("button", name="Abort", exact=True).click()
+    await row.get_by_role("button", name="Abort now?").click()
 
 
 async def test_a_locked_gateway_asks_for_a_token(stack: Stack, browser: Browser):

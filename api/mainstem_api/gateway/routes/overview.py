@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import contextlib
+import dataclasses
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
@@ -10,9 +12,11 @@ from starlette.responses import Response
 
 from mainstem_api.gateway.auth.caller import Caller
 from mainstem_api.gateway.routes.runs import Limit, Serving, as_json, problem_documents
-from mainstem_shared.model.runs import Status
+from mainstem_shared import errors
+from mainstem_shared.model.runs import Reason, Status
 from mainstem_shared.operations import engine_catalogue
-from mainstem_shared.operations.queries import listings, summaries
+from mainstem_shared.operations.queries import listings, searches, summaries
+from mainstem_shared.operations.queries.searches import Search
 from mainstem_shared.operations.queries.summaries import RunSummary
 
 router = APIRouter(tags=["operations"])
@@ -46,6 +50,43 @@ class RunOverview(BaseModel):
     ]
 
 
+class Find(BaseModel):
+    """Filters of runs."""
+
+    status: Status | None = None
+    reason: Reason | None = None
+    engine: str | None = None
+    ended: Annotated[bool | None, Field(description="Only runs that are over, or only unfinished ones.")] = (
+        None
+    )
+    words: Annotated[
+        str, Field(max_length=200, description="In ids, user, engine, worker, metadata, the error's text.")
+    ] = ""
+    sort: Literal["created", "ended"] | None = None
+
+    @property
+    def is_given(self) -> bool:
+        """Whether anything is asked for."""
+        return bool(self.model_fields_set - {"words"} or self.words)
+
+    def search(self, query: listings.Query) -> Search:
+        """Return the search among the runs of a query."""
+        return Search(
+            query=dataclasses.replace(query, status=self.status),
+            ended=True if self.sort == "ended" else self.ended,
+            reason=self.reason,
+            engine=self.engine,
+            words=self.words,
+        )
+
+
+class BulkAbort(BaseModel):
+    """What a bulk abort reached."""
+
+    matched: Annotated[int, Field(description="Unfinished runs that the filters accept.")]
+    aborted: Annotated[int, Field(description="How many of them were told to stop; none in a dry run.")]
+
+
 @router.get("/v1/me", response_model=Me, responses=problem_documents(503))
 async def me(gateway: Serving, caller: Caller) -> Response:
     """Say who is asking, which engines there are, and where Flower is."""
@@ -77,17 +118,51 @@ async def overview(
     limit: Limit = listings.PAGE,
     user: str | None = None,
     cursor: str | None = None,
+    find: Annotated[Find, Query()],
 ) -> Response:
     """List the caller's runs without their content, newest first.
 
     An admin may name another `user` of their tenant, or `*` for everybody. For anybody else those have none.
+    With a filter, or `sort`, the newest few thousand runs are searched, and there is one page.
     """
-    whose = caller.user_id if user is None else user
-    if whose != caller.user_id and not caller.is_admin:
+    if (query := _query(caller, user)) is None:
         return as_json(RunOverview(runs=[], next=None, counts={}))
-    query = listings.Query(tenant=caller.tenant, user_id=None if whose == "*" and caller.is_admin else whose)
+    if find.is_given:
+        runs = await searches.find(
+            gateway.store, find.search(query), limit=limit, by_end=find.sort == "ended"
+        )
+        return as_json(RunOverview(runs=runs, next=None, counts={}))
     if active:
         found = await summaries.active(gateway.store, query)
     else:
         found = await summaries.recent(gateway.store, query, limit=limit, cursor=cursor)
     return as_json(RunOverview(runs=found.runs, next=found.next, counts=found.counts))
+
+
+@router.post("/v1/overview/abort", response_model=BulkAbort, responses=problem_documents(422, 503))
+async def abort_found(
+    *,
+    gateway: Serving,
+    caller: Caller,
+    user: str | None = None,
+    dry_run: Annotated[bool, Query(description="Only count them.")] = True,
+    find: Annotated[Find, Query()],
+) -> Response:
+    """Abort all unfinished runs that the filters accept; by default it only counts them."""
+    query = _query(caller, user)
+    search = None if query is None else dataclasses.replace(find.search(query), ended=False)
+    run_ids = [] if search is None else await searches.ids(gateway.store, search)
+    if dry_run:
+        return as_json(BulkAbort(matched=len(run_ids), aborted=0))
+    for run_id in run_ids:
+        with contextlib.suppress(errors.NotFound):  # it is gone: nothing is left to stop
+            await gateway.runs.abort(run_id, user_id=caller.sees, tenant=caller.tenant)
+    return as_json(BulkAbort(matched=len(run_ids), aborted=len(run_ids)))
+
+
+def _query(caller: Caller, user: str | None) -> listings.Query | None:
+    """Return which runs a caller may ask for; None if they ask for somebody else's."""
+    whose = caller.user_id if user is None else user
+    if whose != caller.user_id and not caller.is_admin:
+        return None
+    return listings.Query(tenant=caller.tenant, user_id=None if whose == "*" and caller.is_admin else whose)

@@ -1,4 +1,4 @@
-"""Serves the two pages for people: the chat at `/`, the operator's view at `/runs`.
+"""Serves the pages for people: the chat at `/`, the operator's view at `/runs`, a run at `/runs/<id>`.
 
 Static files, read once; they speak to the same HTTP interface as everybody else's clients. No build step:
 `static/` is what browsers get, `static/vendor/` is other people's work, unmodified (`fetch-vendored`).
@@ -57,6 +57,14 @@ async def chat(request: Request) -> Response:
 async def operators_view(request: Request) -> Response:
     """Return the operator's view."""
     return _page(request, "runs.html")
+
+
+@router.head("/runs/{run_id}")
+@router.get("/runs/{run_id}")
+async def run_page(run_id: str, request: Request) -> Response:
+    """Return the page of one run; whose it is, its requests decide."""
+    del run_id  # the page reads it from its address
+    return _page(request, "run.html")
 
 
 @router.head("/pages/{path:path}")

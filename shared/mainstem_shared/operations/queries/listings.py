@@ -98,14 +98,14 @@ async def page(store: Store, query: Query, *, limit: int = PAGE, cursor: str | N
     runs: list[Run] = []
     size = scanned = 0
     while scanned < SCAN_LIMIT:
-        batch = await _after(store, query.index, position)
+        batch = await after(store, query.index, position)
         if not batch:
             return Page(runs=runs, next=None)
         async for position, run in _runs(store, query, batch):
             runs.append(run)
             size += len(run.text)
             if len(runs) == limit or size > BYTES_PER_PAGE:
-                more = position != batch[-1] or await _after(store, query.index, position)
+                more = position != batch[-1] or await after(store, query.index, position)
                 return Page(runs=runs, next=str(position) if more else None)
         position = batch[-1]
         scanned += len(batch)
@@ -127,7 +127,7 @@ async def positions(
     found: list[Position] = []
     scanned = 0
     while scanned < SCAN_LIMIT:
-        batch = await _after(store, query.index, position)
+        batch = await after(store, query.index, position)
         if not batch:
             return found, None
         matching = (await _matching(store, query, batch))[: limit - len(found)]
@@ -146,7 +146,7 @@ def _parse(cursor: str) -> Position:
     return Position(int(match[1]), match[2])
 
 
-async def _after(store: Store, index: str, position: Position | None) -> list[Position]:
+async def after(store: Store, index: str, position: Position | None) -> list[Position]:
     """Return the entries that come next in an index; none at its end."""
     ceiling = "+inf" if position is None else position.created_ms
     skipped = 0

@@ -82,7 +82,7 @@ async def recent(store: Store, query: Query, *, limit: int, cursor: str | None =
         InvalidRequest: the limit is out of range.
     """
     entries, following = await listings.positions(store, query, limit=limit, cursor=cursor)
-    runs = await _summaries(store, [entry.run_id for entry in entries])
+    runs = await of(store, [entry.run_id for entry in entries])
     return Overview(runs=runs, next=following, counts={})
 
 
@@ -93,7 +93,7 @@ async def active(store: Store, query: Query, *, limit: int = SHOWN) -> Overview:
     for first in range(0, len(members), _BATCH):
         found += await _wanted(store, query, [member.decode() for member in members[first : first + _BATCH]])
     found.sort(reverse=True)
-    runs = await _summaries(store, [run_id for _, run_id, _ in found[:limit]])
+    runs = await of(store, [run_id for _, run_id, _ in found[:limit]])
     return Overview(runs=runs, next=None, counts=dict(Counter(status for *_, status in found)))
 
 
@@ -111,7 +111,8 @@ async def _wanted(store: Store, query: Query, run_ids: Sequence[str]) -> list[tu
     return found
 
 
-async def _summaries(store: Store, run_ids: Sequence[str]) -> list[RunSummary]:
+async def of(store: Store, run_ids: Sequence[str]) -> list[RunSummary]:
+    """Return these runs' summaries, in their order, without those that are gone."""
     records = await transitions.read_many(store, run_ids, *_FIELDS)
     found: list[RunSummary] = []
     for run_id, record in zip(run_ids, records, strict=True):

@@ -16,6 +16,7 @@ const FILTERS = [
   { name: "queued", label: "Queued", accepts: (run) => run.status === "queued" },
   { name: "requires_action", label: "Waiting for people", accepts: (run) => run.status === "requires_action" },
   { name: "ended", label: "Ended", accepts: (run) => Boolean(run.finished_at) },
+  { name: "failed", label: "Failed", accepts: (run) => run.status === "failed" },
 ];
 
 class Operator {
@@ -30,7 +31,9 @@ class Operator {
     byId("theme").addEventListener("click", () => announce(`${window.mainstemTheme.toggle()} colours`));
     this.buildTiles();
     this.buildFilters();
-    this.search.addEventListener("input", () => this.show());
+    this.search.addEventListener("input", () => { this.show(); this.soon(); });
+    this.bulk = byId("bulk");
+    this.bulk.addEventListener("click", () => this.abortAll());
     document.addEventListener("visibilitychange", () => { if (!document.hidden) this.poll(); });
     document.addEventListener("keydown", (event) => {
       if (event.key !== "/" || /^(input|textarea)$/i.test(event.target.tagName ?? "")) return;
@@ -52,7 +55,7 @@ class Operator {
     this.tabs = FILTERS.map((filter) => {
       const count = el("span", { class: "count" });
       const button = el("button", { type: "button", class: "tab", data: { filter: filter.name }, "aria-pressed": "false" }, filter.label, count);
-      button.addEventListener("click", () => { this.filter = filter; this.show(); });
+      button.addEventListener("click", () => { this.filter = filter; this.show(); this.poll(); });
       byId("filters").append(button);
       return { filter, button, count };
     });
@@ -79,10 +82,13 @@ class Operator {
     if (!this.me) return;
     try {
       const user = this.me.admin ? "*" : null;
-      const [live, recent] = await Promise.all([api.overview({ active: true, user }), api.overview({ limit: ENDED, user })]);
+      // What ended last, whenever it began, and what failed: searched where all runs are, not among those shown.
+      const words = this.search.value.trim() || null;
+      const searches = [{ sort: "ended" }, { sort: "ended", status: "failed" }].map((search) => api.overview({ ...search, limit: ENDED, user, words }));
+      const [live, ended, failed] = await Promise.all([api.overview({ active: true, user }), ...searches]);
       this.connection.answered(true);
       this.counts = live.counts;
-      this.runs = [...live.runs, ...recent.runs.filter((run) => run.finished_at)];
+      this.runs = [...new Map([...live.runs, ...ended.runs, ...failed.runs].map((run) => [run.run_id, run])).values()];
       this.show();
     } catch (error) {
       this.connection.answered(error.status !== undefined);
@@ -90,6 +96,30 @@ class Operator {
     }
     clearTimeout(this.polling);
     if (!document.hidden) this.polling = setTimeout(() => this.poll(), POLL_MS);
+  }
+
+  /** Ask again for what is written into the search, once the writing pauses. */
+  soon() {
+    clearTimeout(this.typing);
+    this.typing = setTimeout(() => this.poll(), 300);
+  }
+
+  /** Abort what the search matches: the first press counts, the second one aborts. */
+  async abortAll() {
+    const query = { user: this.me.admin ? "*" : null, words: this.search.value.trim() || null };
+    if (FILTERS.some((filter) => filter === this.filter && ["running", "queued", "requires_action"].includes(filter.name))) query.status = this.filter.name;
+    const really = this.bulk.classList.contains("danger");
+    try {
+      const answer = await api.abortFound({ ...query, dry_run: !really });
+      this.bulk.classList.toggle("danger", !really && answer.matched > 0);
+      setText(this.bulk, this.bulk.classList.contains("danger") ? `Abort ${answer.matched} now?` : "Abort all");
+      announce(really ? `${answer.aborted} runs stop.` : `${answer.matched} runs match.`);
+      clearTimeout(this.calming);
+      this.calming = setTimeout(() => { this.bulk.classList.remove("danger"); setText(this.bulk, "Abort all"); }, 5000);
+    } catch (error) {
+      notify(error.message);
+    }
+    if (really) this.poll();
   }
 
   show() {
@@ -114,7 +144,8 @@ class Operator {
   /** Put the rows that are asked for into the table, moving only what stands elsewhere. */
   showRows() {
     const words = this.search.value.trim().toLowerCase();
-    const chosen = this.runs.filter((run) => this.filter.accepts(run) && (!words || haystack(run).includes(words)));
+    const chosen = this.runs.filter((run) => this.filter.accepts(run) && words.split(/\s+/).every((word) => haystack(run).includes(word)));
+    if (["ended", "failed"].includes(this.filter.name)) chosen.sort((a, b) => Date.parse(b.finished_at) - Date.parse(a.finished_at));
     const body = byId("rows");
     let next = body.firstChild;
     for (const run of chosen) {
@@ -127,9 +158,10 @@ class Operator {
       next.remove();
       next = after;
     }
+    this.bulk.hidden = !chosen.some((run) => !run.finished_at);
     byId("table").hidden = !chosen.length;
     byId("empty").hidden = Boolean(chosen.length);
-    setText(byId("empty"), words ? "No run matches." : { live: "Nothing runs right now.", ended: "Nothing ended yet." }[this.filter.name] ?? "None right now.");
+    setText(byId("empty"), words ? "No run matches." : { live: "Nothing runs right now.", ended: "Nothing ended yet.", failed: "Nothing failed." }[this.filter.name] ?? "None right now.");
   }
 
   showTotals(now) {
@@ -156,6 +188,6 @@ class Operator {
   }
 }
 
-const haystack = (run) => [run.run_id, run.thread_id, run.user_id, run.engine, run.worker, run.status, run.reason, firstText(run.metadata.prompt)].join(" ").toLowerCase();
+const haystack = (run) => [run.error?.code, run.error?.message, run.run_id, run.thread_id, run.user_id, run.engine, run.worker, run.status, run.reason, firstText(run.metadata.prompt)].join(" ").toLowerCase();
 
 new Operator().begin();

@@ -29,7 +29,7 @@ export class Row {
     this.node = el("tr", { data: { run: run.run_id } },
       el("td", { class: "cell-state" }, this.state, this.detail),
       el("td", { class: "cell-run" },
-        el("a", { class: "run-title", href: `./#run=${run.run_id}`, title }, title),
+        el("a", { class: "run-title", href: `runs/${run.run_id}`, title }, title),
         el("span", { class: "detail" }, el("span", {}, run.engine), user ? el("span", {}, run.user_id) : null, el("code", { title: run.run_id }, `…${run.run_id.slice(-8)}`))),
       el("td", { class: "cell-age", "data-label": "Age" }, this.age, this.ran),
       el("td", { class: "cell-worker", "data-label": "Worker" }, this.worker),
