@@ -67,7 +67,7 @@ MATRIX: dict[tuple[str, str], Row] = {
         elsewhere=202,
     ),
     ("GET", "/v1/threads/{thread_id}/runs"): Row(stranger=200, admin=200, owner=200),
-    ("GET", "/v1/threads/{thread_id}/messages"): Row(stranger=200, admin=200, owner=200),
+    ("GET", "/v1/threads/{thread_id}/messages"): Row(stranger=404, admin=200, owner=200),
     ("DELETE", "/v1/threads/{thread_id}"): Row(stranger=404, admin=404, owner=204),
     ("GET", "/v1/runs"): Row(stranger=200, admin=200, owner=200, query={"user": OWNER}),
     ("GET", "/v1/runs/{run_id}"): Row(stranger=404, admin=200, owner=200),
