@@ -74,8 +74,15 @@ def _from_file(name: str) -> list[Dump]:
 
 
 def _sentences(verdict: Verdict) -> str:
-    looked = f"{verdict.entries} entries, {verdict.states} states compared"
+    looked = (
+        f"{_count(verdict.entries, 'entry', 'entries')}, {_count(verdict.states, 'state', 'states')} compared"
+    )
     if not verdict.findings:
         return f"{verdict.run_id} {verdict.status}: holds ({looked})"
-    lines = [f"{verdict.run_id} {verdict.status}: {len(verdict.findings)} findings ({looked})"]
+    found = _count(len(verdict.findings), "finding", "findings")
+    lines = [f"{verdict.run_id} {verdict.status}: {found} ({looked})"]
     return "\n".join([*lines, *(f"  {one.rule} at {one.at}: {one.text}" for one in verdict.findings)])
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
