@@ -88,6 +88,12 @@ def test_open_calls_are_those_without_a_result():
         (Type.STEP_COMPLETED, {"step_id": "s", "at": 1}),
         (Type.TITLE, {"title": None}),
         (Type.APPROVAL_REQUIRED, {}),
+        (Type.PART, {}),
+        (Type.PART, {"part": {"type": "text", "id": "x"}}),
+        (Type.PART, {"part": {"type": "data", "id": ""}}),
+        (Type.PART, {"part": {"type": "data"}}),
+        (Type.ANNOTATION, {"annotation": "x"}),
+        (Type.OUTPUT, {}),
         (Type.CUSTOM, ["not an object"]),
     ],
 )

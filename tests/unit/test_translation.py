@@ -38,7 +38,8 @@ class Listener(Translator):
         self.growing["text"] += text
 
     def text_ended(self, part: int, kind: str, text: str) -> None:
-        assert self.growing == {"type": kind, "text": text}
+        assert self.growing is not None
+        assert (self.growing["type"], self.growing["text"]) == (kind, text)
         self.growing = None
 
     def call_began(self, call: Any) -> None:
@@ -59,6 +60,22 @@ class Listener(Translator):
 
     def call_ended(self, call: Any) -> None:
         self.part(call).update(state=call["state"], result=call["result"])
+
+    def part_set(self, part: Any, *, again: bool) -> None:
+        assert self.growing is None or again
+        known = [old for old in self.parts if (old["type"], old.get("id")) == (part["type"], part["id"])]
+        assert bool(known) is again
+        if again:
+            known[0].update(part)
+        else:
+            self.parts.append(dict(part))
+
+    def annotated(self, annotation: Any) -> None:
+        last = [part for part in self.parts if part["type"] == "text"][-1]
+        last["annotations"] = [*last.get("annotations", ()), annotation]
+
+    def output_changed(self, value: Any) -> None:
+        self.told.append("output")
 
     def rewound(self) -> None:
         self.parts, self.growing = [], None

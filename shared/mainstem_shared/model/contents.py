@@ -18,12 +18,13 @@ from mainstem_shared.model.runs import rfc3339
 
 
 class TextPart:
-    """A text or reasoning part under construction: pieces are joined only when somebody looks."""
+    """A text, reasoning or refusal under construction: pieces are joined only when somebody looks."""
 
-    __slots__ = ("_pieces", "kind")
+    __slots__ = ("_pieces", "annotations", "kind")
 
-    def __init__(self, kind: str, text: str = "") -> None:
+    def __init__(self, kind: str, text: str = "", annotations: list[dict[str, Any]] | None = None) -> None:
         self.kind = kind
+        self.annotations = annotations
         self._pieces = [text] if text else []
 
     def append(self, text: str) -> None:
@@ -36,7 +37,8 @@ class TextPart:
         return self._pieces[0] if self._pieces else ""
 
     def dump(self) -> dict[str, Any]:
-        return {"type": self.kind, "text": self.text}
+        noted = {} if self.annotations is None else {"annotations": self.annotations}
+        return {"type": self.kind, **noted, "text": self.text}  # text last: snapshots are extended there
 
 
 PART_SIZE: Final = 40
@@ -46,7 +48,17 @@ STEP_SIZE: Final = 160
 CALL_SIZE: Final = 120
 """Bytes of JSON that a tool call takes beside its id, its name, its arguments and its result."""
 
-type_of_delta: dict[str, str] = {Type.MESSAGE_DELTA: "text", Type.REASONING_DELTA: "reasoning"}
+type_of_delta: dict[str, str] = {
+    Type.MESSAGE_DELTA: "text",
+    Type.REASONING_DELTA: "reasoning",
+    Type.REFUSAL_DELTA: "refusal",
+}
+TEXTS: Final = frozenset(type_of_delta.values())
+"""Types of parts that grow."""
+KEYED: Final = frozenset({"data", "source", "file"})
+"""Types of parts that come whole, and that a later one with the same id replaces."""
+_KEPT: Final = ("context_usage", "agent", "output", "finish_reason")
+"""Members of a state of which a run has only the latest."""
 
 
 class Content:
@@ -73,6 +85,7 @@ class Content:
         self._singles: dict[str, int] = {}
         self._calls: dict[str, dict[str, Any]] = {}
         self._steps: dict[str, dict[str, Any]] = {}
+        self._keyed: dict[tuple[str, str], dict[str, Any]] = {}
 
     # -- reading
 
@@ -115,16 +128,18 @@ class Content:
         """Replace everything by a dumped state."""
         self.__init__()  # pyright: ignore[reportUnnecessaryComparison]
         for part in state["content"]:
-            if part["type"] in ("text", "reasoning"):
-                self.parts.append(TextPart(part["type"], part["text"]))
+            if part["type"] in TEXTS:
+                self.parts.append(TextPart(part["type"], part["text"], part.get("annotations")))
             else:
                 self.parts.append(part)
                 if part["type"] == "tool_call":
                     self._calls[part["call_id"]] = part
+                elif part["type"] in KEYED:
+                    self._keyed[key_of(part)] = part
         self.steps = state["steps"]
         self._steps = {step["step_id"]: step for step in self.steps}
         self.usage, self.title, self.action = state["usage"], state["title"], state["action"]
-        self.extra = {key: value for key, value in state.items() if key in ("context_usage", "agent")}
+        self.extra = {key: value for key, value in state.items() if key in _KEPT}
         self.inputs = state.get("inputs", [])
         self.unread = state.get("unread", [])
         self.size = len(jsontext.dumps(state["content"])) + _size_of_inputs(self.inputs)
@@ -147,6 +162,11 @@ class Content:
         size = 0 if value is None else len(jsontext.dumps(value))
         self._beside += size - self._singles.get(name, 0)
         self._singles[name] = size
+
+    @property
+    def keys(self) -> set[tuple[str, str]]:
+        """Type and id of all parts that have one: a later event about it opens no other part."""
+        return {*self._keyed, *(("tool_call", call_id) for call_id in self._calls)}
 
     @property
     def calls(self) -> Iterable[str]:
@@ -238,6 +258,39 @@ class Content:
             part["state"], part["result"] = data["state"], data.get("result")
             self.size += len(jsontext.dumps(part["result"]))
 
+    def _part(self, data: dict[str, Any]) -> None:
+        part = data["part"]
+        size = len(jsontext.dumps(part))
+        if (known := self._keyed.get(key_of(part))) is not None:
+            size -= len(jsontext.dumps(known))
+            known.clear()
+            known.update(part)
+        else:
+            self.parts.append(part)
+            self._keyed[key_of(part)] = part
+        self.size += size
+
+    def _annotation(self, data: dict[str, Any]) -> None:
+        """Note something about the last text; without one there is nothing to note it about."""
+        for part in reversed(self.parts):
+            if isinstance(part, TextPart) and part.kind == "text":
+                part.annotations = [*(part.annotations or ()), data["annotation"]]
+                self.size += len(jsontext.dumps(data))
+                return
+
+    def _output(self, data: dict[str, Any]) -> None:
+        self.extra["output"] = data["value"]
+        self._weigh("output", data["value"])
+
+    def _custom(self, data: dict[str, Any]) -> None:
+        """Keep the reason to stop, which engines tell of as an event of their own; nothing else of those."""
+        about = data.get("data")
+        if data.get("name") == FINISH and isinstance(about, dict):
+            reason = about.get("finish_reason")
+            if isinstance(reason, str):
+                self.extra["finish_reason"] = reason
+                self._weigh("finish_reason", reason)
+
     def _usage(self, data: dict[str, Any]) -> None:
         self.usage = data
         self._weigh("usage", data)
@@ -271,6 +324,10 @@ class Content:
         Type.STEP_STARTED: _step_started,
         Type.STEP_DELTA: _step_delta,
         Type.STEP_COMPLETED: _step_completed,
+        Type.PART: _part,
+        Type.ANNOTATION: _annotation,
+        Type.OUTPUT: _output,
+        Type.CUSTOM: _custom,
         Type.USAGE: _usage,
         Type.TITLE: _title,
         Type.APPROVAL_REQUIRED: _approval_required,
@@ -280,6 +337,18 @@ class Content:
         Type.AGENT_UPDATED: _agent_updated,
         Type.INPUT_ACCEPTED: _input_accepted,
     }
+
+
+def key_of(part: dict[str, Any]) -> tuple[str, str]:
+    """Return what a part that comes whole is known by."""
+    return part["type"], part["id"]
+
+
+def opened_by(kind: str, payload: dict[str, Any]) -> tuple[str, str] | None:
+    """Return type and id of the part that an event is about, if it opens one unless that is there."""
+    if kind == Type.STEP_STARTED and payload["kind"] == "tool_call":
+        return "tool_call", payload["step_id"]
+    return key_of(payload["part"]) if kind == Type.PART else None
 
 
 def utf8_size(text: str) -> int:
@@ -292,6 +361,8 @@ def weight_of(kind: str, payload: dict[str, Any], size: int) -> int:
     if kind == Type.STEP_STARTED:
         names = _size_of_names(payload)
         return STEP_SIZE + names + (CALL_SIZE + size if payload["kind"] == "tool_call" else 0)
+    if kind == Type.ANNOTATION:
+        return size + PART_SIZE  # the name of the list, once
     return size
 
 
@@ -316,6 +387,9 @@ def fold(entries: Iterable[Entry], state: bytes | dict[str, Any] | None = None) 
     return result
 
 
+FINISH: Final = "finish"
+"""The name of the engine's own event that says why a model stopped: `{"finish_reason", …}`."""
+
 UNREADABLE: Final = (ValueError, KeyError, TypeError, AttributeError)
 """What folding raises for a payload that is damaged, or that no version of this code has written."""
 
@@ -328,6 +402,8 @@ _REQUIRED: Final[dict[str, tuple[tuple[str, type], ...]]] = {
     Type.STEP_COMPLETED: (("step_id", str), ("state", str), ("at", int)),
     Type.TITLE: (("title", str),),
     Type.APPROVAL_REQUIRED: (("action", dict),),
+    Type.PART: (("part", dict),),
+    Type.ANNOTATION: (("annotation", dict),),
     Type.INPUT_ACCEPTED: (("input_id", str), ("text", str), ("sent_at", str)),
 }
 
@@ -348,6 +424,15 @@ def check(kind: str, data: Any) -> dict[str, Any]:
             raise ValueError(f"the payload of {kind} needs {name!r} as {expected.__name__}")  # noqa: TRY004
     if ("at", int) in _REQUIRED.get(kind, ()) and not 0 <= payload["at"] <= LAST_MS:
         raise ValueError(f"the payload of {kind} needs 'at' in milliseconds since 1970")
+    if kind == Type.OUTPUT and "value" not in payload:
+        raise ValueError(f"the payload of {kind} needs 'value'")
+    if kind == Type.PART:
+        _check_part(payload["part"])
     if kind == Type.STEP_STARTED and payload["kind"] == "tool_call" and "arguments" not in payload:
         raise ValueError(f"the payload of {kind} needs 'arguments' for a tool call")
     return payload
+
+
+def _check_part(part: dict[str, Any]) -> None:
+    if part.get("type") not in KEYED or not isinstance(part.get("id"), str) or not part["id"]:
+        raise ValueError(f"the payload of {Type.PART} needs a 'part' of type {sorted(KEYED)} with an 'id'")

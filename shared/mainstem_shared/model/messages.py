@@ -27,13 +27,16 @@ TEXT_NAMES: Final = ("text", "prompt", "question", "query", "message")
 _DATA_URL: Final = re.compile(r"data:([^;,]*)[^,]*,")
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class Message(BaseModel):
     """One message of a thread.
 
     `parent` is the message before it, None for the first. `siblings` are the ids of all messages that stand
-    in its place on different branches, itself among them, oldest first.
-    `status`, `reason`, `usage`, `error` and
-    `action` are the run's, in the message that the run produced.
+    in its place on different branches, itself among them, oldest first. What a run produced has the run's
+    `status` and what follows it here.
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
@@ -53,6 +56,8 @@ class Message(BaseModel):
     error: ErrorInfo | None = None
     action: dict[str, Any] | None = None
     title: str | None = None
+    output: Any = Field(None, exclude_if=_is_none)
+    finish_reason: str | None = Field(None, exclude_if=_is_none)
     metadata: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -235,5 +240,7 @@ def of_run(run: Run, decisions: Sequence[Mapping[str, Any]], *, parent: str | No
         error=run.error,
         action=run.action,
         title=run.title,
+        output=run.output,
+        finish_reason=run.finish_reason,
         metadata=run.metadata,
     )

@@ -224,3 +224,9 @@ class Run(BaseModel):
     worker: str | None = None
     error: ErrorInfo | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
+    output: Any = Field(
+        None, exclude_if=_is_none, description="The engine's structured result, if it has one."
+    )
+    finish_reason: str | None = Field(
+        None, exclude_if=_is_none, description="Why the model stopped, in its provider's word, if it said."
+    )

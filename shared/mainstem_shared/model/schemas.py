@@ -34,7 +34,11 @@ _TIMESTAMP_OR_NULL: Final = {"anyOf": [TIMESTAMP, {"type": "null"}]}
 _TEXT: Final = {
     "title": "TextPart",
     "type": "object",
-    "properties": {"type": {"enum": ["text", "reasoning"]}, "text": _STRING},
+    "properties": {
+        "type": {"enum": ["text", "reasoning", "refusal"]},
+        "text": _STRING,
+        "annotations": {"type": "array", "items": {"type": "object"}},
+    },
     "required": ["type", "text"],
 }
 _TOOL_CALL: Final = {
@@ -49,6 +53,38 @@ _TOOL_CALL: Final = {
         "state": {"enum": ["streaming", "called", "completed", "failed", "aborted"]},
     },
     "required": ["type", "call_id", "name", "arguments", "result", "state"],
+}
+_DATA: Final = {
+    "title": "DataPart",
+    "type": "object",
+    "properties": {"type": {"const": "data"}, "id": _STRING, "name": _STRING, "value": {}},
+    "required": ["type", "id", "name", "value"],
+}
+_SOURCE: Final = {
+    "title": "SourcePart",
+    "type": "object",
+    "properties": {
+        "type": {"const": "source"},
+        "id": _STRING,
+        "url": _STRING,
+        "title": _STRING,
+        "media_type": _STRING,
+    },
+    "required": ["type", "id"],
+}
+_FILE: Final = {
+    "title": "FilePart",
+    "type": "object",
+    "properties": {
+        "type": {"const": "file"},
+        "id": _STRING,
+        "media_type": _STRING,
+        "url": _STRING,
+        "digest": _STRING,
+        "size": {"type": "integer"},
+        "name": _STRING,
+    },
+    "required": ["type", "id", "media_type"],
 }
 _STEP: Final = {
     "title": "Step",
@@ -81,7 +117,10 @@ _INPUT: Final = {
     "required": ["input_id", "text", "by", "sent_at", "state", "part"],
 }
 
-CONTENT: Final[dict[str, Any]] = {"type": "array", "items": {"oneOf": [_TEXT, _TOOL_CALL]}}
+CONTENT: Final[dict[str, Any]] = {
+    "type": "array",
+    "items": {"oneOf": [_TEXT, _TOOL_CALL, _DATA, _SOURCE, _FILE]},
+}
 MESSAGE_PARTS: Final[dict[str, Any]] = {
     "type": "array",
     "items": {

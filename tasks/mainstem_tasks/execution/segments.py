@@ -256,7 +256,7 @@ class Segment:
             inbox=inbox,
         )
         try:
-            await engine.function(run)
+            await engine.execute(run)
         except (SystemExit, KeyboardInterrupt) as error:
             raise Exited from error
         await channel.flush()

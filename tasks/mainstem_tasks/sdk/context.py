@@ -15,7 +15,7 @@ from typing import Any, Final, Generic, NoReturn
 from typing_extensions import TypeVar
 
 from mainstem_shared import errors
-from mainstem_shared.model import digests, jsontext
+from mainstem_shared.model import contents, digests, ids, jsontext
 from mainstem_shared.model.actions import Call, Decision, OnExpiry, Question
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
@@ -170,6 +170,50 @@ class RunContext(RunView[InputT]):
         self._channel.text(Type.REASONING_DELTA, text)
         await self._emitted()
 
+    async def refusal(self, text: str) -> None:
+        """Append to the model's refusal to answer: a part of its own, no part of the run's `text`."""
+        self._channel.text(Type.REFUSAL_DELTA, text)
+        await self._emitted()
+
+    async def annotate(self, annotation: Mapping[str, Any]) -> None:
+        """Note something about the last text, such as a citation: `{"type": "url_citation", "url", …}`."""
+        await self._emit(Type.ANNOTATION, {"annotation": dict(annotation)})
+
+    # -- parts that come whole
+
+    async def data(self, id: str, name: str, value: Any) -> None:  # noqa: A002 - what it is called everywhere
+        """Show a value of your own, which stays in the content; the same `id` replaces it in its place."""
+        await self._part({"type": "data", "id": id, "name": name, "value": value})
+
+    async def source(
+        self,
+        url: str | None = None,
+        *,
+        id: str | None = None,  # noqa: A002
+        title: str | None = None,
+        media_type: str | None = None,
+    ) -> None:
+        """Name a source of the answer: a page (`url`), or a document (`title` and `media_type`).
+
+        Raises:
+            ValueError: it has neither `url` nor `title`.
+        """
+        if not url and not title:
+            raise ValueError("a source needs a url, or a title")
+        named = {"url": url, "title": title, "media_type": media_type}
+        given = {name: value for name, value in named.items() if value is not None}
+        await self._part({"type": "source", "id": id or url or str(title), **given})
+
+    async def _part(self, part: dict[str, Any]) -> None:
+        await self._emit(Type.PART, {"part": part})
+
+    async def output(self, value: Any) -> None:
+        """Give the run its structured result, anything that JSON can hold; the latest one counts.
+
+        What an engine returns is its output, unless it returns nothing.
+        """
+        await self._emit(Type.OUTPUT, {"value": value})
+
     # -- tools and steps
 
     async def tool_call(self, call_id: str, name: str, arguments: Mapping[str, Any]) -> None:
@@ -287,9 +331,16 @@ class RunContext(RunView[InputT]):
         """State which agent is at work now."""
         await self._emit(Type.AGENT_UPDATED, {**details, "name": name})
 
-    async def custom(self, name: str, data: Any = None) -> None:
-        """Emit an event of your own; readers that do not know it ignore it."""
-        await self._emit(Type.CUSTOM, {"name": name, "data": data})
+    async def custom(self, name: str, data: Any = None, *, transient: bool = True) -> None:
+        """Emit an event of your own for who reads now; with `transient=False` a `data` part, which stays."""
+        if transient:
+            await self._emit(Type.CUSTOM, {"name": name, "data": data})
+        else:
+            await self.data(f"{name}_{ids.token()}", name, data)
+
+    async def finish_reason(self, reason: str) -> None:
+        """Say why the model stopped, in its provider's word, such as `stop`, `length` or `tool_calls`."""
+        await self.custom(contents.FINISH, {"finish_reason": reason})
 
     # -- durability
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypeVar, overload
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
 
 from mainstem_shared import errors
 from mainstem_shared.model import runs, validation
@@ -31,11 +32,12 @@ GROUP: Final = "mainstem.engines"
 _SHOWN_PROBLEMS: Final = 3  # of an input; each is a sentence, and one mistake in a union makes dozens
 _CLOSE_S: Final = 5.0  # an engine's shared clients have this long to close
 
-EngineFunction = Callable[[RunContext[Any]], Awaitable[None]]
-SyncEngineFunction = Callable[[SyncRunContext[Any]], None]
+EngineFunction = Callable[[RunContext[Any]], Awaitable[object]]
+SyncEngineFunction = Callable[[SyncRunContext[Any]], object]
 InputT = TypeVar("InputT")
 ModelT = TypeVar("ModelT", bound=BaseModel)
-A = TypeVar("A", bound=Callable[..., Coroutine[Any, Any, None]])
+OutputT = TypeVar("OutputT")
+A = TypeVar("A", bound=Callable[..., Coroutine[Any, Any, object]])
 
 _NAME: Final[TypeAdapter[str]] = TypeAdapter(runs.EngineName)
 
@@ -74,6 +76,19 @@ class Engine:
             path = validation.first_place(error, whole="input")
             raise errors.InvalidInput(message, path=path) from error
 
+    async def execute(self, run: RunContext[Any]) -> None:
+        """Run the engine to its end; what it returns, unless nothing, is the run's output."""
+        returned: object = await self.function(run)
+        if returned is None:
+            return
+        try:
+            value = to_jsonable_python(returned)
+        except ValueError:
+            noted = {"action": "output_dropped", "run_id": run.run_id, "engine": self.name}
+            logger.warning("what the engine returned is no JSON, and therefore no output", extra=noted)
+            return
+        await run.output(value)
+
     @property
     def schema(self) -> dict[str, Any]:
         """The JSON schema of the input; gateways validate with it."""
@@ -101,12 +116,12 @@ class Registration(Generic[InputT]):
 
     @overload
     def __call__(
-        self, function: Callable[[RunContext[InputT]], Coroutine[Any, Any, None]]
-    ) -> Callable[[RunContext[InputT]], Coroutine[Any, Any, None]]: ...
+        self, function: Callable[[RunContext[InputT]], Coroutine[Any, Any, OutputT]]
+    ) -> Callable[[RunContext[InputT]], Coroutine[Any, Any, OutputT]]: ...
     @overload
     def __call__(
-        self, function: Callable[[SyncRunContext[InputT]], None]
-    ) -> Callable[[SyncRunContext[InputT]], None]: ...
+        self, function: Callable[[SyncRunContext[InputT]], OutputT]
+    ) -> Callable[[SyncRunContext[InputT]], OutputT]: ...
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         is_async = inspect.iscoroutinefunction(function)
         if not is_async and (not inspect.isfunction(function) or _is_generator(function)):
@@ -184,9 +199,9 @@ def _contained(function: A) -> A:
     """Return `function` with SystemExit made an ordinary error: out of a task it would end the worker."""
 
     @functools.wraps(function)
-    async def contained(run: RunContext[Any]) -> None:
+    async def contained(run: RunContext[Any]) -> object:
         try:
-            await function(run)
+            return await function(run)
         except SystemExit as error:
             raise RuntimeError(f"engine raised {error!r}") from error
 

@@ -92,6 +92,33 @@ class SyncRunContext(RunView[InputT]):
         """Append to the model's visible reasoning."""
         self._call(self._run.reasoning(text))
 
+    def refusal(self, text: str) -> None:
+        """Append to the model's refusal to answer. See `RunContext.refusal`."""
+        self._call(self._run.refusal(text))
+
+    def annotate(self, annotation: Mapping[str, Any]) -> None:
+        """Note something about the last text, such as a citation."""
+        self._call(self._run.annotate(annotation))
+
+    def data(self, id: str, name: str, value: Any) -> None:  # noqa: A002
+        """Show a value of your own, which stays in the content. See `RunContext.data`."""
+        self._call(self._run.data(id, name, value))
+
+    def source(
+        self,
+        url: str | None = None,
+        *,
+        id: str | None = None,  # noqa: A002
+        title: str | None = None,
+        media_type: str | None = None,
+    ) -> None:
+        """Name a source of the answer. See `RunContext.source`."""
+        self._call(self._run.source(url, id=id, title=title, media_type=media_type))
+
+    def output(self, value: Any) -> None:
+        """Give the run its structured result. See `RunContext.output`."""
+        self._call(self._run.output(value))
+
     def tool_call(self, call_id: str, name: str, arguments: Mapping[str, Any]) -> None:
         """State that a tool is called; the log knows when this returns. See `RunContext.tool_call`."""
         self._call(self._run.tool_call(call_id, name, arguments))
@@ -153,9 +180,13 @@ class SyncRunContext(RunView[InputT]):
         """State which agent is at work now."""
         self._call(self._run.agent(name, **details))
 
-    def custom(self, name: str, data: Any = None) -> None:
-        """Emit an event of your own; readers that do not know it ignore it."""
-        self._call(self._run.custom(name, data))
+    def custom(self, name: str, data: Any = None, *, transient: bool = True) -> None:
+        """Emit an event of your own. See `RunContext.custom`."""
+        self._call(self._run.custom(name, data, transient=transient))
+
+    def finish_reason(self, reason: str) -> None:
+        """Say why the model stopped, in its provider's word."""
+        self._call(self._run.finish_reason(reason))
 
     def flush(self) -> Cursor:
         """Wait until everything emitted so far is durable; returns the cursor of the last event."""
@@ -217,24 +248,28 @@ class SyncRunContext(RunView[InputT]):
                 self._waiting.discard(future)
 
 
-async def run_in_thread(function: Callable[[SyncRunContext[Any]], object], run: RunContext[Any]) -> None:
-    """Run a plain engine to its end. Cancelled, this returns at once: the thread ends at its next call."""
+async def run_in_thread(function: Callable[[SyncRunContext[Any]], object], run: RunContext[Any]) -> object:
+    """Run a plain engine to its end, and return what it returns.
+
+    Cancelled, this returns at once: the thread ends at its next call.
+    """
     loop = asyncio.get_running_loop()
     context = SyncRunContext(run, loop)
-    done: asyncio.Future[None] = loop.create_future()
+    done: asyncio.Future[object] = loop.create_future()
 
-    def settle(failure: BaseException | None) -> None:
+    def settle(failure: BaseException | None, result: object) -> None:
         if done.done():
             return  # cancelled meanwhile
         if failure is None:
-            done.set_result(None)
+            done.set_result(result)
         else:
             done.set_exception(failure)
 
     def body() -> None:
         failure: BaseException | None = None
+        result: object = None
         try:
-            function(context)
+            result = function(context)
         except Exception as error:  # noqa: BLE001 - carried over to the loop
             failure = error
             if isinstance(error, StopIteration):  # a future cannot carry it
@@ -246,7 +281,7 @@ async def run_in_thread(function: Callable[[SyncRunContext[Any]], object], run: 
             failure = RuntimeError(f"engine raised {error!r}")
             failure.__cause__ = error
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, failure)
+            loop.call_soon_threadsafe(settle, failure, result)
 
     # Not the loop's executor: its few threads would make engines wait for each other. A daemon, so that an
     # engine that never looks up cannot keep the process from ending.
@@ -254,6 +289,6 @@ async def run_in_thread(function: Callable[[SyncRunContext[Any]], object], run: 
     thread = threading.Thread(target=contextvars.copy_context().run, args=(body,), name=name, daemon=True)
     thread.start()
     try:
-        await done
+        return await done
     finally:
         context.close()

@@ -107,6 +107,11 @@ class EngineRun:
         """The run's tokens."""
         return None if self.fold.usage is None else Usage.model_validate(self.fold.usage)
 
+    @property
+    def output(self) -> Any:
+        """What the engine returned, or gave as the run's output."""
+        return self.fold.extra.get("output")
+
     def payloads(self, kind: str) -> list[dict[str, Any]]:
         """Return the payloads of all events of one type, in order."""
         return [event.payload() for event in self.events if event.type == kind]
@@ -186,7 +191,7 @@ async def _failure_of(
     engine: registry.Engine, run: RunContext[Any], channel: MemoryChannel
 ) -> Exception | None:
     try:
-        await engine.function(run)
+        await engine.execute(run)
     except Exception as error:  # noqa: BLE001 - the caller decides
         return error
     except BaseException as error:

@@ -31,6 +31,12 @@ STEPS = st.one_of(
     st.tuples(st.just("agent"), TEXTS),
     st.tuples(st.just("context"), st.integers(0, 9)),
     st.tuples(st.just("custom"), JSON),
+    st.tuples(st.just("refusal"), TEXTS),
+    st.tuples(st.just("data"), st.sampled_from(["d1", "d2"]), JSON),
+    st.tuples(st.just("source"), st.sampled_from(["d1", "d2"])),
+    st.tuples(st.just("annotate"), TEXTS),
+    st.tuples(st.just("output"), JSON),
+    st.tuples(st.just("finish"), TEXTS),
 )
 SCRIPTS = st.lists(STEPS, max_size=30)
 
@@ -50,6 +56,8 @@ def perform(step: tuple[Any, ...], out: Emits) -> None:
             out.text(Type.MESSAGE_DELTA, text)
         case "reasoning", text:
             out.text(Type.REASONING_DELTA, text)
+        case "refusal", text:
+            out.text(Type.REFUSAL_DELTA, text)
         case _:
             for kind, payload in events_of(step):
                 out.emit(kind, payload)
@@ -80,8 +88,22 @@ def events_of(step: tuple[Any, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
             yield Type.CONTEXT_USAGE, {"used": used}
         case "custom", data:
             yield Type.CUSTOM, {"name": "n", "data": data}
+        case "data", key, value:
+            yield Type.PART, {"part": _data(key, value)}
+        case "source", key:
+            yield Type.PART, {"part": {"type": "source", "id": key, "url": key}}
+        case "annotate", text:
+            yield Type.ANNOTATION, {"annotation": {"title": text}}
+        case "output", value:
+            yield Type.OUTPUT, {"value": value}
+        case "finish", reason:
+            yield Type.CUSTOM, {"name": "finish", "data": {"finish_reason": reason}}
         case _:
             raise AssertionError(step)
+
+
+def _data(key: str, value: Any) -> dict[str, Any]:
+    return {"type": "data", "id": key, "name": "n", "value": value}
 
 
 def _started(step_id: str, kind: str) -> dict[str, Any]:
@@ -108,6 +130,10 @@ class Recorder:
             and payload["step_id"] not in self.parts
         ):
             self.parts.append(payload["step_id"])
+        elif kind == Type.PART:
+            key = "{type} {id}".format_map(payload["part"])
+            if key not in self.parts:
+                self.parts.append(key)
         self._add(kind, payload)
 
     def _add(self, kind: str, payload: dict[str, Any]) -> None:
@@ -132,7 +158,7 @@ class Model:
 
     def follow(self, step: tuple[Any, ...]) -> None:
         match step:
-            case ("text" | "reasoning") as kind, text:
+            case ("text" | "reasoning" | "refusal") as kind, text:
                 self._text(kind, text)
             case "call", call, arguments:
                 self._call(call, arguments=arguments, state="called")
@@ -146,6 +172,15 @@ class Model:
                 part = self._part(call)
                 if part is not None:
                     part.update(state="completed", result=result)
+            case "data", key, value:
+                self._whole(_data(key, value))
+            case "source", key:
+                self._whole({"type": "source", "id": key, "url": key})
+            case "annotate", text:
+                for part in reversed(self.content):
+                    if part["type"] == "text":
+                        part.setdefault("annotations", []).append({"title": text})
+                        break
             case "title", title:
                 self.title = title
             case "usage", tokens:
@@ -158,6 +193,13 @@ class Model:
             self.content[-1]["text"] += text
         elif text:
             self.content.append({"type": kind, "text": text})
+
+    def _whole(self, made: dict[str, Any]) -> None:
+        for part in self.content:
+            if (part["type"], part.get("id")) == (made["type"], made["id"]):
+                part.update(made)
+                return
+        self.content.append(made)
 
     def _part(self, call: str) -> dict[str, Any] | None:
         return next((part for part in self.content if part.get("call_id") == call), None)

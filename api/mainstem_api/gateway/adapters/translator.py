@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from mainstem_shared.eventlog.reading.frames import Frame, without_line_breaks
 from mainstem_shared.model import jsontext, salvage
-from mainstem_shared.model.contents import Content, TextPart, type_of_delta
+from mainstem_shared.model.contents import KEYED, Content, TextPart, key_of, type_of_delta
 from mainstem_shared.model.events import STATES, Type
 
 
@@ -79,7 +79,7 @@ class Translator:
         """Control of the run changed hands: `run.created` up to `run.sealed`, or `run.restarted`."""
 
     def text_began(self, part: int, kind: str) -> None:
-        """A part begins: `kind` is `text` or `reasoning`."""
+        """A part begins: `kind` is `text`, `reasoning` or `refusal`."""
 
     def text_grew(self, part: int, kind: str, text: str) -> None:
         """A part grows by `text`."""
@@ -104,6 +104,15 @@ class Translator:
 
     def step_ended(self, step: Mapping[str, Any]) -> None:
         """A step that is no tool call is over."""
+
+    def part_set(self, part: Mapping[str, Any], *, again: bool) -> None:
+        """A part that comes whole (`data`, `source`, `file`) is there; `again`: it replaces one of its id."""
+
+    def annotated(self, annotation: Mapping[str, Any]) -> None:
+        """Something is noted about the last text."""
+
+    def output_changed(self, value: Any) -> None:
+        """The run has a structured result."""
 
     def usage_changed(self, usage: Mapping[str, Any]) -> None:
         """The run has used so many tokens in all."""
@@ -211,6 +220,9 @@ class Translator:
 
     def _take_rest(self, kind: str, data: dict[str, Any]) -> None:
         action = self.fold.action
+        if kind == Type.PART:
+            self._take_part(data["part"])
+            return
         self.fold.apply(kind, data)
         match kind:
             case Type.USAGE:
@@ -222,10 +234,25 @@ class Translator:
             case Type.APPROVAL_RESOLVED | Type.APPROVAL_EXPIRED:
                 if action is not None:
                     self.decided(action, data.get("decisions", ()), expired=kind == Type.APPROVAL_EXPIRED)
+            case Type.ANNOTATION:
+                self._take_annotation(data["annotation"])
+            case Type.OUTPUT:
+                self.output_changed(data["value"])
             case Type.CREATED | Type.STARTED | Type.RESUMED | Type.QUEUED | Type.SEALED:
                 self.began(kind, data)
             case _:
                 self._note(kind, data)
+
+    def _take_annotation(self, annotation: Mapping[str, Any]) -> None:
+        if any(isinstance(part, TextPart) and part.kind == "text" for part in self.fold.parts):
+            self.annotated(annotation)
+
+    def _take_part(self, part: dict[str, Any]) -> None:
+        again = key_of(part) in self.fold.keys
+        if not again:
+            self._close_text()
+        self.fold.apply(Type.PART, {"part": part})
+        self.part_set(part, again=again)
 
     def _note(self, kind: str, data: Mapping[str, Any]) -> None:
         if kind == Type.INPUT_ACCEPTED and "input_id" in data:
@@ -270,6 +297,10 @@ class Translator:
                 known = self._known_text(number)
                 if len(known) < len(part["text"]) or number >= len(self.fold.parts):
                     self._text(number, part["type"], part["text"][len(known) :])
+                self._say_annotations(number, part.get("annotations", ()))
+            elif part["type"] in KEYED:
+                if number >= len(self.fold.parts) or self.fold.parts[number] != part:
+                    self._take_part(part)
             elif number >= len(self.fold.parts):
                 self.fold.parts.append(part)  # of a later version's; it keeps the numbers right
         self._say_inputs(said for said in fresh if said["part"] >= len(content))
@@ -277,6 +308,12 @@ class Translator:
     def _say_inputs(self, inputs: Iterable[Mapping[str, Any]]) -> None:
         for said in inputs:
             self._note(Type.INPUT_ACCEPTED, said)
+
+    def _say_annotations(self, number: int, annotations: Sequence[Mapping[str, Any]]) -> None:
+        known = self.fold.parts[number]
+        told = known.annotations or () if isinstance(known, TextPart) else ()
+        for annotation in annotations[len(told) :]:
+            self.annotated(annotation)
 
     def _known_text(self, number: int) -> str:
         known = self.fold.parts[number] if number < len(self.fold.parts) else None
@@ -309,6 +346,8 @@ class Translator:
     def _say_facts(self, before: Content, after: Content) -> None:
         if after.usage is not None and after.usage != before.usage:
             self.usage_changed(after.usage)
+        if "output" in after.extra and after.extra["output"] != before.extra.get("output"):
+            self.output_changed(after.extra["output"])
         if after.title is not None and after.title != before.title:
             self.title_changed(after.title)
         for name, kind in (("agent", Type.AGENT_UPDATED), ("context_usage", Type.CONTEXT_USAGE)):
@@ -338,9 +377,13 @@ def extends(fold: Content, content: Sequence[Mapping[str, Any]]) -> bool:
 
 def _continues(known: TextPart | Mapping[str, Any], part: Mapping[str, Any]) -> bool:
     if isinstance(known, TextPart):
-        return part["type"] == known.kind and part["text"].startswith(known.text)
+        told = known.annotations or []
+        same = part.get("annotations", [])[: len(told)] == told
+        return same and part["type"] == known.kind and part["text"].startswith(known.text)
     if part["type"] != known["type"] or part.get("call_id") != known.get("call_id"):
         return False
+    if part["type"] in KEYED:
+        return part["id"] == known["id"]
     if part["type"] != "tool_call":
         return part == known
     arguments, before = part["arguments"], known["arguments"]

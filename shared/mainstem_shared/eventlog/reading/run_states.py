@@ -119,6 +119,8 @@ def _run(state: State, folded: Content, cursor: Cursor, failure: ErrorInfo | Non
         worker=state.owner or None,
         error=failure,
         metadata=spec.metadata,
+        output=folded.extra.get("output"),
+        finish_reason=folded.extra.get("finish_reason"),
     )
 
 

@@ -159,13 +159,13 @@ class Channel:
         self._last_emit = time.monotonic()
         self.buffered = 0  # bytes that wait to be acknowledged
         self._part_kind: Type | None = None
-        self._parts, self._calls = len(fold.parts), set(fold.calls)
+        self._parts, self._keys = len(fold.parts), fold.keys
         self._enqueued = self._settled = 0
         self._flushes: list[tuple[int, asyncio.Future[None]]] = []
         self._drains: list[asyncio.Future[None]] = []
         self._snapshots = Snapshots(fold.size)
-        key = keys.run(control.run_id).log.encode()
-        self._xadd = b"*6\r\n" + raw_connections.bulk(b"XADD") + raw_connections.bulk(key) + _NOMKSTREAM
+        xadd = raw_connections.bulk(b"XADD") + raw_connections.bulk(keys.run(control.run_id).log.encode())
+        self._xadd = b"*6\r\n" + xadd + _NOMKSTREAM
 
     # -- emitting
 
@@ -213,18 +213,18 @@ class Channel:
         decoded = contents.check(kind, jsontext.checked(data))
         weight = contents.weight_of(kind, decoded, len(data))
         self._admit(weight)
-        if kind == Type.STEP_STARTED and decoded["kind"] == "tool_call":
-            self._opens_call(decoded["step_id"])
+        if (key := contents.opened_by(kind, decoded)) is not None:
+            self._opens(key)
         elif kind == Type.INPUT_ACCEPTED:
-            self._part_kind = None  # what follows it is another part, so that readers can tell its place
+            self._part_kind = None  # what follows is another part: readers can tell its place
         self._pending.append(_Event(kind=kind, data=data, payload=decoded, weight=weight))
         self._enqueued += 1
         self._emitted(weight)
 
-    def _opens_call(self, call_id: str) -> None:
-        if call_id not in self._calls:
+    def _opens(self, key: tuple[str, str]) -> None:
+        if key not in self._keys:
             self.first_emit = self.first_emit or time.monotonic()
-            self._calls.add(call_id)
+            self._keys.add(key)
             self._parts += 1
             self._part_kind = None
 
@@ -292,7 +292,7 @@ class Channel:
         return self.acknowledged
 
     def _raise_if_lost(self) -> None:
-        if self.phase is Phase.LOST:
+        if self.phase is _LOST:
             raise errors.Fenced(run_id=self.control.run_id)
 
     async def close(self) -> Cursor:

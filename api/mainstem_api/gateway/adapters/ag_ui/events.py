@@ -105,7 +105,7 @@ class Events(Translator):
     # -- content
 
     def text_began(self, part: int, kind: str) -> None:
-        if kind == "text":
+        if kind != "reasoning":
             self._say("TEXT_MESSAGE_START", messageId=self._names.text(part), role="assistant")
             return
         message_id = self._names.reasoning(part)
@@ -113,13 +113,13 @@ class Events(Translator):
         self._say("REASONING_MESSAGE_START", messageId=message_id, role="reasoning")
 
     def text_grew(self, part: int, kind: str, text: str) -> None:
-        if kind == "text":
+        if kind != "reasoning":
             self._say("TEXT_MESSAGE_CONTENT", messageId=self._names.text(part), delta=text)
         else:
             self._say("REASONING_MESSAGE_CONTENT", messageId=self._names.reasoning(part), delta=text)
 
     def text_ended(self, part: int, kind: str, text: str) -> None:
-        if kind == "text":
+        if kind != "reasoning":
             self._say("TEXT_MESSAGE_END", messageId=self._names.text(part))
             return
         message_id = self._names.reasoning(part)
@@ -191,6 +191,16 @@ class Events(Translator):
             self._say("STEP_FINISHED", stepName=name)
 
     # -- about the run
+
+    def part_set(self, part: Mapping[str, Any], *, again: bool) -> None:
+        del again
+        self._custom(f"{OURS}.{part['type']}", {name: part[name] for name in part if name != "type"})
+
+    def annotated(self, annotation: Mapping[str, Any]) -> None:
+        self._custom(f"{OURS}.annotation", dict(annotation))
+
+    def output_changed(self, value: Any) -> None:
+        self._custom(f"{OURS}.output", value)
 
     def title_changed(self, title: str) -> None:
         self._custom(f"{OURS}.title", {"title": title})

@@ -43,7 +43,7 @@ class Names:
         while number and not isinstance(parts[number - 1], TextPart):
             number -= 1
         before = parts[number - 1] if number else None
-        if isinstance(before, TextPart) and before.kind == "text":
+        if isinstance(before, TextPart) and before.kind != "reasoning":
             number -= 1
         return self.text(number)
 
@@ -54,8 +54,8 @@ def of_fold(fold: Content, names: Names) -> list[dict[str, Any]]:
     results: dict[str, list[dict[str, Any]]] = {}
     for number, part in enumerate(fold.parts):
         if isinstance(part, TextPart):
-            message_id = names.text(number) if part.kind == "text" else names.reasoning(number)
-            role = "assistant" if part.kind == "text" else "reasoning"
+            message_id = names.reasoning(number) if part.kind == "reasoning" else names.text(number)
+            role = "reasoning" if part.kind == "reasoning" else "assistant"
             found[message_id] = {"id": message_id, "role": role, "content": part.text}
         elif part["type"] == "tool_call":
             parent = names.parent(fold.parts, number)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
+from mainstem_api.gateway.adapters.ai_sdk import parts
 from mainstem_api.gateway.adapters.translator import Translator
 from mainstem_shared.model import jsontext
 from mainstem_shared.model.events import Type
@@ -49,6 +50,7 @@ class UIMessageStream(Translator):
         if known is not None:
             self.begin_with(known)
         self._texts = 0
+        self._annotations = 0
         self._denied: set[str] = set()
         self._finish_reason = "stop"
 
@@ -71,6 +73,7 @@ class UIMessageStream(Translator):
     def finished(self, outcome: Mapping[str, Any]) -> None:
         match outcome["status"]:
             case "succeeded":
+                self._take_finish_reason()
                 self._finish(self._leave_open_calls())
             case "aborted":
                 self.say({"type": "abort", "reason": outcome["reason"]})
@@ -81,6 +84,11 @@ class UIMessageStream(Translator):
                 error = outcome["error"] or {"message": f"The run failed: {outcome['reason']}."}
                 self.say({"type": "error", "errorText": error["message"]})
                 self._finish("error")
+
+    def _take_finish_reason(self) -> None:
+        reason = self.fold.extra.get("finish_reason")
+        if isinstance(reason, str):
+            self._finish_reason = _FINISH_REASONS.get(reason, "other")
 
     def _leave_open_calls(self) -> str:
         """Leave the calls that nobody answered to the client; returns the reason to finish."""
@@ -110,13 +118,32 @@ class UIMessageStream(Translator):
 
     def text_began(self, part: int, kind: str) -> None:
         self._texts += 1
-        self.say({"type": f"{kind}-start", "id": self._text_id})
+        began: dict[str, Any] = {"type": f"{_text_type(kind)}-start", "id": self._text_id}
+        if kind == "refusal":  # the protocol has no such part
+            began["providerMetadata"] = {"mainstem": {"refusal": True}}
+        self.say(began)
 
     def text_grew(self, part: int, kind: str, text: str) -> None:
-        self.say({"type": f"{kind}-delta", "id": self._text_id, "delta": text})
+        self.say({"type": f"{_text_type(kind)}-delta", "id": self._text_id, "delta": text})
 
     def text_ended(self, part: int, kind: str, text: str) -> None:
-        self.say({"type": f"{kind}-end", "id": self._text_id})
+        self.say({"type": f"{_text_type(kind)}-end", "id": self._text_id})
+
+    # -- parts that come whole
+
+    def part_set(self, part: Mapping[str, Any], *, again: bool) -> None:
+        if part["type"] == "data":
+            self.say({"type": f"data-{part['name']}", "id": part["id"], "data": part["value"]})
+        elif not again:  # the client cannot take these back
+            self.say(parts.ui_part(part))
+
+    def annotated(self, annotation: Mapping[str, Any]) -> None:
+        self._annotations += 1
+        if said := parts.ui_source(annotation, number=self._annotations):
+            self.say(said)
+
+    def output_changed(self, value: Any) -> None:
+        self.say({"type": "data-output", "id": "output", "data": value})
 
     @property
     def _text_id(self) -> str:
@@ -255,6 +282,10 @@ class UIMessageStream(Translator):
         if isinstance(data, dict) and isinstance(data.get("id"), str):
             part["id"] = data["id"]  # later parts of this name and id replace the data
         self.say(part)
+
+
+def _text_type(kind: str) -> str:
+    return "text" if kind == "refusal" else kind
 
 
 def _request(action: Mapping[str, Any], call: Mapping[str, Any]) -> dict[str, Any]:

@@ -44,6 +44,7 @@ class Text:
         self.closed = False
         self.begun = False
         self.told = 0
+        self.annotations: Sequence[Mapping[str, Any]] = ()
         self._pieces: list[str] = []
         self._length = 0
 
@@ -128,9 +129,10 @@ class Sequencer:
         assert isinstance(unit, Text)
         unit.append(text)
 
-    def close_text(self) -> None:
+    def close_text(self, annotations: Sequence[Mapping[str, Any]] = ()) -> None:
         if self._units and isinstance(unit := self._units[-1], Text):
             unit.closed = True
+            unit.annotations = annotations
 
     def open_call(self, call_id: str, *, approved_by: str | None = None) -> None:
         self._units.append(Call(call_id, approved_by=approved_by))
@@ -210,18 +212,19 @@ class Sequencer:
             self.emit(names.delta, lambda b=begin, e=end: {**place, "delta": unit.text[b:e], **names.extra})
         if not unit.closed:
             return False
-        self.emit(names.done, lambda: {**place, "text": unit.text, **names.extra})
-        self.emit("response.content_part.done", lambda: {**place, "part": names.part(unit.text)})
+        self.emit(names.done, lambda: {**place, names.member: unit.text, **names.extra})
+        part = names.part(unit.text, unit.annotations)
+        self.emit("response.content_part.done", lambda: {**place, "part": part})
         self._complete(self._text_item(unit, "incomplete" if cut_short else "completed", unit.text))
         return True
 
     def _item_id(self, unit: Text) -> str:
-        prefix = "msg" if unit.kind == "text" else "rs"
+        prefix = "rs" if unit.kind == "reasoning" else "msg"
         return f"{prefix}_{self._short}_{self._name.turn}_{unit.part}"
 
     def _text_item(self, unit: Text, status: str, text: str | None) -> dict[str, Any]:
-        content = [] if text is None else [_TEXTS[unit.kind].part(text)]
-        if unit.kind == "text":
+        content = [] if text is None else [_TEXTS[unit.kind].part(text, unit.annotations)]
+        if unit.kind != "reasoning":
             item: dict[str, Any] = {"type": "message", "role": "assistant"}
         else:
             item = {"type": "reasoning", "summary": []}
@@ -298,18 +301,29 @@ ASK: Final = "ask_user"
 class _Names:
     """How events of a kind of text are called."""
 
-    def __init__(self, event: str, part: str, extra: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        event: str,
+        part: str,
+        extra: Mapping[str, Any],
+        fields: Mapping[str, Any],
+        *,
+        member: str = "text",
+    ) -> None:
         self.delta, self.done = f"response.{event}.delta", f"response.{event}.done"
         self.extra = extra
+        self.member = member
         self._part, self._fields = part, fields
 
-    def part(self, text: str) -> dict[str, Any]:
-        return {"type": self._part, "text": text, **self._fields}
+    def part(self, text: str, annotations: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+        noted = {"annotations": list(annotations)} if annotations and "annotations" in self._fields else {}
+        return {"type": self._part, self.member: text, **self._fields, **noted}
 
 
 _TEXTS: Final = {
     "text": _Names("output_text", "output_text", {"logprobs": []}, {"annotations": [], "logprobs": []}),
     "reasoning": _Names("reasoning_text", "reasoning_text", {}, {}),
+    "refusal": _Names("refusal", "refusal", {}, {}, member="refusal"),
 }
 
 

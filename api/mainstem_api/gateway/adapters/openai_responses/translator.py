@@ -124,7 +124,8 @@ class Responses(Translator):
     def _push(self, answered: Mapping[str, Any] | None) -> None:
         """Push the content of this response that is known by now."""
         end: Mapping[str, Any] | None = answered["mark"] if answered else None
-        calls = {part["call_id"]: part for part in self.fold.parts if not isinstance(part, TextPart)}
+        others = [part for part in self.fold.parts if not isinstance(part, TextPart)]
+        calls = {part["call_id"]: part for part in others if part["type"] == "tool_call"}
         unknown = frozenset(end["open"]) if end else frozenset[str]()
         for call_id in self._start["open"]:
             self._push_call(calls.get(call_id), call_id, unknown)
@@ -151,7 +152,7 @@ class Responses(Translator):
         self._sequencer.open_text(number, part.kind)
         self._sequencer.grow_text(text)
         if number < last or end is not None:
-            self._sequencer.close_text()
+            self._sequencer.close_text(part.annotations or ())
         elif self._standing.outcome is None and self.fold.action is None:
             self._open = (number, part.kind)  # it may grow
 
@@ -176,7 +177,8 @@ class Responses(Translator):
         self._sequencer.grow_text(text)
 
     def text_ended(self, part: int, kind: str, text: str) -> None:
-        self._sequencer.close_text()
+        ended = self.fold.parts[part]
+        self._sequencer.close_text(ended.annotations or () if isinstance(ended, TextPart) else ())
 
     def call_began(self, call: Mapping[str, Any]) -> None:
         self._sequencer.open_call(call["call_id"])

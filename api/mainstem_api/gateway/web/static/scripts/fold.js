@@ -1,7 +1,8 @@
 // A run's state from its events: what `mainstem_shared.model.contents` does, in the browser. `docs/events.md` says what each
 // event means; types that are not here change nothing.
 
-const DELTAS = { "message.delta": "text", "reasoning.delta": "reasoning" };
+const DELTAS = { "message.delta": "text", "reasoning.delta": "reasoning", "refusal.delta": "refusal" };
+const KEYED = ["data", "source", "file"];
 
 /** A run as of its last event: content and steps, and what became of it. */
 export class Fold {
@@ -30,6 +31,9 @@ export class Fold {
     this.content = state.content ?? [];
     this.steps = state.steps ?? [];
     this.calls = new Map(this.content.filter((part) => part.type === "tool_call").map((part) => [part.call_id, part]));
+    this.keyed = new Map(this.content.filter((part) => KEYED.includes(part.type)).map((part) => [keyOf(part), part]));
+    this.output = state.output ?? null;
+    this.finishReason = state.finish_reason ?? null;
     this.known = new Map(this.steps.map((step) => [step.step_id, step]));
     this.usage = state.usage ?? null;
     this.title = state.title ?? null;
@@ -111,6 +115,28 @@ export class Fold {
     if (call) Object.assign(call, { state, result: result ?? null });
   }
 
+  partSet({ part }) {
+    const known = this.keyed.get(keyOf(part));
+    if (known) {
+      for (const name of Object.keys(known)) delete known[name];
+      Object.assign(known, part);
+    } else {
+      this.content.push(part);
+      this.keyed.set(keyOf(part), part);
+    }
+  }
+
+  annotated({ annotation }) {
+    const text = this.content.findLast((part) => part.type === "text");
+    if (text) text.annotations = [...(text.annotations ?? []), annotation];
+  }
+
+  outputChanged(data) { this.output = data.value; }
+
+  custom({ name, data }) {
+    if (name === "finish" && typeof data?.finish_reason === "string") this.finishReason = data.finish_reason;
+  }
+
   used(data) { this.usage = data; }
 
   titled(data) { this.title = data.title; }
@@ -134,6 +160,8 @@ export class Fold {
   heard(data) { this.inputs.push({ ...data, part: this.content.length }); }
 }
 
+const keyOf = (part) => `${part.type} ${part.id}`;
+
 const HANDLERS = {
   snapshot: "replaced",
   resync: "replaced",
@@ -145,6 +173,10 @@ const HANDLERS = {
   "step.started": "stepStarted",
   "step.delta": "stepDelta",
   "step.completed": "stepCompleted",
+  part: "partSet",
+  annotation: "annotated",
+  output: "outputChanged",
+  custom: "custom",
   usage: "used",
   title: "titled",
   "approval.required": "paused",
