@@ -56,8 +56,8 @@ class Message(BaseModel):
     error: ErrorInfo | None = None
     action: dict[str, Any] | None = None
     title: str | None = None
-    output: Any = Field(None, exclude_if=_is_none)
-    finish_reason: str | None = Field(None, exclude_if=_is_none)
+    output: Any = Field(default=None, exclude_if=_is_none)
+    finish_reason: str | None = Field(default=None, exclude_if=_is_none)
     metadata: dict[str, Any] = Field(default_factory=dict)
 
 

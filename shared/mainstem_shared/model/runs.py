@@ -161,13 +161,13 @@ class StartRequest(BaseModel):
     max_duration_s: Annotated[float, Field(gt=0, le=7 * 86_400)] | None = None
     on_worker_lost: OnWorkerLost = "fail"
     parent: MessageId | None = Field(
-        None,
+        default=None,
         exclude_if=_is_none,
         description="The message that the run follows: one that a user said is answered again, after one "
         "that a run produced comes what the input says. `root`: none. By default the latest one.",
     )
     message_id: MessageId | None = Field(
-        None, exclude_if=_is_none, description="The id of the message that the input is."
+        default=None, exclude_if=_is_none, description="The id of the message that the input is."
     )
 
 
@@ -187,8 +187,8 @@ class Spec(BaseModel):
     max_duration_s: float
     on_worker_lost: OnWorkerLost = "fail"
     trigger: str = "user"
-    parent: str | None = Field(None, exclude_if=_is_none)
-    message_id: str | None = Field(None, exclude_if=_is_none)
+    parent: str | None = Field(default=None, exclude_if=_is_none)
+    message_id: str | None = Field(default=None, exclude_if=_is_none)
 
 
 class Run(BaseModel):
@@ -225,8 +225,10 @@ class Run(BaseModel):
     error: ErrorInfo | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
     output: Any = Field(
-        None, exclude_if=_is_none, description="The engine's structured result, if it has one."
+        default=None, exclude_if=_is_none, description="The engine's structured result, if it has one."
     )
     finish_reason: str | None = Field(
-        None, exclude_if=_is_none, description="Why the model stopped, in its provider's word, if it said."
+        default=None,
+        exclude_if=_is_none,
+        description="Why the model stopped, in its provider's word, if it said.",
     )

@@ -26,7 +26,7 @@ from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import ending, recovery
 from mainstem_shared.operations.control import CLAIM, PAUSE, STOP, Transition, nobody
 from mainstem_tasks.celery_support.cancellation import CancelCause, cancel_cause
-from mainstem_tasks.execution import verdicts
+from mainstem_tasks.execution import histories, verdicts
 from mainstem_tasks.execution.inputs import Inputs
 from mainstem_tasks.execution.runtime import Runtime, Stop
 from mainstem_tasks.execution.segment_metrics import SegmentMetrics, names_of
@@ -254,6 +254,7 @@ class Segment:
             stopping=lambda: self.cause is not None,
             save=save,
             inbox=inbox,
+            history=histories.of(self._runtime, spec),
         )
         try:
             await engine.execute(run)

@@ -15,10 +15,11 @@ from typing import Any, Final, Generic, NoReturn
 from typing_extensions import TypeVar
 
 from mainstem_shared import errors
-from mainstem_shared.model import contents, digests, ids, jsontext
+from mainstem_shared.model import contents, digests, ids, jsontext, transcripts
 from mainstem_shared.model.actions import Call, Decision, OnExpiry, Question
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
+from mainstem_shared.model.messages import Message
 from mainstem_shared.model.runs import Usage, ms_of
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.settings import Settings
@@ -32,6 +33,9 @@ InputT = TypeVar("InputT", default=Any)
 
 SaveCheckpoint = Callable[[bytes, Cursor], Awaitable[None]]
 """Stores an engine's state together with the cursor of the last event it covers."""
+
+ReadHistory = Callable[[int], Awaitable[list[Message]]]
+"""Reads the last so many messages before the run."""
 
 _MESSAGE: Final = Type.MESSAGE_DELTA  # looking a member up costs as much as a step of a token's way
 _YIELD_EVERY: Final = 32
@@ -124,6 +128,7 @@ class RunContext(RunView[InputT]):
         stopping: Callable[[], bool] = lambda: False,
         save: SaveCheckpoint | None = None,
         inbox: Inbox | None = None,
+        history: ReadHistory | None = None,
     ) -> None:
         super().__init__(
             run_id=run_id,
@@ -146,6 +151,7 @@ class RunContext(RunView[InputT]):
         """What the engine asked a human for, once it has."""
         self._channel = channel
         self._save = save
+        self._history = history
         self._turn = 0
         self._steps = 0
         # The channel's fold lags behind, so what was emitted here is remembered here.
@@ -154,6 +160,20 @@ class RunContext(RunView[InputT]):
         open_calls = frozenset(fold.open_calls)
         self._open = {s["step_id"]: ms_of(s["started_at"]) for s in fold.steps if s["step_id"] in open_calls}
         self._answered = set(fold.calls) - open_calls
+
+    # -- what was said before
+
+    async def messages(self, *, limit: int = 200) -> list[Message]:
+        """Return the last messages of the thread before this run, on its branch, oldest first.
+
+        What its own input says is not among them. A run that answers an earlier question again has that
+        question as the last one.
+        """
+        return [] if self._history is None else await self._history(limit)
+
+    async def history(self, *, limit: int = 200) -> list[dict[str, Any]]:
+        """Return the same in the shape that models take: chat completions' messages, each call answered."""
+        return transcripts.chat(await self.messages(limit=limit))
 
     # -- text
 

@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeVar
 
 from mainstem_shared.model.actions import Call, OnExpiry, Question
 from mainstem_shared.model.cursors import Cursor
+from mainstem_shared.model.messages import Message
 from mainstem_tasks.sdk.context import InputT, RunContext, RunView
 from mainstem_tasks.sdk.pauses import Paused
 
@@ -83,6 +84,14 @@ class SyncRunContext(RunView[InputT]):
         self._closed = False
         self.inbox: SyncInbox = SyncInbox(run, self._call)
         """Text that users send while the run is at work. See `RunContext.inbox`."""
+
+    def messages(self, *, limit: int = 200) -> list[Message]:
+        """Return the last messages of the thread before this run. See `RunContext.messages`."""
+        return self._call(self._run.messages(limit=limit))
+
+    def history(self, *, limit: int = 200) -> list[dict[str, Any]]:
+        """Return the same in the shape that models take. See `RunContext.history`."""
+        return self._call(self._run.history(limit=limit))
 
     def text(self, text: str) -> None:
         """Append to the answer."""

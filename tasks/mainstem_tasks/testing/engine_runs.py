@@ -5,7 +5,7 @@ Events are what the engine emitted, one entry each: a real log merges consecutiv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,10 +15,11 @@ from mainstem_shared.model.actions import Action, Decision
 from mainstem_shared.model.contents import Content, TextPart
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Entry, Type
+from mainstem_shared.model.messages import Message
 from mainstem_shared.model.runs import Usage
 from mainstem_shared.settings import Settings
 from mainstem_tasks.sdk import registry
-from mainstem_tasks.sdk.context import RunContext
+from mainstem_tasks.sdk.context import ReadHistory, RunContext, SaveCheckpoint
 from mainstem_tasks.sdk.inboxes import Inbox
 from mainstem_tasks.sdk.pauses import is_only_a_pause
 
@@ -131,10 +132,12 @@ async def run_engine(
     settings: Settings | None = None,
     stopping: Callable[[], bool] = lambda: False,
     inbox: Iterable[str] = (),
+    history: Sequence[Message] = (),
 ) -> EngineRun:
     """Run an engine (decorated function, or a registered name) to its end, as a worker would.
 
-    `state`, `segment` and `decisions` play a continuation; `inbox` is what users say meanwhile. `check=False`
+    `state`, `segment` and `decisions` play a continuation; `inbox` is what users say meanwhile, `history`
+    what was said on the thread before. `check=False`
     keeps what the engine raises as the result's `error`, with everything it emitted before.
 
     Raises:
@@ -143,10 +146,6 @@ async def run_engine(
     found = _found(engine)
     channel = channel or MemoryChannel(epoch=segment + 1)
     saved: list[bytes] = []
-
-    async def save(data: bytes, _: Cursor) -> None:
-        saved.append(data)
-
     raw = dict(input or {})
     run = RunContext[Any](
         channel,
@@ -162,8 +161,9 @@ async def run_engine(
         decisions=decisions,
         settings=settings,
         stopping=stopping,
-        save=save,
+        save=_saving(saved),
         inbox=_inbox(channel, inbox),
+        history=_earlier(history),
     )
     failure = await _failure_of(found, run, channel)
     if failure is not None and check:
@@ -177,6 +177,20 @@ async def run_engine(
         action=None if pause is None else pause.action,
         error=failure,
     )
+
+
+def _saving(saved: list[bytes]) -> SaveCheckpoint:
+    async def save(data: bytes, _: Cursor) -> None:
+        saved.append(data)
+
+    return save
+
+
+def _earlier(history: Sequence[Message]) -> ReadHistory:
+    async def earlier(limit: int) -> list[Message]:
+        return list(history)[-limit:]
+
+    return earlier
 
 
 def _inbox(channel: MemoryChannel, texts: Iterable[str]) -> Inbox:

@@ -103,7 +103,9 @@ async def page(store: Store, query: Query) -> Page:
 
 
 async def history(store: Store, query: Query, *, leaf: str, limit: int) -> list[Message]:
-    """Return the messages that stand before a run's own answer, oldest first: at most `limit` of them.
+    """Return the last messages before a run, oldest first, without what its own input says.
+
+    A run that answers an earlier question again has that question as the last one.
 
     Raises:
         NotFound: there is no such run on the thread.
@@ -113,8 +115,8 @@ async def history(store: Store, query: Query, *, leaf: str, limit: int) -> list[
     if node is None:
         raise errors.NotFound
     reading = _Reading(store, known, node)
-    found = await reading.backwards(len(reading.path), limit + 1)
-    return [message for message in found if message.id != leaf][-limit:]
+    found = await reading.backwards(len(reading.path), limit + 2)
+    return [message for message in found if message.run_id != leaf][-limit:]
 
 
 def _leaf(known: Tree, query: Query) -> Node:

@@ -16,9 +16,9 @@ import importlib.util
 import itertools
 import logging
 from collections.abc import Sequence
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mainstem_shared import errors
 from mainstem_shared.model import jsontext
@@ -42,8 +42,12 @@ ATTEMPTS: Final = 4
 SILENCE_MARGIN_S: Final = 10.0
 """Unless told otherwise the run's idle timeout ends a silent provider's run, not the connection's."""
 _OWNED: Final = frozenset({"stream", "n"})
-_OURS: Final = {"extra_body", "timeout_s", "use_tools", "tool_policy", "max_iterations"}
+_OURS: Final = {"extra_body", "timeout_s", "use_tools", "tool_policy", "max_iterations", "history"}
 """What the provider knows nothing of."""
+
+
+_INSTRUCTIONS: Final = ("system", "developer")
+"""Roles of what stands before a conversation."""
 
 
 class Message(BaseModel):
@@ -59,7 +63,9 @@ class ChatInput(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: list[Message] = Field(default_factory=list[Message])
+    history: bool = False
+    """Whether the thread's earlier turns, as the server has them, stand before `messages`."""
     model: str | None = None
     """None: the deployment's MAINSTEM_OPENAI_MODEL."""
     temperature: float | None = None
@@ -86,6 +92,12 @@ class ChatInput(BaseModel):
     timeout_s: Annotated[float, Field(gt=0, le=3600)] | None = None
     """The provider's longest silence. None: the run's idle timeout decides."""
 
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.messages and not self.history:
+            raise ValueError("messages: give at least one, or take the thread's history")
+        return self
+
     @field_validator("extra_body")
     @classmethod
     def _leaves_the_protocol_alone(cls, value: dict[str, Any]) -> dict[str, Any]:
@@ -103,8 +115,13 @@ class ChatInput(BaseModel):
         if not model:
             raise errors.InvalidInput("model: give one, or set MAINSTEM_OPENAI_MODEL", path="model")
         given = self.model_dump(exclude_unset=True, exclude_none=True, exclude=_OURS)
-        messages = [message.model_dump(exclude_unset=True) for message in self.messages]
-        return {**self.extra_body, **given, "messages": messages, "model": model}
+        return {**self.extra_body, **given, "messages": self.conversation(()), "model": model}
+
+    def conversation(self, earlier: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the messages with the thread's earlier ones before them, and instructions before all."""
+        said = [message.model_dump(exclude_unset=True) for message in self.messages]
+        first = next((n for n, message in enumerate(said) if message["role"] not in _INSTRUCTIONS), len(said))
+        return [*said[:first], *earlier, *said[first:]]
 
 
 class TooManyIterationsError(RuntimeError):
@@ -117,13 +134,14 @@ async def openai_chat(run: RunContext[ChatInput]) -> None:
     wanted = run.input
     toolbox = Toolbox(run, wanted.use_tools, wanted.tool_policy)
     progress = Progress() if run.state is None else Progress.model_validate_json(run.state)
+    conversation = wanted.conversation(await run.history() if wanted.history else ())
     while True:
         if progress.pending:
             await toolbox.settle(progress)
             while not run.inbox.empty():  # what users said meanwhile, before the model goes on
                 progress.heard(run.inbox.get_nowait())
             await run.checkpoint(progress.encoded())
-        answer = await _complete(run, toolbox, progress)
+        answer = await _complete(run, toolbox, progress, conversation)
         calls = answer.called
         if not calls or answer.ending is Ending.FILTERED or not _runs_here(wanted, toolbox, calls):
             return
@@ -134,11 +152,16 @@ async def openai_chat(run: RunContext[ChatInput]) -> None:
         progress.said(answer.content, calls, answer.extras)
 
 
-def _body(run: RunContext[ChatInput], toolbox: Toolbox, progress: Progress) -> dict[str, Any]:
+def _body(
+    run: RunContext[ChatInput],
+    toolbox: Toolbox,
+    progress: Progress,
+    conversation: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
     wanted = run.input
     body = wanted.body(run.settings.openai_model)
     since = extras.without(progress.messages) if progress.bare else progress.messages
-    body["messages"] = [*body["messages"], *since]
+    body["messages"] = [*conversation, *since]
     if described := [*(wanted.tools or ()), *toolbox.definitions]:
         body["tools"] = described
     return jsontext.well_formed(body)  # a history may be of a time, or an engine, that kept halves of pairs
@@ -151,12 +174,17 @@ def _runs_here(wanted: ChatInput, toolbox: Toolbox, calls: Sequence[Called]) -> 
     )
 
 
-async def _complete(run: RunContext[ChatInput], toolbox: Toolbox, progress: Progress) -> Answer:
+async def _complete(
+    run: RunContext[ChatInput],
+    toolbox: Toolbox,
+    progress: Progress,
+    conversation: Sequence[dict[str, Any]],
+) -> Answer:
     """Stream one completion; asks again only while nothing of it was emitted, and only if that can help."""
     silence_s = run.input.timeout_s or run.settings.idle_timeout_s + SILENCE_MARGIN_S
     endpoint = await Provider.of(run.settings)
     for attempt in itertools.count(1):
-        body = _body(run, toolbox, progress)
+        body = _body(run, toolbox, progress, conversation)
         answer = Answer(
             run, taken=progress.call_ids, tools=body.get("tools") or (), clean=endpoint.presentable
         )

@@ -1,0 +1,90 @@
+"""What engines see of earlier turns, and what the provider is sent of them, on the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import SecretStr
+
+from mainstem_api import AsyncRuns
+from mainstem_shared.settings import Settings
+from mainstem_tasks import engine
+from mainstem_tasks.execution import segments
+from mainstem_tasks.execution.runtime import Runtime
+from mainstem_tasks.sdk.context import RunContext
+from support.fakes.openai_server import OpenAIServer, answer
+from support.processes.in_process_worker import working
+
+PICTURE = "data:image/png;base64,iVBORw0KGgo="
+seen: list[list[dict[str, Any]]] = []
+
+
+@engine("history_dangling")
+async def history_dangling(run: RunContext[Any]) -> None:
+    """Call two tools, answer one, note what came before, and fail."""
+    seen.append(await run.history())
+    await run.tool_call("c1", "f", {"x": 1})
+    await run.tool_result("c1", {"y": 2})
+    await run.tool_call("c2", "f", {})
+    await run.refusal("No.")
+    raise RuntimeError("as asked")
+
+
+async def turn(
+    runs: AsyncRuns, here: Runtime, engine_name: str, run_input: dict[str, Any], **how: Any
+) -> str:
+    run_id = (await runs.start("t", engine_name, run_input, **how)).run_id
+    await segments.execute(here, run_id, task_id="t")
+    return run_id
+
+
+def said(text: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": text}], "history": True}
+
+
+async def test_the_provider_is_sent_the_whole_branch_and_every_call_has_its_result(
+    runs: AsyncRuns, settings: Settings, provider: OpenAIServer
+) -> None:
+    """Files, failed turns, calls that nobody answered: the next request is complete, and valid."""
+    settings = settings.model_copy(
+        update={"openai_base_url": provider.url, "openai_model": "m", "openai_api_key": SecretStr("k")}
+    )
+    picture = {"type": "image_url", "image_url": {"url": PICTURE}}
+    provider.replies.extend([answer("One."), answer("Two."), answer("Two, again.")])
+    async with working(settings) as here:
+        content = [{"type": "text", "text": "look"}, picture]
+        await turn(
+            runs, here, "openai", {"messages": [{"role": "user", "content": content}], "history": True}
+        )
+        await turn(runs, here, "history_dangling", {"text": "dangle"})
+        second = await turn(runs, here, "openai", said("go on"))
+        again = {"messages": [{"role": "system", "content": "s"}], "history": True}
+        await turn(runs, here, "openai", again, parent=f"{second}.in")
+    assert seen.pop() == [{"role": "user", "content": content}, {"role": "assistant", "content": "One."}]
+    sent = [request.body["messages"] for request in provider.requests]
+    assert sent[0] == [{"role": "user", "content": content}]
+    calls = [
+        {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"x":1}'}},
+        {"id": "c2", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+    ]
+    unanswered = sent[1][5]["content"]  # as the run's end closed it
+    assert "before this tool call was answered" in unanswered
+    assert sent[1] == [
+        {"role": "user", "content": content},
+        {"role": "assistant", "content": "One."},
+        {"role": "user", "content": "dangle"},
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "c1", "content": '{"y":2}'},
+        {"role": "tool", "tool_call_id": "c2", "content": unanswered},
+        {"role": "assistant", "content": "No."},
+        {"role": "user", "content": "go on"},
+    ]
+    assert sent[2] == [{"role": "system", "content": "s"}, *sent[1]]
+
+
+async def test_an_engine_sees_its_own_branch_only(runs: AsyncRuns, settings: Settings) -> None:
+    async with working(settings) as here:
+        first = await turn(runs, here, "demo", {"text": "a"})
+        await turn(runs, here, "demo", {"text": "b"})
+        await turn(runs, here, "history_dangling", {"text": "c"}, parent=first)
+    assert [message["content"] for message in seen.pop()] == ["a", "a"]
