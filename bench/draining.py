@@ -97,9 +97,9 @@ async def replay(store: Store, rate: int, seconds: float, samples: Samples, made
                 k = keys.run(run_id)
                 pipe.restore(k.record, RETENTION_MS, record)
                 pipe.restore(k.log, RETENTION_MS, log)
-                pipe.zadd(keys.COMPACT, {run_id: now_ms()})
+                pipe.zadd(keys.run(run_id).compact, {run_id: now_ms()})
                 if n % LEFT_BEHIND == 0:
-                    pipe.zadd(keys.ACTIVE, {run_id: now_ms()})
+                    pipe.zadd(keys.run(run_id).active, {run_id: now_ms()})
                     made.append(run_id)
             await pipe.execute()
         count += min(due, rate)
@@ -114,9 +114,9 @@ async def sample(store: Store, place: Bench, samples: Samples, ended: asyncio.Ev
     while until is None or time.monotonic() < until:
         if ended.is_set() and until is None:
             until = time.monotonic() + SETTLE_S
-        for kind, (count, lateness_s) in (await indexes.backlog()).items():
-            samples.backlog[kind].append(count)
-            samples.lateness_s[kind].append(lateness_s)
+        for kind, due in (await indexes.due()).items():
+            samples.backlog[kind].append(due.count)
+            samples.lateness_s[kind].append(due.since_s)
         samples.seconds.append(time.monotonic() - begun)
         await asyncio.sleep(1)
 
@@ -134,7 +134,7 @@ async def draining(place: Bench, rate: int, seconds: float, workers: int) -> dic
         ended.set()
         await watching
         cpu_s = sum(map(_cpu, processes)) - begun
-    left = await Indexes(store=store, settings=place.settings()).backlog()
+    left = await Indexes(store=store, settings=place.settings()).due()
     uncompacted = 0
     for run_id in made[:: max(1, len(made) // 500)]:
         uncompacted += await store.client.xlen(keys.run(run_id).log) != 1
@@ -145,7 +145,7 @@ async def draining(place: Bench, rate: int, seconds: float, workers: int) -> dic
         "lateness_s": {kind: max(series) for kind, series in samples.lateness_s.items()},
         "second_quarter": {kind: samples.half(kind, last=False) for kind in samples.backlog},
         "last_quarter": {kind: samples.half(kind, last=True) for kind in samples.backlog},
-        "left": {kind: count for kind, (count, _) in left.items()}, "uncompacted": uncompacted,
+        "left": {kind: due.count for kind, due in left.items()}, "uncompacted": uncompacted,
         "samples": {"seconds": samples.seconds, "backlog": samples.backlog, "lateness_s": samples.lateness_s},
     }  # fmt: skip
 

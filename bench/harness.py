@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 
 from mainstem_shared.settings import Settings
+from mainstem_shared.store import keys
 from mainstem_shared.store.embedded import EmbeddedServer
 
 HERE = Path(__file__).resolve().parent
@@ -219,3 +220,11 @@ async def sse(port: int, run_id: str, query: str = "") -> AsyncIterator[asyncio.
 
 def data_of(line: bytes) -> Any:
     return json.loads(line[6:])
+
+
+async def unfinished(client: Any) -> int:
+    """How many runs are unfinished, in all buckets."""
+    pipe = client.pipeline(transaction=False)
+    for bucket in keys.INDEXES:
+        pipe.zcard(bucket.active)
+    return sum(await pipe.execute())

@@ -54,7 +54,7 @@ CLEAN_S = 60.0
 SETTLE_S = 120.0
 WIND_UP_S = 100.0
 """What the start, the last runs and their retention take of the time."""
-INDEXES = (keys.ACTIVE, keys.COMPACT, keys.WORKERS)
+INDEXES = (*(index for bucket in keys.INDEXES for index in (bucket.active, bucket.compact)), keys.WORKERS)
 ENVIRONMENT = {
     "MAINSTEM_RETENTION_S": str(RETENTION_S),
     "MAINSTEM_COMPACT_AFTER_S": "5",
@@ -144,11 +144,18 @@ class Watch:
                 yield f"{name}: {kind} keys", kinds[kind], ""
             if name == "store":
                 yield "store: runs beyond their retention", max(0, kinds["record"] - self._recent()), ""
-                yield "store: entries of indexes", sum(map(client.zcard, INDEXES)), ""
+                yield "store: entries of indexes", _entries(client), ""
+
+
+def _entries(client: Any) -> int:
+    pipe = client.pipeline(transaction=False)
+    for index in INDEXES:
+        pipe.zcard(index)
+    return sum(pipe.execute())
 
 
 def _kind(key: str) -> str:
-    """`record` of `ms:{tag}:unique:record`, `idem` of `ms:{tag}:idem:digest`, `other` without a tag."""
+    """`record` of `ms:{bucket}:tag:unique:record`, `idem` of an idempotency key, `other` without a bucket."""
     if ":idem:" in key:
         return "idem"
     return key.rsplit(":", 1)[1] if key.startswith("ms:{") else "other"
@@ -284,7 +291,7 @@ async def _nothing_is_left(system: System) -> list[str]:
             found = [str(key) for key in client.scan_iter("ms:*:record", count=1000)]
             found = [f"{key}: {client.hgetall(key)}, {client.ttl(key)} s" for key in found]
             found += [str(key) for key in client.scan_iter("ms:*:log", count=1000)]
-            found += [key for key in (keys.ACTIVE, keys.COMPACT) if client.zcard(key)]
+            found += [key for key in INDEXES[:-1] if client.exists(key)]
         with system.broker.client() as client:
             found += [str(key) for key in client.scan_iter() if not str(key).startswith("_kombu.binding")]
         return found

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import psutil
 from celery import Celery
-from harness import Bench, Row, cpu_s, percentile, sse, store_cpu_s
+from harness import Bench, Row, cpu_s, percentile, sse, store_cpu_s, unfinished
 
 from mainstem_api import AsyncRuns
 from mainstem_shared import transitions
@@ -17,7 +17,6 @@ from mainstem_shared.eventlog.writing.writer import Writer
 from mainstem_shared.model import ids
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import Reason
-from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 from support.models.hostile_writing import WORD, claimed, start_all
 
@@ -131,7 +130,7 @@ async def start_rates(
             begun = time.perf_counter()
             await start_all(client, each, "demo", {"tokens": 1, "interval_ms": 0})
             enqueuing += time.perf_counter() - begun
-            ours += await drained(lambda: store.zcard(keys.ACTIVE))
+            ours += await drained(lambda: unfinished(store))
     finally:
         worker.resume()
         app.close()

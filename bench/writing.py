@@ -9,7 +9,7 @@ import uuid
 from typing import Any
 
 from baselines import naive, raw
-from harness import Bench, Row, cpu_s, percentile, store_cpu_s
+from harness import Bench, Row, cpu_s, percentile, store_cpu_s, unfinished
 
 from mainstem_api import AsyncRuns
 from mainstem_shared import transitions
@@ -101,7 +101,7 @@ async def steady(
             used, after = cpu_s(worker) - cpu, await _store_work(store)
             held = (held + await _running(store)) / 2
             await asyncio.gather(*followers)
-            while await store.zcard(keys.ACTIVE):
+            while await unfinished(store):
                 await asyncio.sleep(0.2)
             ended = [await client.get(r) for r in started[:: max(1, runs // 50)]]
     pace = min(1.0, seconds / statistics.median(_lasted(run) for run in ended))

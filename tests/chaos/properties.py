@@ -18,12 +18,13 @@ from mainstem_shared.model.verification import Dump, verify
 from mainstem_shared.operations.ending import close_open_calls
 from mainstem_shared.store import keys
 from support.engines.demowords import demo_text
+from support.models import listed
 from support.waiting import NotInTimeError, wait_until_async
 
 CLEAN_S = 20.0
 ENDINGS = {"completed", "worker_lost", "user_abort", "replaced", "shutdown"}
 SEGMENT_BEGINS = {Type.STARTED, Type.RESUMED, Type.RESTARTED}
-PERMANENT = {keys.ACTIVE, keys.RECENT, keys.COMPACT, keys.WORKERS, keys.ENGINES}
+PERMANENT = {*(index for bucket in keys.INDEXES for index in bucket), keys.WORKERS, keys.ENGINES}
 BROKER_FIXTURES = ("_kombu.binding",)
 UNACKED, UNACKED_INDEX = "unacked", "unacked_index"
 
@@ -191,7 +192,7 @@ class Properties:
         """What a store at rest must not hold. Empty, once all sweeps are through."""
         owners = {name.decode() for name in self._store.zrange(keys.WORKERS, 0, -1)}
         alive = len(self._system.workers) + len(self._system.gateways)
-        found = [f"active: {run.decode()}" for run in self._store.zrange(keys.ACTIVE, 0, -1)]
+        found = [f"active: {run}" for run in listed.scores_now(self._store, "active")]
         found += [f"owned: {key.decode()}" for key in self._store.scan_iter("ms:{w:*:runs", count=1000)]
         if len(owners) != alive:
             found.append(f"{len(owners)} processes are listed, {alive} live")

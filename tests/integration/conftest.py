@@ -20,7 +20,7 @@ from mainstem_tasks.sdk import registry
 from support.fakes.openai_server import OpenAIServer
 from support.processes.gateways import GatewayThread
 
-_INDEXES = (keys.ACTIVE, keys.RECENT, keys.COMPACT, keys.WORKERS, keys.ENGINES)
+_INDEXES = (*(index for bucket in keys.INDEXES for index in bucket), keys.WORKERS, keys.ENGINES)
 PERMANENT = {key.encode() for key in (*_INDEXES, keys.STREAM_SECRET)}
 """Indexes whose entries are dropped one by one, and one secret."""
 

@@ -207,8 +207,13 @@ class Database:
 
     # -- sorted sets: {member: score}
 
-    def _zadd(self, key: str, score: str, member: str) -> int:
+    def _zadd(self, key: str, *args: str) -> int:
+        *options, score, member = args
+        if options not in ([], ["LT"]):
+            raise CommandError("ERR of ZADD's options only LT is modelled")
         known = self.data.get(key, {})
+        if options and member in known and known[member] <= float(score):
+            return 0
         self._put(key, {**known, member: float(score)})
         return int(member not in known)
 

@@ -43,6 +43,7 @@ TYPES: dict[str, list[st.SearchStrategy[tuple[str, ...]]]] = {
     ],
     "zset": [
         st.tuples(st.just("ZADD"), KEYS, NUMBERS, WORDS),
+        st.tuples(st.just("ZADD"), KEYS, st.just("LT"), NUMBERS, WORDS),
         st.tuples(st.just("ZREM"), KEYS, WORDS),
         st.tuples(st.just("ZCARD"), KEYS),
         st.tuples(st.just("ZREVRANGE"), KEYS, st.just("0"), st.sampled_from(["0", "1", "-1"])),

@@ -343,6 +343,7 @@ class Machine:
             state=channel.fold.dump(),
             error=None,
             retention_ms=TTL_MS,
+            compact_after_ms=60_000,
         )
 
     def _pause_call(self, store: InProcessStore, worker: Worker) -> Any:
@@ -465,6 +466,7 @@ class Machine:
             state=fold.dump(),
             error=None,
             retention_ms=TTL_MS,
+            compact_after_ms=60_000,
         )
 
     # -- users

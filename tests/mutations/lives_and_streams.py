@@ -137,8 +137,8 @@ MUTATIONS: Final = (
     ),
     M(
         rows=(20,),
-        file=f"{SHARED}/operations/indexes.py",
-        old='("ZADD", keys.RECENT, "NX", born, spec.run_id),',
+        file=f"{LUA}/start.lua",
+        old="redis.call('ZADD', recent, now, run_id)",
         new="",
     ),
     M(

@@ -6,6 +6,7 @@ import ast
 import re
 
 from mainstem_shared.model import ids
+from mainstem_shared.model.buckets import TAGS, bucket_of
 from mainstem_shared.store import keys
 from support.paths import ROOT
 from support.sources import parse
@@ -46,7 +47,8 @@ def test_every_key_is_in_the_table():
     ]
     table = {row.split("`")[1] for row in ARCHITECTURE.splitlines() if row.startswith("| `ms:")}
     names = (
-        (tag, "tag"),
+        (tag, "<tag>"),
+        (f"{{{TAGS[bucket_of(tag)]}}}", "{bucket}"),
         (unique, "<unique>"),
         (user, "<user>"),
         ("owner", "<owner>"),

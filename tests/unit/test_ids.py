@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from mainstem_shared import errors
 from mainstem_shared.model import ids
+from mainstem_shared.model.buckets import bucket_of
 from mainstem_shared.store import keys
 from support.paths import ROOT
 from support.sources import parse
@@ -44,16 +45,23 @@ def test_all_keys_of_a_run_follow_from_its_id_and_share_a_slot(
     """One hash tag on all of them; nothing of the user's text in any; the thread's own keys are the same."""
     run = keys.run(ids.run_id(tenant, thread_id, unique))
     every = [*run, keys.idempotency(ids.run_id(tenant, thread_id, unique), "d")]
-    assert len({re.fullmatch(r"ms:\{([a-z2-7]{16})\}:[a-z0-9:]+", key)[1] for key in every}) == 1  # type: ignore[index]
+    assert len({re.fullmatch(r"ms:\{([0-9]{1,4})\}:[a-z0-9:]+", key)[1] for key in every}) == 1  # type: ignore[index]
     assert len(set(every)) == len(every)
     assert run.thread == keys.thread(tenant, thread_id)
     assert run.thread_runs == keys.thread_runs(tenant, thread_id)
 
 
 def test_runs_of_a_thread_share_the_threads_keys_and_no_other():
-    """A new turn has a record, a log, a snapshot and a checkpoint of its own."""
-    first, second = (keys.run(ids.run_id("t", "thread", uuid.UUID(int=n))) for n in (1, 2))
-    assert set(first) & set(second) == {first.thread, first.thread_runs, first.thread_queue}
+    """A new turn has a record, a log, a snapshot and a checkpoint of its own; the bucket's indexes list all."""
+    first_id, second_id = (ids.run_id("t", "thread", uuid.UUID(int=n)) for n in (1, 2))
+    first, second = keys.run(first_id), keys.run(second_id)
+    assert set(first) & set(second) == {*first[-6:]}
+    assert first[-6:] == (
+        first.thread,
+        first.thread_runs,
+        first.thread_queue,
+        *keys.indexes(bucket_of(first_id)),
+    )
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from support.sources import parse
 
 ROOT = Path(__file__).parents[2]
 PRODUCT = ("shared/mainstem_shared", "tasks/mainstem_tasks", "workers/mainstem_workers", "api/mainstem_api")
-INDEX_KEYS = {"ACTIVE", "RECENT", "COMPACT", "owned", "user_runs", "user_slots"}
+INDEX_KEYS = {"INDEXES", "indexes", "owned", "user_runs", "user_slots"}
 """What `keys` calls the indexes."""
 OWNER = "shared/mainstem_shared/operations/indexes.py"
 READERS = {
@@ -46,7 +46,7 @@ def sources() -> Iterator[tuple[str, str]]:
 
 
 def named_indexes(source: str) -> set[str]:
-    """The index keys that a module names, as `keys.ACTIVE` or imported from `keys`."""
+    """The index keys that a module names, as `keys.INDEXES` or imported from `keys`."""
     found: set[str] = set()
     for node in ast.walk(parse(source)):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "keys":

@@ -45,6 +45,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
         state={},
         error=runs.ErrorInfo(code="c", message="m"),
         retention_ms=1,
+        compact_after_ms=60_000,
     ),
     "snapshot": lambda s: transitions.snapshot(s, CONTROL, cursor=TOP, state=b"{}", live_ttl_ms=1),
     "handover": lambda s: transitions.handover(
@@ -87,7 +88,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "forget": lambda s: transitions.forget(s, RUN),
     "steer": lambda s: transitions.steer(s, RUN, input_id="i", text="t", by=None),
     "inbox": lambda s: transitions.inbox(s, CONTROL, read=1, known=1),
-    "take_due": lambda s: transitions.take_due(s, store_keys.ACTIVE, limit=1, hold_ms=1),
+    "take_due": lambda s: transitions.take_due(s, store_keys.indexes(0).active, limit=1, hold_ms=1),
     "take_slot": lambda s: transitions.take_slot(
         s, tenant="t", user_id="u", run_id=RUN, limit=1, live_ttl_ms=1, replacing_tag=""
     ),
@@ -158,10 +159,8 @@ def test_the_function_passes_what_the_header_lists(name: str):
 
 
 def _kind(key: str) -> str:
-    if "}" not in key:
-        return "index"  # of all runs
     spelled = {"runs": "runs", "idem": "idempotency"}
-    kind = key.split("}:")[1].split(":")[0 if ":idem:" in key else -1]
+    kind = key.split("}:")[1].split(":")[-2 if ":idem:" in key else -1]
     return spelled.get(kind, kind)
 
 

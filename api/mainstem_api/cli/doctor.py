@@ -203,9 +203,18 @@ def _fleet(client: Any) -> Iterator[Finding]:
         remedy="Workers announce theirs when they start.",
         otherwise=Verdict.WARNING,
     )
-    yield Finding(
-        Verdict.GOOD, "runs", f"{client.zcard(keys.ACTIVE):,} active, {client.zcard(keys.RECENT):,} kept"
-    )
+    active, kept = _counted(client)
+    yield Finding(Verdict.GOOD, "runs", f"{active:,} active, {kept:,} kept")
+
+
+def _counted(client: Any) -> tuple[int, int]:
+    """Return how many runs are unfinished, and how many kept, in all buckets."""
+    pipe = client.pipeline(transaction=False)
+    for bucket in keys.INDEXES:
+        pipe.zcard(bucket.active)
+        pipe.zcard(bucket.recent)
+    counts = pipe.execute()
+    return sum(counts[::2]), sum(counts[1::2])
 
 
 # -- broker and gateway

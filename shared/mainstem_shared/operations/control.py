@@ -1,9 +1,9 @@
 """Performs an operation's four steps: make the run findable, run the verb, tidy indexes, notify.
 
-A run, the indexes that list it, its owner's mailbox and the broker cannot be changed together. The record
-is the truth; a process may die between any two writes. So before a verb runs, whoever heals must be able to
-find the run: by a sweeper's check that is due soon, or on the list of the owner that takes it. After the verb
-the indexes follow (best effort), then whoever must act is told. `Operations.transition` does all of it; the
+A verb changes a run and its bucket's indexes at once: whoever heals a crash finds the run by a sweeper's
+look. Its user's and its owner's lists, its owner's mailbox and the broker are elsewhere; the record is the
+truth, and a process may die between any two writes. So the lists come first, then the verb, then the lists
+are tidied (best effort), then whoever must act is told. `Operations.transition` does all of it; the
 operations are registered here, and each has a crash test (`tests/integration/operations/test_crashes.py`).
 """
 
@@ -20,9 +20,8 @@ from mainstem_shared.coordination import outbox
 from mainstem_shared.model.actions import Action
 from mainstem_shared.model.runs import Spec, Status
 from mainstem_shared.operations.history import History
-from mainstem_shared.operations.indexes import FIRST_CHECK_MS, Indexes
+from mainstem_shared.operations.indexes import Indexes
 from mainstem_shared.settings import Settings
-from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 from mainstem_shared.transitions import Control
 
@@ -200,22 +199,8 @@ def _id_of(run: object) -> str:
     return run if isinstance(run, str) else run.run_id  # type: ignore[attr-defined]
 
 
-def _check_within(after_ms: int) -> Callable[..., Awaitable[None]]:
-    async def prepare(indexes: Indexes, run: Run, *_: Any, **__: Any) -> None:
-        run_id = _id_of(run)
-        keys.run(run_id)  # NotFound for what cannot be a run id
-        await indexes.check_within(run_id, after_ms)
-
-    return prepare
-
-
-async def _list_new(indexes: Indexes, spec: Spec, *_: Any, if_active: str, **__: Any) -> None:
-    """List a new run; and have a sweeper check the run that `start` asks to stop in its favour."""
+async def _list_new(indexes: Indexes, spec: Spec, *_: Any, **__: Any) -> None:
     await indexes.add(spec)
-    if if_active == "replace":
-        holder = await indexes.store.command("HGET", keys.run(spec.run_id).thread, "active")
-        if holder is not None:
-            await indexes.check_within(holder.decode(), STOP_CHECK_MS)
 
 
 async def _after_start(indexes: Indexes, answer: object, spec: Spec, *_: Any, **__: Any) -> None:
@@ -312,17 +297,10 @@ async def _forget(store: Store, run_id: str, *, owner: tuple[str, str | None]) -
 
 # -- the operations
 
-STOP_CHECK_MS: Final = 1000
-"""When a sweeper checks whether a stop was carried out: long after a healthy owner has acted."""
-STEER_CHECK_MS: Final = 2000
-"""When a sweeper checks whether the owner knows of an input: long after a healthy owner has it."""
-MESSAGE_CHECK_MS: Final = FIRST_CHECK_MS
-"""When a sweeper checks whether the message of a run that is queued again went out."""
-
 START: Final = Operation(
     transitions.start,
     name="start",
-    found_by="its first check; the run that it replaces by a check soon",
+    found_by="its first look; the run that it replaces by a look soon",
     prepare=_list_new,
     tidy=_after_start,
 )
@@ -332,36 +310,29 @@ CLAIM: Final = Operation(
 SEAL: Final = Operation(
     transitions.seal, name="seal", found_by="the list of its new owner, who seals it", prepare=_own_sealed
 )
-STOP: Final = Operation(
-    transitions.stop, name="stop", found_by="a check soon", prepare=_check_within(STOP_CHECK_MS)
-)
-STEER: Final = Operation(
-    transitions.steer, name="steer", found_by="a check soon", prepare=_check_within(STEER_CHECK_MS)
-)
+STOP: Final = Operation(transitions.stop, name="stop", found_by="a look soon")
+STEER: Final = Operation(transitions.steer, name="steer", found_by="a look soon")
 PAUSE: Final = Operation(
     transitions.pause,
     name="pause",
-    found_by="a running run's regular check, which then waits for the action's expiry",
+    found_by="a look when its action expires",
     tidy=_after_pause,
 )
-RESOLVE: Final = Operation(
-    transitions.resolve, name="resolve", found_by="a check soon", prepare=_check_within(MESSAGE_CHECK_MS)
-)
+RESOLVE: Final = Operation(transitions.resolve, name="resolve", found_by="a look soon")
 HANDOVER: Final = Operation(
     transitions.handover,
     name="handover",
-    found_by="a check soon",
-    prepare=_check_within(MESSAGE_CHECK_MS),
+    found_by="a look soon",
     tidy=_after_handover,
 )
 FINISH: Final = Operation(
     transitions.finish,
     name="finish",
-    found_by="its regular check; the run that the thread goes to by its own",
+    found_by="nobody has to; the run that the thread goes to by a look soon",
     tidy=_after_finish,
 )
 PROMOTE: Final = Operation(
-    transitions.promote, name="promote", found_by="the check of the run that waits, which is under way"
+    transitions.promote, name="promote", found_by="a look soon at the run that the thread goes to"
 )
 FORGET: Final = Operation(
     _forget,

@@ -35,7 +35,10 @@ class Figures:
 
 @dataclass(kw_only=True)
 class Drain:
-    """Drains kinds of work. A kind's function does one slice; it returns since when each was due (ms)."""
+    """Drains kinds of work. A kind's function does one slice; it returns since when each was due (ms).
+
+    None once nothing is.
+    """
 
     kinds: dict[str, Callable[[], Awaitable[list[int]]]]
     figures: dict[str, Figures] = field(default_factory=dict[str, Figures])
@@ -57,10 +60,10 @@ class Drain:
         return True
 
     async def _slice(self, kind: str, work: Callable[[], Awaitable[list[int]]]) -> bool:
-        """Do one slice; returns whether more may be due."""
+        """Do one slice; returns whether anything was due."""
         figures = self.figures.setdefault(kind, Figures())
         taken_ms = now_ms()
         due = await work()
         figures.lateness_s = max(0.0, (taken_ms - min(due)) / 1000) if due else 0.0
         figures.done += len(due)
-        return len(due) == SLICE
+        return bool(due)

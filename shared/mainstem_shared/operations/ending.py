@@ -91,6 +91,7 @@ async def _finish(
             state=state,
             error=error,
             retention_ms=operations.settings.retention_ms,
+            compact_after_ms=int(operations.settings.compact_after_s * 1000),
             inputs_read=len(fold.inputs),
             patience_s=patience_s,
         )

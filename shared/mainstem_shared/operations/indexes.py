@@ -1,14 +1,17 @@
 """The indexes that list runs: what is unfinished, recent, to be compacted, an owner's, a user's, in a quota.
 
-The only module that writes them. An index is never the truth: it says which records to look at. An entry is
-therefore written before the transition that needs it and removed after the one that ends the need; an entry
-too many is dropped by whoever reads it. `operations.control` calls this beside each transition.
+Each bucket has its own index of what is unfinished, recent and to be compacted: verbs write them as they
+change a run, and what is here looks after them. An owner's and a user's lists are in slots of their own: an
+entry of these is written before the transition that needs it and removed after the one that ends the need.
+No index is the truth: it says which records to look at, and an entry too many is dropped by whoever reads it.
+Nobody else writes them; `operations.control` calls this beside each transition.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from mainstem_shared import transitions
@@ -19,13 +22,34 @@ from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 
-FIRST_CHECK_MS: Final = 5000
-"""When a sweeper first checks a new run: long after a healthy start is through with publishing."""
 CHECKS: Final = "checks"
 COMPACTIONS: Final = "compactions"
 """The kinds of work that fall due, as metrics name them: checks of unfinished runs, dropping of deltas."""
+_DUE_INDEXES: Final = tuple(
+    place for bucket in keys.INDEXES for place in ((CHECKS, bucket.active), (COMPACTIONS, bucket.compact))
+)
 STALE: Final = 10
 """How many of a user's oldest entries a start looks at: more than it adds, so that lists stay short."""
+
+
+BUCKETS_AT_ONCE: Final = 20
+"""How many buckets a slice of due work is taken from."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Backlog:
+    """What is due of one kind of work, as of one moment; `Indexes.take` takes from it."""
+
+    count: int = 0
+    since_s: float = 0.0
+    """For how many seconds the oldest entry has been due."""
+    indexes: list[str] = field(default_factory=list[str])
+    """The indexes with due entries, in random order: sweepers that look at once begin at different ones."""
+
+    def add(self, index: str, *, count: int, since_s: float) -> None:
+        self.count += count
+        self.since_s = max(self.since_s, since_s)
+        self.indexes.insert(random.randint(0, len(self.indexes)), index)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,13 +62,11 @@ class Indexes:
     # -- before a transition: whoever heals a crash must find the run
 
     async def add(self, spec: Spec) -> None:
-        """List a run that is about to be started, where sweepers, operators and its user find it."""
+        """List a run that is about to be started among its user's."""
         mine, ttl_ms, born = (
             keys.user_runs(spec.tenant, spec.user_id), self.settings.thread_ttl_ms, spec.created_ms,
         )  # fmt: skip
         *_, oldest = await self.store.commands(
-            ("ZADD", keys.ACTIVE, "NX", born + FIRST_CHECK_MS, spec.run_id),
-            ("ZADD", keys.RECENT, "NX", born, spec.run_id),
             ("ZADD", mine, "NX", born, spec.run_id),
             ("PEXPIRE", mine, ttl_ms, "NX"),
             ("PEXPIRE", mine, ttl_ms, "GT"),  # one that waits for a human for longer keeps its list alive
@@ -60,10 +82,6 @@ class Indexes:
         gone = [raw.decode() for raw, exists in zip(listed, there, strict=True) if not exists]
         await drop(self.store, index, gone)
 
-    async def check_within(self, run_id: str, after_ms: int) -> None:
-        """Have a sweeper check an unfinished run within so many milliseconds, if it would not sooner."""
-        await self.store.command("ZADD", keys.ACTIVE, "XX", "LT", now_ms() + after_ms, run_id)
-
     async def own(self, owner: str, run_id: str, *, patience_s: float | None = None) -> None:
         """List a run among those of a process, which is about to take control of it."""
         key = keys.owned(owner)
@@ -78,33 +96,28 @@ class Indexes:
         await self.store.command("SREM", keys.owned(owner), run_id)
 
     async def unborn(self, spec: Spec) -> None:
-        """Take a run off every list that was refused."""
+        """Take a run off its user's lists that was refused."""
         await self.deleted(spec.run_id, tenant=spec.tenant, user_id=spec.user_id)
 
     async def deleted(self, run_id: str, *, tenant: str, user_id: str | None) -> None:
-        """Take a run off every list that was deleted; of a damaged one the user may not be known."""
-        lists = [keys.ACTIVE, keys.RECENT, keys.COMPACT]
+        """Take a run off its user's lists that was deleted; of a damaged one the user may not be known."""
         if user_id is not None:
-            lists += [keys.user_runs(tenant, user_id), keys.user_slots(tenant, user_id)]
-        await self.store.commands(*(("ZREM", index, run_id) for index in lists))
+            lists = (keys.user_runs(tenant, user_id), keys.user_slots(tenant, user_id))
+            await self.store.commands(*(("ZREM", index, run_id) for index in lists))
 
     async def paused(self, spec: Spec, *, owner: str, expires_ms: int) -> None:
-        """Have a paused run checked when its action expires; it has no owner and holds no slot meanwhile."""
+        """Keep a paused run on its user's list; it has no owner and holds no slot meanwhile."""
         listed_ms = max(0, expires_ms - now_ms()) + self.settings.thread_ttl_ms
         await self.store.commands(
-            ("ZADD", keys.ACTIVE, "XX", expires_ms, spec.run_id),
             ("SREM", keys.owned(owner), spec.run_id),
             ("PEXPIRE", keys.user_runs(spec.tenant, spec.user_id), listed_ms, "GT"),
         )
         await self.release_slot(spec)
 
     async def finished(self, run_id: str, *, owner: str = "") -> None:
-        """Take a run off the lists of unfinished ones, and have its deltas dropped later."""
-        due = now_ms() + int(self.settings.compact_after_s * 1000)
-        commands = [("ZADD", keys.COMPACT, due, run_id), ("ZREM", keys.ACTIVE, run_id)]
+        """Take a run that is over off its owner's list, and give its slot back."""
         if owner:
-            commands.append(("SREM", keys.owned(owner), run_id))
-        await self.store.commands(*commands)
+            await self.disown(owner, run_id)
         if self.settings.max_active_runs_per_user:
             record = await transitions.read_fields(self.store, run_id, Record.spec)
             if not isinstance(record, transitions.Gone):
@@ -119,22 +132,18 @@ class Indexes:
 
     # -- what sweepers and owners read
 
-    async def take_due(self, *, limit: int, hold_ms: int) -> list[tuple[str, int]]:
-        """Take unfinished runs that are due for a check, and since when (ms); see the verb `take_due`."""
-        return await transitions.take_due(self.store, keys.ACTIVE, limit=limit, hold_ms=hold_ms)
-
     async def unfinished(self, *, limit: int) -> list[str]:
-        """Return unfinished runs, those whose checks are due first."""
-        members = await self.store.command("ZRANGE", keys.ACTIVE, 0, limit - 1, large=True)
-        return [raw.decode() for raw in members]
+        """Return unfinished runs of all buckets."""
+        looks = (("ZRANGE", bucket.active, 0, limit - 1) for bucket in keys.INDEXES)
+        return [raw.decode() for found in await self.store.commands(*looks) for raw in found][:limit]
 
     async def check_at(self, run_id: str, at_ms: int) -> None:
         """Have an unfinished run checked then, whenever that was due before."""
-        await self.store.command("ZADD", keys.ACTIVE, "XX", at_ms, run_id)
+        await self.store.command("ZADD", keys.run(run_id).active, "XX", at_ms, run_id)
 
     async def not_there(self, run_id: str) -> None:
-        """Take a run off the unfinished ones whose record is not there."""
-        await self.store.command("ZREM", keys.ACTIVE, run_id)
+        """Take a run off the unfinished ones whose record is not there, or is over."""
+        await self.store.command("ZREM", keys.run(run_id).active, run_id)
 
     async def owned_by(self, owner: str) -> list[str]:
         """Return the runs that a process listed as its own, in order of their ids."""
@@ -144,26 +153,39 @@ class Indexes:
         """Drop the list of a dead process, once nothing is left on it."""
         await self.store.command("DEL", keys.owned(owner))
 
-    async def take_compactable(self, *, limit: int, hold_ms: int) -> list[tuple[str, int]]:
-        """Take finished runs whose deltas are to be dropped by now, and since when (ms)."""
-        return await transitions.take_due(self.store, keys.COMPACT, limit=limit, hold_ms=hold_ms)
+    async def due(self) -> dict[str, Backlog]:
+        """Return how much work is due by kind, since when, and in which buckets."""
+        now = now_ms()
+        heads = await self.store.commands(
+            *(("ZRANGE", index, 0, 0, "WITHSCORES") for _, index in _DUE_INDEXES)
+        )
+        since = {place: int(float(head[1])) for place, head in zip(_DUE_INDEXES, heads, strict=True) if head}
+        due = [place for place, at in since.items() if at <= now]
+        counts = await self.store.commands(*(("ZCOUNT", index, "-inf", now) for _, index in due))
+        backlogs = {kind: Backlog() for kind in (CHECKS, COMPACTIONS)}
+        for (kind, index), count in zip(due, counts, strict=True):
+            backlogs[kind].add(index, count=count, since_s=(now - since[kind, index]) / 1000)
+        return backlogs
 
-    async def compacted(self, run_ids: Sequence[str]) -> None:
-        """Take runs off those whose deltas are to be dropped."""
-        await drop(self.store, keys.COMPACT, run_ids)
+    async def take(self, backlog: Backlog, *, limit: int, hold_ms: int) -> list[tuple[str, int]]:
+        """Take runs of a backlog that are still due, and since when each is (ms); see the verb `take_due`.
 
-    async def backlog(self) -> dict[str, tuple[int, float]]:
-        """Return how much work is due by kind, and for how many seconds the oldest of it has been."""
-        now, indexes = now_ms(), (keys.ACTIVE, keys.COMPACT)
-        counts = (("ZCOUNT", index, "-inf", now) for index in indexes)
-        oldest = (("ZRANGE", index, 0, 0, "WITHSCORES") for index in indexes)
-        *replies, active, compact = await self.store.commands(*counts, *oldest)
-        since = [max(0.0, (now - int(float(flat[1]))) / 1000) if flat else 0.0 for flat in (active, compact)]
-        return dict(zip((CHECKS, COMPACTIONS), zip(replies, since, strict=True), strict=True))
+        At most about `limit` of them; none if nothing is left.
+        """
+        while backlog.indexes:
+            some, backlog.indexes = backlog.indexes[:BUCKETS_AT_ONCE], backlog.indexes[BUCKETS_AT_ONCE:]
+            each = max(1, limit // len(some))
+            found = await transitions.take_due_of(self.store, some, limit=each, hold_ms=hold_ms)
+            backlog.indexes += [index for index, taken in zip(some, found, strict=True) if len(taken) == each]
+            if any(found):
+                return [entry for taken in found for entry in taken]
+        return []
 
     async def drop_old(self, before_ms: int) -> None:
         """Take runs off the recent ones that were created before then: their retention is over."""
-        await self.store.command("ZREMRANGEBYSCORE", keys.RECENT, "-inf", before_ms)
+        await self.store.commands(
+            *(("ZREMRANGEBYSCORE", bucket.recent, "-inf", before_ms) for bucket in keys.INDEXES)
+        )
 
     # -- a user's runs
 
@@ -178,10 +200,14 @@ class Indexes:
         await drop(self.store, keys.user_runs(tenant, user_id), run_ids)
 
 
-async def drop(store: Store, index: str, run_ids: Sequence[str]) -> None:
-    """Remove entries of an index, as whoever reads it does with those of runs that are gone."""
-    if run_ids:
-        await store.command("ZREM", index, *run_ids)
+async def drop(store: Store, index: str | None, run_ids: Sequence[str]) -> None:
+    """Remove entries of an index, as whoever reads it does with those of runs that are gone.
+
+    Without an index: of the recent runs of their buckets.
+    """
+    await store.commands(
+        *(("ZREM", keys.run(run_id).recent if index is None else index, run_id) for run_id in run_ids)
+    )
 
 
 async def drop_slots(store: Store, spec: Spec, run_ids: Sequence[str]) -> None:

@@ -27,7 +27,7 @@ from mainstem_shared.operations import census, ending, recovery, resuming, steer
 from mainstem_shared.operations.aborting import Abort, Aborter
 from mainstem_shared.operations.control import PROMOTE, Operations
 from mainstem_shared.operations.due_work import HOLD_MS, SLICE, Drain
-from mainstem_shared.operations.indexes import CHECKS, COMPACTIONS, Indexes
+from mainstem_shared.operations.indexes import CHECKS, COMPACTIONS, Backlog, Indexes
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 
@@ -73,6 +73,7 @@ class Sweeper:
     """When the last complete sweep ended, on the monotonic clock; before the first, when this began."""
     store_latency_s: float = 0.0
     store_up: bool = True
+    _due: dict[str, Backlog] = field(default_factory=dict[str, Backlog])
     _unborn: dict[str, int] = field(default_factory=dict[str, int])
     _broker_away: bool = False
 
@@ -120,7 +121,8 @@ class Sweeper:
         await self._store.command("PING", patience_s=0)
         self.store_latency_s, self.store_up = time.monotonic() - asked, True
         await self._settle_lost()
-        self.backlog = await self._indexes.backlog()
+        self._due = await self._indexes.due()
+        self.backlog = {kind: (due.count, due.since_s) for kind, due in self._due.items()}
         self._broker_away = False
         drained = await self.drain.run(self.operations.settings.sweep_s)
         for run_id, score in self._unborn.items():
@@ -193,7 +195,7 @@ class Sweeper:
 
     async def _look_at_due(self) -> list[int]:
         """Look at a slice of what is due; returns since when each was."""
-        due = await self._indexes.take_due(limit=SLICE, hold_ms=HOLD_MS)
+        due = await self._indexes.take(self._due[CHECKS], limit=SLICE, hold_ms=HOLD_MS)
         now = now_ms()
         records = await transitions.read_many(self._store, [run_id for run_id, _ in due], *_WANTED)
         found = [(run_id, score, record) for (run_id, score), record in zip(due, records, strict=True)]
@@ -229,7 +231,7 @@ class Sweeper:
         """Do what one run needs; False once the broker turned out to be unavailable."""
         status = record.status
         if status.is_terminal:
-            await self._indexes.finished(run_id)
+            await self._indexes.not_there(run_id)
         elif record.stop_reason is not None:
             await self._pursue(run_id, record.stop_reason)
         elif status is Status.QUEUED and record.waiting_for is WaitingFor.WORKER:
@@ -325,10 +327,8 @@ class Sweeper:
 
     async def _compact_due(self) -> list[int]:
         """Drop the deltas of a slice of finished runs; returns since when each was due."""
-        due = await self._indexes.take_compactable(limit=SLICE, hold_ms=HOLD_MS)
-        run_ids = [run_id for run_id, _ in due]
-        await transitions.compact_all(self._store, run_ids)
-        await self._indexes.compacted(run_ids)
+        due = await self._indexes.take(self._due[COMPACTIONS], limit=SLICE, hold_ms=HOLD_MS)
+        await transitions.compact_all(self._store, [run_id for run_id, _ in due])
         return [score for _, score in due]
 
     async def _forget_expired(self) -> None:

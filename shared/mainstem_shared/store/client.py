@@ -87,16 +87,17 @@ class Store:
         """
         return await self.patiently(lambda: self._evaluate(script, keys, args), patience_s=patience_s)
 
-    async def verbs(self, script: Script, calls: Sequence[Sequence[str]]) -> None:
-        """Run a verb that has no arguments on many runs' keys; its answers do not matter.
+    async def verbs(self, script: Script, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
+        """Run a verb many times, each time with its keys and arguments; returns its answers, in order.
 
         Raises:
             StoreUnavailable: as `verb`; some or all of them have run.
         """
-        if calls:
-            await self.verb(script, calls[0])  # from then on the server knows the script
-            rest = (("EVALSHA", script.digest, len(named), *named) for named in calls[1:])
-            await self.commands(*rest, large=True)
+        if not calls:
+            return []
+        first = await self.verb(script, *calls[0])  # from then on the server knows the script
+        rest = (("EVALSHA", script.digest, len(named), *named, *args) for named, args in calls[1:])
+        return [first, *await self.commands(*rest, large=True)]
 
     async def _evaluate(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> list[Any]:
         large = script.large or any(isinstance(arg, bytes) and len(arg) > LARGE for arg in args)

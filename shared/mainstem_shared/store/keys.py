@@ -1,22 +1,17 @@
 """Builds every key of the store; `docs/architecture.md` has the same table.
 
-A run's keys carry its thread's tag in braces, so that a verb touches one Cluster slot.
+A run's keys, and the indexes that list it, carry its bucket's tag in braces (`model.buckets`), so that a verb
+touches one Cluster slot.
 """
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from mainstem_shared.model import ids
+from mainstem_shared.model import buckets, ids
 
 PREFIX: Final = "ms"
 
-ACTIVE: Final = f"{PREFIX}:active"
-"""ZSET of unfinished runs; score: when a sweeper looks next (ms)."""
-RECENT: Final = f"{PREFIX}:recent"
-"""ZSET of all kept runs; score: creation (ms)."""
-COMPACT: Final = f"{PREFIX}:compact"
-"""ZSET of finished runs whose deltas are still kept; score: when to drop them (ms)."""
 WORKERS: Final = f"{PREFIX}:workers"
 """ZSET of process incarnations that may own runs; score: last heartbeat (ms)."""
 ENGINES: Final = f"{PREFIX}:engines"
@@ -29,8 +24,19 @@ STREAM_SECRET: Final = f"{PREFIX}:stream-secret"
 """STRING: what gateways sign stream tokens with."""
 
 
+class IndexKeys(NamedTuple):
+    """The indexes of one bucket, in the slot of the runs that they list."""
+
+    active: str
+    """ZSET of unfinished runs; score: when a sweeper looks next (ms)."""
+    recent: str
+    """ZSET of all kept runs; score: creation (ms)."""
+    compact: str
+    """ZSET of finished runs whose deltas are still kept; score: when to drop them (ms)."""
+
+
 class RunKeys(NamedTuple):
-    """The keys of one run and of its thread, all in one slot."""
+    """The keys of one run and of its thread, and the indexes that list it, all in one slot."""
 
     record: str
     log: str
@@ -41,6 +47,28 @@ class RunKeys(NamedTuple):
     thread: str
     thread_runs: str
     thread_queue: str
+    active: str
+    recent: str
+    compact: str
+
+
+def _indexes(tag: str) -> IndexKeys:
+    slot = f"{PREFIX}:{{{tag}}}"
+    return IndexKeys(active=f"{slot}:active", recent=f"{slot}:recent", compact=f"{slot}:compact")
+
+
+INDEXES: Final = tuple(_indexes(tag) for tag in buckets.TAGS)
+"""The indexes of every bucket, in their order."""
+
+
+def indexes(bucket: int) -> IndexKeys:
+    """Return the indexes of a bucket."""
+    return INDEXES[bucket]
+
+
+def _thread(tag: str) -> str:
+    """Return what all keys of a thread begin with."""
+    return f"{PREFIX}:{{{buckets.TAGS[buckets.bucket_of(tag)]}}}:{tag}"
 
 
 def run(run_id: str) -> RunKeys:
@@ -50,34 +78,38 @@ def run(run_id: str) -> RunKeys:
         NotFound: it cannot be a run id.
     """
     tag, unique = ids.split(run_id)
-    slot = f"{PREFIX}:{{{tag}}}"
-    own = f"{slot}:{unique}"
+    thread = _thread(tag)
+    own = f"{thread}:{unique}"
+    listed = INDEXES[buckets.bucket_of(tag)]
     return RunKeys(
         record=f"{own}:record",
         log=f"{own}:log",
         spare=f"{own}:spare",
         snapshot=f"{own}:snapshot",
         checkpoint=f"{own}:checkpoint",
-        thread=f"{slot}:thread",
-        thread_runs=f"{slot}:runs",
-        thread_queue=f"{slot}:queue",
+        thread=f"{thread}:thread",
+        thread_runs=f"{thread}:runs",
+        thread_queue=f"{thread}:queue",
+        active=listed.active,
+        recent=listed.recent,
+        compact=listed.compact,
     )
 
 
 def thread_runs(tenant: str, thread_id: str) -> str:
     """ZSET of a thread's runs; score: creation (ms)."""
-    return f"{PREFIX}:{{{ids.thread_tag(tenant, thread_id)}}}:runs"
+    return f"{_thread(ids.thread_tag(tenant, thread_id))}:runs"
 
 
 def thread(tenant: str, thread_id: str) -> str:
     """HASH of a thread: `active`, the run that holds it."""
-    return f"{PREFIX}:{{{ids.thread_tag(tenant, thread_id)}}}:thread"
+    return f"{_thread(ids.thread_tag(tenant, thread_id))}:thread"
 
 
 def idempotency(run_id: str, digest: str) -> str:
     """STRING `<run id> <body digest>` of a start with an Idempotency-Key; in the thread's slot."""
     tag, _ = ids.split(run_id)
-    return f"{PREFIX}:{{{tag}}}:idem:{digest}"
+    return f"{_thread(tag)}:idem:{digest}"
 
 
 def lease(owner: str) -> str:

@@ -22,7 +22,7 @@ from mainstem_shared.transitions.approvals import (
     read_action,
     resolve,
 )
-from mainstem_shared.transitions.due import TAKE_DUE, take_due
+from mainstem_shared.transitions.due import TAKE_DUE, take_due, take_due_of
 from mainstem_shared.transitions.dumps import DUMP, dump
 from mainstem_shared.transitions.inputs import (
     INBOX,
@@ -194,5 +194,6 @@ __all__ = [
     "step_of",
     "stop",
     "take_due",
+    "take_due_of",
     "take_slot",
 ]

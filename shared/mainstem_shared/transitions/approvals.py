@@ -19,6 +19,7 @@ from mainstem_shared.model.time import now_ms
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Script, Store
+from mainstem_shared.transitions import looks
 from mainstem_shared.transitions.records import read_fields
 from mainstem_shared.transitions.results import Control, Gone, Moved, Refused, Stopping, refused
 
@@ -107,13 +108,16 @@ async def pause(
     longer_ms = max(0, action.expires_ms - now - int(settings.approval_window_s * 1000))
     reply = await store.verb(
         PAUSE,
-        [k.record, k.log, k.snapshot, k.checkpoint, k.thread, k.thread_runs, k.thread_queue, k.spare],
+        [
+            k.record, k.log, k.snapshot, k.checkpoint, k.thread, k.thread_runs, k.thread_queue, k.spare,
+            k.active,
+        ],
         [
             now, nonce, control.epoch, control.owner, str(top), action.action_id, action.model_dump_json(),
             action.fingerprint(spec), jsontext.dumps({"action": public, "at": now}),
             jsontext.dumps({**fold.dump(), "action": public}), action.expires_ms,
             settings.live_ttl_ms + longer_ms, settings.thread_ttl_ms + longer_ms,
-            int(checkpoint is not None), checkpoint or b"", control.nonce,
+            int(checkpoint is not None), checkpoint or b"", control.nonce, control.run_id,
         ],
         patience_s=patience_s,
     )  # fmt: skip
@@ -155,13 +159,14 @@ async def resolve(
     live_ttl_ms: int,
 ) -> Resolved | Decided | Expired | Stale | Stopping | Refused | Gone:
     """Queue a paused run again. `kind` APPROVAL_EXPIRED: only if the action's window is over."""
-    k = keys.run(run_id)
+    k, now = keys.run(run_id), now_ms()
     reply = await store.verb(
         RESOLVE,
-        [k.record, k.log, k.snapshot, k.checkpoint],
+        [k.record, k.log, k.snapshot, k.checkpoint, k.active],
         [
-            now_ms(), nonce, action_id, fingerprint, digest, jsontext.dumps(decisions), kind.value,
-            jsontext.dumps(body), live_ttl_ms, int(kind is Type.APPROVAL_EXPIRED),
+            now, nonce, action_id, fingerprint, digest, jsontext.dumps(decisions), kind.value,
+            jsontext.dumps(body), live_ttl_ms, int(kind is Type.APPROVAL_EXPIRED), run_id,
+            now + looks.MESSAGE_MS,
         ],
     )  # fmt: skip
     return _resolution(reply)

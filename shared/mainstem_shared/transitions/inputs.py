@@ -12,6 +12,7 @@ from mainstem_shared.model import digests, jsontext, runs
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Script, Store
+from mainstem_shared.transitions import looks
 from mainstem_shared.transitions.results import Control, Gone, Refused, refused
 
 STEER: Final = Script("steer")
@@ -46,8 +47,11 @@ async def steer(
     now = now_ms()
     entry = jsontext.dumps({"input_id": input_id, "text": text, "by": by, "sent_at": runs.rfc3339(now)})
     digest = digests.hex_digest(jsontext.dumps(text))
+    k = keys.run(run_id)
     reply = await store.verb(
-        STEER, [keys.run(run_id).record], [now, input_id, digest, entry, INPUTS_WAITING_LIMIT, INPUTS_LIMIT]
+        STEER,
+        [k.record, k.active],
+        [now, input_id, digest, entry, INPUTS_WAITING_LIMIT, INPUTS_LIMIT, run_id, now + looks.STEER_MS],
     )
     match reply[0]:
         case b"accepted":

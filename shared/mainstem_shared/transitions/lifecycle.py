@@ -15,6 +15,7 @@ from mainstem_shared.model.runs import Reason, Spec, Status
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Script, Store
+from mainstem_shared.transitions import looks
 from mainstem_shared.transitions.results import (
     Already,
     Control,
@@ -137,11 +138,14 @@ async def start(
     )
     reply = await store.verb(
         START,
-        [k.record, k.log, k.thread, k.thread_runs, k.thread_queue, keys.idempotency(spec.run_id, scope)],
+        [
+            k.record, k.log, k.thread, k.thread_runs, k.thread_queue, keys.idempotency(spec.run_id, scope),
+            k.active, k.recent,
+        ],
         [
             spec.created_ms, nonce, spec.run_id, spec.model_dump_json(), run_input, body, live_ttl_ms,
             thread_ttl_ms, if_active, body_digest, IDEMPOTENCY_TTL_MS, QUEUE_LIMIT, spec.v,
-            "private" if private else "",
+            "private" if private else "", spec.created_ms + looks.FIRST_MS, spec.created_ms + looks.STOP_MS,
         ],
     )  # fmt: skip
     match reply[0]:
@@ -243,10 +247,10 @@ async def handover(
     body = jsontext.dumps({"cause": cause, "at": now_ms()})
     reply = await store.verb(
         HANDOVER,
-        [k.record, k.log, k.snapshot],
+        [k.record, k.log, k.snapshot, k.active],
         [
             now_ms(), nonce, control.epoch, control.owner, str(top), resume_as, body, state, live_ttl_ms,
-            int(lost), restart, control.nonce,
+            int(lost), restart, control.nonce, control.run_id, now_ms() + looks.MESSAGE_MS,
         ],
         patience_s=patience_s,
     )  # fmt: skip
@@ -263,7 +267,8 @@ async def handover(
 
 async def stop(store: Store, run_id: str, *, reason: Reason) -> Intended | Already | Gone:
     """Record the stop intent of a run."""
-    reply = await store.verb(STOP, [keys.run(run_id).record], [now_ms(), reason.value])
+    k, now = keys.run(run_id), now_ms()
+    reply = await store.verb(STOP, [k.record, k.active], [now, reason.value, run_id, now + looks.STOP_MS])
     match reply[0]:
         case b"intended":
             return Intended(
@@ -289,6 +294,7 @@ async def finish(
     state: dict[str, Any],
     error: runs.ErrorInfo | None,
     retention_ms: int,
+    compact_after_ms: int,
     inputs_read: int = 0,
     patience_s: float | None = None,
 ) -> Finished | Already | Refused | Moved | Gone:
@@ -296,16 +302,19 @@ async def finish(
 
     Inputs beyond the `inputs_read` that the fold has are handed back, as the final event's `unread`.
     """
-    k = keys.run(control.run_id)
+    k, now = keys.run(control.run_id), now_ms()
     failure = error.model_dump() if error else None
-    body = {"status": reason.status, "reason": reason, "error": failure, "at": now_ms(), **state}
+    body = {"status": reason.status, "reason": reason, "error": failure, "at": now, **state}
     reply = await store.verb(
         FINISH,
-        [k.record, k.log, k.snapshot, k.checkpoint, k.thread, k.thread_queue, k.thread_runs],
         [
-            now_ms(), nonce, control.run_id, control.epoch, control.owner, str(top), reason.status.value,
+            k.record, k.log, k.snapshot, k.checkpoint, k.thread, k.thread_queue, k.thread_runs, k.active,
+            k.compact,
+        ],
+        [
+            now, nonce, control.run_id, control.epoch, control.owner, str(top), reason.status.value,
             reason.value, jsontext.dumps(body), jsontext.dumps(failure) if failure else "", retention_ms,
-            inputs_read, control.nonce,
+            inputs_read, control.nonce, now + compact_after_ms, now + looks.MESSAGE_MS,
         ],
         patience_s=patience_s,
     )  # fmt: skip

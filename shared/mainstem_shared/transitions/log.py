@@ -257,12 +257,13 @@ async def resync(
 
 async def compact_all(store: Store, run_ids: Sequence[str]) -> None:
     """Drop the deltas of finished runs, in two round trips."""
-    named = [keys.run(run_id) for run_id in run_ids]
-    await store.verbs(COMPACT, [(k.record, k.log, k.spare) for k in named])
+    named = [(keys.run(run_id), run_id) for run_id in run_ids]
+    calls = [((k.record, k.log, k.spare, k.compact), (run_id,)) for k, run_id in named]
+    await store.verbs(COMPACT, calls)
 
 
 async def compact(store: Store, run_id: str) -> bool:
     """Drop a finished run's deltas; False if it is not finished or gone."""
     k = keys.run(run_id)
-    reply = await store.verb(COMPACT, [k.record, k.log, k.spare])
+    reply = await store.verb(COMPACT, [k.record, k.log, k.spare, k.compact], [run_id])
     return reply[0] == b"compacted"

@@ -11,6 +11,7 @@ from typing import Final
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Script, Store
+from mainstem_shared.transitions import looks
 
 PROMOTE: Final = Script("promote")
 FORGET: Final = Script("forget")
@@ -28,11 +29,11 @@ async def promote(store: Store, run_id: str, *, live_ttl_ms: int, thread_ttl_ms:
 
     None: the run does not wait for its thread (any more).
     """
-    k = keys.run(run_id)
+    k, now = keys.run(run_id), now_ms()
     reply = await store.verb(
         PROMOTE,
-        [k.record, k.log, k.thread, k.thread_queue],
-        [now_ms(), run_id, live_ttl_ms, thread_ttl_ms],
+        [k.record, k.log, k.thread, k.thread_queue, k.active],
+        [now, run_id, live_ttl_ms, thread_ttl_ms, now + looks.MESSAGE_MS],
     )
     match reply[0]:
         case b"promoted":
@@ -48,7 +49,10 @@ async def forget(store: Store, run_id: str) -> bool:
     k = keys.run(run_id)
     reply = await store.verb(
         FORGET,
-        [k.record, k.log, k.snapshot, k.checkpoint, k.thread, k.thread_runs, k.thread_queue],
+        [
+            k.record, k.log, k.snapshot, k.checkpoint, k.thread, k.thread_runs, k.thread_queue, k.active,
+            k.recent, k.compact,
+        ],
         [run_id],
-    )
+    )  # fmt: skip
     return reply[0] == b"forgotten"

@@ -15,6 +15,7 @@ from mainstem_shared import errors
 from mainstem_shared.model import ids
 from support.clients.clients import client, finished
 from support.engines.demowords import demo_text
+from support.models import listed
 from support.waiting import wait_until, wait_until_async
 
 
@@ -250,7 +251,7 @@ async def test_a_thousand_runs_at_once(live):
         started = await asyncio.gather(*(start(n) for n in range(1000)))
         peak = 0.0
         with live.store.client() as store:
-            while store.zcard("ms:active"):
+            while listed.scores_now(store, "active"):
                 peak = max(peak, child.rss_mb)
                 await asyncio.sleep(0.5)
         wrong = [run_id for run_id in started if (await runs.get(run_id)).text != demo_text(200)]

@@ -256,7 +256,7 @@ async def test_an_intent_alone_is_carried_out(live):
     async with client(live) as runs:
         run_id = await streaming(runs)
         with live.store.client() as store:
-            store.zadd(keys.ACTIVE, {run_id: 0})  # the order in which an abort writes
+            store.zadd(keys.run(run_id).active, {run_id: 0})  # the order in which an abort writes
             store.hset(keys.run(run_id).record, mapping={"stop_reason": "user_abort", "stop_ms": "1"})
         assert (await runs.wait(run_id, timeout=10)).reason == "user_abort"
 
@@ -324,7 +324,7 @@ async def test_a_run_that_its_owner_forgot(live):
         busy = await streaming(runs, "busy")
         owner = (await runs.get(busy)).worker
         with live.store.client() as store:
-            store.zadd(keys.ACTIVE, {busy: 0})
+            store.zadd(keys.run(busy).active, {busy: 0})
         forgotten = await RunLog.start(runs._store)
         await forgotten.claim(owner)
         await forgotten.say(3)

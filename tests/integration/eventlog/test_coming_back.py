@@ -308,6 +308,7 @@ async def test_an_owner_that_meets_a_pause_or_no_run_just_lets_go(store: Store):
             state=log.fold.dump(),
             error=None,
             retention_ms=60_000,
+            compact_after_ms=60_000,
         )
 
     assert isinstance(await end(), transitions.Refused)

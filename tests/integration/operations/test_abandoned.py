@@ -9,6 +9,7 @@ from mainstem_shared.operations.sweeping import LOOK_LEASES, Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
+from support.models import listed
 from support.models.logs import RunLog
 from support.models.verb_calls import seal
 from support.processes import dying_process
@@ -19,7 +20,7 @@ LOOK_MS = int(LOOK_LEASES * SETTINGS.lease_s * 1000)
 
 async def sweep(store: Store, log: RunLog) -> None:
     """A sweep in which the run is due."""
-    await store.client.zadd(keys.ACTIVE, {log.run_id: 0})
+    await listed.put(store.client, "active", {log.run_id: 0})
     await store.client.delete(keys.SWEEP)
     operations = Operations(store=store, settings=SETTINGS, publisher=dying_process.Messages())
     await Sweeper(operations=operations, owner=lambda: "the sweeper").sweep()
@@ -46,7 +47,7 @@ async def test_an_owner_that_no_index_knows_is_dead(store: Store):
     assert (await status(log), log.entries[-1].type) == ("failed", "run.finished")
     assert log.entries[-1].payload()["reason"] == "worker_lost"
     assert log.fold.text == "w0 w1 w2"
-    assert await store.client.zscore(keys.ACTIVE, log.run_id) is None
+    assert await store.client.zscore(keys.run(log.run_id).active, log.run_id) is None
 
 
 async def test_a_living_owner_is_left_alone(store: Store):
@@ -58,7 +59,11 @@ async def test_a_living_owner_is_left_alone(store: Store):
     await store.client.delete(keys.lease("w1"))
     await sweep(store, log)
     assert await status(log) == "running"
-    assert LOOK_MS - 10_000 < await store.client.zscore(keys.ACTIVE, log.run_id) - now_ms() <= LOOK_MS
+    assert (
+        LOOK_MS - 10_000
+        < await store.client.zscore(keys.run(log.run_id).active, log.run_id) - now_ms()
+        <= LOOK_MS
+    )
 
 
 async def test_what_a_living_process_sealed_and_left_is_ended(store: Store):

@@ -20,6 +20,7 @@ from mainstem_shared.model.runs import Reason, Status
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
+from support.models import listed
 from support.processes.servers import ValkeyProcess
 from support.waiting import wait_until_async
 
@@ -65,6 +66,7 @@ class Owner:
             state=self.fold.dump(),
             error=None,
             retention_ms=60_000,
+            compact_after_ms=60_000,
         )
         assert isinstance(outcome, transitions.Finished)
 
@@ -253,7 +255,7 @@ async def test_runs_of_one_millisecond_are_listed_each_once(runs: AsyncRuns, sto
             record = {"status": "queued", "epoch": 1, "spec": jsontext.dumps(changed)}
             pipe.hset(keys.run(run_id).record, mapping=record)
             pipe.expire(keys.run(run_id).record, 60)
-            pipe.zadd(keys.RECENT, {run_id: created})
+            pipe.zadd(keys.run(run_id).recent, {run_id: created})
             expected.add(run_id)
         await pipe.execute()
     found: list[str] = []
@@ -272,11 +274,11 @@ async def test_lists_drop_entries_of_runs_that_are_gone_but_not_of_starts_under_
 ):
     """An old entry without a record is removed; a fresh one may be a start between its two writes."""
     run_id = (await runs.start("t", "demo")).run_id
-    created = await store.client.zscore(keys.RECENT, run_id)
+    created = await store.client.zscore(keys.run(run_id).recent, run_id)
     old, fresh = (ids.run_id("default", "gone", ids.uuid7()) for _ in range(2))
-    await store.client.zadd(keys.RECENT, {old: created - 3_600_000, fresh: created})
+    await listed.put(store.client, "recent", {old: created - 3_600_000, fresh: created})
     assert [run.run_id for run in (await runs.list()).runs] == [run_id]
-    left = {member.decode() for member in await store.client.zrange(keys.RECENT, 0, -1)}
+    left = set(await listed.scores(store.client, "recent"))
     assert left == {run_id, fresh}
 
 

@@ -27,7 +27,7 @@ from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
-from support.models import specs
+from support.models import listed, specs
 from support.models import verb_calls as v
 from support.processes import dying_process
 
@@ -132,7 +132,7 @@ async def behind_a_run_that_is_gone(case: Case) -> None:
     await running_with_another_behind(case)
     holder = keys.run(case.run_id)
     await case.store.client.delete(holder.record, holder.log)
-    await case.store.client.zrem(keys.ACTIVE, case.run_id)
+    await case.store.client.zrem(holder.active, case.run_id)
 
 
 async def lost(case: Case) -> None:
@@ -228,8 +228,8 @@ async def steer(case: Case) -> None:
 
 async def sweep(case: Case) -> None:
     """Check every run that is unfinished, as a sweeper does."""
-    for run_id in await case.store.client.zrange(keys.ACTIVE, 0, -1):
-        await case.store.client.zadd(keys.ACTIVE, {run_id: 0})
+    client = case.store.client
+    await listed.put(client, "active", dict.fromkeys(await listed.scores(client, "active"), 0))
     await Sweeper(operations=case.operations, owner=lambda: "the dying").sweep()
 
 
@@ -334,9 +334,9 @@ async def heal(case: Case) -> None:
     await client.set(keys.lease("the healer"), "worker", px=v.LIVE_MS)
     await client.zadd(keys.WORKERS, {"the healer": now_ms()})
     for _ in range(SWEEPS):
-        due = await client.zrangebyscore(keys.ACTIVE, "-inf", now_ms() + HEALED_MS)
-        if due:
-            await client.zadd(keys.ACTIVE, dict.fromkeys(due, 0))
+        looks = await listed.scores(client, "active")
+        due = [run_id for run_id, at in looks.items() if at <= now_ms() + HEALED_MS]
+        await listed.put(client, "active", dict.fromkeys(due, 0))
         await client.delete(keys.SWEEP)
         await sweeper.sweep()
 
@@ -346,10 +346,10 @@ async def check(case: Case) -> None:
     records = {
         key.decode(): await record_of(case, key) async for key in case.store.client.scan_iter("*:record")
     }
-    active = {run_id.decode() for run_id in await case.store.client.zrange(keys.ACTIVE, 0, -1)}
+    active = set(await listed.scores(case.store.client, "active"))
     at_work: set[str] = set()
     for key, record in records.items():
-        run_id = key.removeprefix("ms:{").removesuffix(":record").replace("}:", "_", 1)
+        run_id = "_".join(key.removesuffix(":record").split(":")[-2:])
         status = Status(record["status"])
         await check_log(case, run_id, status)
         if status.is_terminal:

@@ -19,6 +19,7 @@ from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 from mainstem_tasks.execution import segments
+from support.models import listed
 from support.processes import dying_process
 from support.processes.in_process_worker import working
 
@@ -191,4 +192,4 @@ async def test_what_is_stored_at_a_start_can_be_read_by_everybody(
     options = {"metadata": {"a": what}} if where == "metadata" else {}
     with pytest.raises(errors.InvalidRequest):
         await runs.start("t", "demo", {"a": what} if where == "input" else {}, **options)
-    assert not await store.client.exists(keys.RECENT)
+    assert not await listed.scores(store.client, "recent")

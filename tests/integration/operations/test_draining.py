@@ -14,11 +14,13 @@ from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
+from support.models import listed
 from support.models.logs import RunLog
 from support.processes import dying_process
 from support.processes.gateways import GatewayThread
 from support.waiting import wait_until_async
 
+COMPACT = keys.indexes(7).compact
 ENDED = 3 * due_work.SLICE + 7
 
 
@@ -39,7 +41,7 @@ async def ended(store: Store, count: int) -> list[RunLog]:
         return log
 
     logs = [await one() for _ in range(count)]
-    await store.client.zadd(keys.COMPACT, {log.run_id: now_ms() - 5000 for log in logs})
+    await listed.put(store.client, "compact", {log.run_id: now_ms() - 5000 for log in logs})
     return logs
 
 
@@ -48,7 +50,7 @@ async def test_one_sweep_leaves_nothing_that_is_due(store: Store):
     logs = await ended(store, ENDED)
     one = sweeper(store, "one")
     await one.sweep()
-    assert await store.client.zcard(keys.COMPACT) == 0
+    assert await listed.scores(store.client, "compact") == {}
     assert {await store.client.xlen(log.keys.log) for log in logs} == {1}
     count, lateness_s = one.backlog["compactions"]
     assert count == ENDED
@@ -60,9 +62,9 @@ async def test_one_sweep_leaves_nothing_that_is_due(store: Store):
 
 async def test_sweepers_share_a_backlog(store: Store):
     """No entry is taken by two of them, and together they take all."""
-    await store.client.zadd(keys.COMPACT, {f"run{n}": n for n in range(ENDED)})
+    await store.client.zadd(COMPACT, {f"run{n}": n for n in range(ENDED)})
     slices = await asyncio.gather(
-        *(transitions.take_due(store, keys.COMPACT, limit=50, hold_ms=60_000) for _ in range(ENDED // 50 + 1))
+        *(transitions.take_due(store, COMPACT, limit=50, hold_ms=60_000) for _ in range(ENDED // 50 + 1))
     )
     taken = [run_id for found in slices for run_id, _ in found]
     assert len(taken) == len(set(taken)) == ENDED
@@ -70,11 +72,11 @@ async def test_sweepers_share_a_backlog(store: Store):
 
 async def test_what_a_dead_sweeper_took_is_due_again(store: Store):
     """Its hold passes, and the entry is where it was."""
-    await store.client.zadd(keys.COMPACT, {"run": 1})
-    assert await transitions.take_due(store, keys.COMPACT, limit=1, hold_ms=0) == [("run", 1)]
-    again = await transitions.take_due(store, keys.COMPACT, limit=1, hold_ms=60_000)
+    await store.client.zadd(COMPACT, {"run": 1})
+    assert await transitions.take_due(store, COMPACT, limit=1, hold_ms=0) == [("run", 1)]
+    again = await transitions.take_due(store, COMPACT, limit=1, hold_ms=60_000)
     assert [run_id for run_id, _ in again] == ["run"]
-    assert await transitions.take_due(store, keys.COMPACT, limit=1, hold_ms=60_000) == []
+    assert await transitions.take_due(store, COMPACT, limit=1, hold_ms=60_000) == []
 
 
 async def test_a_backlog_of_one_kind_does_not_hold_up_the_other(store: Store):
@@ -106,7 +108,7 @@ async def test_a_drain_ends_when_its_time_is_over(store: Store):
 async def test_lost_messages_of_many_runs_go_out_in_one_sweep(store: Store):
     """More queued runs than a slice lost their message: all are published again, the last as soon as the first."""
     logs = [await RunLog.start(store) for _ in range(due_work.SLICE + 20)]
-    await store.client.zadd(keys.ACTIVE, {log.run_id: now_ms() - 1000 for log in logs})
+    await listed.put(store.client, "active", {log.run_id: now_ms() - 1000 for log in logs})
     one = sweeper(store, "one")
     publisher = one.operations.publisher
     assert isinstance(publisher, dying_process.Messages)
@@ -118,15 +120,15 @@ async def test_entries_of_starts_that_never_happened_are_dropped_by_their_age(st
     """A young one may be a start under way and keeps its place; an old one goes."""
     young, old = (ids.run_id("default", name, ids.uuid7()) for name in ("young", "old"))
     scores = {young: now_ms() - 1000, old: now_ms() - sweeping.UNBORN_MS - 1000}
-    await store.client.zadd(keys.ACTIVE, scores)
+    await listed.put(store.client, "active", scores)
     await sweeper(store, "one").sweep()
-    assert await store.client.zscore(keys.ACTIVE, old) is None
-    assert await store.client.zscore(keys.ACTIVE, young) == scores[young]
+    assert await store.client.zscore(keys.run(old).active, old) is None
+    assert await store.client.zscore(keys.run(young).active, young) == scores[young]
 
 
 async def test_the_gateway_tells_what_is_due(store: Store, store_url: str, broker_url: str):
     """Backlog and lateness of the whole store stand in its metrics after its first sweep."""
-    await store.client.zadd(keys.COMPACT, {f"{'a' * 16}_{'b' * 26}": now_ms() - 60_000})
+    await listed.put(store.client, "compact", {f"{'a' * 16}_{'b' * 26}": now_ms() - 60_000})
     with GatewayThread(store_url, broker_url, sweep_s=0.2) as gateway:
         async with gateway.client() as http:
 

@@ -16,6 +16,7 @@ from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 from mainstem_tasks.celery_support.publisher import Dispatcher
+from support.models import listed
 from support.models import verb_calls as v
 from support.processes.proxy import Proxy
 from support.processes.refusals import operator, refusing
@@ -49,7 +50,7 @@ async def status(store: Store, run_id: str) -> str:
     return (await v.record(store, run_id))["status"]
 
 
-async def listed(store: Store, owner: str, run_id: str) -> None:
+async def listed_as_owner(store: Store, owner: str, run_id: str) -> None:
     """An owner of a run, with no lease."""
     await store.client.zadd(keys.WORKERS, {owner: 1})
     await store.client.sadd(keys.owned(owner), run_id)
@@ -64,8 +65,8 @@ async def sweep(by: Sweeper, times: int) -> None:
 async def test_the_own_owner_is_never_judged(store: Store, broker_url: str):
     """A sweeper whose own lease is missing knows that the server does not hear it: it judges nobody, and beats."""
     mine, others = await v.running(store, owner="me"), await v.running(store, owner="other")
-    await listed(store, "me", mine.run_id)
-    await listed(store, "other", others.run_id)
+    await listed_as_owner(store, "me", mine.run_id)
+    await listed_as_owner(store, "other", others.run_id)
     beats: list[int] = []
     by = sweeper(store, broker_url, "me")
     by.on_unseen = lambda: beats.append(1)
@@ -77,7 +78,7 @@ async def test_the_own_owner_is_never_judged(store: Store, broker_url: str):
 async def test_a_run_of_ones_own_is_not_lost_in_a_look(store: Store, broker_url: str):
     """Also where its owner is listed nowhere: a fail-over can lose the listing with its tail."""
     mine = await v.running(store, owner="me")
-    await store.client.zadd(keys.ACTIVE, {mine.run_id: 1})
+    await listed.put(store.client, "active", {mine.run_id: 1})
     await sweeper(store, broker_url, "me").sweep()
     assert await status(store, mine.run_id) == "running"
 
@@ -94,14 +95,14 @@ async def test_after_a_failover_nobody_is_judged_for_one_lease(
     """What was suspected before counts no more; who is dead is settled after the grace."""
     by = sweeper(named, broker_url, "me")
     controls = [await v.running(named, owner="other")]
-    await listed(named, "other", controls[0].run_id)
+    await listed_as_owner(named, "other", controls[0].run_id)
     await sweep(by, 1)
     if kind == "another server":
         name.port = private_valkey.port or 0
         name.cut_all()
         second = Store(private_valkey.url())
         controls = [await v.running(second, owner="other")]
-        await listed(second, "other", controls[0].run_id)
+        await listed_as_owner(second, "other", controls[0].run_id)
         await second.close()
     else:
         with refusing(empty_server, "demoted"):
@@ -120,7 +121,7 @@ async def test_an_owner_that_comes_back_before_it_is_judged_lives(
 ):
     """Its beat is looked for once more before its runs are touched: a resync, for one, brings it."""
     control = await v.running(store, owner="other")
-    await listed(store, "other", control.run_id)
+    await listed_as_owner(store, "other", control.run_id)
     by = sweeper(store, broker_url, "me")
     await sweep(by, 1)
     judge = Suspicions.judge

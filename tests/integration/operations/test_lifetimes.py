@@ -22,6 +22,7 @@ from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
+from support.models import listed
 from support.models.logs import RunLog
 
 
@@ -47,7 +48,7 @@ async def sweep(store: Store, by: Operations) -> None:
 
 
 async def due(store: Store, log: RunLog) -> None:
-    await store.client.zadd(keys.ACTIVE, {log.run_id: now_ms() - 1})
+    await listed.put(store.client, "active", {log.run_id: now_ms() - 1})
 
 
 async def keys_naming(store: Store, tag: str) -> list[bytes]:
@@ -103,10 +104,10 @@ async def test_an_end_that_did_not_reach_the_indexes_is_tidied(store: Store, set
     await log.say(2)
     await log.finish()
     for run_id in (log.run_id, waiting):
-        await store.client.zadd(keys.ACTIVE, {run_id: now_ms() - 1})
+        await listed.put(store.client, "active", {run_id: now_ms() - 1})
     await sweep(store, by)
-    assert await store.client.zrange(keys.ACTIVE, 0, -1) == [waiting.encode()]
-    assert await store.client.zscore(keys.COMPACT, log.run_id) > now_ms()
+    assert set(await listed.scores(store.client, "active")) == {waiting}
+    assert await store.client.zscore(keys.run(log.run_id).compact, log.run_id) > now_ms()
     assert isinstance(by.publisher, Messages)
     assert by.publisher.published == [waiting]
 
@@ -158,16 +159,15 @@ async def test_a_run_that_cannot_be_read_does_not_stop_a_sweep(store: Store):
     for owned in (damaged, lost):
         await by.indexes.own("w1", owned.run_id)
     await store.client.zadd(keys.WORKERS, {"w1": 1})
-    await store.client.zadd(
-        keys.ACTIVE, {damaged.run_id: 1, behind.run_id: 2, lost.run_id: now_ms() + 60_000}
-    )
+    looks = {damaged.run_id: 1, behind.run_id: 2, lost.run_id: now_ms() + 60_000}
+    await listed.put(store.client, "active", looks)
     sweeper = Sweeper(operations=by, owner=lambda: "the sweeper")
     for _ in range(2):
         await store.client.delete(keys.SWEEP)
         await sweeper.sweep()
     assert sweeper.swept == 2
-    assert await store.client.zscore(keys.ACTIVE, behind.run_id) is None
-    assert await store.client.zscore(keys.ACTIVE, damaged.run_id) > now_ms()
+    assert await store.client.zscore(keys.run(behind.run_id).active, behind.run_id) is None
+    assert await store.client.zscore(keys.run(damaged.run_id).active, damaged.run_id) > now_ms()
     assert await store.client.hget(lost.keys.record, "reason") == b"worker_lost"
     assert await store.client.hget(damaged.keys.record, "status") == b"of a later version"
 

@@ -98,6 +98,7 @@ async def test_a_late_reader_of_a_failed_run_gets_its_error(two, store: Store, *
         state=log.fold.dump(),
         error=error,
         retention_ms=60_000,
+        compact_after_ms=60_000,
     )
     await log.learn()
     if compacted:
@@ -124,7 +125,7 @@ async def test_of_starts_that_race_for_a_thread_one_wins(settings: Settings, sto
         assert {answer.run_id for answer in refused} == {winner}
         records = [key async for key in store.client.scan_iter("*:record")]
         assert records == [keys.run(winner).record.encode()]
-        for index in (keys.ACTIVE, keys.RECENT, keys.user_runs("default", "local")):
+        for index in (keys.run(winner).active, keys.run(winner).recent, keys.user_runs("default", "local")):
             assert await store.client.zrange(index, 0, -1) == [winner.encode()]
 
 

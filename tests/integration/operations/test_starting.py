@@ -15,11 +15,13 @@ from mainstem_shared.eventlog.reading import run_states
 from mainstem_shared.model import ids
 from mainstem_shared.model.principals import Principal
 from mainstem_shared.model.runs import INPUT_LIMIT, METADATA_LIMIT, Reason, Status, WaitingFor
-from mainstem_shared.operations import control, indexes, starting
+from mainstem_shared.operations import control, starting
 from mainstem_shared.operations.control import Operations
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
+from mainstem_shared.transitions import looks
+from support.models import listed
 from support.processes.servers import ValkeyProcess
 
 ANN = Principal(user_id="ann")
@@ -73,8 +75,9 @@ async def start(store: Store, messages: Messages, thread: str = "t", **changes: 
 
 
 async def indexed(store: Store) -> list[set[str]]:
-    names = (keys.ACTIVE, keys.RECENT, keys.user_runs("default", "ann"))
-    return [{member.decode() for member in await store.client.zrange(name, 0, -1)} for name in names]
+    mine = await store.client.zrange(keys.user_runs("default", "ann"), 0, -1)
+    indexes = [set(await listed.scores(store.client, kind)) for kind in ("active", "recent")]
+    return [*indexes, {member.decode() for member in mine}]
 
 
 async def end(store: Store, run_id: str) -> None:
@@ -89,6 +92,7 @@ async def end(store: Store, run_id: str) -> None:
         state={"content": [], "steps": [], "usage": None, "title": None, "action": None},
         error=None,
         retention_ms=60_000,
+        compact_after_ms=60_000,
     )
 
 
@@ -110,8 +114,8 @@ async def test_a_started_run_is_durable_indexed_and_published(store: Store, mess
     assert state.record.publish_count == 1
     assert state.spec.max_duration_s == 9
     assert await store.client.ttl(keys.user_runs("default", "ann")) > 0
-    due = await store.client.zscore(keys.ACTIVE, outcome.run_id)
-    assert due == state.spec.created_ms + indexes.FIRST_CHECK_MS
+    due = await store.client.zscore(keys.run(outcome.run_id).active, outcome.run_id)
+    assert due == state.spec.created_ms + looks.FIRST_MS
 
 
 async def test_a_broker_that_is_away_delays_a_run_but_does_not_refuse_it(store: Store, messages: Messages):
@@ -299,10 +303,10 @@ async def test_a_limit_of_the_deployment_bounds_what_a_request_asks_for(store: S
     assert state.spec.max_duration_s == SETTINGS.max_run_s
 
 
-async def test_a_store_that_dies_between_index_and_record_leaves_only_index_entries(
+async def test_a_store_that_dies_before_the_verb_leaves_only_an_entry_of_the_users_list(
     private_valkey: ValkeyProcess, messages: Messages
 ):
-    """The pair's order: whatever is durable is indexed, so that a sweeper finds it; never the reverse."""
+    """The pair's order: whatever is durable is on its user's list, and never the reverse; no index names it."""
     store = Store(private_valkey.url(), patience_s=0.3)
     real = transitions.start
 
@@ -316,7 +320,8 @@ async def test_a_store_that_dies_between_index_and_record_leaves_only_index_entr
             with pytest.raises(errors.StoreUnavailable):
                 await start(store, messages)
         private_valkey.start()
-        (run_id,) = (await indexed(store))[0]
+        active, recent, (run_id,) = await indexed(store)
+        assert active == recent == set()
         assert isinstance(await transitions.read(store, run_id), transitions.Gone)
         assert messages.published == []
     finally:

@@ -12,6 +12,7 @@ from mainstem_shared.model.events import Type
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 from support.fakes.identity_provider import SETTINGS, bearer
+from support.models import listed
 from support.models.logs import RunLog
 from support.processes.gateways import GatewayThread, check_problem
 
@@ -71,7 +72,7 @@ async def test_all_unfinished_runs_are_counted_and_shown_newest_first(
         await log.learn()
         await log.claim()
     await ended.finish()
-    await store.client.zadd(keys.ACTIVE, {ended.run_id: 0})  # a sweeper has not tidied yet
+    await listed.put(store.client, "active", {ended.run_id: 0})  # a sweeper has not tidied yet
     found = await overview(http, active=True)
     assert [run["run_id"] for run in found["runs"]] == run_ids[:0:-1]
     assert found["counts"] == {"queued": 2, "running": 1}

@@ -21,6 +21,7 @@ from mainstem_tasks import engine
 from mainstem_tasks.execution import segments
 from mainstem_tasks.execution.runtime import Runtime
 from mainstem_tasks.sdk.context import RunContext
+from support.models import listed
 from support.models.logs import RunLog
 from support.processes.in_process_worker import working
 from support.processes.servers import ValkeyProcess
@@ -171,7 +172,7 @@ async def test_a_failing_sweep_is_logged_and_the_next_one_tried(
         store = Store(private_valkey.url(0), patience_s=10)
         log = await RunLog.start(store)
         await transitions.stop(store, log.run_id, reason=Reason.USER_ABORT)
-        await store.client.zadd(keys.ACTIVE, {log.run_id: 0})
+        await listed.put(store.client, "active", {log.run_id: 0})
 
         async def ended() -> bool:
             return await store.client.hget(log.keys.record, "status") == b"aborted"

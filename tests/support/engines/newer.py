@@ -50,7 +50,7 @@ async def start(store: Store, thread_id: str, **given: Any) -> str:
         created_ms=now_ms(),
         max_duration_s=600,
     )
-    await store.client.zadd(keys.ACTIVE, {run_id: now_ms() + TTL_MS})
+    await store.client.zadd(keys.run(run_id).active, {run_id: now_ms() + TTL_MS})
     started = await transitions.start(
         store,
         spec,

@@ -173,6 +173,7 @@ class RunLog:
             state=self.fold.dump(),
             error=None,
             retention_ms=TTL_MS,
+            compact_after_ms=60_000,
         )
         assert isinstance(finished, transitions.Finished)
         await self.learn()

@@ -10,6 +10,7 @@ from typing import Any
 
 from mainstem_shared.coordination import leases
 from mainstem_shared.model import events, ids, runs
+from mainstem_shared.model.buckets import TAGS, bucket_of
 from mainstem_shared.model.events import Entry
 from mainstem_shared.model.runs import RECORD_VERSION
 from mainstem_shared.model.time import now_ms
@@ -60,7 +61,7 @@ class Recording:
                     await client.hset(key, name, int(moment) + passed_ms)
             if "finished" not in record:
                 run_id = runs.Spec.model_validate_json(record["spec"]).run_id
-                await client.zadd(keys.ACTIVE, {run_id: now_ms() - 1})
+                await client.zadd(keys.run(run_id).active, {run_id: now_ms() - 1})
 
 
 def versions() -> list[Path]:
@@ -71,7 +72,14 @@ def versions() -> list[Path]:
 def load(path: Path) -> Recording:
     """Read a recording."""
     told = json.loads(path.read_text(encoding="utf-8"))
+    told["keys"] = {_of_its_bucket(key): value for key, value in told["keys"].items()}
     return Recording(name=path.stem, **told)
+
+
+def _of_its_bucket(key: str) -> str:
+    """A key as it is now: the first recordings have the thread's tag in braces."""
+    tag, _, rest = key.removeprefix("ms:{").partition("}:")
+    return f"ms:{{{TAGS[bucket_of(tag)]}}}:{tag}:{rest}" if len(tag) == 16 else key
 
 
 def of_this_version() -> Path:
@@ -81,7 +89,7 @@ def of_this_version() -> Path:
 async def record(client: Any, name: str, run_id: str, run: dict[str, Any]) -> Recording:
     """Take everything that a run has in its thread's slot."""
     tag, _ = ids.split(run_id)
-    found = sorted([key.decode() async for key in client.scan_iter(f"ms:{{{tag}}}:*")])
+    found = sorted([key.decode() async for key in client.scan_iter(f"ms:{{*}}:{tag}:*")])
     return Recording(
         name=name,
         run_id=run_id,

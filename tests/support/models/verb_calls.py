@@ -108,6 +108,7 @@ async def finish(
         state=state or STATE,
         error=error,
         retention_ms=RETENTION_MS,
+        compact_after_ms=60_000,
     )
 
 

@@ -10,6 +10,9 @@ from typing import Any
 
 from mainstem_shared.store.client import Store
 
+FREE = {"ZRANGE", "ZCOUNT", "ZREMRANGEBYSCORE"}
+"""What a sweep sends to every bucket's indexes: looks, and the end of entries whose retention is long over."""
+
 
 class Died(BaseException):
     """The process is gone."""
@@ -70,6 +73,8 @@ def store(url: str, life: Life) -> Store:
     call = connected.shared.call
 
     async def mortal_call(*commands: tuple[Any, ...]) -> Any:
+        if all(command[0] in FREE for command in commands):
+            return await call(*commands)
         granted = life.spend(len(commands))
         if granted == len(commands):
             return await call(*commands)
@@ -83,6 +88,8 @@ def store(url: str, life: Life) -> Store:
 
 def _until_death(pipe: Any, execute: Callable[[], Any], life: Life) -> Callable[[], Any]:
     async def limited() -> Any:
+        if all(command[0][0] in FREE for command in pipe.command_stack):
+            return await execute()
         wanted = len(pipe.command_stack)
         granted = life.spend(wanted)
         if granted == wanted:

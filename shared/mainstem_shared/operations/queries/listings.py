@@ -1,4 +1,4 @@
-"""Lists runs, newest first, page by page: a thread's, a user's, or all recent ones.
+"""Lists runs, newest first, page by page: a thread's, a user's, or all recent ones, merged from all buckets.
 
 Indexes may name runs that are gone (retention, a start that never happened): such entries are skipped, and
 removed once they are old enough not to belong to a start that is under way.
@@ -33,6 +33,8 @@ SCAN_LIMIT: Final = 2000
 BYTES_PER_PAGE: Final = 4 * 1024 * 1024
 """A page ends early once its runs hold this much text: runs of megabytes come one by one."""
 _BATCH: Final = 100
+_OF_A_BUCKET: Final = 3
+"""Entries read of each bucket at a time: with even buckets, enough for some hundred runs."""
 _AT_ONCE: Final = 8  # runs folded at a time, for what they may weigh in memory
 _UNBORN_MS: Final = 60_000
 _CURSOR: Final = re.compile(r"([0-9]{1,15})\.([a-z2-7]{16}_[a-z2-7]{26})")
@@ -49,12 +51,13 @@ class Query:
     active: bool | None = None
 
     @property
-    def index(self) -> str:
+    def index(self) -> str | None:
+        """The key of the list to read; None for the recent runs of all buckets."""
         if self.thread_id is not None:
             return keys.thread_runs(self.tenant, self.thread_id)
         if self.user_id is not None:
             return keys.user_runs(self.tenant, self.user_id)
-        return keys.RECENT
+        return None
 
     def matches(self, spec: Spec, status: Status) -> bool:
         """Tell whether a run of this index is asked for."""
@@ -146,8 +149,10 @@ def _parse(cursor: str) -> Position:
     return Position(int(match[1]), match[2])
 
 
-async def after(store: Store, index: str, position: Position | None) -> list[Position]:
+async def after(store: Store, index: str | None, position: Position | None) -> list[Position]:
     """Return the entries that come next in an index; none at its end."""
+    if index is None:
+        return await _merged_after(store, position)
     ceiling = "+inf" if position is None else position.created_ms
     skipped = 0
     while True:
@@ -158,10 +163,43 @@ async def after(store: Store, index: str, position: Position | None) -> list[Pos
         skipped += len(found)  # of the same millisecond as the position, and before it
 
 
+async def _merged_after(store: Store, position: Position | None) -> list[Position]:
+    """Return the recent runs of all buckets that come next; none at the end.
+
+    Of each bucket a few are read, in one round trip for all. What is older than the last one read of a bucket
+    that may have more is left for the next batch: something may belong before it.
+    """
+    ceiling = "+inf" if position is None else position.created_ms
+    each = _OF_A_BUCKET
+    while True:
+        replies = await store.commands(
+            *(
+                ("ZREVRANGEBYSCORE", bucket.recent, ceiling, "-inf", "WITHSCORES", "LIMIT", 0, each)
+                for bucket in keys.INDEXES
+            )
+        )
+        listed = [_positions(flat) for flat in replies]
+        horizon = max((found[-1] for found in listed if len(found) == each), default=None)
+        fresh = [
+            entry
+            for found in listed
+            for entry in found
+            if (position is None or entry < position) and (horizon is None or entry >= horizon)
+        ]
+        if fresh or horizon is None:
+            return sorted(fresh, reverse=True)[:_BATCH]
+        each *= 4  # of the same millisecond as the position, and before it
+
+
 async def _entries(store: Store, index: str, ceiling: str | int, skipped: int) -> list[Position]:
-    flat = await store.command(
-        "ZREVRANGEBYSCORE", index, ceiling, "-inf", "WITHSCORES", "LIMIT", skipped, _BATCH
+    return _positions(
+        await store.command(
+            "ZREVRANGEBYSCORE", index, ceiling, "-inf", "WITHSCORES", "LIMIT", skipped, _BATCH
+        )
     )
+
+
+def _positions(flat: list[bytes]) -> list[Position]:
     return [
         Position(int(score), member.decode()) for member, score in zip(flat[::2], flat[1::2], strict=True)
     ]
@@ -212,7 +250,7 @@ async def _matching(store: Store, query: Query, batch: list[Position]) -> list[P
     return matching
 
 
-async def _drop(store: Store, index: str, gone: list[Position]) -> None:
+async def _drop(store: Store, index: str | None, gone: list[Position]) -> None:
     """Remove entries of runs that are gone, but not of a start that has yet to write its record."""
     settled = [entry.run_id for entry in gone if entry.created_ms < now_ms() - _UNBORN_MS]
     await indexes.drop(store, index, settled)

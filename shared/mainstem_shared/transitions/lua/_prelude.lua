@@ -65,6 +65,11 @@ local function record_of(thread_key, run_id)
   return string.sub(thread_key, 1, -7) .. unique .. ':record'
 end
 
+-- Have a sweeper look at an unfinished run by then, if it would not sooner.
+local function look_by(active, run_id, at)
+  redis.call('ZADD', active, 'LT', at, run_id)
+end
+
 -- What users said to a run after input number `known`, in order; `total`: the record's `inputs`, if any.
 local function inputs_after(record, known, total)
   local entries = {}

@@ -1,12 +1,14 @@
 #!lua flags=allow-oom
 --[[
-Drop the deltas of a finished run: its last entry, `run.finished`, holds the whole content.
+Drop the deltas of a finished run, and take it off those that wait for it: its last entry, `run.finished`, holds the whole content.
 
-KEYS  1 record  2 log  3 spare
+KEYS  1 record  2 log  3 spare  4 compact
+ARGV  1 run_id
 Returns  {'compacted'} | {'refused', status} | {'gone'}
 --]]
-local record, log, spare = unpack(KEYS)
+local record, log, spare, index = unpack(KEYS)
 local status = redis.call('HGET', record, 'status')
+redis.call('ZREM', index, ARGV[1])
 if not status then
   return { 'gone' }
 end

@@ -1,14 +1,15 @@
 #!lua flags=allow-oom
 --[[
-Remove a run that is over, with everything it has in its thread's slot; the last one takes the thread along.
+Remove a run that is over, with everything it has in its bucket's slot; the last one takes the thread along.
 
 KEYS  1 record  2 log  3 snapshot  4 checkpoint  5 thread  6 thread runs  7 thread queue
+      8 active  9 recent  10 compact
 ARGV  1 run_id
 Returns
   {'forgotten'}                  it is not there any more; also if it never was
   {'refused', status}            it is not over
 --]]
-local record, log, snapshot, checkpoint, thread, runs, queue = unpack(KEYS)
+local record, log, snapshot, checkpoint, thread, runs, queue, unfinished, recent, compact = unpack(KEYS)
 local run_id = ARGV[1]
 
 local r = redis.call('HMGET', record, 'status', 'idem')
@@ -21,7 +22,9 @@ if r[2] then
 end
 redis.call('DEL', record, log, snapshot, checkpoint)
 redis.call('LREM', queue, 0, run_id)
-redis.call('ZREM', runs, run_id)
+for _, index in ipairs({ runs, unfinished, recent, compact }) do
+  redis.call('ZREM', index, run_id)
+end
 if redis.call('HGET', thread, 'active') == run_id then
   redis.call('HDEL', thread, 'active')
 end

@@ -2,20 +2,20 @@
 --[[
 Give a running run back to the queue: at shutdown, or after its owner was lost; a continuation claims it.
 
-KEYS  1 record  2 log  3 snapshot
+KEYS  1 record  2 log  3 snapshot  4 active
 ARGV  1 now_ms  2 nonce  3 epoch  4 owner  5 expected top id  6 resume_as  7 body  8 state
       9 live_ttl_ms  10 lost: 1 counts an attempt after a loss
       11 restart: the state that the next claim's entry carries, or ''
-      12 control
+      12 control  13 run_id  14 when a sweeper looks whether its message went out
 Returns
   {'queued', epoch}
   {'refused', status, epoch}
   {'moved', top}
   {'gone'}
 --]]
-local record, log, snapshot = unpack(KEYS)
+local record, log, snapshot, unfinished = unpack(KEYS)
 local now, nonce, epoch, owner, expected_top, resume_as, body, state, live_ttl, lost, restart,
-  control =
+  control, run_id, look_at =
   unpack(ARGV)
 
 local r = redis.call('HMGET', record, 'status', 'epoch', 'owner', 'nonce')
@@ -46,4 +46,5 @@ redis.call('HSET', snapshot, 'cursor', string.format('%d-0', last), 'state', sta
 extend(snapshot, live_ttl)
 extend(record, live_ttl)
 extend(log, live_ttl)
+look_by(unfinished, run_id, look_at)
 return { 'queued', last }

@@ -5,9 +5,10 @@ Let a running run wait for a human: append `approval.required`, keep what its co
 Runs under memory pressure: a run that could neither pause nor go on would hold its worker.
 
 KEYS  1 record  2 log  3 snapshot  4 checkpoint  5 thread  6 thread runs  7 thread queue  8 spare
+      9 active
 ARGV  1 now_ms  2 nonce  3 epoch  4 owner  5 expected top id  6 action_id  7 action  8 fingerprint  9 body
       10 state of the fold  11 expires_ms  12 live_ttl_ms  13 thread_ttl_ms
-      14 has_checkpoint: 0 keeps the last state  15 checkpoint  16 control
+      14 has_checkpoint: 0 keeps the last state  15 checkpoint  16 control  17 run_id
 Returns
   {'paused', epoch}
   {'stopping', reason, epoch}    somebody asked to stop it: that wins
@@ -15,9 +16,9 @@ Returns
   {'moved', top}
   {'gone'}
 --]]
-local record, log, snapshot, checkpoint, thread, runs, queue, spare = unpack(KEYS)
+local record, log, snapshot, checkpoint, thread, runs, queue, spare, unfinished = unpack(KEYS)
 local now, nonce, epoch, owner, expected_top, action_id, action, fingerprint, body, state, expires, live_ttl,
-  thread_ttl, has_checkpoint, bytes, control = unpack(ARGV)
+  thread_ttl, has_checkpoint, bytes, control, run_id = unpack(ARGV)
 
 local r = redis.call('HMGET', record, 'status', 'epoch', 'owner', 'nonce', 'stop_reason')
 if not r[1] then
@@ -54,5 +55,6 @@ end
 for _, key in ipairs({ thread, runs, queue }) do
   extend(key, thread_ttl)
 end
+redis.call('ZADD', unfinished, expires, run_id)
 shrink(log, spare) -- a pause may last for days
 return { 'paused', last }

@@ -4,16 +4,17 @@ Give a thread that nobody holds to the next run of its queue; while somebody hol
 
 Normally `finish` hands a thread on. This is for a holder whose record is gone, or a queue that was lost.
 
-KEYS  1 record  2 log  3 thread  4 thread queue
+KEYS  1 record  2 log  3 thread  4 thread queue  5 active
 ARGV  1 now_ms  2 run_id  3 live_ttl_ms  4 thread_ttl_ms
+      5 when a sweeper looks whether the message of the run that the thread goes to went out
 Returns
   {'promoted', next_run}         next_run holds the thread now and wants a message
   {'held', active}               it is not free
   {'refused', status}            this run does not wait for its thread
   {'gone'}
 --]]
-local record, log, thread, queue = unpack(KEYS)
-local now, run_id, live_ttl, thread_ttl = unpack(ARGV)
+local record, log, thread, queue, unfinished = unpack(KEYS)
+local now, run_id, live_ttl, thread_ttl, look_at = unpack(ARGV)
 
 local r = redis.call('HMGET', record, 'status', 'waiting')
 if not r[1] then
@@ -38,4 +39,5 @@ if not next_run then -- the queue does not know of it any more
   next_run = run_id
 end
 extend(thread, thread_ttl)
+look_by(unfinished, next_run, look_at)
 return { 'promoted', next_run }

@@ -4,9 +4,10 @@ Put a paused run back into the queue, with what was decided about its action; a 
 
 The first decision stands: its digest is kept as long as the run, so that the same one is answered the same.
 
-KEYS  1 record  2 log  3 snapshot  4 checkpoint
+KEYS  1 record  2 log  3 snapshot  4 checkpoint  5 active
 ARGV  1 now_ms  2 nonce  3 action_id  4 fingerprint of the action that was judged  5 digest of the decisions
       6 decisions  7 event type  8 body  9 live_ttl_ms  10 at_expiry: 1 for an action whose window is over
+      11 run_id  12 when a sweeper looks whether its message went out
 Returns
   {'resolved', epoch}
   {'repeated'}                   decided before, the same
@@ -17,8 +18,9 @@ Returns
   {'refused', status, epoch}     not paused
   {'gone'}
 --]]
-local record, log, snapshot, checkpoint = unpack(KEYS)
-local now, nonce, action_id, fingerprint, digest, decisions, kind, body, live_ttl, at_expiry = unpack(ARGV)
+local record, log, snapshot, checkpoint, unfinished = unpack(KEYS)
+local now, nonce, action_id, fingerprint, digest, decisions, kind, body, live_ttl, at_expiry, run_id,
+  look_at = unpack(ARGV)
 
 local r = redis.call('HMGET', record, 'status', 'epoch', 'nonce', 'resolved:' .. action_id, 'action_id',
   'expires', 'stop_reason', 'fingerprint', 'decisions')
@@ -58,4 +60,5 @@ redis.call('HDEL', record, 'action', 'expires', 'fingerprint', 'publishes')
 for _, key in ipairs({ record, log, snapshot, checkpoint }) do
   extend(key, live_ttl)
 end
+look_by(unfinished, run_id, look_at)
 return { 'resolved', epoch }

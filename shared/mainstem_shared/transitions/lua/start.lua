@@ -1,11 +1,13 @@
 #!lua
 --[[
-Create a run: its record, its log with `1-0 run.created`, and its place on the thread.
+Create a run: its record, its log with `1-0 run.created`, its place on the thread and in the indexes.
 
 KEYS  1 record  2 log  3 thread  4 thread runs  5 thread queue  6 idempotency
+      7 active  8 recent
 ARGV  1 now_ms  2 nonce  3 run_id  4 spec  5 input  6 created body  7 live_ttl_ms  8 thread_ttl_ms
       9 if_active  10 body digest, or '' for no idempotency key  11 idempotency_ttl_ms  12 queue_limit
       13 version of the record  14 private, or '' where users share threads
+      15 when a sweeper first looks at it  16 when one looks whether a run that it replaces stopped
 Returns
   {'started', waiting, active, superseded}
                                  the run is queued; waiting: worker | thread; active: who holds the thread;
@@ -17,14 +19,16 @@ Returns
   {'queue_full', active}         as many runs wait as may
   {'foreign'}                    the thread has another user's runs
 --]]
-local record, log, thread, runs, queue, idem = unpack(KEYS)
+local record, log, thread, runs, queue, idem, unfinished, recent = unpack(KEYS)
 local now, nonce, run_id, spec, input, body, live_ttl, thread_ttl, if_active, digest, idem_ttl, limit,
-  version, private = unpack(ARGV)
+  version, private, look_at, stop_look_at = unpack(ARGV)
 
 local function want_replaced(other)
-  if redis.call('HSETNX', other, 'stop_reason', 'replaced') == 1 then
-    redis.call('HSET', other, 'stop_ms', now)
+  local theirs = record_of(thread, other)
+  if redis.call('HSETNX', theirs, 'stop_reason', 'replaced') == 1 then
+    redis.call('HSET', theirs, 'stop_ms', now)
   end
+  look_by(unfinished, other, stop_look_at)
 end
 
 local function is_foreign(other)
@@ -70,10 +74,10 @@ redis.call('PEXPIRE', log, live_ttl)
 if not active then
   redis.call('HSET', thread, 'active', run_id)
 elseif if_active == 'replace' then
-  want_replaced(record_of(thread, active))
+  want_replaced(active)
   local first = redis.call('LINDEX', queue, 0)
   if first and redis.call('HGET', record_of(thread, first), 'if_active') == 'replace' then
-    want_replaced(record_of(thread, first))
+    want_replaced(first)
     superseded = first -- a replacement that waits is replaced in its turn
   end
   redis.call('LPUSH', queue, run_id)
@@ -81,6 +85,8 @@ else
   redis.call('RPUSH', queue, run_id)
 end
 redis.call('ZADD', runs, now, run_id)
+redis.call('ZADD', unfinished, look_at, run_id)
+redis.call('ZADD', recent, now, run_id)
 local oldest = redis.call('ZRANGEBYSCORE', runs, '-inf', tonumber(now) - tonumber(thread_ttl), 'LIMIT', 0, 10)
 for _, old in ipairs(oldest) do -- or a thread that never rests would list its runs for ever
   if redis.call('EXISTS', record_of(thread, old)) == 0 then

@@ -4,8 +4,9 @@ Accept what a user says to a run that is at work, or will be: it waits in the re
 
 The input's id makes it repeatable: the same one again is answered the same, as long as the run exists.
 
-KEYS  1 record
+KEYS  1 record  2 active
 ARGV  1 now_ms  2 input_id  3 digest of the text  4 entry  5 how many may wait  6 how many a run takes in all
+      7 run_id  8 when a sweeper looks whether its owner knows
 Returns
   {'accepted', number, at_ms, owner}
                                  owner: who runs it and is to be told; '' if nobody does
@@ -15,8 +16,8 @@ Returns
   {'full'}                       as many wait as may, or the run took as many as it may
   {'gone'}
 --]]
-local record = KEYS[1]
-local now, input_id, digest, entry, waiting_limit, limit = unpack(ARGV)
+local record, unfinished = unpack(KEYS)
+local now, input_id, digest, entry, waiting_limit, limit, run_id, look_at = unpack(ARGV)
 
 local r = redis.call('HMGET', record, 'status', 'owner', 'stop_reason', 'inputs', 'inputs_read',
   'input_id:' .. input_id)
@@ -28,6 +29,9 @@ if r[6] then
   local number, first, at = string.match(r[6], '^(%d+) (%S+) (%d+)$')
   if first ~= digest then
     return { 'reused' }
+  end
+  if ACTIVE[status] then
+    look_by(unfinished, run_id, look_at)
   end
   return { 'accepted', number, at, status == 'running' and owner or '' }
 end
@@ -44,4 +48,5 @@ end
 
 redis.call('HSET', record, 'inputs', number, 'input:' .. number, entry,
   'input_id:' .. input_id, number .. ' ' .. digest .. ' ' .. now)
+look_by(unfinished, run_id, look_at)
 return { 'accepted', number, now, status == 'running' and owner or '' }

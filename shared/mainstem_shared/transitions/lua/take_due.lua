@@ -5,7 +5,7 @@ Take entries of an index that are due, oldest first: nobody else gets them until
 Whoever takes an entry moves it on, or removes it, when the work is done. If it dies before, the entry is due
 again by itself. A lost reply delays a slice by the hold.
 
-KEYS  1 index
+KEYS  1 active, compact
 ARGV  1 now_ms  2 limit  3 hold_ms
 Returns
   {'taken', members}             members: {run_id, due_ms, …}; none if nothing is due

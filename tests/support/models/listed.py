@@ -1,0 +1,31 @@
+"""Looks into the indexes of all buckets, and has sweepers look at runs at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mainstem_shared.store import keys
+
+
+async def scores(client: Any, kind: str) -> dict[str, float]:
+    """All that an index (`active`, `recent`, `compact`) lists, in whatever bucket, and the scores."""
+    pipe = client.pipeline(transaction=False)
+    for bucket in keys.INDEXES:
+        pipe.zrange(getattr(bucket, kind), 0, -1, withscores=True)
+    return {run_id.decode(): score for found in await pipe.execute() for run_id, score in found}
+
+
+def scores_now(client: Any, kind: str) -> dict[str, float]:
+    """The same, by a blocking client."""
+    pipe = client.pipeline(transaction=False)
+    for bucket in keys.INDEXES:
+        pipe.zrange(getattr(bucket, kind), 0, -1, withscores=True)
+    return {run_id.decode(): score for found in pipe.execute() for run_id, score in found}
+
+
+async def put(client: Any, kind: str, entries: dict[str, float]) -> None:
+    """List runs, each in its bucket's index of the kind."""
+    pipe = client.pipeline(transaction=False)
+    for run_id, score in entries.items():
+        pipe.zadd(getattr(keys.run(run_id), kind), {run_id: score})
+    await pipe.execute()
