@@ -20,9 +20,20 @@ from mainstem_tasks.sdk import registry
 from support.fakes.openai_server import OpenAIServer
 from support.processes.gateways import GatewayThread
 
-_INDEXES = (*(index for bucket in keys.INDEXES for index in bucket), keys.WORKERS, keys.ENGINES)
+_INDEXES = (
+    *(index for bucket in (*keys.INDEXES, keys.FIRST_INDEXES) for index in bucket),
+    keys.WORKERS,
+    keys.ENGINES,
+)
 PERMANENT = {key.encode() for key in (*_INDEXES, keys.STREAM_SECRET)}
 """Indexes whose entries are dropped one by one, and one secret."""
+
+
+@pytest.fixture(autouse=True)
+def nothing_of_version_one() -> Iterator[None]:
+    """What a test's process learnt of threads of version 1 is no other test's."""
+    yield
+    keys.FIRST_VERSION.clear()
 
 
 @pytest.fixture(autouse=True)

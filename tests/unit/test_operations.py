@@ -18,12 +18,14 @@ from support.sources import parse
 
 ROOT = Path(__file__).parents[2]
 PRODUCT = ("shared/mainstem_shared", "tasks/mainstem_tasks", "workers/mainstem_workers", "api/mainstem_api")
-INDEX_KEYS = {"INDEXES", "indexes", "owned", "user_runs", "user_slots"}
+INDEX_KEYS = {"INDEXES", "FIRST_INDEXES", "every_index", "indexes", "owned", "user_runs", "user_slots"}
 """What `keys` calls the indexes."""
 OWNER = "shared/mainstem_shared/operations/indexes.py"
 READERS = {
     "shared/mainstem_shared/operations/queries/listings.py": "pages through recent runs and a user's",
     "shared/mainstem_shared/operations/queries/summaries.py": "reads unfinished runs",
+    "shared/mainstem_shared/operations/migration.py": "reads which threads version 1 kept",
+    "shared/mainstem_shared/transitions/first_version.py": "looks whether version 1 kept a run",
     "shared/mainstem_shared/coordination/leases.py": "looks whether a process owns anything",
     "api/mainstem_api/cli/doctor.py": "counts unfinished and recent runs",
     "shared/mainstem_shared/transitions/quota.py": "the verb `take_slot`, whose key a user's slots are",

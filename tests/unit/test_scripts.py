@@ -89,6 +89,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "steer": lambda s: transitions.steer(s, RUN, input_id="i", text="t", by=None),
     "inbox": lambda s: transitions.inbox(s, CONTROL, read=1, known=1),
     "take_due": lambda s: transitions.take_due(s, store_keys.indexes(0).active, limit=1, hold_ms=1),
+    "move": lambda s: transitions.move(s, RUN.split("_")[0], [RUN]),
     "take_slot": lambda s: transitions.take_slot(
         s, tenant="t", user_id="u", run_id=RUN, limit=1, live_ttl_ms=1, replacing_tag=""
     ),

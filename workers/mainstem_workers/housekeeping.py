@@ -8,6 +8,7 @@ still hears aborts and renews its lease.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import itertools
 import logging
@@ -19,6 +20,7 @@ from mainstem_shared import errors
 from mainstem_shared.coordination.leases import Lease
 from mainstem_shared.eventlog.writing.writer import Writer
 from mainstem_shared.model import jsontext
+from mainstem_shared.operations import migration
 from mainstem_shared.operations.control import Operations
 from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
@@ -111,6 +113,8 @@ class Housekeeping:
         here = self.runtime
         registry.load_modules(here.settings.engines)
         await asyncio.to_thread(here.lease.start)
+        with contextlib.suppress(errors.StoreUnavailable):
+            await migration.learn(here.store)
         await here.writer.start()
         mailbox = Mailbox(here.store.url, lambda: here.lease.owner, here.deliver)
         sweeper = Sweeper(

@@ -6,6 +6,7 @@ Opened by the app's lifespan; mounted into another app, whose server runs no lif
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Final
 
 from fastapi import Request
@@ -15,9 +16,11 @@ from mainstem_api.gateway import uvicorn_internals
 from mainstem_api.gateway.auth.stream_tokens import StreamTokens
 from mainstem_api.gateway.metrics import Metrics
 from mainstem_api.gateway.outgoing import Outgoing
+from mainstem_shared import errors
 from mainstem_shared.coordination.leases import GATEWAY, Lease
 from mainstem_shared.eventlog.reading.joined_reads import JoinedReads
 from mainstem_shared.eventlog.reading.tailer import Tailer
+from mainstem_shared.operations import migration
 from mainstem_shared.operations.control import Operations
 from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
@@ -134,6 +137,8 @@ class Holder:
         """
         urls = endpoints.store_url(self.settings), endpoints.broker_url(self.settings)
         await asyncio.to_thread(readiness.refuse_cluster, *urls)
+        with contextlib.suppress(errors.StoreUnavailable):
+            await migration.learn(self.gateway.store)
 
     def drain(self) -> None:
         if self._gateway is not None:

@@ -95,7 +95,7 @@ class Record:
         "idem",
         _text,
         default=None,
-        written_by="start",
+        written_by="start move",
         meaning="the store's key that an Idempotency-Key made: deleted with the run",
     )
 

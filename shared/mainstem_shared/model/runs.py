@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSche
 from mainstem_shared import errors
 from mainstem_shared.model import schemas
 
-RECORD_VERSION: Final = 1
+RECORD_VERSION: Final = 2
 """Schema version of a run's record and log."""
 
 

@@ -353,5 +353,6 @@ WITHOUT_PROTOCOL: Final = {
     "read": "writes nothing",
     "page": "writes nothing",
     "dump": "writes nothing",
+    "move": "changes where a thread at rest is kept, and nothing that its runs are",
 }
 """Scripts that are no operation, and why."""

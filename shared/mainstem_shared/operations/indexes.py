@@ -25,9 +25,6 @@ from mainstem_shared.store.client import Store
 CHECKS: Final = "checks"
 COMPACTIONS: Final = "compactions"
 """The kinds of work that fall due, as metrics name them: checks of unfinished runs, dropping of deltas."""
-_DUE_INDEXES: Final = tuple(
-    place for bucket in keys.INDEXES for place in ((CHECKS, bucket.active), (COMPACTIONS, bucket.compact))
-)
 STALE: Final = 10
 """How many of a user's oldest entries a start looks at: more than it adds, so that lists stay short."""
 
@@ -134,7 +131,7 @@ class Indexes:
 
     async def unfinished(self, *, limit: int) -> list[str]:
         """Return unfinished runs of all buckets."""
-        looks = (("ZRANGE", bucket.active, 0, limit - 1) for bucket in keys.INDEXES)
+        looks = (("ZRANGE", bucket.active, 0, limit - 1) for bucket in keys.every_index())
         return [raw.decode() for found in await self.store.commands(*looks) for raw in found][:limit]
 
     async def check_at(self, run_id: str, at_ms: int) -> None:
@@ -156,10 +153,13 @@ class Indexes:
     async def due(self) -> dict[str, Backlog]:
         """Return how much work is due by kind, since when, and in which buckets."""
         now = now_ms()
-        heads = await self.store.commands(
-            *(("ZRANGE", index, 0, 0, "WITHSCORES") for _, index in _DUE_INDEXES)
-        )
-        since = {place: int(float(head[1])) for place, head in zip(_DUE_INDEXES, heads, strict=True) if head}
+        places = [
+            place
+            for listed in keys.every_index()
+            for place in ((CHECKS, listed.active), (COMPACTIONS, listed.compact))
+        ]
+        heads = await self.store.commands(*(("ZRANGE", index, 0, 0, "WITHSCORES") for _, index in places))
+        since = {place: int(float(head[1])) for place, head in zip(places, heads, strict=True) if head}
         due = [place for place, at in since.items() if at <= now]
         counts = await self.store.commands(*(("ZCOUNT", index, "-inf", now) for _, index in due))
         backlogs = {kind: Backlog() for kind in (CHECKS, COMPACTIONS)}
@@ -184,7 +184,7 @@ class Indexes:
     async def drop_old(self, before_ms: int) -> None:
         """Take runs off the recent ones that were created before then: their retention is over."""
         await self.store.commands(
-            *(("ZREMRANGEBYSCORE", bucket.recent, "-inf", before_ms) for bucket in keys.INDEXES)
+            *(("ZREMRANGEBYSCORE", bucket.recent, "-inf", before_ms) for bucket in keys.every_index())
         )
 
     # -- a user's runs

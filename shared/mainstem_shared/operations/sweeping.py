@@ -23,7 +23,7 @@ from mainstem_shared.model import runs
 from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import Reason, Status, WaitingFor
 from mainstem_shared.model.time import now_ms
-from mainstem_shared.operations import census, ending, recovery, resuming, steering
+from mainstem_shared.operations import census, ending, migration, recovery, resuming, steering
 from mainstem_shared.operations.aborting import Abort, Aborter
 from mainstem_shared.operations.control import PROMOTE, Operations
 from mainstem_shared.operations.due_work import HOLD_MS, SLICE, Drain
@@ -120,6 +120,7 @@ class Sweeper:
         asked = time.monotonic()
         await self._store.command("PING", patience_s=0)
         self.store_latency_s, self.store_up = time.monotonic() - asked, True
+        listed = await migration.learn(self._store)
         await self._settle_lost()
         self._due = await self._indexes.due()
         self.backlog = {kind: (due.count, due.since_s) for kind, due in self._due.items()}
@@ -130,6 +131,7 @@ class Sweeper:
         self._unborn.clear()
         if await self._elected():
             await self._forget_expired()
+            await migration.move(self._store, listed)
             self.census = await census.take(self._store, self._indexes)
         else:
             self.census = await census.latest(self._store)

@@ -61,6 +61,37 @@ INDEXES: Final = tuple(_indexes(tag) for tag in buckets.TAGS)
 """The indexes of every bucket, in their order."""
 
 
+FIRST_INDEXES: Final = IndexKeys(
+    active=f"{PREFIX}:active", recent=f"{PREFIX}:recent", compact=f"{PREFIX}:compact"
+)
+"""The indexes of version 1, which had one of each."""
+FIRST_VERSION: Final[set[str]] = set()
+"""The tags of threads that are still under the keys of version 1 (`operations.migration` fills it)."""
+
+
+def every_index() -> tuple[IndexKeys, ...]:
+    """Return the indexes of all buckets, and those of version 1 as long as they list a run."""
+    return (*INDEXES, FIRST_INDEXES) if FIRST_VERSION else INDEXES
+
+
+class Prefixes(NamedTuple):
+    """What the keys of a thread, and of the indexes that list its runs, begin with."""
+
+    thread: str
+    indexes: str
+
+
+def of_first_version(tag: str) -> Prefixes:
+    """Return the prefixes of a thread that version 1 kept."""
+    return Prefixes(f"{PREFIX}:{{{tag}}}", PREFIX)
+
+
+def of_bucket(tag: str) -> Prefixes:
+    """Return the prefixes of a thread in its bucket."""
+    slot = f"{PREFIX}:{{{buckets.TAGS[buckets.bucket_of(tag)]}}}"
+    return Prefixes(f"{slot}:{tag}", slot)
+
+
 def indexes(bucket: int) -> IndexKeys:
     """Return the indexes of a bucket."""
     return INDEXES[bucket]
@@ -68,7 +99,7 @@ def indexes(bucket: int) -> IndexKeys:
 
 def _thread(tag: str) -> str:
     """Return what all keys of a thread begin with."""
-    return f"{PREFIX}:{{{buckets.TAGS[buckets.bucket_of(tag)]}}}:{tag}"
+    return (of_first_version if tag in FIRST_VERSION else of_bucket)(tag).thread
 
 
 def run(run_id: str) -> RunKeys:
@@ -80,7 +111,7 @@ def run(run_id: str) -> RunKeys:
     tag, unique = ids.split(run_id)
     thread = _thread(tag)
     own = f"{thread}:{unique}"
-    listed = INDEXES[buckets.bucket_of(tag)]
+    listed = FIRST_INDEXES if tag in FIRST_VERSION else INDEXES[buckets.bucket_of(tag)]
     return RunKeys(
         record=f"{own}:record",
         log=f"{own}:log",

@@ -85,6 +85,7 @@ from mainstem_shared.transitions.log import (
     snapshot,
     snapshot_command,
 )
+from mainstem_shared.transitions.moves import MOVE, move
 from mainstem_shared.transitions.quota import TAKE_SLOT, take_slot
 from mainstem_shared.transitions.records import read_fields, read_many
 from mainstem_shared.transitions.results import (
@@ -112,6 +113,7 @@ __all__ = [
     "INBOX",
     "INPUTS_LIMIT",
     "INPUTS_WAITING_LIMIT",
+    "MOVE",
     "PAGE",
     "PAGE_BYTES",
     "PAGE_ENTRIES",
@@ -170,6 +172,7 @@ __all__ = [
     "last_checkpoint",
     "load_checkpoint",
     "mark",
+    "move",
     "page",
     "pause",
     "peek",

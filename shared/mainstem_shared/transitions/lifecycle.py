@@ -16,6 +16,7 @@ from mainstem_shared.model.time import now_ms
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Script, Store
 from mainstem_shared.transitions import looks
+from mainstem_shared.transitions.first_version import recognise
 from mainstem_shared.transitions.results import (
     Already,
     Control,
@@ -205,6 +206,16 @@ async def claim(
             return Newer(version=int(reply[1]))
         case b"stopping":
             return Stopping(reason=Reason(reply[1].decode()), epoch=int(reply[2]))
+        case _ if await recognise(store, run_id):
+            return await claim(
+                store,
+                run_id,
+                nonce=nonce,
+                owner=owner,
+                task_id=task_id,
+                live_ttl_ms=live_ttl_ms,
+                patience_s=patience_s,
+            )
         case _:
             return Gone()
 

@@ -19,6 +19,7 @@ from mainstem_shared.model.snapshot_pacing import Patch
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.store import keys, raw_connections
 from mainstem_shared.store.client import Script, Store
+from mainstem_shared.transitions.first_version import recognise
 from mainstem_shared.transitions.results import Control, Gone, Refused, refused
 
 SNAPSHOT: Final = Script("snapshot")
@@ -82,7 +83,7 @@ async def read(store: Store, run_id: str, *, patience_s: float | None = None) ->
     k = keys.run(run_id)
     reply = await store.verb(READ, [k.record, k.log, k.snapshot], patience_s=patience_s)
     if not reply:
-        return Gone()
+        return await read(store, run_id, patience_s=patience_s) if await recognise(store, run_id) else Gone()
     flat = reply[0]
     stored = {name.decode(): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
     return State(
@@ -121,7 +122,8 @@ async def page(store: Store, run_id: str, *, after: Cursor, count: int = PAGE_EN
     k = keys.run(run_id)
     reply = await store.verb(PAGE, [k.record, k.log], [str(after), count, PAGE_BYTES])
     if not reply:
-        return Gone()
+        again = await recognise(store, run_id)
+        return await page(store, run_id, after=after, count=count) if again else Gone()
     return Page(
         status=Status(reply[0].decode()),
         epoch=int(reply[1]),

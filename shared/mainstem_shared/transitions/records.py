@@ -13,6 +13,7 @@ from mainstem_shared.model.fields import Field
 from mainstem_shared.model.record import Record
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
+from mainstem_shared.transitions.first_version import recognise
 from mainstem_shared.transitions.results import Gone
 
 
@@ -25,7 +26,10 @@ async def read_fields(store: Store, run_id: str, *fields: Field[Any]) -> Record 
     """
     names = _names(fields)
     large = any(field.large for field in fields)
-    return _record(names, await store.command("HMGET", keys.run(run_id).record, *names, large=large))
+    record = _record(names, await store.command("HMGET", keys.run(run_id).record, *names, large=large))
+    if isinstance(record, Gone) and await recognise(store, run_id):
+        return await read_fields(store, run_id, *fields)
+    return record
 
 
 async def read_many(store: Store, run_ids: Sequence[str], *fields: Field[Any]) -> list[Record | Gone]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from mainstem_shared.coordination import leases
 from mainstem_shared.model import events, ids, runs
-from mainstem_shared.model.buckets import TAGS, bucket_of
+from mainstem_shared.model.buckets import bucket_of
 from mainstem_shared.model.events import Entry
 from mainstem_shared.model.runs import RECORD_VERSION
 from mainstem_shared.model.time import now_ms
@@ -37,7 +37,7 @@ class Recording:
 
     @property
     def log(self) -> list[Entry]:
-        entries = self.keys[keys.run(self.run_id).log]
+        (entries,) = (value for key, value in self.keys.items() if key.endswith(f"{self.unique}:log"))
         return [events.entry(raw.encode(), {name.encode(): data.encode()}) for raw, name, data in entries]
 
     def save(self, directory: Path) -> None:
@@ -47,8 +47,12 @@ class Recording:
         text = re.sub(rf"\b{HOST}-(?=\d+-[0-9a-f]{{8}}\b)", "host-", text)
         (directory / f"{self.name}.json").write_text(text + "\n", encoding="utf-8")
 
+    @property
+    def unique(self) -> str:
+        return ids.split(self.run_id)[1]
+
     async def restore(self, client: Any) -> None:
-        """Put the run back where it was, and into the index of unfinished runs."""
+        """Put the run back where it was, and into the indexes that its version had."""
         passed_ms = now_ms() - self.recorded_ms
         for key, value in self.keys.items():
             await _put(client, key, value)
@@ -59,9 +63,12 @@ class Recording:
             for name in MOMENTS:
                 if (moment := record.get(name)) is not None:
                     await client.hset(key, name, int(moment) + passed_ms)
+            run_id = runs.Spec.model_validate_json(record["spec"]).run_id
+            is_first = key.startswith(keys.of_first_version(ids.split(run_id)[0]).thread)
+            indexes = keys.FIRST_INDEXES if is_first else keys.indexes(bucket_of(run_id))
+            await client.zadd(indexes.recent, {run_id: now_ms()})
             if "finished" not in record:
-                run_id = runs.Spec.model_validate_json(record["spec"]).run_id
-                await client.zadd(keys.run(run_id).active, {run_id: now_ms() - 1})
+                await client.zadd(indexes.active, {run_id: now_ms() - 1})
 
 
 def versions() -> list[Path]:
@@ -72,14 +79,7 @@ def versions() -> list[Path]:
 def load(path: Path) -> Recording:
     """Read a recording."""
     told = json.loads(path.read_text(encoding="utf-8"))
-    told["keys"] = {_of_its_bucket(key): value for key, value in told["keys"].items()}
     return Recording(name=path.stem, **told)
-
-
-def _of_its_bucket(key: str) -> str:
-    """A key as it is now: the first recordings have the thread's tag in braces."""
-    tag, _, rest = key.removeprefix("ms:{").partition("}:")
-    return f"ms:{{{TAGS[bucket_of(tag)]}}}:{tag}:{rest}" if len(tag) == 16 else key
 
 
 def of_this_version() -> Path:

@@ -175,7 +175,7 @@ async def _merged_after(store: Store, position: Position | None) -> list[Positio
         replies = await store.commands(
             *(
                 ("ZREVRANGEBYSCORE", bucket.recent, ceiling, "-inf", "WITHSCORES", "LIMIT", 0, each)
-                for bucket in keys.INDEXES
+                for bucket in keys.every_index()
             )
         )
         listed = [_positions(flat) for flat in replies]

@@ -88,7 +88,7 @@ async def recent(store: Store, query: Query, *, limit: int, cursor: str | None =
 
 async def active(store: Store, query: Query, *, limit: int = SHOWN) -> Overview:
     """Return all unfinished runs that the query asks for; the newest ones, where they are too many."""
-    looks = (("ZRANGE", bucket.active, 0, SCAN_LIMIT - 1) for bucket in keys.INDEXES)
+    looks = (("ZRANGE", bucket.active, 0, SCAN_LIMIT - 1) for bucket in keys.every_index())
     members: list[bytes] = [m for found in await store.commands(*looks) for m in found][:SCAN_LIMIT]
     found: list[tuple[int, str, Status]] = []
     for first in range(0, len(members), _BATCH):

@@ -23,12 +23,12 @@ local record, log, thread, runs, queue, idem, unfinished, recent = unpack(KEYS)
 local now, nonce, run_id, spec, input, body, live_ttl, thread_ttl, if_active, digest, idem_ttl, limit,
   version, private, look_at, stop_look_at = unpack(ARGV)
 
-local function want_replaced(other)
-  local theirs = record_of(thread, other)
-  if redis.call('HSETNX', theirs, 'stop_reason', 'replaced') == 1 then
-    redis.call('HSET', theirs, 'stop_ms', now)
+local function want_replaced(another)
+  local other = record_of(thread, another)
+  if redis.call('HSETNX', other, 'stop_reason', 'replaced') == 1 then
+    redis.call('HSET', other, 'stop_ms', now)
   end
-  look_by(unfinished, other, stop_look_at)
+  look_by(unfinished, another, stop_look_at)
 end
 
 local function is_foreign(other)

@@ -1,0 +1,24 @@
+"""Recognises a run that version 1 kept, when it is not where this version keeps its own.
+
+Processes learn which threads are left when they begin and in each sweep (`operations.migration`); this is for
+what happens in between: a process of version 1 started a run, or a sweeper moved a thread.
+"""
+
+from __future__ import annotations
+
+from mainstem_shared.model import ids
+from mainstem_shared.store import keys
+from mainstem_shared.store.client import Store
+
+
+async def recognise(store: Store, run_id: str) -> bool:
+    """Look where a run is that was not found; True if it is elsewhere than was thought: look again."""
+    tag, _ = ids.split(run_id)
+    is_old = await store.command("ZSCORE", keys.FIRST_INDEXES.recent, run_id) is not None
+    if is_old == (tag in keys.FIRST_VERSION):
+        return False
+    if is_old:
+        keys.FIRST_VERSION.add(tag)
+    else:
+        keys.FIRST_VERSION.discard(tag)
+    return True
