@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from celery.exceptions import Ignore
 
-from mainstem_shared import errors
+from mainstem_shared import errors, tracing
 from mainstem_shared.coordination import outbox
 from mainstem_shared.eventlog.reading import run_states
 from mainstem_shared.model import actions, ids
@@ -123,18 +123,30 @@ class Submit(AsyncTask):
         here = await runtime.ready()
         fields = {"engine": engine, "input": input, "if_active": if_active, "metadata": metadata or {}}
         try:
-            outcome = await starting.start_run(
-                here.operations,
-                starting.parse_request(fields),
-                principal=Principal(user_id=user_id, tenant=tenant),
-                thread_id=thread_id,
-                idempotency_key=idempotency_key,
-                run_id=ids.run_id(tenant, thread_id, uuid.UUID(str(self.request.id))),
-                trigger=outbox.CELERY,
-            )
+            with tracing.given(self.request.get("traceparent")):
+                outcome = await self._start(here, fields, tenant, user_id, thread_id, idempotency_key)
         except errors.Unavailable as error:
             raise self.retry(exc=error, countdown=1, max_retries=None) from error
         return outcome.run_id
+
+    async def _start(  # noqa: PLR0917 - of this class alone
+        self,
+        here: runtime.Runtime,
+        fields: dict[str, Any],
+        tenant: str,
+        user_id: str,
+        thread_id: str,
+        idempotency_key: str | None,
+    ) -> starting.Outcome:
+        return await starting.start_run(
+            here.operations,
+            starting.parse_request(fields),
+            principal=Principal(user_id=user_id, tenant=tenant),
+            thread_id=thread_id,
+            idempotency_key=idempotency_key,
+            run_id=ids.run_id(tenant, thread_id, uuid.UUID(str(self.request.id))),
+            trigger=outbox.CELERY,
+        )
 
 
 class Resume(AsyncTask):

@@ -11,7 +11,7 @@ import sys
 import warnings
 from typing import Any, Final
 
-from mainstem_shared import garbage_collection, logs
+from mainstem_shared import garbage_collection, logs, tracing
 
 POOL: Final = "mainstem_workers.pool:TaskPool"
 
@@ -28,6 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
     from mainstem_workers.app import make_app
 
     settings = Settings()
+    tracing.set_up("mainstem-worker")
     given = sys.argv[1:] if arguments is None else arguments
     given = given[1:] if given[:1] == ["worker"] else given
     pool = ("--pool", "custom", "--concurrency", str(settings.concurrency))

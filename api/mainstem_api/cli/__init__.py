@@ -6,12 +6,15 @@ Only the module of the called command is imported: a worker lives for months and
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Iterable
 from typing import Final
 
 import typer
+from pydantic import ValidationError
 
+from mainstem_shared import environment
 from mainstem_shared.errors import MainstemError
 
 COMMANDS: Final = {
@@ -30,6 +33,7 @@ COMMANDS: Final = {
     "input": "mainstem_api.cli.resume",
     "kill": "mainstem_api.cli.operations",
     "requeue": "mainstem_api.cli.operations",
+    "token": "mainstem_api.cli.token",
     "doctor": "mainstem_api.cli.doctor",
     "verify": "mainstem_api.cli.verify",
     "addresses": "mainstem_api.cli.addresses",
@@ -57,6 +61,8 @@ def build_app(names: Iterable[str] = tuple(COMMANDS)) -> typer.Typer:
 
 def main() -> None:
     """Run the command line; an error of ours is a sentence, not a traceback."""
+    for line in environment.unknown(os.environ):
+        print(f"mainstem: {line}", file=sys.stderr)
     called = sys.argv[1] if len(sys.argv) > 1 else ""
     app = build_app([called] if called in COMMANDS else COMMANDS)
     try:
@@ -64,6 +70,12 @@ def main() -> None:
     except MainstemError as error:
         print(f"mainstem: {error}", file=sys.stderr)
         sys.exit(1)
+    except ValidationError as error:
+        if error.title != "Settings":
+            raise
+        for line in environment.mistakes(error):
+            print(f"mainstem: {line}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _nothing() -> None:

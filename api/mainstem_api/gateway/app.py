@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Any, Final
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -24,11 +25,14 @@ from mainstem_api.gateway.middleware.origins import Origins
 from mainstem_api.gateway.middleware.rate_limits import Limits
 from mainstem_api.gateway.middleware.request_limits import RequestLimits
 from mainstem_api.gateway.middleware.request_metrics import RequestCount
+from mainstem_api.gateway.middleware.request_traces import RequestTraces, untraced
 from mainstem_api.gateway.routes import approvals, details, endings, health, overview, runs, threads
 from mainstem_api.gateway.state import Holder
 from mainstem_shared.settings import Settings
 
 _ROUTERS = tuple(one.router for one in (runs, threads, endings, approvals, overview, details, health))
+_TELEMETRY: Final[Any] = {"exclude": untraced, "logs": False, "operation_spans": False}
+"""Of FastAPI releases that trace by themselves: no exceptions' texts, no addresses with tokens."""
 _LOCKED_RESPONSES = runs.problem_documents(401, 403, 408, 413, 429, 431, 503)
 """What the layers around all locked routes may answer."""
 
@@ -65,6 +69,7 @@ def create_app(settings: Settings | None = None, *, authenticator: Authenticator
         lifespan=lifespan,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
+        telemetry=_TELEMETRY,
         redirect_slashes=False,  # a redirect would answer for paths that do not exist
     )
     app.state.holder = holder
@@ -84,5 +89,6 @@ def create_app(settings: Settings | None = None, *, authenticator: Authenticator
         app.add_middleware(CORSMiddleware, **origins.cors())
     app.add_middleware(Hosts, local_only=app.state.local_only, own_host=settings.host)
     app.add_middleware(ErrorsAndHeaders)
+    app.add_middleware(RequestTraces)
     app.add_middleware(RequestCount, metrics=lambda: holder.gateway.metrics)
     return app

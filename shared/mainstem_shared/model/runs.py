@@ -189,6 +189,7 @@ class Spec(BaseModel):
     trigger: str = "user"
     parent: str | None = Field(default=None, exclude_if=_is_none)
     message_id: str | None = Field(default=None, exclude_if=_is_none)
+    traceparent: str | None = Field(default=None, exclude_if=_is_none)
 
 
 class Run(BaseModel):

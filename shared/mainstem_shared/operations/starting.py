@@ -13,7 +13,7 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from mainstem_shared import errors, guards, transitions
+from mainstem_shared import errors, guards, tracing, transitions
 from mainstem_shared.coordination import outbox
 from mainstem_shared.guards import Kind, Said
 from mainstem_shared.model import digests, ids, jsontext, runs, validation
@@ -61,6 +61,7 @@ def parse_request(fields: dict[str, Any]) -> StartRequest:
         raise validation.invalid_request(error) from error
 
 
+@tracing.traced("mainstem.start", kind="PRODUCER")
 async def start_run(
     operations: Operations,
     request: StartRequest,
@@ -153,6 +154,7 @@ def _spec(
         trigger=trigger,
         parent=request.parent,
         message_id=request.message_id,
+        traceparent=tracing.traceparent(),
     )
 
 

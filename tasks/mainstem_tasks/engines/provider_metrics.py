@@ -7,14 +7,25 @@ import contextlib
 import time
 from collections.abc import Generator
 
-from mainstem_shared import errors
+from mainstem_shared import errors, tracing
 from mainstem_shared.metrics import catalogue as metrics
 from mainstem_shared.metrics import labels
 
 
 @contextlib.contextmanager
-def call(model: str) -> Generator[None]:
-    """Count one call of a provider, by how it ends."""
+def call(model: str, *, provider: str) -> Generator[tracing.Span]:
+    """Count one call of a provider, by how it ends; and tell of it in a span."""
+    about: tracing.Attributes = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": provider,
+        "gen_ai.request.model": model,
+    }
+    with tracing.span(f"chat {model}", kind="CLIENT", attributes=about) as span, _counted(model):
+        yield span
+
+
+@contextlib.contextmanager
+def _counted(model: str) -> Generator[None]:
     began = time.monotonic()
     try:
         yield

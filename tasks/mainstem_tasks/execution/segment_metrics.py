@@ -2,29 +2,63 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Generator
 from typing import Final
 
-from mainstem_shared import transitions
+from mainstem_shared import logs, tracing, transitions
 from mainstem_shared.eventlog.writing.channels import Channel
 from mainstem_shared.metrics import catalogue as metrics
 from mainstem_shared.metrics import labels
+from mainstem_shared.model.runs import Reason, Status
 from mainstem_shared.model.time import now_ms
+from mainstem_tasks.celery_support.publisher import GENERATE
 
+_FAILURES: Final = frozenset(reason.value for reason in Reason if reason.status is Status.FAILED)
 _HOWS: Final = frozenset({"paused", "handed_over", "lost", "unfinished"})
 """How a segment ends that does not end its run."""
 
 
-def names_of(claimed: transitions.Claimed) -> dict[str, object]:
-    """Return what log lines and spans of a segment say about it."""
+class SegmentSpans:
+    """The spans of one segment: its Celery task's, and its engine's inside."""
+
+    def __init__(self, *spans: tracing.Span) -> None:
+        self._spans = spans
+
+    def ended(self, outcome: str) -> str:
+        """Note how the segment ended; returns it."""
+        for span in self._spans:
+            span.note(mainstem__outcome=outcome)
+            if outcome in _FAILURES:
+                span.failed(outcome)
+        return outcome
+
+
+@contextlib.contextmanager
+def observed(claimed: transitions.Claimed, *, task_id: str) -> Generator[SegmentSpans]:
+    """Have log lines name the run, and spans tell of it, in the trace that the run was started in."""
     spec = claimed.spec
-    return {
-        "run_id": spec.run_id,
-        "thread_id": spec.thread_id,
-        "user_id": spec.user_id,
-        "engine": spec.engine,
-        "segment": claimed.segment,
+    about: tracing.Attributes = {
+        "mainstem.run.id": spec.run_id,
+        "mainstem.segment": claimed.segment,
+        "gen_ai.conversation.id": spec.thread_id,
     }
+    task: tracing.Attributes = {
+        "messaging.system": "celery",
+        "messaging.operation.type": "process",
+        "messaging.message.id": task_id,
+    }
+    agent: tracing.Attributes = {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": spec.engine}
+    names = {"thread_id": spec.thread_id, "user_id": spec.user_id, "engine": spec.engine}
+    with (
+        logs.bound(run_id=spec.run_id, **names, segment=claimed.segment),
+        tracing.span(
+            f"process {GENERATE}", kind="CONSUMER", parent=spec.traceparent, attributes=about | task
+        ) as outer,
+        tracing.span(f"invoke_agent {spec.engine}", attributes=about | agent) as inner,
+    ):
+        yield SegmentSpans(outer, inner)
 
 
 class SegmentMetrics:

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from mainstem_shared import errors, logs, transitions
+from mainstem_shared import errors, transitions
 from mainstem_shared.coordination import clocks
 from mainstem_shared.eventlog.writing.channels import Channel, Phase
 from mainstem_shared.model import actions, contents, ids, jsontext
@@ -29,7 +29,7 @@ from mainstem_tasks.celery_support.cancellation import CancelCause, cancel_cause
 from mainstem_tasks.execution import histories, verdicts
 from mainstem_tasks.execution.inputs import Inputs
 from mainstem_tasks.execution.runtime import Runtime, Stop
-from mainstem_tasks.execution.segment_metrics import SegmentMetrics, names_of
+from mainstem_tasks.execution.segment_metrics import SegmentMetrics, observed
 from mainstem_tasks.execution.uncancelled import uncancelled
 from mainstem_tasks.execution.verdicts import Exited, Verdict
 from mainstem_tasks.sdk import context, registry
@@ -92,8 +92,8 @@ async def execute(runtime: Runtime, run_id: str, *, task_id: str) -> str:
             segment = Segment(runtime, run_id, owner, claimed, addressed=addressed)
             if overtaken_by is not None:
                 segment.stop_for(overtaken_by)
-            with logs.bound(**names_of(claimed)):
-                return await segment.execute()
+            with observed(claimed, task_id=task_id) as span:
+                return span.ended(await segment.execute())
         case None:
             return await end_as_it_stands(runtime, transitions.Control(run_id=run_id, epoch=0, owner=owner))
         case transitions.Stopping(reason=reason):
@@ -183,8 +183,6 @@ class Segment:
     def silence_s(self) -> float:
         """For how long the engine has emitted nothing."""
         return 0.0 if self._channel is None else time.monotonic() - self._channel.last_emit
-
-    # -- life
 
     async def execute(self) -> str:
         """Run the engine under its limits and end the run."""

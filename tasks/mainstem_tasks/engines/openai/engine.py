@@ -189,10 +189,14 @@ async def _complete(
             run, taken=progress.call_ids, tools=body.get("tools") or (), clean=endpoint.presentable
         )
         try:
-            with provider_metrics.call(model := str(body["model"])):
+            with provider_metrics.call(model := str(body["model"]), provider="openai") as span:
                 async with contextlib.aclosing(endpoint.stream(body, silence_s=silence_s)) as arriving:
                     await answer.take_all(arriving)
                 await answer.finish()
+                span.note(
+                    gen_ai__usage__input_tokens=answer.counted.get("input"),
+                    gen_ai__usage__output_tokens=answer.counted.get("output"),
+                )
             provider_metrics.tokens(model, **answer.counted)
         except errors.ProviderError as error:
             if _refuses_extras(error, progress):

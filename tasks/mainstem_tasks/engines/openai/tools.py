@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
-from mainstem_shared import errors
+from mainstem_shared import errors, tracing
 from mainstem_shared.model import jsontext
 from mainstem_shared.model.actions import CHECKPOINT_LIMIT, Decision
 from mainstem_shared.model.actions import Call as AskedCall
@@ -227,7 +227,13 @@ class Toolbox:
             is_stopping=lambda: run.stopping,
         )
         try:
-            returned = await tool.invoke(call.arguments or {}, context)
+            about: tracing.Attributes = {
+                "gen_ai.operation.name": "execute_tool",
+                "gen_ai.tool.name": tool.name,
+                "gen_ai.tool.call.id": call.call_id,
+            }
+            with tracing.span(f"execute_tool {tool.name}", attributes=about):
+                returned = await tool.invoke(call.arguments or {}, context)
         except TimeoutError:
             return await self._refused(call, f"The tool took longer than {tool.timeout_s:g} s.")
         except Exception as error:  # the tool's own failure is for the model to deal with
