@@ -112,6 +112,11 @@ class Usage(BaseModel):
     reasoning_tokens: int = 0
 
 
+def _is_none(value: object) -> bool:
+    """Tell whether an optional member is left out, so that records and digests stay what they were."""
+    return value is None
+
+
 class ErrorInfo(BaseModel):
     """Why a run failed, in words."""
 
@@ -119,6 +124,8 @@ class ErrorInfo(BaseModel):
 
     code: str
     message: str
+    status: int | None = Field(default=None, exclude_if=_is_none)
+    """The HTTP status that the engine's provider answered with, if that is why."""
 
 
 IfActive = Literal["reject", "replace", "enqueue"]
@@ -132,11 +139,6 @@ INPUT_LIMIT: Final = 1024 * 1024
 """Largest run input, in bytes of JSON: a conversation's history fits, a file belongs elsewhere."""
 METADATA_LIMIT: Final = 16 * 1024
 """Largest metadata of a run, in bytes of JSON."""
-
-
-def _is_none(value: object) -> bool:
-    """Tell whether an optional member is left out, so that records and digests stay what they were."""
-    return value is None
 
 
 def check_version(version: int) -> None:

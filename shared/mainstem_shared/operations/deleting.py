@@ -73,6 +73,17 @@ class Deleter:
             await self._forget(expired, (tenant, user_id))
         return len(mine)
 
+    async def delete_run(self, run_id: str, *, tenant: str, user_id: str | None) -> None:
+        """Delete one run; those that wait behind it go on.
+
+        Raises:
+            NotFound: it does not exist, or it is not theirs.
+        """
+        found = [f for f in await self._find([run_id]) if _may_delete(f.spec, tenant, user_id)]
+        if not found:
+            raise errors.NotFound
+        await self._delete(found, owner=(tenant, user_id))
+
     async def delete_user(self, *, tenant: str, user_id: str) -> int:
         """Delete all runs of a user, on all threads; returns how many."""
         indexes, count = self.aborter.operations.indexes, 0

@@ -7,6 +7,7 @@ a secret. Nothing here trusts it.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import re
 from dataclasses import dataclass
@@ -75,7 +76,8 @@ def of_engine(engine: asyncio.Task[None], settings: Settings, *, log: logging.Lo
             shown = _shown(message, settings)
             if reason is Reason.PROVIDER_ERROR:
                 log.error("the provider failed", extra={"action": "provider_failed", "cause": shown})
-            return failed(reason, shown)
+            verdict = failed(reason, shown)
+            return dataclasses.replace(verdict, error=_with_status(verdict.error, failure))
     _note(log, failure)
     if issubclass(type(failure), errors.MainstemError):
         return Verdict(
@@ -83,6 +85,13 @@ def of_engine(engine: asyncio.Task[None], settings: Settings, *, log: logging.Lo
             error=ErrorInfo(code=_code_of(failure), message=_shown(message, settings)),
         )
     return failed(Reason.ENGINE_ERROR, _shown(f"{_name_of(failure)}: {message}", settings))
+
+
+def _with_status(error: ErrorInfo | None, failure: BaseException) -> ErrorInfo | None:
+    """Return an error with the status of the provider that refused; a failed connection has none."""
+    status: Any = failure.fields.get("status") if isinstance(failure, errors.ProviderError) else None
+    is_http = type(status) is int and 400 <= status <= 599
+    return error.model_copy(update={"status": status}) if error is not None and is_http else error
 
 
 def _words_of(failure: BaseException) -> str:

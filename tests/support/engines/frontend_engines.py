@@ -50,3 +50,10 @@ async def steered(run: RunContext[dict[str, Any]]) -> None:
         await run.request_approval([{"call_id": "c1", "name": "go", "arguments": {}}])
     await run.tool_result("c1", "gone")
     await run.text("Done.")
+
+
+@engine("echo_history")
+async def echo_history(run: RunContext[dict[str, Any]]) -> None:
+    """Say which conversation it got."""
+    said = [f"{message['role']}:{message['content']}" for message in run.input["messages"]]
+    await run.text("|".join(said))

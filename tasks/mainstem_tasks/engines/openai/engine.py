@@ -140,16 +140,20 @@ async def openai_chat(run: RunContext[ChatInput]) -> None:
             await toolbox.settle(progress)
             while not run.inbox.empty():  # what users said meanwhile, before the model goes on
                 progress.heard(run.inbox.get_nowait())
+            if progress.leaves_calls:
+                return  # what is left of the batch is the caller's to answer
             await run.checkpoint(progress.encoded())
         answer = await _complete(run, toolbox, progress, conversation)
         calls = answer.called
-        if not calls or answer.ending is Ending.FILTERED or not _runs_here(wanted, toolbox, calls):
+        ours = _running_here(wanted, toolbox, calls)
+        if not ours or answer.ending is Ending.FILTERED:
             return
         if progress.iteration >= wanted.max_iterations:
             raise TooManyIterationsError(
                 f"the model called tools more than {progress.iteration} times in a row"
             )
-        progress.said(answer.content, calls, answer.extras)
+        progress.said(answer.content, ours, answer.extras)
+        progress.leaves_calls = len(ours) < len(calls)
 
 
 def _body(
@@ -167,11 +171,12 @@ def _body(
     return jsontext.well_formed(body)  # a history may be of a time, or an engine, that kept halves of pairs
 
 
-def _runs_here(wanted: ChatInput, toolbox: Toolbox, calls: Sequence[Called]) -> bool:
-    """Tell whether the loop goes on: not if it has no tools, or a call is the caller's to run."""
-    return bool(wanted.use_tools) and not any(
-        call.name in tool_names(wanted.tools) and not toolbox.has(call.name) for call in calls
-    )
+def _running_here(wanted: ChatInput, toolbox: Toolbox, calls: Sequence[Called]) -> list[Called]:
+    """Return the calls of a batch that are not the caller's to run; none if the engine has no tools."""
+    if not wanted.use_tools:
+        return []
+    theirs = tool_names(wanted.tools)
+    return [call for call in calls if call.name not in theirs or toolbox.has(call.name)]
 
 
 async def _complete(

@@ -55,6 +55,8 @@ class Progress(BaseModel):
     iteration: int = 0
     messages: list[dict[str, Any]] = []
     pending: list[Called] = []
+    leaves_calls: bool = False
+    """Whether the batch has calls of the caller's too: the run ends once ours have their results."""
     bare: bool = False
     """Whether the provider refused to get back what only it understands."""
 
