@@ -71,6 +71,11 @@ fuzz-providers: $(VENV)/.test ## 200,000 streams of providers, whole, split and 
 rabbitmq: $(VENV)/.test ## runs with RabbitMQ as the broker; needs Debian's rabbitmq-server
 	@exec env MAINSTEM_RABBITMQ=1 $(BIN)/pytest tests/acceptance/celery/test_rabbitmq.py $(ARGS)
 
+frameworks: $(VENV)/.test ## frameworks of PyPI (openai-agents, langchain-openai, pydantic-ai, langgraph-sdk, a2a-sdk) as clients, in .venv-frameworks
+	@test -x .venv-frameworks/bin/python || $(PYTHON) -m venv .venv-frameworks
+	@.venv-frameworks/bin/pip install --quiet --requirement requirements/frameworks.txt
+	@exec env MAINSTEM_FRAMEWORKS=$(CURDIR)/.venv-frameworks/bin/python $(BIN)/pytest tests/acceptance/clients/test_frameworks.py $(ARGS)
+
 celery-tests: $(VENV)/.test ## Celery's own tests, from its source distribution, on our pool
 	@exec env PYTHONPATH=tests $(BIN)/python tests/upstream/run.py $(ARGS)
 

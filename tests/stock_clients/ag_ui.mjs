@@ -1,11 +1,13 @@
 // AG-UI agents, told over stdin what their user does: one JSON request a line, one JSON answer a line. The
 // package is used as it is; nothing here knows how the server works.
 import { createInterface } from 'node:readline';
-import { HttpAgent } from '@ag-ui/client';
+import * as current from '@ag-ui/client';
+import * as older from 'ag-ui-client-0';
 
 const agents = new Map();
 
-function open({ as, url, threadId, messages }) {
+function open({ as, url, threadId, messages, version = 1 }) {
+  const { HttpAgent } = version === 1 ? current : older;
   const agent = new HttpAgent({ url: `${url}/v1/ag-ui`, threadId, initialMessages: messages });
   agents.set(as, { agent, events: [], failure: null, ends: 0 });
 }

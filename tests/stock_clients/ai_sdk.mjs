@@ -2,19 +2,44 @@
 // answer a line. The packages are used as they are; nothing here knows how the server works.
 import { createInterface } from 'node:readline';
 import { Chat } from '@ai-sdk/react';
-import {
-  DefaultChatTransport,
-  lastAssistantMessageIsCompleteWithApprovalResponses,
-  lastAssistantMessageIsCompleteWithToolCalls,
-  readUIMessageStream,
-} from 'ai';
+import * as ai7 from 'ai';
+import * as ai6 from 'ai6';
+import * as ai5 from 'ai5';
+
+const packages = { 5: ai5, 6: ai6, 7: ai7 };
+const { readUIMessageStream } = ai7;
+
+// What a framework's binding gives older versions: a place for the chat's state.
+class State {
+  constructor(messages = []) {
+    this.messages = messages;
+    this.status = 'ready';
+    this.error = undefined;
+  }
+  pushMessage = message => void (this.messages = [...this.messages, message]);
+  popMessage = () => void (this.messages = this.messages.slice(0, -1));
+  replaceMessage = (index, message) =>
+    void (this.messages = [...this.messages.slice(0, index), message, ...this.messages.slice(index + 1)]);
+  snapshot = value => structuredClone(value);
+}
+
+function chatOf(version, { messages, ...init }) {
+  if (version === 7) return new Chat({ messages, ...init });
+  class OlderChat extends packages[version].AbstractChat {}
+  return new OlderChat({ ...init, state: new State(messages) });
+}
 
 const chats = new Map();
 
-function open({ as, id, url, body, messages }) {
+function open({ as, id, url, body, messages, version = 7, address = '/v1/ai-sdk/chat' }) {
+  const {
+    DefaultChatTransport,
+    lastAssistantMessageIsCompleteWithApprovalResponses = () => false,
+    lastAssistantMessageIsCompleteWithToolCalls,
+  } = packages[version];
   const tab = { finishes: [], calls: [], statuses: [] };
-  const transport = new DefaultChatTransport({ api: `${url}/v1/ai-sdk/chat`, body });
-  tab.chat = new Chat({
+  const transport = new DefaultChatTransport({ api: `${url}${address}`, body });
+  tab.chat = chatOf(version, {
     id,
     transport,
     messages,
@@ -25,7 +50,7 @@ function open({ as, id, url, body, messages }) {
     onFinish: ({ message, messages, ...rest }) => void tab.finishes.push(rest),
     onError: () => {},
   });
-  tab.chat['~registerStatusCallback'](() => tab.statuses.push(tab.chat.status));
+  tab.chat['~registerStatusCallback']?.(() => tab.statuses.push(tab.chat.status));
   tab.transport = transport;
   chats.set(as, tab);
 }
@@ -36,7 +61,7 @@ const pending = message =>
 const actions = {
   open,
   // What takes as long as the run is not waited for: `state` tells how it goes.
-  send: ({ as, text }) => void chats.get(as).chat.sendMessage({ text }),
+  send: ({ as, text, messageId }) => void chats.get(as).chat.sendMessage({ text, messageId }),
   regenerate: ({ as }) => void chats.get(as).chat.regenerate(),
   resume: ({ as }) => void chats.get(as).chat.resumeStream(),
   stop: ({ as }) => chats.get(as).chat.stop(),
@@ -57,7 +82,7 @@ const actions = {
   },
   // Without a chat: the stream that is there for the taking, read to its end.
   read: async ({ id, url }) => {
-    const transport = new DefaultChatTransport({ api: `${url}/v1/ai-sdk/chat` });
+    const transport = new ai7.DefaultChatTransport({ api: `${url}/v1/ai-sdk/chat` });
     const stream = await transport.reconnectToStream({ chatId: id });
     if (stream === null) return null;
     let last;

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mainstem_api.gateway.adapters.ai_sdk.messages import UIMessage, chat_messages, verdicts
-from mainstem_api.gateway.adapters.ai_sdk.stream import UIMessageStream
+from mainstem_api.gateway.adapters.ai_sdk.stream import UIMessageStream, Version
 from mainstem_shared.eventlog.reading.frames import Frame
 from mainstem_shared.model import jsontext
 from mainstem_shared.model.contents import Content
@@ -26,6 +26,27 @@ def test_the_stream_of_a_recorded_log_is_the_golden_one(log: str):
     goldens.check(
         "ai-sdk", log, goldens.translate(UIMessageStream(run_id="run", message_id="run"), goldens.frames(log))
     )
+
+
+DIFFERING = ("aborted", "decided", "expired", "paused", "question", "restarted", "resync")
+"""Logs of which the versions of the client are told different things."""
+
+
+@pytest.mark.parametrize("version", [5, 6, 7])
+@pytest.mark.parametrize("log", DIFFERING)
+def test_each_version_is_told_what_it_can_take(log: str, version: Version):
+    """Golden streams for each; what an older client's schema refuses is in none of its own."""
+    words = UIMessageStream(run_id="run", message_id="run", version=version)
+    said = goldens.translate(words, goldens.frames(log))
+    goldens.check("ai-sdk", f"{log}.v{version}", said)
+    unknown = {
+        5: {"approval", "denied", "reset-step", "interrupted"},
+        6: {"reset-step", "interrupted"},
+        7: set[str](),
+    }
+    assert not [
+        word for word in unknown[version] if f'{word}"'.encode() in said or f"-{word}-".encode() in said
+    ]
 
 
 def message(role: str, *parts: dict[str, Any], **fields: Any) -> UIMessage:
@@ -196,10 +217,11 @@ def frame(seq: int, kind: str, payload: dict[str, Any]) -> Frame:
 
 
 def test_calls_that_nobody_is_asked_about_do_not_hold_back_a_decision():
-    """Clients send once every call of the step is decided or done: the others show as approved by rule."""
+    """Clients send once every call of the step is decided or done: the others show as such."""
     *before, paused = goldens.frames("paused")
     action = paused.payload()["action"]
     only = {**action, "calls": action["calls"][1:]}
     asked = Frame(Entry(paused.cursor, paused.type, jsontext.dumps({"prev": "2-3", "action": only, "at": 1})))
-    words = UIMessageStream(run_id="run", message_id="run")
-    goldens.check("ai-sdk", "paused.others", goldens.translate(words, [*before, asked]))
+    for case, version in (("paused.others", None), ("paused.others.v7", 7)):
+        words = UIMessageStream(run_id="run", message_id="run", version=version)
+        goldens.check("ai-sdk", case, goldens.translate(words, [*before, asked]))

@@ -301,6 +301,15 @@ class AsyncRuns:
         async with self._leased() as aborter:
             return await Deleter(aborter=aborter).delete_thread(thread_id, tenant=tenant, user_id=user_id)
 
+    async def delete(self, run_id: str, *, user_id: str | None = None, tenant: str = DEFAULT_TENANT) -> None:
+        """Abort one run if it is active, and remove it for good.
+
+        Raises:
+            NotFound: it does not exist, or it is not this user's.
+        """
+        async with self._leased() as aborter:
+            await Deleter(aborter=aborter).delete_run(run_id, tenant=tenant, user_id=user_id)
+
     async def delete_user(self, user_id: str, *, tenant: str = DEFAULT_TENANT) -> int:
         """Abort what is active of a user, and remove all their runs for good; returns how many."""
         async with self._leased() as aborter:

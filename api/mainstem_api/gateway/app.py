@@ -15,6 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from mainstem_api.gateway import problems, web
 from mainstem_api.gateway.adapters.routers import ALL as ADAPTERS
+from mainstem_api.gateway.adapters.routers import ERROR_FORMATS
 from mainstem_api.gateway.auth import authenticators
 from mainstem_api.gateway.auth.authenticators import Authenticator, NoAuthentication
 from mainstem_api.gateway.middleware.access import AccessControl, Locked, is_locked
@@ -74,6 +75,7 @@ def create_app(settings: Settings | None = None, *, authenticator: Authenticator
     )
     app.state.holder = holder
     app.state.access = access
+    app.state.error_formats = ERROR_FORMATS
     app.state.local_only = isinstance(authenticator, NoAuthentication)
     routers = (*_ROUTERS, web.router, *ADAPTERS)
     app.state.routes = [route for router in routers for route in router.routes]

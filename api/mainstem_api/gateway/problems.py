@@ -1,6 +1,8 @@
 """Maps errors to HTTP statuses and encodes them as problem documents (RFC 9457); the only place that does.
 
-Every refusal of the gateway, its framework's included, is one of these, with a stable `code`.
+Every refusal of the gateway, its framework's included, is one of these, with a stable `code`. Under the path
+of a protocol that has an error format of its own (`app.state.error_formats`) it is sent in that format,
+whichever layer refuses: access control, limits, routing and routes alike.
 """
 
 # what clients and providers send is checked by models or by hand, not by types.
@@ -8,7 +10,8 @@ Every refusal of the gateway, its framework's included, is one of these, with a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -18,6 +21,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
+from starlette.types import Receive, Scope, Send
 
 from mainstem_shared import errors
 from mainstem_shared.model import jsontext
@@ -67,19 +71,73 @@ class Problem(BaseModel):
     code: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """What a protocol's own error format is made of; `headers` are those like Retry-After."""
+
+    status: int
+    code: str
+    detail: str
+    headers: Mapping[str, str]
+    members: Mapping[str, Any]
+
+
+ErrorFormat = Callable[[Refusal], Response]
+"""Encodes a refusal for one protocol."""
+
+
+class ProblemResponse(Response):
+    """A refusal: a problem document, or what the protocol of the request's path has in its place."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        self.refusal = refusal
+        body = {
+            "type": "about:blank",
+            "title": HTTPStatus(refusal.status).phrase,
+            "status": refusal.status,
+            "detail": refusal.detail,
+            "code": refusal.code,
+            **refusal.members,
+        }
+        super().__init__(jsontext.dumps(body), refusal.status, dict(refusal.headers), MEDIA_TYPE)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        encode = _format_of(scope)
+        if encode is None:
+            await super().__call__(scope, receive, send)
+        else:
+            await encode(self.refusal)(scope, receive, send)
+
+
+def _format_of(scope: Scope) -> ErrorFormat | None:
+    """Return the error format of the request's path, if it has one of its own."""
+    formats: Mapping[str, ErrorFormat] = getattr(scope["app"].state, "error_formats", {})
+    path = path_of(scope)
+    for prefix, encode in formats.items():
+        if path == prefix or path.startswith(f"{prefix}/"):
+            return encode
+    return None
+
+
+def path_of(scope: Scope) -> str:
+    """Return a request's path within this app, as routing sees it."""
+    path: str = scope["path"]
+    root = scope.get("root_path", "")
+    return path[len(root) :] if path.startswith(f"{root}/") or path == root else path
+
+
 def problem(
     status: int, code: str, detail: str, *, headers: Mapping[str, str] | None = None, **members: Any
 ) -> Response:
-    """Return a problem document as a response."""
-    body = {
-        "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-        "code": code,
-        **members,
-    }
-    return Response(jsontext.dumps(body), status, dict(headers or {}), MEDIA_TYPE)
+    """Return a refusal as a response."""
+    refusal = Refusal(status=status, code=code, detail=detail, headers=dict(headers or {}), members=members)
+    return ProblemResponse(refusal)
+
+
+def error_documents(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe refusals in a protocol's own format with these statuses, for OpenAPI."""
+    content = {"application/json": {"schema": {"type": "object"}}}
+    return {status: {"description": "Error", "content": content} for status in statuses}
 
 
 def status_of(error: errors.MainstemError) -> HTTPStatus:

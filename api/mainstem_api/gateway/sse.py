@@ -12,7 +12,7 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import ClassVar, Final, Protocol
+from typing import Final, Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -43,7 +43,7 @@ _HEADERS: Final = [
 class Encoder(Protocol):
     """How a protocol encodes a run's events, for one client; `adapters.translator` has the base of most."""
 
-    headers: ClassVar[Sequence[tuple[bytes, bytes]]]
+    headers: Sequence[tuple[bytes, bytes]]
     """Response headers beside those of every event stream."""
     over: bool
     """Nothing more comes: the response ends."""
@@ -69,7 +69,7 @@ class Encoder(Protocol):
 class NativeEncoder:
     """Our own protocol: frames as they are."""
 
-    headers: ClassVar[Sequence[tuple[bytes, bytes]]] = ()
+    headers: Sequence[tuple[bytes, bytes]] = ()
     resting = False
 
     def __init__(self, spec: Spec) -> None:

@@ -147,12 +147,31 @@ async def test_a_conversation_goes_on(http: httpx.AsyncClient, store: Store) -> 
     ("fields", "param"),
     [
         ({"input": 1}, "input"),
-        ({"store": False}, "store"),
+        ({"store": False}, "background"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"max_tool_calls": 3}, "max_tool_calls"),
+        ({"truncation": "auto"}, "truncation"),
+        ({"context_management": []}, "context_management"),
+        ({"include": ["message.output_text.logprobs"]}, "include"),
+        ({"no_such_member": 1}, "no_such_member"),
+        ({"tool_choice": {"type": "file_search"}}, "tool_choice"),
         ({"prompt": {"id": "p"}}, "prompt"),
         ({"tools": [{"type": "web_search"}]}, "tools[0]"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0]"),
         ({"input": [{"role": "wizard", "content": "x"}]}, "input[0]"),
         ({"input": [{"role": "user", "content": [{"type": "input_file"}]}]}, "input[0].content"),
+        (
+            {
+                "input": [
+                    {
+                        "type": "function_call_output",
+                        "call_id": "c",
+                        "output": [{"type": "input_image", "image_url": "data:,"}],
+                    }
+                ]
+            },
+            "input[0].output",
+        ),
         ({"conversation": {"id": 1}}, "conversation"),
         ({"mainstem": {"engine": "no such engine"}}, "mainstem.engine"),
     ],

@@ -49,6 +49,8 @@ class Row:
     query: dict[str, str] = field(default_factory=dict)
     running: bool = False
     """The run is with a worker; else it waits for one."""
+    over: bool = False
+    """The run is over."""
 
 
 def public(status: int = 200) -> Row:
@@ -58,8 +60,20 @@ def public(status: int = 200) -> Row:
 USER_MESSAGE = {"id": "m", "role": "user", "parts": [{"type": "text", "text": "hi"}]}
 AG_UI = {
     "threadId": THREAD, "runId": "r1", "protocolVersion": "1.0", "state": {}, "tools": [], "context": [],
-    "messages": [{"id": "m", "role": "user", "content": "hi"}], "forwardedProps": {"mainstem": {"engine": "demo"}},
+    "messages": [{"id": "m", "role": "user", "content": "hi"}], "forwardedProps": {"mainstem": {"engine": "demo", "if_active": "reject"}},
 }  # fmt: skip
+
+A2A = {"jsonrpc": "2.0", "id": 1, "method": "GetTask", "params": {"id": "{run_id}"}}
+NO_MODE = {"assistant_id": "demo", "stream_mode": "nothing"}
+SDK_CHAT = {"id": THREAD, "messages": [USER_MESSAGE], "trigger": "submit-message"}
+EMPTY_OR_OWN = Row(stranger=200, admin=200, owner=200)
+LANGGRAPH_START = Row(
+    stranger=404,
+    admin=404,
+    owner=409,
+    body={"assistant_id": "demo", "input": {}, "multitask_strategy": "reject"},
+    elsewhere=200,
+)
 
 MATRIX: dict[tuple[str, str], Row] = {
     ("POST", "/v1/threads/{thread_id}/runs"): Row(
@@ -100,6 +114,44 @@ MATRIX: dict[tuple[str, str], Row] = {
     ),
     ("GET", "/v1/responses/{response_id}"): Row(stranger=404, admin=200, owner=200),
     ("POST", "/v1/responses/{response_id}/cancel"): Row(stranger=404, admin=200, owner=200),
+    ("GET", "/v1/responses/{response_id}/input_items"): Row(stranger=404, admin=200, owner=200),
+    ("DELETE", "/v1/responses/{response_id}"): Row(stranger=404, admin=404, owner=200),
+    ("POST", "/v1/conversations"): Row(stranger=200, admin=200, owner=200, body={}),
+    ("GET", "/v1/conversations/{conversation_id}"): Row(stranger=404, admin=200, owner=200),
+    ("DELETE", "/v1/conversations/{conversation_id}"): Row(stranger=404, admin=404, owner=200),
+    ("GET", "/v1/conversations/{conversation_id}/items"): Row(stranger=404, admin=200, owner=200),
+    ("POST", "/v1/chat/completions"): Row(
+        stranger=404, admin=404, owner=409,
+        body={"model": "demo", "messages": [{"role": "tool", "tool_call_id": "ask_{run_id}.a.q", "content": "x"}]},
+    ),
+    ("GET", "/v1/chat/completions/{completion_id}"): Row(
+        stranger=404, admin=200, owner=200, query={"stream": "true"}
+    ),
+    ("GET", "/v1/models"): Row(stranger=200, admin=200, owner=200),
+    ("GET", "/v1/models/{model}"): Row(stranger=404, admin=404, owner=404),
+    ("GET", "/v1/a2a/{engine}/.well-known/agent-card.json"): Row(stranger=404, admin=404, owner=404),
+    ("POST", "/v1/a2a/{engine}"): Row(stranger=200, admin=200, owner=200, body=A2A),
+    ("POST", "/v1/langgraph/assistants/search"): Row(stranger=200, admin=200, owner=200, body={}),
+    ("GET", "/v1/langgraph/assistants/{assistant_id}"): Row(stranger=404, admin=404, owner=404),
+    ("GET", "/v1/langgraph/assistants/{assistant_id}/schemas"): Row(stranger=404, admin=404, owner=404),
+    ("POST", "/v1/langgraph/threads"): Row(stranger=200, admin=200, owner=200, body={}),
+    ("GET", "/v1/langgraph/threads/{thread_id}"): EMPTY_OR_OWN,
+    ("DELETE", "/v1/langgraph/threads/{thread_id}"): Row(stranger=404, admin=404, owner=204),
+    ("GET", "/v1/langgraph/threads/{thread_id}/state"): EMPTY_OR_OWN,
+    ("POST", "/v1/langgraph/threads/{thread_id}/history"): Row(stranger=200, admin=200, owner=200, body={}),
+    ("POST", "/v1/langgraph/threads/{thread_id}/runs"): LANGGRAPH_START,
+    ("POST", "/v1/langgraph/threads/{thread_id}/runs/stream"): LANGGRAPH_START,
+    ("POST", "/v1/langgraph/threads/{thread_id}/runs/wait"): Row(stranger=422, admin=422, owner=422, body=NO_MODE),
+    ("GET", "/v1/langgraph/threads/{thread_id}/runs"): Row(stranger=200, admin=200, owner=200),
+    ("GET", "/v1/langgraph/threads/{thread_id}/runs/{run_id}"): Row(stranger=404, admin=200, owner=200),
+    ("GET", "/v1/langgraph/threads/{thread_id}/runs/{run_id}/stream"): Row(stranger=404, admin=200, owner=200),
+    ("POST", "/v1/langgraph/threads/{thread_id}/runs/{run_id}/cancel"): Row(stranger=404, admin=404, owner=202),
+    ("GET", "/v1/langgraph/threads/{thread_id}/runs/{run_id}/join"): Row(stranger=404, admin=200, owner=200, over=True),
+    ("POST", "/v1/langgraph/runs/stream"): Row(stranger=422, admin=422, owner=422, body=NO_MODE),
+    ("POST", "/v1/langgraph/runs/wait"): Row(stranger=422, admin=422, owner=422, body=NO_MODE),
+    ("POST", "/v1/ai-sdk/v{version}/chat"): Row(stranger=404, admin=404, owner=404, body=SDK_CHAT),
+    ("GET", "/v1/ai-sdk/v{version}/chat/{id}/stream"): Row(stranger=404, admin=404, owner=404),
+    ("POST", "/v1/ai-sdk/v{version}/chat/{id}/stop"): Row(stranger=200, admin=200, owner=200),
     ("GET", "/metrics"): Row(stranger=403, admin=200, owner=403),
     ("GET", "/healthz"): public(),
     ("HEAD", "/healthz"): public(),
@@ -156,12 +208,15 @@ async def test_who_may_what(gateway: GatewayThread, store: Store, method: str, p
     """Nobody without a token; strangers get, see and change nothing; an admin and the owner what is theirs."""
     row = MATRIX[method, path]
     log = await RunLog.start(store, user_id=OWNER, tenant=TENANT, thread_id=THREAD)
-    if row.running:
+    if row.running or row.over:
         await log.claim()
+    if row.over:
+        await log.finish()
     body = _filled(row.body, lambda text: text.replace("{run_id}", log.run_id))
     target = (
         path.replace("{thread_id}", THREAD).replace("{id}", THREAD).replace("{run_id}", log.run_id)
         .replace("{response_id}", f"resp_{log.run_id}").replace("{path:path}", "../app.py")
+        .replace("{conversation_id}", THREAD).replace("{engine}", "demo").replace("{completion_id}", f"chatcmpl-{log.run_id}")
     )  # fmt: skip
     is_public = not path.startswith("/v1") and path != "/metrics"
 
@@ -198,6 +253,8 @@ async def test_who_may_what(gateway: GatewayThread, store: Store, method: str, p
 def _filled(value: Any, fill: Callable[[str], str]) -> Any:
     if isinstance(value, dict):
         return {name: _filled(child, fill) for name, child in value.items()}
+    if isinstance(value, list):
+        return [_filled(child, fill) for child in value]
     return fill(value) if isinstance(value, str) else value
 
 

@@ -6,11 +6,13 @@ request's parameters that its schema knows; one that takes `text` gets what the 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mainstem_shared import errors
 from mainstem_shared.model import jsontext, runs
 
 
@@ -23,9 +25,42 @@ class Options(BaseModel):
     input: dict[str, Any] = Field(default_factory=dict)
     """Members of the engine's input, before those made of the request; an engine of texts gets only these."""
     if_active: runs.IfActive = "reject"
+    """Frontends' protocols have `replace` in its place: stopping there only cuts the connection."""
     on_worker_lost: runs.OnWorkerLost = "fail"
     max_duration_s: Annotated[float, Field(gt=0, le=7 * 86_400)] | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+class Given(NamedTuple):
+    """A parameter's value, and its name in the client's protocol."""
+
+    name: str
+    value: Any
+
+
+def knows(schema: Mapping[str, Any] | None, name: str) -> bool:
+    """Tell whether an engine's input has a member of this name; one whose schema names none takes any."""
+    known = (schema or {}).get("properties", {})
+    return not known or name in known
+
+
+def fitting(
+    schema: Mapping[str, Any] | None, given: Mapping[str, Given], hints: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return parameters as members of an engine's input; `hints` go along where there is room for them.
+
+    An engine whose schema names no members takes any.
+
+    Raises:
+        InvalidRequest: the engine's schema knows nothing of a parameter: `path` is its name to the client.
+    """
+    for ours, (name, _) in given.items():
+        if not knows(schema, ours):
+            raise errors.InvalidRequest(f"{name}: the engine's input has no {ours!r}.", path=name)
+    found = {ours: value for ours, (_, value) in given.items()}
+    if hints and "extra_body" in (schema or {}).get("properties", {}):
+        found["extra_body"] = dict(hints)
+    return found
 
 
 def engine_input(
@@ -36,7 +71,7 @@ def engine_input(
 ) -> dict[str, Any]:
     """Return the input for an engine with this schema; see the module."""
     known = (schema or {}).get("properties", {})
-    fitting = {name: value for name, value in parameters.items() if name in known}
+    fitting = {name: value for name, value in parameters.items() if name in known or not known}
     if "messages" in known or "text" not in known:
         return {"messages": list(conversation), **fitting, **options.input}
     said = "" if options.input else last_text(conversation)
@@ -55,25 +90,36 @@ def last_text(conversation: Sequence[Mapping[str, Any]]) -> str:
 
 
 def transcript(content: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return a run's content in the format of chat completions: texts, calls, and the results there are."""
+    """Return a run's content in the format of chat completions: texts, calls, and the results there are.
+
+    Calls without a result stand last in their message, so that results which a client adds follow it: models
+    refuse a call whose result does not follow its message.
+    """
     messages: list[dict[str, Any]] = []
-    for part in content:
-        last: dict[str, Any] | None = messages[-1] if messages else None
-        if part["type"] == "text" and part["text"]:
-            messages.append({"role": "assistant", "content": part["text"]})
-        elif part["type"] == "tool_call":
-            if last is None or last["role"] != "assistant" or (last.get("tool_calls") and _answered(part)):
-                last = {"role": "assistant", "content": None}
-                messages.append(last)
-            last.setdefault("tool_calls", []).append(_call(part))
-            if _answered(part):
-                result = {
-                    "role": "tool",
-                    "tool_call_id": part["call_id"],
-                    "content": json_text(part["result"]),
-                }
-                messages.append(result)
+    for is_call, group in itertools.groupby(content, key=lambda part: part["type"] == "tool_call"):
+        parts = list(group)
+        if is_call:
+            _add_calls(messages, parts)
+            continue
+        texts = [part["text"] for part in parts if part["type"] in ("text", "refusal") and part["text"]]
+        messages += [{"role": "assistant", "content": text} for text in texts]
     return messages
+
+
+def _add_calls(messages: list[dict[str, Any]], calls: Sequence[Mapping[str, Any]]) -> None:
+    """Add calls that follow each other: one batch if some of them are open, else one after the other."""
+    is_batch = not all(_answered(call) for call in calls)
+    for batch in [calls] if is_batch else [[call] for call in calls]:
+        last = messages[-1] if messages else None
+        if last is None or last["role"] != "assistant":
+            last = dict[str, Any](role="assistant", content=None)
+            messages.append(last)
+        last["tool_calls"] = [_call(call) for call in batch]
+        messages += [
+            {"role": "tool", "tool_call_id": call["call_id"], "content": json_text(call["result"])}
+            for call in batch
+            if _answered(call)
+        ]
 
 
 def _answered(part: Mapping[str, Any]) -> bool:

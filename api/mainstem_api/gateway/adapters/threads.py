@@ -1,14 +1,18 @@
-"""Finds a thread's active run, for protocols that name threads and not runs."""
+"""Finds a thread's runs and what was said on it, for protocols that name threads and not runs."""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Final
 
-from mainstem_shared import transitions
+from mainstem_api.gateway.adapters import engine_input
+from mainstem_api.gateway.state import Gateway
+from mainstem_shared import errors, transitions
+from mainstem_shared.model.messages import Message
 from mainstem_shared.model.principals import Principal
 from mainstem_shared.model.record import Record
-from mainstem_shared.model.runs import Spec
-from mainstem_shared.operations.queries import listings
+from mainstem_shared.model.runs import Spec, Status
+from mainstem_shared.operations.queries import conversations, listings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 
@@ -22,11 +26,74 @@ async def newest_active(store: Store, thread_id: str, caller: Principal) -> Spec
     Raises:
         StoreUnavailable: the store does not answer.
     """
+    async for spec, status in _newest(store, thread_id, caller):
+        if not status.is_terminal:
+            return spec
+    return None
+
+
+async def newest(store: Store, thread_id: str, caller: Principal) -> Spec | None:
+    """Return the newest run of a thread that is the caller's, over or not.
+
+    Raises:
+        StoreUnavailable: the store does not answer.
+    """
+    async for spec, _ in _newest(store, thread_id, caller):
+        return spec
+    return None
+
+
+async def _newest(store: Store, thread_id: str, caller: Principal) -> AsyncIterator[tuple[Spec, Status]]:
     index = keys.thread_runs(caller.tenant, thread_id)
     newest = await store.command("ZREVRANGE", index, 0, _NEWEST)
     for run_id in (raw_id.decode() for raw_id in newest):
         record = await transitions.read_fields(store, run_id, Record.spec)
         known = None if isinstance(record, transitions.Gone) else listings.spec_and_status(run_id, record)
-        if known is not None and not known[1].is_terminal and caller.owns(known[0]):
-            return known[0]
-    return None
+        if known is not None and caller.owns(known[0]):
+            yield known
+
+
+async def conversation(
+    gateway: Gateway, thread_id: str, caller: Principal, *, before: str = ""
+) -> list[dict[str, Any]]:
+    """Return what was said on a thread's latest branch, as chat completions have it; nothing if it is new.
+
+    `before`: what stands before this message, if the thread has it.
+    """
+    try:
+        page = await gateway.runs.messages(
+            thread_id, user_id=caller.user_id, tenant=caller.tenant, limit=conversations.LONGEST_PAGE
+        )
+    except errors.NotFound:
+        return []
+    said: list[dict[str, Any]] = []
+    for message in page.messages:
+        if message.id == before:
+            break
+        said += chat_messages(message)
+    return said
+
+
+def chat_messages(message: Message) -> list[dict[str, Any]]:
+    """Return a thread's message in the format of chat completions: an answer is several, with its results."""
+    if message.role == "assistant":
+        return engine_input.transcript(message.parts)
+    parts = [part for part in map(_chat_part, message.parts) if part is not None]
+    if all(part["type"] == "text" for part in parts):
+        return [{"role": message.role, "content": "".join(part["text"] for part in parts)}]
+    return [{"role": message.role, "content": parts}]
+
+
+def _chat_part(part: Mapping[str, Any]) -> dict[str, Any] | None:
+    match part["type"]:
+        case "text":
+            return {"type": "text", "text": part["text"]}
+        case "file" if str(part.get("media_type", "")).startswith("image"):
+            return {"type": "image_url", "image_url": {"url": part["url"]}}
+        case "file":
+            return {
+                "type": "file",
+                "file": {"filename": part.get("name") or "file", "file_data": part["url"]},
+            }
+        case _:
+            return None

@@ -23,7 +23,7 @@ class Translator:
     run that waits for a human. It ends the response cleanly as soon as `over` is true.
     """
 
-    headers: ClassVar[Sequence[tuple[bytes, bytes]]] = ()
+    headers: Sequence[tuple[bytes, bytes]] = ()
     """Response headers of the protocol, beside those of every event stream."""
     rests: ClassVar[bool] = True
     """Whether a stream ends at a pause; if not, it waits for the run to go on."""

@@ -21,6 +21,7 @@ from mainstem_api.gateway.auth.authenticators import Authenticator
 from mainstem_api.gateway.auth.stream_tokens import StreamTokens
 from mainstem_api.gateway.middleware.origins import Origins
 from mainstem_api.gateway.middleware.rate_limits import Limits
+from mainstem_api.gateway.problems import path_of
 from mainstem_shared import errors
 from mainstem_shared.model.principals import Principal
 
@@ -123,13 +124,6 @@ class _Admitted:
 def _is_stream(message: Message) -> bool:
     content_type = Headers(raw=message["headers"]).get("content-type", "")
     return message["status"] == 200 and content_type.startswith("text/event-stream")
-
-
-def path_of(scope: Scope) -> str:
-    """Return a request's path within this app, as routing sees it."""
-    path: str = scope["path"]
-    root = scope.get("root_path", "")
-    return path[len(root) :] if path.startswith(f"{root}/") or path == root else path
 
 
 def is_locked(path: str) -> bool:

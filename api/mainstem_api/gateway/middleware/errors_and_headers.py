@@ -12,7 +12,8 @@ from typing import Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mainstem_api.gateway import problems
-from mainstem_api.gateway.middleware.access import is_locked, path_of
+from mainstem_api.gateway.middleware.access import is_locked
+from mainstem_api.gateway.problems import path_of
 from mainstem_shared import errors
 from mainstem_shared.store import failures
 

@@ -39,6 +39,7 @@ class Events(Translator):
         history: the client's messages before this run's.
         attach_point: where our run stands, for a client that attaches; None from the start.
         before: what was spent in earlier AG-UI runs.
+        speaks_1: the client knows 1.0; earlier versions know neither `cancelled` nor pending calls.
     """
 
     def __init__(
@@ -50,8 +51,10 @@ class Events(Translator):
         history: Sequence[Mapping[str, Any]] = (),
         attach_point: AttachPoint | None = None,
         before: Mapping[str, Any] | None = None,
+        speaks_1: bool = True,
     ) -> None:
         super().__init__()
+        self._speaks_1 = speaks_1
         self._thread_id, self._name, self._run_id = thread_id, name, run_id
         self._names = Names(run_id)
         self._history = history
@@ -227,11 +230,11 @@ class Events(Translator):
         match outcome["status"]:
             case "succeeded":
                 self._close()
-                pending = [self._names.call(call_id) for call_id in self.fold.open_calls]
+                pending = [self._names.call(call_id) for call_id in self.fold.open_calls if self._speaks_1]
                 self._finish({"type": "success", **({"pendingToolCallIds": pending} if pending else {})})
             case "aborted":
                 self._close()
-                self._finish({"type": "cancelled"}, metadata={OURS: reason})
+                self._finish({"type": "cancelled" if self._speaks_1 else "success"}, metadata={OURS: reason})
             case _:
                 error = outcome["error"] or {}
                 message = error.get("message") or f"The run failed: {outcome['reason']}."

@@ -141,10 +141,16 @@ def _part(at: int, part: Any) -> dict[str, Any]:
     if kind == "text":
         return {"type": "text", "text": str(part.get("text", ""))}
     source = part.get("source") if isinstance(part, dict) else None  # pyright: ignore[reportUnknownVariableType]
-    if kind == "image" and isinstance(source, dict):
-        url = str(source.get("value"))  # pyright: ignore[reportUnknownArgumentType]
-        if source.get("type") == "data":  # pyright: ignore[reportUnknownMemberType]
-            url = f"data:{source.get('mimeType')};base64,{url}"  # pyright: ignore[reportUnknownMemberType]
-        return {"type": "image_url", "image_url": {"url": url}}
+    if kind in ("image", "document", "audio", "video") and isinstance(source, dict):
+        url = _url(source)  # pyright: ignore[reportUnknownArgumentType]
+        if kind == "image":
+            return {"type": "image_url", "image_url": {"url": url}}
+        return {"type": "file", "file": {"filename": str(part.get("filename") or kind), "file_data": url}}  # pyright: ignore[reportUnknownMemberType]
     message = f"messages.{at}: parts of type {str(kind)[:40]!r} are not supported."  # pyright: ignore[reportUnknownArgumentType]
     raise errors.InvalidRequest(message)
+
+
+def _url(source: Mapping[str, Any]) -> str:
+    """Return where a file is; one that is sent along is a `data:` address."""
+    value = str(source.get("value"))
+    return f"data:{source.get('mimeType')};base64,{value}" if source.get("type") == "data" else value

@@ -33,12 +33,18 @@ class ResumeEntry(_Wire):
     payload: Any = None
 
 
+class AgentOptions(Options):
+    """Mainstem's part of a request. What the user says next supersedes what runs, as `abortRun` only cuts."""
+
+    if_active: runs.IfActive = "replace"
+
+
 class ForwardedProps(BaseModel):
     """What a frontend passes through; `mainstem` is ours."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    mainstem: Options = Field(default_factory=Options)
+    mainstem: AgentOptions = Field(default_factory=AgentOptions)
 
 
 class RunAgentInput(_Wire):
@@ -56,9 +62,14 @@ class RunAgentInput(_Wire):
     resume: Annotated[list[ResumeEntry], Field(max_length=256)] | None = None
 
     @property
-    def options(self) -> Options:
+    def options(self) -> AgentOptions:
         """What the request says about the run's start."""
-        return Options() if self.forwarded_props is None else self.forwarded_props.mainstem
+        return AgentOptions() if self.forwarded_props is None else self.forwarded_props.mainstem
+
+    @property
+    def speaks_1(self) -> bool:
+        """Whether the client knows version 1.0: earlier ones do not say which they are, and refuse more."""
+        return self.protocol_version is not None and not self.protocol_version.startswith("0")
 
     def parameters(self) -> dict[str, Any]:
         """Return the frontend's tools, and its state for an engine that knows such a thing."""

@@ -19,6 +19,7 @@ from mainstem_api.gateway.adapters.ag_ui import messages
 from mainstem_api.gateway.adapters.ag_ui.events import Events
 from mainstem_api.gateway.adapters.ag_ui.requests import RunAgentInput, Verdicts, verdicts
 from mainstem_api.gateway.adapters.attaching import AttachPoint
+from mainstem_api.gateway.adapters.start_once import Started, start_once
 from mainstem_api.gateway.auth.caller import Caller
 from mainstem_api.gateway.routes.runs import Serving, problem_documents
 from mainstem_api.gateway.sse import EventStream
@@ -26,6 +27,7 @@ from mainstem_api.gateway.state import Gateway
 from mainstem_shared import errors, transitions
 from mainstem_shared.model import digests, ids
 from mainstem_shared.model.principals import Principal
+from mainstem_shared.model.runs import Status
 from mainstem_shared.operations import engine_catalogue, starting
 from mainstem_shared.store import keys
 
@@ -33,6 +35,8 @@ router = APIRouter(tags=["ag-ui"])
 
 ABORT_WAIT_S: Final = 5.0
 """Questions that the user cancels end the run; its end is told if it comes within so many seconds."""
+_IS_AT_WORK: Final = frozenset({Status.QUEUED, Status.RUNNING, Status.REQUIRES_ACTION})
+"""The same said again while it is being answered is a double click; afterwards, another answer is wanted."""
 _STREAM: Final[dict[str, Any]] = {
     "description": "The run's AG-UI events, until RUN_FINISHED or RUN_ERROR",
     "content": {"text/event-stream": {}},
@@ -55,7 +59,7 @@ async def run_agent(body: RunAgentInput, gateway: Serving, caller: Caller) -> Re
         run_id, turn = known
         attach_point = await attaching.read(gateway.store, run_id, caller)
     if attach_point is None:
-        await _start(body, run_id, gateway, caller)
+        run_id = await _start(body, run_id, gateway, caller)
     before = None if attach_point is None else _spent_before(attach_point, turn)
     return _follow(body, gateway, caller, run_id, attach_point=attach_point, before=before)
 
@@ -78,27 +82,42 @@ async def _find(gateway: Gateway, run_id: str, caller: Principal) -> AttachPoint
         return None
 
 
-async def _start(body: RunAgentInput, run_id: str, gateway: Gateway, caller: Principal) -> None:
+async def _start(body: RunAgentInput, run_id: str, gateway: Gateway, caller: Principal) -> str:
+    """Start a run, and return its id: that of another one if the same was said, and is being answered."""
     options = body.options
     engine = options.engine or gateway.settings.default_engine
     schema = await engine_catalogue.schema_of(gateway.store, engine)
     said = messages.conversation(body.messages, body.context)
-    request = {
-        "engine": engine,
-        "input": engine_input.engine_input(schema, said, body.parameters(), options),
-        "if_active": options.if_active,
-        "metadata": options.metadata,
-        "max_duration_s": options.max_duration_s,
-        "on_worker_lost": options.on_worker_lost,
-    }
-    await starting.start_run(
-        gateway.operations,
-        starting.parse_request(request),
-        principal=caller,
-        thread_id=body.thread_id,
-        run_id=run_id,
-        private_threads=True,
+    request = starting.parse_request(
+        {
+            "engine": engine,
+            "input": engine_input.engine_input(schema, said, body.parameters(), options),
+            "if_active": options.if_active,
+            "metadata": options.metadata,
+            "max_duration_s": options.max_duration_s,
+            "on_worker_lost": options.on_worker_lost,
+        }
     )
+
+    async def start(key: str) -> Started:
+        outcome = await starting.start_run(
+            gateway.operations,
+            request,
+            principal=caller,
+            thread_id=body.thread_id,
+            run_id=run_id,
+            idempotency_key=key,
+            private_threads=True,
+        )
+        return Started(outcome.run_id, outcome.replayed)
+
+    # Names without messages say nothing that could be said twice.
+    is_said = any(message.get("role") == "user" for message in body.messages)
+    what = [body.messages, body.context] if is_said else [body.run_id]
+    started = await start_once(gateway, start, key=f"ag-ui:{digests.of_json(what)}", keeps=_IS_AT_WORK)
+    if started != run_id:
+        await _also_known_as(gateway, body, caller, started, 0)
+    return started
 
 
 # -- resuming
@@ -207,6 +226,7 @@ def _follow(
         history=body.messages,
         attach_point=attach_point,
         before=before,
+        speaks_1=body.speaks_1,
     )
     return EventStream(
         gateway.tailer.subscribe(run_id, after=None if attach_point is None else attach_point.cursor),

@@ -12,16 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mainstem_api.gateway.adapters import engine_input
-from mainstem_api.gateway.adapters.ai_sdk.stream import ASK_USER
+from mainstem_api.gateway.adapters.ai_sdk.stream import ASK_USER, DENIED
 from mainstem_shared import errors
 from mainstem_shared.model import runs
 
 UNANSWERED: Final = "The call was not answered."
 """Stands in for a result that the conversation has not: models refuse a call without one."""
-DENIED: Final = "The user rejected this call."
 
 
 class _Lenient(BaseModel):
@@ -49,8 +48,39 @@ class ChatRequest(_Lenient):
 
     id: runs.ThreadId
     messages: Annotated[list[UIMessage], Field(min_length=1, max_length=10_000)]
+    """The conversation; or, as `message`, its last message alone: the server knows those before it."""
+    message_id: Annotated[str | None, Field(max_length=255, alias="messageId")] = None
+    """The message that is replaced: one of the user's that was edited, or an answer to be given again."""
+    is_whole: bool = True
     trigger: Literal["submit-message", "regenerate-message"] = "submit-message"
     mainstem: ChatOptions = Field(default_factory=ChatOptions)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_one_message(cls, body: Any) -> Any:
+        if isinstance(body, dict) and "messages" not in body and isinstance(body.get("message"), dict):
+            return {**body, "messages": [body["message"]], "is_whole": False}
+        return {**body, "is_whole": True} if isinstance(body, dict) else body
+
+    @property
+    def is_regeneration(self) -> bool:
+        """Whether an answer is to be given again."""
+        return self.trigger == "regenerate-message"
+
+    @property
+    def said(self) -> UIMessage | None:
+        """The user's message that is to be answered, if it is one."""
+        last = self.messages[-1]
+        return last if last.role == "user" else None
+
+    @property
+    def parent(self) -> str | None:
+        """The message that the run follows, where it is not the thread's latest."""
+        if self.is_regeneration:
+            return self.said.id if self.said is not None and self.said.id else None
+        if self.message_id is None or self.said is None or not self.is_whole:
+            return None
+        return (self.messages[-2].id or None) if len(self.messages) > 1 else "root"
 
     @property
     def continued(self) -> UIMessage | None:
@@ -115,6 +145,18 @@ def _is_answer(part: Mapping[str, Any], pending: str | None) -> bool:
 def _answer(part: Mapping[str, Any]) -> dict[str, Any]:
     action_id, _, question_id = str(part.get("toolCallId")).partition(":")
     return {"action_id": action_id, "question_id": question_id, "text": _spelled(part.get("output"))}
+
+
+def as_decisions(answers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return answers to calls that were put as questions as decisions: all but `approve` reject."""
+    return [_as_decision(answer["question_id"], answer["text"].strip()) for answer in answers]
+
+
+def _as_decision(call_id: str, text: str) -> dict[str, Any]:
+    if text.casefold() == "approve":
+        return {"call_id": call_id, "type": "approve"}
+    reason = text if text.casefold() != "reject" else None
+    return {"call_id": call_id, "type": "reject", "reason": reason}
 
 
 # -- the conversation

@@ -1,9 +1,12 @@
-"""Translates a run into a UI message stream of the Vercel AI SDK (v1, `ai` 7): one assistant message. Pure.
+"""Translates a run into a UI message stream of the Vercel AI SDK (v1): one assistant message. Pure.
 
 A run is one step of its message, so that `reset-step` takes back exactly what a restart replaces. Tool calls
 are `providerExecuted`: the client neither runs them nor counts them as its own to answer; calls that a
 finished run leaves open are, and so are questions, as calls of the client's tool `ask_user`. An
 approval's id is `<action id>:<call id>`, a question's call id `<action id>:<question id>`.
+
+Clients reject what their version does not know, and do not say which they are: without a `Version`, they get
+what 6 and 7 both take. `ai` 5 knows no approvals: to it they are questions.
 """
 
 # what clients and providers send is checked by models or by hand, not by types.
@@ -12,7 +15,7 @@ approval's id is `<action id>:<call id>`, a question's call id `<action id>:<que
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Final
+from typing import Any, Final, Literal
 
 from mainstem_api.gateway.adapters.ai_sdk import parts
 from mainstem_api.gateway.adapters.translator import Translator
@@ -21,6 +24,11 @@ from mainstem_shared.model.events import Type
 
 ASK_USER: Final = "ask_user"
 """The name of the client's tool that a question calls: `{"text", "options"?}`; its output is the answer."""
+DENIED: Final = "The user rejected this call."
+WAITS: Final = "Not run yet: it waits for the decision about another call."
+"""Stands in for a result, at a pause, for clients that send decisions only once no call is open."""
+Version = Literal[5, 6, 7]
+"""Major versions of the package `ai`."""
 _DONE: Final = b"data: [DONE]\n\n"
 _FINISH_REASONS: Final[Mapping[str, str]] = {
     "stop": "stop",
@@ -34,15 +42,22 @@ class UIMessageStream(Translator):
     """One run for one client. `message_id` is the assistant message's.
 
     `known`: the state that the client's message has already, when a stream continues it. `again`: the client
-    has the message, but it cannot be known how much of it: it is told anew.
+    has the message, but it cannot be known how much of it: it is told anew. `version`: the client's.
     """
 
-    headers: ClassVar[Sequence[tuple[bytes, bytes]]] = ((b"x-vercel-ai-ui-message-stream", b"v1"),)
+    headers: Sequence[tuple[bytes, bytes]] = ((b"x-vercel-ai-ui-message-stream", b"v1"),)
 
     def __init__(
-        self, *, run_id: str, message_id: str, known: Mapping[str, Any] | None = None, again: bool = False
+        self,
+        *,
+        run_id: str,
+        message_id: str,
+        known: Mapping[str, Any] | None = None,
+        again: bool = False,
+        version: Version | None = None,
     ) -> None:
         super().__init__()
+        self._version = version
         self._run_id = run_id
         self._message_id = message_id
         self._again = again
@@ -60,12 +75,18 @@ class UIMessageStream(Translator):
         metadata = {"runId": self._run_id}
         self.say({"type": "start", "messageId": self._message_id, "messageMetadata": metadata})
         if self._again:
-            self.say({"type": "reset-step"})
+            self.rewound()
         elif not self._continues:
             self.say({"type": "start-step"})
 
     def rewound(self) -> None:
-        self.say({"type": "reset-step"})
+        if self._version in (None, 7):
+            self.say({"type": "reset-step"})
+            return
+        # Nothing can be taken back: the client must load the message again.
+        self.say({"type": "error", "errorText": "What was said so far is replaced; load the chat again."})
+        self._finish("error")
+        self.over = True
 
     def rested(self, action: Mapping[str, Any]) -> None:
         self._finish("tool-calls")
@@ -77,7 +98,7 @@ class UIMessageStream(Translator):
                 self._finish(self._leave_open_calls())
             case "aborted":
                 self.say({"type": "abort", "reason": outcome["reason"]})
-                self._finish("interrupted")  # a client that sends by itself waits for its user
+                self._interrupt()
             case _:
                 # The client drops everything after an error: what it is to know of the run comes first.
                 self.say({"type": "message-metadata", "messageMetadata": self._metadata()})
@@ -89,6 +110,16 @@ class UIMessageStream(Translator):
         reason = self.fold.extra.get("finish_reason")
         if isinstance(reason, str):
             self._finish_reason = _FINISH_REASONS.get(reason, "other")
+
+    def _interrupt(self) -> None:
+        """End so that a client which sends by itself waits for its user."""
+        if self._version == 7:
+            self._finish("interrupted")
+            return
+        # Versions without this word send nothing while a text after the last call is not complete.
+        self._texts += 1
+        self.say({"type": "text-start", "id": self._text_id})
+        self._finish("other")
 
     def _leave_open_calls(self) -> str:
         """Leave the calls that nobody answered to the client; returns the reason to finish."""
@@ -173,7 +204,7 @@ class UIMessageStream(Translator):
         about = {"toolCallId": call_id, "providerExecuted": True}
         if call["state"] == "completed":
             self.say({"type": "tool-output-available", **about, "output": result})
-        elif call_id in self._denied:
+        elif call_id in self._denied and self._version != 5:
             self.say({"type": "tool-output-denied", "toolCallId": call_id})
         elif isinstance(call["arguments"], str):
             self.say(
@@ -192,31 +223,36 @@ class UIMessageStream(Translator):
 
     def asked(self, action: Mapping[str, Any]) -> None:
         for call in action.get("calls", ()):
+            if self._version == 5:
+                self._ask(action, call["call_id"], _as_question(call))
+                continue
             request = _request(action, call)
             reason = call.get("reason")
             self.say(request if reason is None else {**request, "reason": reason})
-        if action["kind"] == "tool_approval":
+        if action["kind"] == "tool_approval" and self._version != 5:
             self._approve_others(action)
         for question in action.get("questions", ()):
             asked = {name: question[name] for name in ("text", "options") if name in question}
-            self.say(
-                {
-                    "type": "tool-input-available",
-                    "toolCallId": f"{action['action_id']}:{question['question_id']}",
-                    "toolName": ASK_USER,
-                    "input": asked,
-                }
-            )
+            self._ask(action, question["question_id"], asked)
+
+    def _ask(self, action: Mapping[str, Any], asked_id: str, question: Mapping[str, Any]) -> None:
+        about = {"toolCallId": f"{action['action_id']}:{asked_id}", "toolName": ASK_USER}
+        self.say({"type": "tool-input-available", **about, "input": question})
 
     def _approve_others(self, action: Mapping[str, Any]) -> None:
-        """Show calls that nobody is asked about as approved: clients send decisions once no call is open."""
+        """Close calls that nobody is asked about: clients send decisions once no call is open."""
         asked = {call["call_id"] for call in action["calls"]}
         for call in self._open_calls():
-            if call["call_id"] not in asked:
+            if call["call_id"] in asked:
+                continue
+            if self._version == 7:
                 request = _request(action, call)
                 self.say({**request, "isAutomatic": True})
                 about = {"approvalId": request["approvalId"], "approved": True}
                 self.say({"type": "tool-approval-response", **about})
+            else:
+                about = {"toolCallId": call["call_id"], "providerExecuted": True}
+                self.say({"type": "tool-output-available", **about, "output": WAITS})
 
     def decided(
         self, action: Mapping[str, Any], decisions: Sequence[Mapping[str, Any]], *, expired: bool
@@ -232,6 +268,10 @@ class UIMessageStream(Translator):
         approved = decision["type"] != "reject"
         if not approved:
             self._denied.add(decision["id"])
+        if self._version == 5:
+            self._answered(approval_id, {"type": "answer", "text": "approve" if approved else "reject"})
+        if self._version != 7:
+            return  # the outcome follows, which says as much
         said = {"type": "tool-approval-response", "approvalId": approval_id, "approved": approved}
         reason = decision.get("reason")
         self.say(said if reason is None else {**said, "reason": reason})
@@ -268,7 +308,7 @@ class UIMessageStream(Translator):
                 self.say({"type": "data-agent", "id": "agent", "data": data})
             case Type.CONTEXT_USAGE:
                 self.say({"type": "data-context-usage", "id": "context-usage", "data": data})
-            case Type.INPUT_ACCEPTED if "text" in data and "input_id" in data:
+            case Type.INPUT_ACCEPTED if "text" in data and "input_id" in data and self._version not in (5, 6):
                 said = [{"type": "text", "text": data["text"]}]
                 self.say({"type": "steering-message", "id": data["input_id"], "parts": said})
             case _:
@@ -286,6 +326,12 @@ class UIMessageStream(Translator):
 
 def _text_type(kind: str) -> str:
     return "text" if kind == "refusal" else kind
+
+
+def _as_question(call: Mapping[str, Any]) -> dict[str, Any]:
+    text = call.get("reason") or f"Approve the call of {call['name']}?"
+    about = {"name": call["name"], "arguments": call["arguments"]}
+    return {"text": text, "options": ["approve", "reject"], "call": about}
 
 
 def _request(action: Mapping[str, Any], call: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Converts errors to this API's shape: `{"error": {"message", "type", "param", "code"}}`.
+"""Encodes refusals as OpenAI's APIs do: `{"error": {"message", "type", "param", "code"}}`.
 
 Codes and messages are those of our problem documents. A request that does not fit is 400 here, a model that
 is not there 404, and conflicts say that trying again is of no use, which clients would do by themselves.
@@ -6,21 +6,15 @@ is not there 404, and conflicts say that trying again is of no use, which client
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
-from fastapi import Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from pydantic import BaseModel
-from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
-from mainstem_api.gateway import problems
-from mainstem_api.gateway.sse import EventStream
-from mainstem_shared import errors
+from mainstem_api.gateway.problems import Refusal
+from mainstem_shared.errors import UnknownEngine
 from mainstem_shared.model import jsontext
 
 
@@ -54,70 +48,37 @@ def documents(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": "Error", "model": ErrorReply} for status in statuses}
 
 
-def refusal(
-    status: int,
-    code: str,
-    message: str,
-    *,
-    param: str | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> Response:
-    """Return an error in this API's shape."""
-    kind = _TYPES.get(status, "invalid_request_error")
-    body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
-    return Response(jsontext.dumps(body), status, dict(headers or {}), "application/json")
+def of_outcome(outcome: Mapping[str, Any]) -> Response:
+    """Return a failed run's outcome as an error: with its provider's status, if that is why it failed."""
+    error: Mapping[str, Any] = outcome["error"] or {}
+    status = error.get("status") or HTTPStatus.INTERNAL_SERVER_ERROR
+    body = {
+        "message": error.get("message") or f"The run failed: {outcome['reason']}.",
+        "type": _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error"),
+        "param": None,
+        "code": error.get("code") or outcome["reason"],
+    }
+    # The run is over: asking again by itself would only find it so.
+    return Response(jsontext.dumps({"error": body}), status, _NO_RETRY, "application/json")
 
 
-def of_error(error: errors.MainstemError) -> Response:
-    """Return an error raised on purpose in this API's shape."""
-    param = error.fields.get("path")
-    named = None if param is None else str(param)
-    if isinstance(error, errors.UnknownEngine):
-        return refusal(HTTPStatus.NOT_FOUND, "model_not_found", error.detail, param="model")
-    problem = problems.of_error(error)
-    status = problem.status_code
-    headers = {name: problem.headers[name] for name in ("retry-after",) if name in problem.headers}
+def encode(refusal: Refusal) -> Response:
+    """Return a refusal in this API's shape."""
+    status, headers = refusal.status, dict(refusal.headers)
+    code, param, message = refusal.code, refusal.members.get("path"), refusal.detail
     if status == HTTPStatus.UNPROCESSABLE_ENTITY:
         status = HTTPStatus.BAD_REQUEST
+    if code == UnknownEngine.code:
+        status, code, param = HTTPStatus.NOT_FOUND, "model_not_found", "model"
     if status == HTTPStatus.CONFLICT:
         headers |= _NO_RETRY
-    return refusal(status, error.code, error.detail, param=named, headers=headers)
-
-
-def _of_validation(error: RequestValidationError) -> Response:
-    found = error.errors()
-    where = ".".join(str(part) for part in found[0]["loc"][1:]) if found else ""
-    said = str(found[0]["msg"]) if found else "The request does not fit its schema."
-    message = f"{where}: {said}" if where else said
-    return refusal(HTTPStatus.BAD_REQUEST, "invalid_request", message, param=where or None)
-
-
-class Route(APIRoute):
-    """A route whose refusals have this API's shape."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handler = super().get_route_handler()
-
-        async def handle(request: Request) -> Response:
-            try:
-                return await handler(request)
-            except errors.MainstemError as error:
-                return of_error(error)
-            except RequestValidationError as error:
-                return _of_validation(error)
-            except HTTPException as error:
-                too_large = error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-                code = "body_too_large" if too_large else "invalid_request"
-                return refusal(error.status_code, code, str(error.detail))
-
-        return handle
-
-
-class ResponseStream(EventStream):
-    """An event stream whose refusals, before its first byte, have this API's shape."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        except errors.MainstemError as error:
-            await of_error(error)(scope, receive, send)
+    if found := refusal.members.get("errors"):
+        param = ".".join(found[0]["loc"][1:]) or None
+        message = f"{param}: {found[0]['msg']}" if param else str(found[0]["msg"])
+    body = {
+        "message": message,
+        "type": _TYPES.get(status, "invalid_request_error"),
+        "param": None if param is None else str(param),
+        "code": code,
+    }
+    return Response(jsontext.dumps({"error": body}), status, headers, "application/json")

@@ -15,36 +15,50 @@ ECHO: Final = "openai"
 """Member of a run's metadata with what the response object repeats of its request."""
 
 _DEFAULTS: Final[Mapping[str, Any]] = {
+    "frequency_penalty": 0,
     "instructions": None,
     "max_output_tokens": None,
     "max_tool_calls": None,
     "metadata": {},
     "parallel_tool_calls": True,
+    "presence_penalty": 0,
     "previous_response_id": None,
+    "prompt_cache_key": None,
     "reasoning": {"effort": None, "summary": None},
+    "safety_identifier": None,
     "service_tier": "default",
-    "temperature": None,
+    "temperature": 1,
     "text": {"format": {"type": "text"}},
     "tool_choice": "auto",
     "tools": [],
     "top_logprobs": 0,
-    "top_p": None,
+    "top_p": 1,
     "truncation": "disabled",
     "user": None,
 }
+
+
+_INCOMPLETE: Final[Mapping[str, str]] = {"length": "max_output_tokens", "content_filter": "content_filter"}
+"""Why a model stopped before its answer was complete, and what that is called here."""
+_TOOL: Final[Mapping[str, Any]] = {"description": None, "parameters": None, "strict": None}
+"""Members that every tool of a response object has."""
 
 
 def status_of(outcome: Mapping[str, Any]) -> str:
     """Return what a finished run's response is."""
     match outcome["status"], outcome["reason"]:
         case "succeeded", _:
-            return "completed"
+            return "incomplete" if outcome.get("finish_reason") in _INCOMPLETE else "completed"
         case "aborted", _:
             return "cancelled"
         case _, Reason.CONTENT_TOO_LARGE:
             return "incomplete"
         case _:
             return "failed"
+
+
+def _why_incomplete(outcome: Mapping[str, Any] | None) -> str:
+    return _INCOMPLETE.get((outcome or {}).get("finish_reason", ""), "max_output_tokens")
 
 
 def event_of(status: str) -> str:
@@ -63,23 +77,24 @@ def response(
     finished_ms: int | None = None,
 ) -> dict[str, Any]:
     """Return a response object. `outcome`: that of a run which ended in this response."""
-    given = spec.metadata.get(ECHO)
-    echo: Mapping[str, Any] = given if isinstance(given, dict) else {}
+    given: Any = spec.metadata.get(ECHO)
+    echo: Mapping[str, Any] = dict(given) if isinstance(given, dict) else {}  # pyright: ignore[reportUnknownArgumentType] - JSON
     return {
         "id": str(name),
         "object": "response",
         "created_at": spec.created_ms // 1000,
         "completed_at": finished_ms // 1000 if finished_ms and status == "completed" else None,
         "status": status,
-        "background": True,
+        "background": bool(echo.get("background", True)),
         "error": _error(outcome) if status == "failed" and outcome else None,
-        "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
+        "incomplete_details": {"reason": _why_incomplete(outcome)} if status == "incomplete" else None,
         **{member: echo.get(member, default) for member, default in _DEFAULTS.items()},
+        "tools": [{**_TOOL, **tool} for tool in echo.get("tools", ())],
         "model": echo.get("model") or spec.engine,
         "conversation": {"id": spec.thread_id},
         "output": list(output),
         "usage": usage and _usage(usage),
-        "store": True,
+        "store": bool(echo.get("store", True)),
         "run_id": name.run_id,
     }
 
@@ -88,7 +103,8 @@ def _error(outcome: Mapping[str, Any]) -> dict[str, Any]:
     # The API's codes are a closed list, which strict clients parse as such; ours go beside them.
     failure: Mapping[str, Any] = outcome["error"] or {}
     message = failure.get("message") or f"The run ended: {outcome['reason']}."
-    return {"code": "server_error", "message": message, "reason": outcome["reason"]}
+    code = {400: "invalid_prompt", 429: "rate_limit_exceeded"}.get(failure.get("status") or 0, "server_error")
+    return {"code": code, "message": message, "reason": outcome["reason"]}
 
 
 def _usage(usage: Mapping[str, Any]) -> dict[str, Any]:

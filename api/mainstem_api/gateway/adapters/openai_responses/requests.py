@@ -14,9 +14,10 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mainstem_api.gateway.adapters.engine_input import Options
-from mainstem_api.gateway.adapters.openai_responses import ids
+from mainstem_api.gateway.adapters.engine_input import Given, Options
+from mainstem_api.gateway.adapters.openai_responses import ids, parameters
 from mainstem_api.gateway.adapters.openai_responses.ids import Asked
+from mainstem_api.gateway.adapters.openai_responses.parameters import RESPONSES
 from mainstem_shared import errors
 from mainstem_shared.model import jsontext
 
@@ -24,23 +25,27 @@ ECHO_LIMIT: Final = 8 * 1024
 """Bytes of a request that its response objects repeat: a run's metadata is limited."""
 _ECHOED: Final = frozenset(
     {
-        "instructions", "max_output_tokens", "metadata", "model", "parallel_tool_calls",
-        "previous_response_id", "reasoning", "temperature", "text", "tool_choice", "tools", "top_p", "user",
+        "background", "frequency_penalty", "instructions", "max_output_tokens", "metadata", "model",
+        "parallel_tool_calls", "presence_penalty", "previous_response_id", "prompt_cache_key", "reasoning",
+        "safety_identifier", "service_tier", "store", "temperature", "text", "tool_choice", "tools", "top_p",
+        "user",
     }
 )  # fmt: skip
 _PLAIN: Final = {
     "temperature": "temperature",
     "top_p": "top_p",
     "max_output_tokens": "max_completion_tokens",
+    "frequency_penalty": "frequency_penalty",
     "parallel_tool_calls": "parallel_tool_calls",
+    "presence_penalty": "presence_penalty",
 }
 _DECISIONS: Final = ("mcp_approval_response", "function_call_output")
 
 
 class CreateRequest(BaseModel):
-    """A request for a response. Members that are not named here change nothing in what Mainstem does."""
+    """A request for a response. What each member means here, if anything, stands in `parameters`."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True)
 
     input: str | list[dict[str, Any]] = ""
     model: Annotated[str, Field(max_length=256)] | None = None
@@ -59,7 +64,19 @@ class CreateRequest(BaseModel):
     tool_choice: str | dict[str, Any] | None = None
     reasoning: dict[str, Any] | None = None
     text: dict[str, Any] | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
     user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    service_tier: str | None = None
+    include: list[str] | None = None
+    truncation: str | None = None
+    top_logprobs: int | None = None
+    max_tool_calls: int | None = None
+    context_management: Any = None
+    stream_options: dict[str, Any] | None = None
     prompt: dict[str, Any] | None = None
     mainstem: Options = Field(default_factory=Options)
     """What this API has no word for: the engine and its input."""
@@ -75,11 +92,12 @@ class CreateRequest(BaseModel):
         Raises:
             InvalidRequest: `param` names the member.
         """
-        if self.store is False:
-            message = "store: responses are always kept, for as long as the deployment's retention."
-            raise errors.InvalidRequest(message, path="store")
-        if self.prompt is not None:
-            raise errors.InvalidRequest("prompt: there are no stored prompts here.", path="prompt")
+        parameters.check(self.model_dump(exclude_none=True), RESPONSES)
+        if self.store is False and self.background:
+            raise errors.InvalidRequest("background: needs store: a response is polled.", path="background")
+        if self.conversation is not None and self.previous_response_id is not None:
+            message = "previous_response_id: a conversation says already what was before."
+            raise errors.InvalidRequest(message, path="previous_response_id")
         for at, tool in enumerate(self.tools or ()):
             if tool.get("type") != "function" or not isinstance(tool.get("name"), str):
                 message = (
@@ -105,15 +123,22 @@ class CreateRequest(BaseModel):
                 given.pop(name, None)
         return given
 
-    def parameters(self) -> dict[str, Any]:
-        """Return the request's parameters under their names in chat completions."""
-        found = {ours: getattr(self, name) for name, ours in _PLAIN.items()}
-        found["tools"] = [_chat_tool(tool) for tool in self.tools] if self.tools else None
-        found["tool_choice"] = _chat_choice(self.tool_choice)
-        found["reasoning_effort"] = (self.reasoning or {}).get("effort")
-        found["verbosity"] = (self.text or {}).get("verbosity")
-        found["response_format"] = _chat_format((self.text or {}).get("format"))
-        return {name: value for name, value in found.items() if value is not None}
+    def parameters(self) -> dict[str, Given]:
+        """Return what only an engine can honour, under its names in chat completions."""
+        found = {ours: Given(name, getattr(self, name)) for name, ours in _PLAIN.items()}
+        text, reasoning = self.text or {}, self.reasoning or {}
+        tools = [_chat_tool(tool) for tool in self.tools] if self.tools else None
+        found["tools"] = Given("tools", tools)
+        found["tool_choice"] = Given("tool_choice", _chat_choice(self.tool_choice))
+        found["reasoning_effort"] = Given("reasoning.effort", reasoning.get("effort"))
+        found["verbosity"] = Given("text.verbosity", text.get("verbosity"))
+        found["response_format"] = Given("text.format", _chat_format(text.get("format")))
+        return {name: given for name, given in found.items() if given.value is not None}
+
+    def hints(self) -> dict[str, Any]:
+        """Return what a provider may make use of, and what changes nothing where none does."""
+        named = {name: getattr(self, name) for name in parameters.HINTS}
+        return {name: value for name, value in named.items() if value not in (None, "auto", "default")}
 
 
 def _chat_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,9 +148,23 @@ def _chat_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _chat_choice(choice: str | Mapping[str, Any] | None) -> Any:
-    if isinstance(choice, Mapping) and choice.get("type") == "function":
-        return {"type": "function", "function": {"name": choice.get("name")}}
-    return choice
+    match choice:
+        case None | "auto":
+            return None  # what goes without saying
+        case str():
+            return choice
+        case {"type": "function", "name": str() as name}:
+            return {"type": "function", "function": {"name": name}}
+        case {"type": "allowed_tools", "tools": [*tools]}:
+            allowed = [{"type": "function", "function": {"name": tool.get("name")}} for tool in tools]
+            return {"type": "allowed_tools", "allowed_tools": {**_mode(choice), "tools": allowed}}
+        case _:
+            message = "tool_choice: auto, none, required, a function, or allowed_tools."
+            raise errors.InvalidRequest(message, path="tool_choice")
+
+
+def _mode(choice: Mapping[str, Any]) -> dict[str, Any]:
+    return {"mode": choice.get("mode", "auto")}
 
 
 def _chat_format(wanted: Any) -> Any:
@@ -250,7 +289,7 @@ def _chat(at: int, item: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                 content = _text_of(item.get("error") or item.get("output"))
                 yield {"role": "tool", "tool_call_id": call_id, "content": content}
         case "function_call_output":
-            content = _text_of(item.get("output"))
+            content = _output_of(at, item.get("output"))
             yield {"role": "tool", "tool_call_id": str(item.get("call_id")), "content": content}
         case "reasoning" | "mcp_approval_request" | "mcp_approval_response":
             return  # of earlier turns; no engine takes them back
@@ -293,9 +332,27 @@ def _part(at: int, part: Any) -> dict[str, Any]:
         case "input_image" if isinstance(part.get("image_url"), str):
             detail = {"detail": part["detail"]} if part.get("detail") else {}
             return {"type": "image_url", "image_url": {"url": part["image_url"], **detail}}
+        case "input_file" if isinstance(url := part.get("file_data") or part.get("file_url"), str):
+            return {"type": "file", "file": {"filename": part.get("filename") or "file", "file_data": url}}
+        case "input_audio" if isinstance(part.get("input_audio"), dict):
+            return {"type": "input_audio", "input_audio": part["input_audio"]}
         case _:
             message = f"input[{at}].content: parts of type {str(kind)[:40]!r} are not supported."  # pyright: ignore[reportUnknownArgumentType]
             raise errors.InvalidRequest(message, path=f"input[{at}].content")
+
+
+def _output_of(at: int, output: Any) -> str:
+    """Return what a function returned, as text.
+
+    Raises:
+        InvalidRequest: it has images or files: no engine takes those from a function.
+    """
+    if isinstance(output, list):
+        for part in output:
+            if not isinstance(part, dict) or "text" not in part:
+                message = f"input[{at}].output: only text; show images and files in a message."
+                raise errors.InvalidRequest(message, path=f"input[{at}].output")
+    return _text_of(output)
 
 
 def _text_of(value: Any) -> str:
@@ -307,13 +364,14 @@ def _text_of(value: Any) -> str:
     return "" if value is None else jsontext.dumps(value).decode("utf-8", "surrogatepass")
 
 
-def engine_of(request: CreateRequest, known: Mapping[str, Any], default: str) -> tuple[str, str | None]:
+def engine_of(
+    named: str | None, model: str | None, known: Mapping[str, Any], default: str
+) -> tuple[str, str | None]:
     """Return the engine, and the model it is to ask: `model` names an engine, or a model of the default one.
 
     Raises:
         UnknownEngine: there is no engine to take.
     """
-    named, model = request.mainstem.engine, request.model
     if named is not None:
         return named, None if model == named else model
     if model is not None and (model in known or not default):

@@ -7,31 +7,42 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import uuid
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
-from mainstem_api.gateway.adapters import attaching, engine_input
+from mainstem_api.gateway.adapters import attaching, engine_input, threads
 from mainstem_api.gateway.adapters.attaching import AttachPoint
-from mainstem_api.gateway.adapters.openai_responses import error_objects, ids, items, requests, translator
-from mainstem_api.gateway.adapters.openai_responses.error_objects import ResponseStream
+from mainstem_api.gateway.adapters.engine_input import Given
+from mainstem_api.gateway.adapters.openai_responses import (
+    error_objects,
+    ids,
+    items,
+    messages,
+    requests,
+    translator,
+)
 from mainstem_api.gateway.adapters.openai_responses.ids import ResponseId
+from mainstem_api.gateway.adapters.openai_responses.messages import Order
 from mainstem_api.gateway.adapters.openai_responses.requests import CreateRequest, Verdicts
 from mainstem_api.gateway.adapters.openai_responses.translator import EVERYTHING, Responses
+from mainstem_api.gateway.adapters.retries import Retry, retry_of
+from mainstem_api.gateway.adapters.settling import SettledResponse, settle
 from mainstem_api.gateway.auth.caller import Caller
 from mainstem_api.gateway.routes.runs import Serving
+from mainstem_api.gateway.sse import EventStream
 from mainstem_api.gateway.state import Gateway
 from mainstem_shared import errors
 from mainstem_shared.eventlog.reading import run_states
 from mainstem_shared.model import jsontext
+from mainstem_shared.model import messages as thread_messages
 from mainstem_shared.model.contents import TextPart
 from mainstem_shared.model.principals import Principal
-from mainstem_shared.operations import engine_catalogue
+from mainstem_shared.operations import engine_catalogue, starting
 
-router = APIRouter(tags=["responses"], route_class=error_objects.Route)
+router = APIRouter(tags=["responses"])
 
 CANCEL_WAIT_S: Final = 5.0
 """A cancel answers with the final response, if the run ends within so many seconds."""
@@ -50,6 +61,7 @@ _RESPONSE: Final[dict[str, Any]] = {
 )
 async def create_response(
     body: CreateRequest,
+    request: Request,
     gateway: Serving,
     caller: Caller,
     idempotency_key: Annotated[str | None, Header()] = None,
@@ -60,12 +72,14 @@ async def create_response(
     if verdicts is not None:
         name = await _decide(body, verdicts, gateway, caller)
     else:
-        name = await _start(body, gateway, caller, idempotency_key)
+        given = body.model_dump(mode="json")
+        retry = await retry_of(gateway, request, given, caller, idempotency_key=idempotency_key)
+        name = await _start(body, gateway, caller, retry)
     if body.stream:
         return await _stream(name, gateway, caller)
     if body.background:
         return _as_json(_now(name, await attaching.read(gateway.store, name.run_id, caller)))
-    return _as_json(await _settled(name, gateway, caller))
+    return await _settled(name, gateway, caller)
 
 
 @router.get(
@@ -84,10 +98,50 @@ async def retrieve_response(
     """Return a response as of now; with `stream`, its events: all, or those after number `starting_after`."""
     name = ids.response(response_id)
     if stream:
+        await _read(name, gateway, caller)
         return await _stream(
             name, gateway, caller, after=EVERYTHING if starting_after is None else starting_after
         )
-    return _as_json(_now(name, await attaching.read(gateway.store, name.run_id, caller)))
+    return _as_json(_now(name, await _read(name, gateway, caller)))
+
+
+@router.get(
+    "/v1/responses/{response_id}/input_items",
+    response_class=Response,
+    responses={200: _RESPONSE, **error_objects.documents(400, 404, 503)},
+)
+async def list_input_items(
+    *,
+    response_id: str,
+    gateway: Serving,
+    caller: Caller,
+    order: Order = "desc",
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> Response:
+    """List what the engine was given: the input, and the conversation before it."""
+    name = ids.response(response_id)
+    await _read(name, gateway, caller)
+    turns = thread_messages.turns(await attaching.input_of(gateway.store, name.run_id))
+    items = [
+        item
+        for number, turn in enumerate(turns)
+        for item in messages.items_of(f"{ids.short(name.run_id)}_in_{number}", turn.role, turn.parts)
+    ]
+    return _as_json(messages.page(items, order=order, after=after, limit=limit))
+
+
+@router.delete(
+    "/v1/responses/{response_id}",
+    response_class=Response,
+    responses={200: _RESPONSE, **error_objects.documents(404, 503)},
+)
+async def delete_response(response_id: str, gateway: Serving, caller: Caller) -> Response:
+    """Remove a response's run for good; it is aborted first if it is active."""
+    name = ids.response(response_id)
+    await _read(name, gateway, caller)
+    await gateway.runs.delete(name.run_id, user_id=caller.user_id, tenant=caller.tenant)
+    return _as_json({"id": response_id, "object": "response", "deleted": True})
 
 
 @router.post(
@@ -98,7 +152,7 @@ async def retrieve_response(
 async def cancel_response(response_id: str, gateway: Serving, caller: Caller) -> Response:
     """Stop the run. What it has produced is kept, and returned; a response that is complete stays so."""
     name = ids.response(response_id)
-    attach_point = await attaching.read(gateway.store, name.run_id, caller)
+    attach_point = await _read(name, gateway, caller)
     now = _now(name, attach_point)
     if name.turn == len(attach_point.pauses) and attach_point.outcome is None:
         await gateway.runs.abort(name.run_id, wait=CANCEL_WAIT_S, user_id=caller.sees, tenant=caller.tenant)
@@ -109,44 +163,54 @@ async def cancel_response(response_id: str, gateway: Serving, caller: Caller) ->
 # -- starting and deciding
 
 
-async def _start(
-    body: CreateRequest, gateway: Gateway, caller: Principal, idempotency_key: str | None
-) -> ResponseId:
+async def _start(body: CreateRequest, gateway: Gateway, caller: Principal, retry: Retry) -> ResponseId:
     known = await engine_catalogue.engines(gateway.store)
-    engine, model = requests.engine_of(body, known, gateway.settings.default_engine)
-    parameters = body.parameters() if model is None else {**body.parameters(), "model": model}
+    engine, model = requests.engine_of(
+        body.mainstem.engine, body.model, known, gateway.settings.default_engine
+    )
+    schema, given = known.get(engine), body.parameters()
+    if model is not None and engine_input.knows(schema, "model"):
+        given["model"] = Given("model", model)
+    parameters = engine_input.fitting(schema, given, body.hints())
     before, thread_id = await _before(body, gateway, caller)
     options = body.mainstem
-    started = await gateway.runs.start(
-        thread_id,
-        engine,
-        engine_input.engine_input(
-            known.get(engine), requests.conversation(body, before), parameters, options
+    thread_id = thread_id or retry.thread_id("resp")
+    said = requests.conversation(body, before)
+    started = await starting.start_run(
+        gateway.operations,
+        starting.parse_request(
+            {
+                "engine": engine,
+                "input": engine_input.engine_input(schema, said, parameters, options),
+                "if_active": options.if_active,
+                "metadata": {**options.metadata, items.ECHO: body.echo()},
+                "max_duration_s": options.max_duration_s,
+                "on_worker_lost": options.on_worker_lost,
+            }
         ),
-        user_id=caller.user_id,
-        tenant=caller.tenant,
-        if_active=options.if_active,
-        metadata={**options.metadata, items.ECHO: body.echo()},
-        idempotency_key=idempotency_key,
-        max_duration_s=options.max_duration_s,
-        on_worker_lost=options.on_worker_lost,
+        principal=caller,
+        thread_id=thread_id,
+        run_id=retry.run_id(caller, thread_id),
+        private_threads=True,
     )
     return ResponseId(started.run_id)
 
 
 async def _before(
     body: CreateRequest, gateway: Gateway, caller: Principal
-) -> tuple[list[dict[str, Any]], str]:
+) -> tuple[list[dict[str, Any]], str | None]:
     """Return the conversation before this request, and the thread it goes on in."""
     named = body.thread()
+    if named is not None:
+        return await threads.conversation(gateway, named, caller), named
     if body.previous_response_id is None:
-        return [], named or f"resp-{uuid.uuid4()}"
+        return [], None
     name = ids.response(body.previous_response_id)
-    attach_point = await attaching.read(gateway.store, name.run_id, caller)
+    attach_point = await _read(name, gateway, caller)
     given = (await attaching.input_of(gateway.store, name.run_id)).get("messages")
     content = [part.dump() if isinstance(part, TextPart) else part for part in attach_point.fold.parts]
     history = [*_without_instructions(given, attach_point), *engine_input.transcript(content)]
-    return history, named or attach_point.spec.thread_id
+    return history, attach_point.spec.thread_id
 
 
 def _without_instructions(given: Any, attach_point: AttachPoint) -> list[dict[str, Any]]:
@@ -179,26 +243,37 @@ async def _decide(body: CreateRequest, verdicts: Verdicts, gateway: Gateway, cal
 # -- answering
 
 
+async def _read(name: ResponseId, gateway: Gateway, caller: Principal) -> AttachPoint:
+    """Return where a response's run stands.
+
+    Raises:
+        NotFound: there is no such run; or it was asked for with `store: false`, and answered once.
+    """
+    attach_point = await attaching.read(gateway.store, name.run_id, caller)
+    echo: Mapping[str, Any] = attach_point.spec.metadata.get(items.ECHO) or {}
+    if echo.get("store") is False:
+        raise errors.NotFound(f"Response with id {str(name)!r} not found.")
+    return attach_point
+
+
 def _now(name: ResponseId, attach_point: AttachPoint) -> dict[str, Any]:
     words = Responses(name, attach_point, after=_NOTHING)
     words.opening()
     return words.response()
 
 
-async def _settled(name: ResponseId, gateway: Gateway, caller: Principal) -> dict[str, Any]:
+async def _settled(name: ResponseId, gateway: Gateway, caller: Principal) -> Response:
     """Return a response once it is over."""
     attach_point = await attaching.read(gateway.store, name.run_id, caller)
     words = Responses(name, attach_point, after=_NOTHING)
-    words.opening()
-    if not words.over:
-        async with gateway.tailer.subscribe(name.run_id, after=attach_point.cursor) as subscription:
-            async for frames in subscription:
-                words.take(frames)
-                if words.over:
-                    break
-    if not words.over:
-        raise errors.StoreUnavailable("This gateway stops serving; retrieve the response from another.")
-    return words.response()
+    settling = asyncio.create_task(settle(gateway, words, name.run_id, attach_point.cursor))
+    return await SettledResponse.of(settling, lambda: _whole(words), gateway.settings.heartbeat_s)
+
+
+def _whole(words: Responses) -> Response:
+    if words.status == "failed" and words.failure is not None and not words.has_output:
+        return error_objects.of_outcome(words.failure)
+    return _as_json(words.response())
 
 
 async def _stream(
@@ -207,7 +282,7 @@ async def _stream(
     attach_point = await attaching.read(gateway.store, name.run_id, caller)
     begin = functools.partial(translator.following, name, attach_point, after=after)
     words = await asyncio.to_thread(begin) if attach_point.fold.size > run_states.LARGE else begin()
-    return ResponseStream(
+    return EventStream(
         gateway.tailer.subscribe(name.run_id, after=attach_point.cursor),
         principal=caller,
         heartbeat_s=gateway.settings.heartbeat_s,

@@ -99,6 +99,17 @@ class Responses(Translator):
         """The number of the last event that was told, or that the client has."""
         return self._sequencer.next_number - 1
 
+    @property
+    def failure(self) -> Mapping[str, Any] | None:
+        """The outcome of a run whose provider refused or failed."""
+        error: Mapping[str, Any] | None = self._outcome["error"] if self._outcome else None
+        return self._outcome if error and error.get("status") else None
+
+    @property
+    def has_output(self) -> bool:
+        """Whether anything was said."""
+        return bool(self._sequencer.items)
+
     def response(self) -> dict[str, Any]:
         """Return the response object as of now; once `opening` was called."""
         draft = self._sequencer.draft()

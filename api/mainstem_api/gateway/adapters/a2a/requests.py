@@ -1,0 +1,123 @@
+"""Reads what A2A clients send: JSON-RPC requests, messages, and decisions about a task that waits. Pure."""
+
+# what clients send is checked by models or by hand, not by types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from mainstem_api.gateway.adapters.engine_input import Options
+from mainstem_shared import errors
+from mainstem_shared.model import runs
+
+
+class RpcRequest(BaseModel):
+    """A JSON-RPC request."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    jsonrpc: Literal["2.0"]
+    id: str | int | None = None
+    method: Annotated[str, Field(max_length=80)]
+    params: dict[str, Any] = Field(default_factory=dict)
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+
+class A2AMessage(_Wire):
+    """What a user says: in a context, or to a task that waits."""
+
+    message_id: Annotated[str, Field(min_length=1, max_length=255)]
+    context_id: runs.ThreadId | None = None
+    task_id: str | None = None
+    parts: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=1000)]
+
+    @property
+    def text(self) -> str:
+        """All its texts."""
+        return "".join(str(part["text"]) for part in self.parts if "text" in part)
+
+    def content(self) -> str | list[dict[str, Any]]:
+        """Return it as the content of a chat message.
+
+        Raises:
+            InvalidRequest: a part is of no kind that an engine can be told.
+        """
+        if all("text" in part for part in self.parts):
+            return self.text
+        return [_part(at, part) for at, part in enumerate(self.parts)]
+
+
+def _part(at: int, part: Mapping[str, Any]) -> dict[str, Any]:
+    media_type = str(part.get("mediaType") or "application/octet-stream")
+    url = part.get("url")
+    if "raw" in part:
+        url = f"data:{media_type};base64,{part['raw']}"
+    if "text" in part:
+        return {"type": "text", "text": str(part["text"])}
+    if isinstance(url, str) and media_type.startswith("image"):
+        return {"type": "image_url", "image_url": {"url": url}}
+    if isinstance(url, str):
+        return {"type": "file", "file": {"filename": str(part.get("filename") or "file"), "file_data": url}}
+    raise errors.InvalidRequest(f"message.parts[{at}]: text, raw or url.", path=f"message.parts[{at}]")
+
+
+class Configuration(_Wire):
+    """How a message is to be answered."""
+
+    return_immediately: bool = False
+    task_push_notification_config: dict[str, Any] | None = None
+
+
+class SendMessage(_Wire):
+    """The parameters of `SendMessage` and `SendStreamingMessage`. `metadata.mainstem` has our options."""
+
+    message: A2AMessage
+    configuration: Configuration = Field(default_factory=Configuration)
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def options(self) -> Options:
+        """What the request says about the run's start."""
+        return Options.model_validate(self.metadata.get("mainstem") or {})
+
+
+class TaskQuery(_Wire):
+    """The parameters of what is about one task."""
+
+    id: str
+
+
+class ListQuery(_Wire):
+    """The parameters of `ListTasks`."""
+
+    context_id: runs.ThreadId | None = None
+    status: str | None = None
+    page_size: Annotated[int, Field(ge=1, le=100)] = 50
+    page_token: str = ""
+
+
+def decisions(action: Mapping[str, Any], message: A2AMessage) -> dict[str, Any]:
+    """Return what a message decides about the action that a task waits for.
+
+    A text answers every question, and decides every call: `approve`, or anything else to reject it. A data
+    part has `decisions` or `answers`, as `POST /v1/runs/{run_id}/resume` takes them.
+    """
+    for part in message.parts:
+        data = part.get("data")
+        if isinstance(data, dict) and ("decisions" in data or "answers" in data):
+            return {"decisions": data.get("decisions"), "answers": data.get("answers")}
+    text = message.text.strip()
+    if action["kind"] == "question":
+        answers = [{"question_id": asked["question_id"], "text": text} for asked in action["questions"]]
+        return {"answers": answers, "decisions": None}
+    approves = text.casefold() == "approve"
+    verdict = {"type": "approve"} if approves else {"type": "reject", "reason": text or None}
+    return {"answers": None, "decisions": [{"call_id": c["call_id"], **verdict} for c in action["calls"]]}

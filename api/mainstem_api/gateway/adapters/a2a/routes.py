@@ -1,0 +1,232 @@
+"""A2A's routes: an agent card for each engine, and the JSON-RPC methods about tasks."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+from fastapi import APIRouter, Request
+from pydantic import ValidationError
+from starlette.responses import Response
+
+from mainstem_api.gateway.adapters import attaching, engine_input, threads
+from mainstem_api.gateway.adapters.a2a import errors as rpc_errors
+from mainstem_api.gateway.adapters.a2a import requests, translator
+from mainstem_api.gateway.adapters.a2a.requests import ListQuery, RpcRequest, SendMessage, TaskQuery
+from mainstem_api.gateway.adapters.a2a.translator import TaskUpdates
+from mainstem_api.gateway.adapters.settling import settle
+from mainstem_api.gateway.auth.caller import Caller
+from mainstem_api.gateway.problems import error_documents
+from mainstem_api.gateway.routes.runs import Serving
+from mainstem_api.gateway.sse import EventStream
+from mainstem_api.gateway.state import Gateway
+from mainstem_shared import errors
+from mainstem_shared.model import jsontext, validation
+from mainstem_shared.model.principals import Principal
+from mainstem_shared.model.runs import EngineName, Status
+from mainstem_shared.operations import engine_catalogue
+
+router = APIRouter(tags=["a2a"])
+
+VERSION: Final = "1.0"
+CANCEL_WAIT_S: Final = 5.0
+_JSON: Final[dict[str, Any]] = {
+    "description": "A JSON-RPC response, or a stream of them",
+    "content": {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {}},
+}
+_CARD: Final[dict[str, Any]] = {
+    "description": "The agent card",
+    "content": {"application/json": {"schema": {"type": "object"}}},
+}
+
+
+@router.get(
+    "/v1/a2a/{engine}/.well-known/agent-card.json",
+    response_class=Response,
+    responses={200: _CARD, **error_documents(400, 404, 413, 422, 429, 503)},
+)
+async def agent_card(engine: EngineName, request: Request, gateway: Serving, caller: Caller) -> Response:
+    """Describe an engine as an agent."""
+    del caller
+    known = await engine_catalogue.engines(gateway.store)
+    if engine not in known:
+        raise errors.NotFound("No such agent.")
+    url = str(request.url).partition("/.well-known/")[0]
+    media = ["text/plain", "application/json"]
+    skill = {"id": engine, "name": engine, "description": f"Runs the engine {engine}.", "tags": ["mainstem"]}
+    card = {
+        "name": engine,
+        "description": f"The engine {engine}: its tasks are durable, and can be subscribed to again.",
+        "version": "1",
+        "supportedInterfaces": [{"url": url, "protocolBinding": "JSONRPC", "protocolVersion": VERSION}],
+        "capabilities": {"streaming": True, "pushNotifications": False, "extendedAgentCard": False},
+        "defaultInputModes": media,
+        "defaultOutputModes": media,
+        "skills": [skill],
+    }
+    return Response(jsontext.dumps(card), media_type="application/json")
+
+
+@router.post(
+    "/v1/a2a/{engine}",
+    response_class=Response,
+    responses={200: _JSON, **error_documents(400, 404, 413, 422, 429, 503)},
+)
+async def call_method(body: RpcRequest, engine: EngineName, gateway: Serving, caller: Caller) -> Response:
+    """Carry out a JSON-RPC request."""
+    method = _METHODS.get(body.method)
+    if method is None:
+        message = f"There is no method {body.method!r}; push notifications are not supported."
+        return rpc_errors.response(body.id, rpc_errors.METHOD_NOT_FOUND, message, "METHOD_NOT_FOUND")
+    try:
+        return await method(_Call(body, engine, gateway, caller))
+    except ValidationError as error:
+        return rpc_errors.of_error(body.id, validation.invalid_request(error))
+    except errors.MainstemError as error:
+        return rpc_errors.of_error(body.id, error)
+
+
+class _Call:
+    """One request, by one caller, of one engine's agent."""
+
+    def __init__(self, body: RpcRequest, engine: str, gateway: Gateway, caller: Principal) -> None:
+        self.body, self.engine, self.gateway, self.caller = body, engine, gateway, caller
+
+    def answer(self, result: Mapping[str, Any]) -> Response:
+        payload = {"jsonrpc": "2.0", "id": self.body.id, "result": result}
+        return Response(jsontext.dumps(payload), media_type="application/json")
+
+    async def task(self, run_id: str) -> dict[str, Any]:
+        return translator.task(await attaching.read(self.gateway.store, run_id, self.caller))
+
+    async def settled(self, run_id: str) -> dict[str, Any]:
+        """Return a task once it is over, or waits for its user."""
+        attach_point = await attaching.read(self.gateway.store, run_id, self.caller)
+        await settle(self.gateway, TaskUpdates(attach_point, None), run_id, attach_point.cursor)
+        return await self.task(run_id)
+
+    async def stream(self, run_id: str) -> Response:
+        attach_point = await attaching.read(self.gateway.store, run_id, self.caller)
+        words = TaskUpdates(attach_point, self.body.id)
+        return EventStream(
+            self.gateway.tailer.subscribe(run_id, after=attach_point.cursor),
+            principal=self.caller,
+            heartbeat_s=self.gateway.settings.heartbeat_s,
+            metrics=self.gateway.metrics,
+            outgoing=self.gateway.outgoing,
+            encoder=lambda _: words,
+        )
+
+
+async def _send(call: _Call) -> Response:
+    given = SendMessage.model_validate(call.body.params)
+    run_id = await _begin(call, given)
+    task = await (call.task if given.configuration.return_immediately else call.settled)(run_id)
+    return call.answer({"task": task})
+
+
+async def _send_streaming(call: _Call) -> Response:
+    return await call.stream(await _begin(call, SendMessage.model_validate(call.body.params)))
+
+
+async def _begin(call: _Call, given: SendMessage) -> str:
+    if given.configuration.task_push_notification_config:
+        message = "configuration.taskPushNotificationConfig: push notifications are not supported."
+        raise errors.InvalidRequest(message, path="configuration.taskPushNotificationConfig")
+    if given.message.task_id:
+        return await _decide(call, given)
+    return await _start(call, given)
+
+
+async def _start(call: _Call, given: SendMessage) -> str:
+    gateway, caller, message, options = call.gateway, call.caller, given.message, given.options
+    schema = (await engine_catalogue.engines(gateway.store)).get(call.engine)
+    # A context that nobody named follows from the message: sent again, it is the same task.
+    named = f"{caller.user_id}/{message.message_id}"
+    context = message.context_id or str(uuid.uuid5(uuid.NAMESPACE_URL, named))
+    said = await threads.conversation(gateway, context, caller, before=message.message_id)
+    said.append({"role": "user", "content": message.content()})
+    result = await gateway.runs.start(
+        context,
+        call.engine,
+        engine_input.engine_input(schema, said, {}, options),
+        user_id=caller.user_id,
+        tenant=caller.tenant,
+        if_active=options.if_active,
+        metadata=options.metadata,
+        idempotency_key=f"a2a:{message.message_id}",
+        max_duration_s=options.max_duration_s,
+        on_worker_lost=options.on_worker_lost,
+        message_id=message.message_id,
+    )
+    return result.run_id
+
+
+async def _decide(call: _Call, given: SendMessage) -> str:
+    run_id = given.message.task_id or ""
+    attach_point = await attaching.read(call.gateway.store, run_id, call.caller)
+    action = attach_point.fold.action
+    if action is None or attach_point.outcome is not None:
+        raise errors.NotPaused(status=attach_point.status)
+    await call.gateway.runs.resume(
+        run_id,
+        action["action_id"],
+        **requests.decisions(action, given.message),
+        user_id=call.caller.user_id,
+        tenant=call.caller.tenant,
+    )
+    return run_id
+
+
+async def _get(call: _Call) -> Response:
+    return call.answer(await call.task(TaskQuery.model_validate(call.body.params).id))
+
+
+async def _subscribe(call: _Call) -> Response:
+    run_id = TaskQuery.model_validate(call.body.params).id
+    attach_point = await attaching.read(call.gateway.store, run_id, call.caller)
+    if attach_point.outcome is not None:
+        raise errors.RunNotActive(status=attach_point.status)
+    return await call.stream(run_id)
+
+
+async def _cancel(call: _Call) -> Response:
+    run_id = TaskQuery.model_validate(call.body.params).id
+    attach_point = await attaching.read(call.gateway.store, run_id, call.caller)
+    if attach_point.outcome is not None:
+        message = f"The task is {attach_point.status} already."
+        return rpc_errors.response(call.body.id, -32002, message, "TASK_NOT_CANCELABLE")
+    await call.gateway.runs.abort(
+        run_id, wait=CANCEL_WAIT_S, user_id=call.caller.user_id, tenant=call.caller.tenant
+    )
+    return call.answer(await call.task(run_id))
+
+
+async def _list(call: _Call) -> Response:
+    query = ListQuery.model_validate(call.body.params)
+    names = {name: status for status, name in translator.STATES.items()}
+    page = await call.gateway.runs.list(
+        thread_id=query.context_id,
+        user_id=call.caller.user_id,
+        tenant=call.caller.tenant,
+        status=Status(names[query.status]) if query.status in names else None,
+        limit=query.page_size,
+        cursor=query.page_token or None,
+    )
+    tasks = [
+        {"id": run.run_id, "contextId": run.thread_id, "status": {"state": translator.STATES[run.status]}}
+        for run in page.runs
+    ]
+    about = {"nextPageToken": page.next or "", "pageSize": query.page_size, "totalSize": len(tasks)}
+    return call.answer({"tasks": tasks, **about})
+
+
+_METHODS: Final[Mapping[str, Callable[[_Call], Awaitable[Response]]]] = {
+    "SendMessage": _send,
+    "SendStreamingMessage": _send_streaming,
+    "GetTask": _get,
+    "ListTasks": _list,
+    "CancelTask": _cancel,
+    "SubscribeToTask": _subscribe,
+}

@@ -1,0 +1,397 @@
+"""Serves the platform API: assistants, threads and their state, runs to stream, wait for, join and cancel."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import APIRouter, Header, Query
+from starlette.responses import Response
+
+from mainstem_api.gateway.adapters import attaching, engine_input, threads
+from mainstem_api.gateway.adapters.langgraph import messages
+from mainstem_api.gateway.adapters.langgraph.requests import CreateRun, CreateThread, Search
+from mainstem_api.gateway.adapters.langgraph.stream import NODE, GraphRun, path_of
+from mainstem_api.gateway.adapters.openai_chat import translator
+from mainstem_api.gateway.adapters.openai_chat.translator import Place
+from mainstem_api.gateway.adapters.settling import SettledResponse, settle
+from mainstem_api.gateway.auth.caller import Caller
+from mainstem_api.gateway.problems import Refusal, error_documents
+from mainstem_api.gateway.routes.runs import Serving
+from mainstem_api.gateway.sse import EventStream
+from mainstem_api.gateway.state import Gateway
+from mainstem_shared import errors
+from mainstem_shared.model import jsontext
+from mainstem_shared.model.messages import Message
+from mainstem_shared.model.principals import Principal
+from mainstem_shared.model.runs import Run, Status, ThreadId
+from mainstem_shared.operations import engine_catalogue
+from mainstem_shared.operations.queries import conversations
+
+PREFIX: Final = "/v1/langgraph"
+router = APIRouter(prefix=PREFIX, tags=["langgraph"])
+
+CANCEL_WAIT_S: Final = 5.0
+_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "The object, or a stream of events",
+        "content": {"application/json": {"schema": {}}, "text/event-stream": {}},
+    },
+    **error_documents(400, 403, 404, 409, 410, 413, 422, 429, 503),
+}
+_STATUS: Final[Mapping[str, str]] = {
+    Status.QUEUED: "pending",
+    Status.RUNNING: "running",
+    Status.REQUIRES_ACTION: "interrupted",
+    Status.SUCCEEDED: "success",
+    Status.FAILED: "error",
+    Status.ABORTED: "interrupted",
+}
+
+
+def encode_error(refusal: Refusal) -> Response:
+    """Return a refusal as this API has them."""
+    body = {"detail": refusal.detail, "code": refusal.code}
+    return Response(jsontext.dumps(body), refusal.status, dict(refusal.headers), "application/json")
+
+
+def _as_json(value: Any, status: int = 200, **headers: str) -> Response:
+    named = {name.replace("_", "-"): text for name, text in headers.items()}
+    return Response(jsontext.dumps(value), status, named, "application/json")
+
+
+# -- assistants
+
+
+@router.post("/assistants/search", response_class=Response, responses=_ANSWER)
+async def search_assistants(body: Search, gateway: Serving, caller: Caller) -> Response:
+    """List the engines that workers offer, as assistants."""
+    del caller
+    names = sorted(await engine_catalogue.engines(gateway.store))
+    return _as_json([_assistant(name) for name in names[body.offset : body.offset + body.limit]])
+
+
+@router.get("/assistants/{assistant_id}", response_class=Response, responses=_ANSWER)
+async def get_assistant(assistant_id: str, gateway: Serving, caller: Caller) -> Response:
+    """Describe one engine as an assistant."""
+    del caller
+    if assistant_id not in await engine_catalogue.engines(gateway.store):
+        raise errors.NotFound("No such assistant.")
+    return _as_json(_assistant(assistant_id))
+
+
+@router.get("/assistants/{assistant_id}/schemas", response_class=Response, responses=_ANSWER)
+async def get_schemas(assistant_id: str, gateway: Serving, caller: Caller) -> Response:
+    """Return the schema of an engine's input."""
+    del caller
+    known = await engine_catalogue.engines(gateway.store)
+    if assistant_id not in known:
+        raise errors.NotFound("No such assistant.")
+    empty = dict.fromkeys(("output_schema", "state_schema", "config_schema", "context_schema"))
+    return _as_json({"graph_id": assistant_id, "input_schema": known[assistant_id], **empty})
+
+
+def _assistant(name: str) -> dict[str, Any]:
+    about: dict[str, Any] = {"config": {}, "context": {}, "metadata": {}, "version": 1, "description": None}
+    at = "1970-01-01T00:00:00Z"
+    return {"assistant_id": name, "graph_id": name, "name": name, "created_at": at, "updated_at": at, **about}
+
+
+# -- threads
+
+
+@router.post("/threads", response_class=Response, responses=_ANSWER)
+async def create_thread(body: CreateThread, caller: Caller) -> Response:
+    """Name a thread."""
+    del caller
+    return _as_json(_thread(body.thread_id or str(uuid.uuid4()), []))
+
+
+@router.get("/threads/{thread_id}", response_class=Response, responses=_ANSWER)
+async def get_thread(thread_id: ThreadId, gateway: Serving, caller: Caller) -> Response:
+    """Describe a thread; one without runs is idle and empty."""
+    return _as_json(_thread(thread_id, await _said(thread_id, gateway, caller)))
+
+
+@router.delete("/threads/{thread_id}", status_code=204, responses=_ANSWER)
+async def delete_thread(thread_id: ThreadId, gateway: Serving, caller: Caller) -> Response:
+    """Abort what is active on a thread, and remove all of it for good."""
+    await gateway.runs.delete_thread(thread_id, user_id=caller.user_id, tenant=caller.tenant)
+    return Response(status_code=204)
+
+
+@router.get("/threads/{thread_id}/state", response_class=Response, responses=_ANSWER)
+async def get_state(thread_id: ThreadId, gateway: Serving, caller: Caller) -> Response:
+    """Return a thread's state: its messages, and what its run waits for."""
+    return _as_json(_state(thread_id, await _said(thread_id, gateway, caller)))
+
+
+@router.post("/threads/{thread_id}/history", response_class=Response, responses=_ANSWER)
+async def get_history(thread_id: ThreadId, body: Search, gateway: Serving, caller: Caller) -> Response:
+    """Return a thread's states after each of its runs, the latest first."""
+    said = await _said(thread_id, gateway, caller)
+    ends = [at + 1 for at, message in enumerate(said) if message.role == "assistant"]
+    states = [_state(thread_id, said[:end]) for end in reversed(ends)]
+    return _as_json(states[: body.limit])
+
+
+async def _said(thread_id: str, gateway: Gateway, caller: Principal) -> list[Message]:
+    try:
+        page = await gateway.runs.messages(
+            thread_id, user_id=caller.sees, tenant=caller.tenant, limit=conversations.LONGEST_PAGE
+        )
+    except errors.NotFound:
+        return []
+    return page.messages
+
+
+def _thread(thread_id: str, said: list[Message]) -> dict[str, Any]:
+    last = said[-1] if said else None
+    status = last.status if last is not None and last.status is not None else Status.SUCCEEDED
+    names = {Status.QUEUED: "busy", Status.RUNNING: "busy", Status.REQUIRES_ACTION: "interrupted"}
+    waiting = messages.interrupts(last.action if last is not None else None)
+    return {
+        "thread_id": thread_id,
+        "created_at": said[0].created_at if said else None,
+        "updated_at": last.created_at if last is not None else None,
+        "metadata": {},
+        "status": "error" if status is Status.FAILED else names.get(status, "idle"),
+        "values": {"messages": messages.of_thread(said)},
+        "interrupts": {NODE: waiting} if waiting else {},
+    }
+
+
+def _state(thread_id: str, said: list[Message]) -> dict[str, Any]:
+    last = said[-1] if said else None
+    waiting = messages.interrupts(last.action if last is not None else None)
+    checkpoint = {"thread_id": thread_id, "checkpoint_ns": "", "checkpoint_id": last.id if last else None}
+    task = {"id": last.id if last else "", "name": NODE, "error": None, "interrupts": waiting}
+    return {
+        "values": {"messages": messages.of_thread(said)},
+        "next": [NODE] if waiting else [],
+        "tasks": [{**task, "checkpoint": None, "state": None}] if waiting else [],
+        "metadata": {},
+        "created_at": last.created_at if last else None,
+        "checkpoint": checkpoint,
+        "parent_checkpoint": None,
+        "interrupts": waiting,
+    }
+
+
+# -- runs
+
+
+@router.post("/threads/{thread_id}/runs/stream", response_class=Response, responses=_ANSWER)
+async def stream_run(thread_id: ThreadId, body: CreateRun, gateway: Serving, caller: Caller) -> Response:
+    """Start a run, or go on with one that was interrupted, and stream it."""
+    run_id, after = await _begin(thread_id, body, gateway, caller)
+    return await _stream(run_id, body.modes, gateway, caller, after)
+
+
+@router.post("/threads/{thread_id}/runs/wait", response_class=Response, responses=_ANSWER)
+async def wait_for_run(thread_id: ThreadId, body: CreateRun, gateway: Serving, caller: Caller) -> Response:
+    """Start a run, or go on with one, and return the state at its end."""
+    run_id, _ = await _begin(thread_id, body, gateway, caller)
+    return await _join(run_id, gateway, caller)
+
+
+@router.post("/threads/{thread_id}/runs", response_class=Response, responses=_ANSWER)
+async def create_run(thread_id: ThreadId, body: CreateRun, gateway: Serving, caller: Caller) -> Response:
+    """Start a run, or go on with one, in the background."""
+    run_id, _ = await _begin(thread_id, body, gateway, caller)
+    run = await gateway.runs.get(run_id, user_id=caller.sees, tenant=caller.tenant)
+    return _as_json(_run(run), content_location=path_of(thread_id, run_id))
+
+
+@router.post("/runs/stream", response_class=Response, responses=_ANSWER)
+async def stream_stateless(body: CreateRun, gateway: Serving, caller: Caller) -> Response:
+    """Start a run on a thread of its own, and stream it."""
+    run_id, after = await _begin(str(uuid.uuid4()), body, gateway, caller)
+    return await _stream(run_id, body.modes, gateway, caller, after)
+
+
+@router.post("/runs/wait", response_class=Response, responses=_ANSWER)
+async def wait_stateless(body: CreateRun, gateway: Serving, caller: Caller) -> Response:
+    """Start a run on a thread of its own, and return the state at its end."""
+    run_id, _ = await _begin(str(uuid.uuid4()), body, gateway, caller)
+    return await _join(run_id, gateway, caller)
+
+
+@router.get("/threads/{thread_id}/runs", response_class=Response, responses=_ANSWER)
+async def list_runs(
+    thread_id: ThreadId, gateway: Serving, caller: Caller, limit: Annotated[int, Query(ge=1, le=100)] = 10
+) -> Response:
+    """List a thread's runs, newest first."""
+    page = await gateway.runs.list(
+        thread_id=thread_id, user_id=caller.sees, tenant=caller.tenant, limit=limit
+    )
+    return _as_json([_run(run) for run in page.runs])
+
+
+@router.get("/threads/{thread_id}/runs/{run_id}", response_class=Response, responses=_ANSWER)
+async def get_run(thread_id: ThreadId, run_id: str, gateway: Serving, caller: Caller) -> Response:
+    """Describe a run."""
+    return _as_json(_run(await _get(thread_id, run_id, gateway, caller)))
+
+
+@router.get("/threads/{thread_id}/runs/{run_id}/stream", response_class=Response, responses=_ANSWER)
+async def join_stream(
+    *,
+    thread_id: ThreadId,
+    run_id: str,
+    gateway: Serving,
+    caller: Caller,
+    stream_mode: Annotated[list[str] | None, Query()] = None,
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Follow a run after `Last-Event-ID`; `-1`: from its start."""
+    await _get(thread_id, run_id, gateway, caller)
+    after = translator.place(None if last_event_id == "-1" else last_event_id)
+    given = [mode for mode in stream_mode or () if mode]  # the SDK sends an empty one for none
+    modes = given or ["values", "messages-tuple", "updates", "custom"]
+    return await _stream(run_id, modes, gateway, caller, after)
+
+
+@router.get("/threads/{thread_id}/runs/{run_id}/join", response_class=Response, responses=_ANSWER)
+async def join_run(thread_id: ThreadId, run_id: str, gateway: Serving, caller: Caller) -> Response:
+    """Return the state at a run's end."""
+    await _get(thread_id, run_id, gateway, caller)
+    return await _join(run_id, gateway, caller)
+
+
+@router.post("/threads/{thread_id}/runs/{run_id}/cancel", response_class=Response, responses=_ANSWER)
+async def cancel_run(
+    *,
+    thread_id: ThreadId,
+    run_id: str,
+    gateway: Serving,
+    caller: Caller,
+    wait: bool = False,
+    action: Literal["interrupt", "rollback"] = "interrupt",
+) -> Response:
+    """Stop a run; `rollback` removes it, too."""
+    await _get(thread_id, run_id, gateway, caller)
+    if action == "rollback":
+        await gateway.runs.delete(run_id, user_id=caller.user_id, tenant=caller.tenant)
+    else:
+        wait_s = CANCEL_WAIT_S if wait else 0
+        await gateway.runs.abort(run_id, wait=wait_s, user_id=caller.user_id, tenant=caller.tenant)
+    return Response(status_code=204 if wait else 202)
+
+
+async def _get(thread_id: str, run_id: str, gateway: Gateway, caller: Principal) -> Run:
+    run = await gateway.runs.get(run_id, user_id=caller.sees, tenant=caller.tenant)
+    if run.thread_id != thread_id:
+        raise errors.NotFound
+    return run
+
+
+def _run(run: Run) -> dict[str, Any]:
+    about = {"metadata": run.metadata, "kwargs": {}, "multitask_strategy": "enqueue"}
+    return {
+        "run_id": run.run_id,
+        "thread_id": run.thread_id,
+        "assistant_id": run.engine,
+        "created_at": run.created_at,
+        "updated_at": run.finished_at or run.started_at or run.created_at,
+        "status": _STATUS[run.status],
+        **about,
+    }
+
+
+async def _begin(
+    thread_id: str, body: CreateRun, gateway: Gateway, caller: Principal
+) -> tuple[str, Place | None]:
+    """Start a run, or decide what one waits for; returns it, and how much of it was said before."""
+    body.check()
+    if body.command is not None and body.command.resume is not None:
+        return await _decide(thread_id, body.command.resume, gateway, caller)
+    engine, given = body.assistant_id, dict(body.input or {})
+    schema = (await engine_catalogue.engines(gateway.store)).get(engine)
+    said = [messages.chat(at, message) for at, message in enumerate(_listed(given.pop("messages", [])))]
+    before = await threads.conversation(gateway, thread_id, caller)
+    options = engine_input.Options(input=given)
+    rolls_back = body.multitask_strategy == "rollback"
+    replaced = await threads.newest_active(gateway.store, thread_id, caller) if rolls_back else None
+    started = await gateway.runs.start(
+        thread_id,
+        engine,
+        engine_input.engine_input(schema, [*before, *said], {}, options),
+        user_id=caller.user_id,
+        tenant=caller.tenant,
+        if_active=body.if_active,
+        metadata=body.metadata or {},
+    )
+    if replaced is not None:
+        await gateway.runs.delete(replaced.run_id, user_id=caller.user_id, tenant=caller.tenant)
+    return started.run_id, None
+
+
+def _listed(given: Any) -> list[dict[str, Any]]:
+    """Return the messages of an input.
+
+    Raises:
+        InvalidRequest: they are no list of objects.
+    """
+    if not isinstance(given, list) or not all(isinstance(message, dict) for message in given):  # pyright: ignore[reportUnknownVariableType]
+        raise errors.InvalidRequest("input.messages: a list of messages.", path="input.messages")
+    return given  # pyright: ignore[reportUnknownVariableType]
+
+
+async def _decide(
+    thread_id: str, resume: Any, gateway: Gateway, caller: Principal
+) -> tuple[str, Place | None]:
+    active = await threads.newest_active(gateway.store, thread_id, caller)
+    if active is None:
+        raise errors.NotPaused(status="idle")
+    attach_point = await attaching.read(gateway.store, active.run_id, caller)
+    action = attach_point.fold.action
+    if action is None:
+        raise errors.NotPaused(status=attach_point.status)
+    told = GraphRun(attach_point, modes=(), before=())
+    told.opening()
+    decided = messages.decisions(action, resume)
+    await gateway.runs.resume(
+        active.run_id, action["action_id"], **decided, user_id=caller.user_id, tenant=caller.tenant
+    )
+    return active.run_id, told.told
+
+
+async def _following(
+    run_id: str, modes: list[str], gateway: Gateway, caller: Principal, after: Place | None
+) -> tuple[GraphRun, attaching.AttachPoint]:
+    attach_point = await attaching.read(gateway.store, run_id, caller)
+    said = await _said(attach_point.spec.thread_id, gateway, caller)
+    at = next((at for at, message in enumerate(said) if message.id == run_id), len(said))
+    before = messages.of_thread(said[:at])
+    return GraphRun(attach_point, modes=modes, before=before, after=after), attach_point
+
+
+async def _stream(
+    run_id: str, modes: list[str], gateway: Gateway, caller: Principal, after: Place | None
+) -> Response:
+    words, attach_point = await _following(run_id, modes, gateway, caller, after)
+    return EventStream(
+        gateway.tailer.subscribe(run_id, after=attach_point.cursor),
+        principal=caller,
+        heartbeat_s=gateway.settings.heartbeat_s,
+        metrics=gateway.metrics,
+        outgoing=gateway.outgoing,
+        encoder=lambda _: words,
+    )
+
+
+async def _join(run_id: str, gateway: Gateway, caller: Principal) -> Response:
+    words, attach_point = await _following(run_id, [], gateway, caller, None)
+    settling = asyncio.create_task(settle(gateway, words, run_id, attach_point.cursor))
+    return await SettledResponse.of(settling, lambda: _outcome(words), gateway.settings.heartbeat_s)
+
+
+def _outcome(words: GraphRun) -> Response:
+    if words.failure is None:
+        return _as_json(words.values)
+    error: Mapping[str, Any] = words.failure["error"] or {}
+    about = {"error": words.failure["reason"], "message": error.get("message", "")}
+    return _as_json({**words.values, "__error__": about})

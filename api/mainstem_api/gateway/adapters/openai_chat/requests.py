@@ -1,0 +1,100 @@
+"""Reads what clients of Chat Completions post: a conversation, or decisions about a paused run. Pure.
+
+The format is the one that engines of `messages` take, so messages go on as they came.
+"""
+
+# what clients send is checked by models or by hand, not by types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mainstem_api.gateway.adapters.engine_input import Given, Options
+from mainstem_api.gateway.adapters.openai_responses import ids, parameters
+from mainstem_api.gateway.adapters.openai_responses.requests import Verdicts
+from mainstem_shared import errors
+
+ECHO_MODEL: Final = "openai_model"
+"""Member of a run's metadata: the `model` that was asked for."""
+
+
+class ChatCompletionRequest(BaseModel):
+    """A request for a completion. What each member means here, if anything, stands in `parameters`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=10_000)]
+    model: Annotated[str, Field(max_length=256)] | None = None
+    stream: bool | None = None
+    stream_options: dict[str, Any] | None = None
+    metadata: dict[str, Any] | None = None
+    mainstem: Options = Field(default_factory=Options)
+
+    def check(self) -> None:
+        """Refuse what cannot be done as asked.
+
+        Raises:
+            InvalidRequest: `path` names the member.
+        """
+        given = {name: value for name, value in self.model_dump().items() if value is not None}
+        parameters.check(given, parameters.CHAT_COMPLETIONS)
+        for at, message in enumerate(self.messages):
+            if not isinstance(message.get("role"), str):
+                raise errors.InvalidRequest(f"messages[{at}]: a message has a role.", path=f"messages[{at}]")
+
+    def parameters(self) -> dict[str, Given]:
+        """Return what only an engine can honour."""
+        table = parameters.CHAT_COMPLETIONS
+        return {
+            name: Given(name, value)
+            for name, value in (self.model_extra or {}).items()
+            if value is not None and table[name].treatment is parameters.Treatment.PASSED
+        }
+
+    def hints(self) -> dict[str, Any]:
+        """Return what a provider may make use of."""
+        given = self.model_extra or {}
+        return {
+            name: given[name] for name in parameters.HINTS if given.get(name) not in (None, "auto", "default")
+        }
+
+    @property
+    def tells_usage(self) -> bool:
+        """Whether a stream's last chunk is to say what was spent."""
+        return bool((self.stream_options or {}).get("include_usage"))
+
+
+def verdicts(messages: Sequence[Mapping[str, Any]]) -> Verdicts | None:
+    """Return what the last messages decide about a paused run; None if they do not.
+
+    Raises:
+        InvalidDecision: they are about several actions.
+    """
+    decided: list[tuple[ids.Asked, str]] = []
+    for message in reversed(messages):
+        asked = ids.asked(str(message.get("tool_call_id"))) if message.get("role") == "tool" else None
+        if asked is None:
+            break
+        decided.insert(0, (asked, str(message.get("content")).strip()))
+    if not decided:
+        return None
+    first, _ = decided[0]
+    if any((asked.run_id, asked.action_id) != (first.run_id, first.action_id) for asked, _ in decided):
+        raise errors.InvalidDecision("The messages decide about several actions at once.")
+    return Verdicts(
+        run_id=first.run_id,
+        action_id=first.action_id,
+        decisions=[_decision(asked.id, text) for asked, text in decided if asked.is_approval],
+        answers=[{"question_id": asked.id, "text": text} for asked, text in decided if not asked.is_approval],
+    )
+
+
+def _decision(call_id: str, text: str) -> dict[str, Any]:
+    if text.casefold() == "approve":
+        return {"call_id": call_id, "type": "approve"}
+    reason = text if text.casefold() != "reject" else None
+    return {"call_id": call_id, "type": "reject", "reason": reason}

@@ -1,0 +1,85 @@
+"""Answers with the end of a run: a JSON text, after white space that keeps the connection while it lasts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Self
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from mainstem_api.gateway.adapters.translator import Translator
+from mainstem_api.gateway.state import Gateway
+from mainstem_shared import errors
+from mainstem_shared.model.cursors import Cursor
+
+
+async def settle(gateway: Gateway, words: Translator, run_id: str, cursor: Cursor) -> None:
+    """Follow a run from `cursor` until `words` are over.
+
+    Raises:
+        StoreUnavailable: this gateway stops first.
+    """
+    words.opening()
+    if words.resting:
+        words.rest()
+    if words.over:
+        return
+    async with gateway.tailer.subscribe(run_id, after=cursor) as subscription:
+        async for frames in subscription:
+            words.take(frames)
+            if words.resting:
+                words.rest()
+            if words.over:
+                return
+    raise errors.StoreUnavailable("This gateway stops serving; ask another one.")
+
+
+class SettledResponse(Response):
+    """An answer that is not known yet: its status is sent with the first white space."""
+
+    def __init__(
+        self, settling: asyncio.Task[None], answer: Callable[[], Response], heartbeat_s: float
+    ) -> None:
+        super().__init__()
+        self._settling = settling
+        self._answer = answer
+        self._heartbeat_s = heartbeat_s
+
+    @classmethod
+    async def of(
+        cls, settling: asyncio.Task[None], answer: Callable[[], Response], heartbeat_s: float
+    ) -> Response | Self:
+        """Return the answer itself if it is known within a heartbeat, with its own status.
+
+        Raises:
+            StoreUnavailable: this gateway stops first.
+        """
+        try:
+            await asyncio.wait_for(asyncio.shield(settling), heartbeat_s)
+        except TimeoutError:
+            return cls(settling, answer, heartbeat_s)
+        except asyncio.CancelledError:
+            settling.cancel()
+            raise
+        return answer()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-type", b"application/json"), (b"x-accel-buffering", b"no")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        gone = asyncio.ensure_future(receive())
+        try:
+            while not self._settling.done() and not gone.done():
+                await send({"type": "http.response.body", "body": b" ", "more_body": True})
+                await asyncio.wait(
+                    {self._settling, gone}, timeout=self._heartbeat_s, return_when=asyncio.FIRST_COMPLETED
+                )
+        finally:
+            gone.cancel()
+            if not self._settling.done():
+                self._settling.cancel()
+        if not self._settling.done() or self._settling.cancelled():
+            return  # the client is gone
+        if self._settling.exception() is None:  # else a reset: no last chunk
+            await send({"type": "http.response.body", "body": self._answer().body})

@@ -1,0 +1,56 @@
+"""Frameworks of PyPI as clients of a live stack, in an environment of their own: `make frameworks`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from typing import Any
+
+import pytest
+
+from support.engines.demowords import demo_text
+from support.paths import TESTS
+from support.processes.gateways import GatewayThread
+
+PYTHON = os.environ.get("MAINSTEM_FRAMEWORKS", "")
+pytestmark = pytest.mark.skipif(not PYTHON, reason="a job of its own: make frameworks")
+LOOP = {"responses": "It is blue.", "responses streamed": "It is blue."}
+CHAT_LOOP = {"chat": "It is blue.", "chat streamed": "It is blue."}
+EXPECTED: dict[str, dict[str, Any]] = {
+    "openai-agents": {**LOOP, **CHAT_LOOP, "conversation": "user:One|assistant:user:One|user:Two"},
+    "langchain-openai": {**LOOP, **CHAT_LOOP},
+    "pydantic-ai": {**LOOP, **CHAT_LOOP},
+    "a2a-sdk": {
+        "text": "Hello there",
+        "state": "TASK_STATE_COMPLETED",
+        "subscribed": demo_text(60),
+        "asked": "TASK_STATE_INPUT_REQUIRED",
+        "answered": "TASK_STATE_COMPLETED",
+        "artifact": "w0 w1 blue w2 w3",
+        "cancelled": "TASK_STATE_CANCELED",
+        "listed": True,
+        "unknown": "TaskNotFoundError",
+    },
+    "langgraph-sdk": {
+        "wait": "user:One",
+        "values": "user:One|assistant:user:One|user:Two",
+        "state": ["human", "ai"] * 2,
+        "history": 2,
+        "joined": demo_text(60),
+        "interrupt": "tool_approval",
+        "status": "interrupted",
+        "resumed": demo_text(4),
+        "cancelled": "interrupted",
+        "assistants": True,
+    },
+}
+
+
+@pytest.mark.parametrize("framework", EXPECTED)
+def test_a_framework_does_what_it_does_elsewhere(gateway: GatewayThread, framework: str):
+    """Unmodified, with nothing but the address: its own tool loop ends with the same answer, however it asks."""
+    program = [PYTHON, str(TESTS / "stock_clients" / "frameworks.py"), gateway.url, framework]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == EXPECTED[framework]
