@@ -29,6 +29,7 @@ MainstemError
 ├── TooManyRequests           too_many_requests
 ├── TooManyStreams            too_many_streams
 ├── EngineLimit
+│   ├── BlobTooLarge          blob_too_large
 │   ├── EventTooLarge         event_too_large
 │   ├── CheckpointTooLarge    checkpoint_too_large
 │   └── ContentTooLarge       content_too_large
@@ -50,6 +51,7 @@ from typing import ClassVar
 
 __all__ = [
     "ActionExpired",
+    "BlobTooLarge",
     "BrokerUnavailable",
     "ChannelClosed",
     "CheckpointTooLarge",
@@ -318,6 +320,13 @@ class EventTooLarge(EngineLimit):
 
     code = "event_too_large"
     message = "An event of {size} bytes is over the limit of {limit}; split it or store the data elsewhere."
+
+
+class BlobTooLarge(EngineLimit):
+    """A file or a result is larger than a blob may be."""
+
+    code = "blob_too_large"
+    message = "{size} bytes are over the limit of {limit} for a file or result; raise MAINSTEM_BLOB_MAX_MB."
 
 
 class CheckpointTooLarge(EngineLimit):

@@ -97,6 +97,16 @@ class Settings(BaseSettings):
     compact_after_s: Annotated[float, Field(ge=0)] = 60
     """How long after its end a run's deltas stay readable one by one; then only the final event is kept."""
 
+    # Files
+    blob_url: str | None = None
+    """Where files and large results lie: `file:///path`, shared by all processes. None: in `data_dir`."""
+    blob_min_kb: Annotated[int, Field(ge=1)] = 64
+    """Files in an input that are larger, as `data:` addresses, go there; the others stay in the input."""
+    blob_max_mb: Annotated[int, Field(ge=1)] = 32
+    """The largest file or result that may go there."""
+    max_body_mb: Annotated[int, Field(ge=1)] = 32
+    """The largest body of a request: a run's input with its files."""
+
     # Web tier
     auth: Literal["none", "jwt", "proxy"] = "none"
     """`none` is for one user on one machine: the gateway then refuses to listen anywhere but on loopback."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from mainstem_api.client.conversations import Conversations
 from mainstem_shared import errors
 from mainstem_shared.coordination.leases import CLIENT, Lease
 from mainstem_shared.eventlog.reading import run_states
@@ -27,7 +28,7 @@ from mainstem_shared.operations import aborting, deleting, resuming, starting, s
 from mainstem_shared.operations.aborting import Aborter, Outcome
 from mainstem_shared.operations.control import Operations
 from mainstem_shared.operations.deleting import Deleter
-from mainstem_shared.operations.queries import conversations, listings
+from mainstem_shared.operations.queries import listings
 from mainstem_shared.operations.queries.listings import Page, Query
 from mainstem_shared.operations.steering import Receipt
 from mainstem_shared.settings import Settings
@@ -74,7 +75,7 @@ class AbortResult:
     signal_delivered: bool
 
 
-class AsyncRuns:
+class AsyncRuns(Conversations):
     """Runs, for asyncio. Use one per event loop, as an async context manager or with `aclose()`.
 
     Every method may raise StoreUnavailable. What is not the given user's raises NotFound, as if it were not
@@ -421,43 +422,6 @@ class AsyncRuns:
         request = steering.parse_request({"text": text, "input_id": input_id})
         spec = await run_states.check_owner(self._store, run_id, tenant=tenant, user_id=user_id)
         return await steering.send(self._operations, spec, request=request, by=user_id)
-
-    async def messages(
-        self,
-        thread_id: str,
-        *,
-        user_id: str | None = None,
-        tenant: str = DEFAULT_TENANT,
-        branch: str | None = None,
-        before: str | None = None,
-        after: str | None = None,
-        limit: int = conversations.PAGE,
-    ) -> conversations.Page:
-        """Return messages of a thread, oldest first: by default the last ones of its latest branch.
-
-        Args:
-            thread_id: the conversation.
-            user_id: whose messages; None means all users of the tenant.
-            tenant: whose thread that is.
-            branch: any message of the branch to be read, such as one of a message's `siblings`.
-            before: read those that stand before this message: the `previous` of a page.
-            after: read those that stand after this message: the `next` of a page.
-            limit: how many there are on a page.
-
-        Raises:
-            NotFound: the thread has no messages, none of this user, or not the one that is named.
-            InvalidRequest: the limit is out of range, or both `before` and `after` are given.
-        """
-        query = conversations.Query(
-            tenant=tenant,
-            thread_id=thread_id,
-            user_id=user_id,
-            branch=branch,
-            before=before,
-            after=after,
-            limit=limit,
-        )
-        return await conversations.page(self._store, query)
 
     async def list(
         self,

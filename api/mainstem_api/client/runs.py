@@ -70,6 +70,8 @@ class Runs:
     delete_user = _blocking(AsyncRuns.delete_user)
     kill = _blocking(AsyncRuns.kill)
     requeue = _blocking(AsyncRuns.requeue)
+    input = _blocking(AsyncRuns.input)
+    blob = _blocking(AsyncRuns.blob)
     messages = _blocking(AsyncRuns.messages)
     list = _blocking(AsyncRuns.list)
 

@@ -85,7 +85,7 @@ def create_app(settings: Settings | None = None, *, authenticator: Authenticator
         app.include_router(router, responses=_LOCKED_RESPONSES if locked else {})
     # From the inside to the outside.
     app.add_middleware(LargeAnswers, outgoing=lambda: holder.gateway.outgoing)
-    app.add_middleware(RequestLimits)
+    app.add_middleware(RequestLimits, body_limit=settings.max_body_mb * 1024 * 1024)
     app.add_middleware(Locked, access=access, limits=Limits(settings), origins=origins)
     if origins.configured:
         app.add_middleware(CORSMiddleware, **origins.cors())

@@ -17,7 +17,8 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from mainstem_shared.model import runs, schemas
+from mainstem_shared.model import blob_references, runs, schemas
+from mainstem_shared.model.blob_references import Blob
 from mainstem_shared.model.runs import ErrorInfo, Reason, Run, Spec, Status, Timestamp, Usage
 
 Role = Literal["system", "user", "assistant"]
@@ -168,9 +169,18 @@ def _part(piece: Mapping[str, Any]) -> Part:
 
 def file_part(url: str, *, media_type: str = "application/octet-stream", name: Any = None) -> Part:
     """Return the part for a file at this address; the address may hold the file itself (`data:`)."""
-    found = _DATA_URL.match(url)
-    part: Part = {"type": "file", "media_type": (found and found[1]) or media_type, "url": url}
+    if (blob := blob_references.parse(url)) is not None:
+        part = blob_part(blob)
+    else:
+        found = _DATA_URL.match(url)
+        part = {"type": "file", "media_type": (found and found[1]) or media_type, "url": url}
     return {**part, "name": name} if isinstance(name, str) and name else part
+
+
+def blob_part(blob: Blob) -> Part:
+    """Return the part for a file that lies beside its run; `url` is a path of the gateway."""
+    about = {"media_type": blob.media_type, "url": blob.path, "digest": blob.digest, "size": blob.size}
+    return {"type": "file", **about}
 
 
 # -- what the run produced

@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar
 
 from mainstem_shared import errors, transitions
+from mainstem_shared.blobs.files import Files
 from mainstem_shared.coordination import outbox
 from mainstem_shared.model.actions import Action
 from mainstem_shared.model.runs import Spec, Status
@@ -116,6 +117,11 @@ class Operations:
     def indexes(self) -> Indexes:
         """The indexes beside the store's records."""
         return Indexes(store=self.store, settings=self.settings)
+
+    @cached_property
+    def files(self) -> Files:
+        """What is stored beside runs."""
+        return Files(self.settings)
 
     @cached_property
     def history(self) -> History:
@@ -247,6 +253,7 @@ async def _after_forget(
     if answer:
         tenant, user_id = owner
         await indexes.deleted(run_id, tenant=tenant, user_id=user_id)
+        await Files(indexes.settings).drop(run_id)
 
 
 # -- verbs that need more than their script

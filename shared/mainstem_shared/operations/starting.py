@@ -89,10 +89,10 @@ async def start_run(
         StoreUnavailable: not started, or (a lost reply) started and found by its idempotency key.
     """
     store, settings = operations.store, operations.settings
-    run_input = _encode("input", request.input, runs.INPUT_LIMIT)
     spec = _spec(
         request, settings=settings, principal=principal, thread_id=thread_id, run_id=run_id, trigger=trigger
     )
+    run_input = await _stored(operations, request, spec)
     idempotency = _idempotency(principal, thread_id, request, idempotency_key)
     if not await _is_replay(store, spec, idempotency):
         await engine_catalogue.check(store, request.engine, request.input, size=len(run_input))
@@ -116,6 +116,12 @@ async def start_run(
     for replaced in filter(None, (answer.superseded, replaces)):
         await _stop_replaced(operations, replaced)
     return Outcome(run_id=spec.run_id, waiting=answer.waiting, replaces=replaces)
+
+
+async def _stored(operations: Operations, request: StartRequest, spec: Spec) -> bytes:
+    """Return the input as the record has it: files beside it. Those of a start that fails are collected."""
+    stored, _ = await operations.files.taken_out(request.input, spec.run_id)
+    return _encode("input", stored, runs.INPUT_LIMIT)
 
 
 async def _publish(operations: Operations, spec: Spec, answer: object) -> None:

@@ -25,6 +25,7 @@ from mainstem_shared.model.runs import Reason, Status, WaitingFor
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import census, ending, migration, recovery, resuming, steering
 from mainstem_shared.operations.aborting import Abort, Aborter
+from mainstem_shared.operations.blob_collection import BlobCollector
 from mainstem_shared.operations.control import PROMOTE, Operations
 from mainstem_shared.operations.due_work import HOLD_MS, SLICE, Drain
 from mainstem_shared.operations.indexes import CHECKS, COMPACTIONS, Backlog, Indexes
@@ -79,6 +80,7 @@ class Sweeper:
 
     def __post_init__(self) -> None:
         self.drain = Drain(kinds={CHECKS: self._look_at_due, COMPACTIONS: self._compact_due})
+        self._blobs = BlobCollector(self.operations.store, self.operations.settings)
 
     @property
     def _store(self) -> Store:
@@ -336,3 +338,4 @@ class Sweeper:
     async def _forget_expired(self) -> None:
         settings = self.operations.settings
         await self._indexes.drop_old(now_ms() - settings.retention_ms - settings.live_ttl_ms)
+        await self._blobs.collect_sometimes()

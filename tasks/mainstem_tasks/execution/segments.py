@@ -8,6 +8,7 @@ never from the exception. Finalisation runs in a task that no cancel reaches.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from typing import Any, Final, TypeVar
@@ -230,29 +231,27 @@ class Segment:
         return fold, await transitions.load_checkpoint(store, self.run_id, patience_s=STORE_PATIENCE_S)
 
     async def _run_engine(self, channel: Channel, state: bytes | None, inbox: Inbox) -> None:
-        engine = registry.get(self._claimed.spec.engine)
-
-        async def save(data: bytes, covers: Cursor) -> None:
-            await self._save(channel, data, covers)
-
         claimed, spec = self._claimed, self._claimed.spec
+        engine = registry.get(spec.engine)
+        given = await self._runtime.operations.files.put_back(claimed.input, self.run_id)
         run = self._run = context.RunContext[Any](
             channel,
             run_id=spec.run_id,
             thread_id=spec.thread_id,
             user_id=spec.user_id,
             tenant=spec.tenant,
-            input=engine.parse(claimed.input),
-            raw_input=claimed.input,
+            input=engine.parse(given),
+            raw_input=given,
             metadata=spec.metadata,
             segment=claimed.segment,
             decisions=actions.decisions_of(claimed.decisions),
             state=state,
             settings=self._runtime.settings,
             stopping=lambda: self.cause is not None,
-            save=save,
+            save=functools.partial(self._save, channel),
             inbox=inbox,
             history=histories.of(self._runtime, spec),
+            files=self._runtime.operations.files,
         )
         try:
             await engine.execute(run)

@@ -15,7 +15,8 @@ from typing import Any, Final, Generic, NoReturn
 from typing_extensions import TypeVar
 
 from mainstem_shared import errors
-from mainstem_shared.model import contents, digests, ids, jsontext, transcripts
+from mainstem_shared.blobs.files import Files
+from mainstem_shared.model import contents, digests, events, ids, jsontext, messages, transcripts
 from mainstem_shared.model.actions import Call, Decision, OnExpiry, Question
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
@@ -36,6 +37,10 @@ SaveCheckpoint = Callable[[bytes, Cursor], Awaitable[None]]
 
 ReadHistory = Callable[[int], Awaitable[list[Message]]]
 """Reads the last so many messages before the run."""
+
+RESULT_LIMIT: Final = events.EVENT_LIMIT - 4096
+"""A larger result of a tool goes to a file beside the run; its event holds the rest."""
+_SHOWN_OF_RESULT: Final = 2000  # characters of such a result that readers see at once
 
 _MESSAGE: Final = Type.MESSAGE_DELTA  # looking a member up costs as much as a step of a token's way
 _YIELD_EVERY: Final = 32
@@ -129,6 +134,7 @@ class RunContext(RunView[InputT]):
         save: SaveCheckpoint | None = None,
         inbox: Inbox | None = None,
         history: ReadHistory | None = None,
+        files: Files | None = None,
     ) -> None:
         super().__init__(
             run_id=run_id,
@@ -152,6 +158,7 @@ class RunContext(RunView[InputT]):
         self._channel = channel
         self._save = save
         self._history = history
+        self._files = files
         self._turn = 0
         self._steps = 0
         # The channel's fold lags behind, so what was emitted here is remembered here.
@@ -224,6 +231,25 @@ class RunContext(RunView[InputT]):
         given = {name: value for name, value in named.items() if value is not None}
         await self._part({"type": "source", "id": id or url or str(title), **given})
 
+    async def file(
+        self,
+        data: bytes,
+        media_type: str,
+        *,
+        name: str | None = None,
+        id: str | None = None,  # noqa: A002
+    ) -> None:
+        """Show a file, which lies beside the run as long as the run is kept; the same `id` replaces it.
+
+        Raises:
+            BlobTooLarge: it is over MAINSTEM_BLOB_MAX_MB.
+        """
+        if self._files is None:
+            raise RuntimeError("This segment has nowhere to put files.")
+        blob = await self._files.put(self.run_id, data, media_type)
+        named = {} if name is None else {"name": name}
+        await self._part({"id": id or blob.digest, **messages.blob_part(blob), **named})
+
     async def _part(self, part: dict[str, Any]) -> None:
         await self._emit(Type.PART, {"part": part})
 
@@ -272,11 +298,20 @@ class RunContext(RunView[InputT]):
             ValueError: no such call is open.
         """
         self._require_open(call_id)
+        result = await self._in_bounds(result)
         state = "failed" if failed else "completed"
         self._channel.emit(Type.STEP_COMPLETED, _completed(call_id, state, result))
         del self._open[call_id]
         self._answered.add(call_id)
         await self._emitted()
+
+    async def _in_bounds(self, result: Any) -> Any:
+        """Return a result, or for one that no event can hold where it lies, and how it begins."""
+        if self._files is None or len(data := jsontext.dumps(result)) <= RESULT_LIMIT:
+            return result
+        blob = await self._files.put(self.run_id, data, "application/json")
+        shown = transcripts.json_text(result)[:_SHOWN_OF_RESULT]
+        return {"beginning": shown, "file": messages.blob_part(blob)}
 
     async def _call_started(self, call_id: str, name: str, arguments: dict[str, Any] | str) -> None:
         if call_id in self._answered:

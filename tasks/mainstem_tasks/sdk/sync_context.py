@@ -124,6 +124,17 @@ class SyncRunContext(RunView[InputT]):
         """Name a source of the answer. See `RunContext.source`."""
         self._call(self._run.source(url, id=id, title=title, media_type=media_type))
 
+    def file(
+        self,
+        data: bytes,
+        media_type: str,
+        *,
+        name: str | None = None,
+        id: str | None = None,  # noqa: A002
+    ) -> None:
+        """Show a file, which lies beside the run. See `RunContext.file`."""
+        self._call(self._run.file(data, media_type, name=name, id=id))
+
     def output(self, value: Any) -> None:
         """Give the run its structured result. See `RunContext.output`."""
         self._call(self._run.output(value))

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mainstem_shared import errors
+from mainstem_shared.blobs import drivers
+from mainstem_shared.blobs.files import Files
 from mainstem_shared.model import contents, events, ids, jsontext
 from mainstem_shared.model.actions import Action, Decision
 from mainstem_shared.model.contents import Content, TextPart
@@ -164,6 +166,7 @@ async def run_engine(
         save=_saving(saved),
         inbox=_inbox(channel, inbox),
         history=_earlier(history),
+        files=Files(settings or Settings(), drivers.Memory()),
     )
     failure = await _failure_of(found, run, channel)
     if failure is not None and check:

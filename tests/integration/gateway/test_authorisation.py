@@ -85,6 +85,8 @@ MATRIX: dict[tuple[str, str], Row] = {
     ("DELETE", "/v1/threads/{thread_id}"): Row(stranger=404, admin=404, owner=204),
     ("GET", "/v1/runs"): Row(stranger=200, admin=200, owner=200, query={"user": OWNER}),
     ("GET", "/v1/runs/{run_id}"): Row(stranger=404, admin=200, owner=200),
+    ("GET", "/v1/runs/{run_id}/input"): Row(stranger=404, admin=200, owner=200),
+    ("GET", "/v1/runs/{run_id}/blobs/{digest}"): Row(stranger=404, admin=404, owner=404),
     ("GET", "/v1/runs/{run_id}/events"): Row(stranger=404, admin=200, owner=200),
     ("POST", "/v1/runs/{run_id}/stream-token"): Row(stranger=404, admin=200, owner=200),
     ("POST", "/v1/runs/{run_id}/abort"): Row(stranger=404, admin=200, owner=200),

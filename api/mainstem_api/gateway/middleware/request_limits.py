@@ -17,8 +17,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mainstem_api.gateway import problems
 from mainstem_shared.model import jsontext
 
-BODY_LIMIT: Final = 2 * 1024 * 1024
-"""A run's input may have 1 MB of JSON; escapes and white space may double it."""
+BODY_LIMIT: Final = 32 * 1024 * 1024
+"""A run's input with its files, which do not stay in it; a deployment's is MAINSTEM_MAX_BODY_MB."""
+_ON_LOOP: Final = 256 * 1024  # bytes of JSON that are parsed at once; more are, in a thread
 HEADER_LIMIT: Final = 32 * 1024
 """Bytes of address and headers: cookies and tokens fit, and no more is ever looked at."""
 BODY_S: Final = 60.0
@@ -28,8 +29,9 @@ BODY_S: Final = 60.0
 class RequestLimits:
     """Refuses what is too large, too slow, or not plain JSON; hands on whole bodies."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, body_limit: int = BODY_LIMIT) -> None:
         self._app = app
+        self._body_limit = body_limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -37,7 +39,7 @@ class RequestLimits:
             return
         try:
             _check_headers(scope)
-            body = await _body(scope, receive)
+            body = await _body(scope, receive, limit=self._body_limit)
         except _RefusedError as refusal:
             # The server drops the rest of the body; closing could reset the client before it reads this.
             await problems.problem(refusal.status, refusal.code, refusal.words)(scope, receive, send)
@@ -61,30 +63,34 @@ def _check_headers(scope: Scope) -> None:
         raise _RefusedError(431, "headers_too_large", f"Address and headers are over {HEADER_LIMIT} bytes.")
 
 
-async def _body(scope: Scope, receive: Receive) -> bytes | None:
+async def _body(scope: Scope, receive: Receive, *, limit: int) -> bytes | None:
     """Return a request's body; None if it announces none."""
     headers = Headers(scope=scope)
     announced = headers.get("content-length", "0")
     if announced.strip("0") == "" and "transfer-encoding" not in headers:
         return None
-    if announced.isdecimal() and int(announced[:20]) > BODY_LIMIT:
-        raise _too_large()
+    if announced.isdecimal() and int(announced[:20]) > limit:
+        raise _too_large(limit)
     try:
         async with asyncio.timeout(BODY_S):
-            body = await _read(receive)
+            body = await _read(receive, limit=limit)
     except TimeoutError:
         raise _RefusedError(408, "body_too_slow", f"The body took more than {BODY_S:.0f} seconds.") from None
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if body and (kind == "application/json" or kind.endswith("+json")):
-        check(body)
+        if len(body) > _ON_LOOP:
+            await asyncio.to_thread(check, body)
+        else:
+            check(body)
     return body
 
 
-def _too_large() -> _RefusedError:
-    return _RefusedError(413, "body_too_large", f"The request's body is over {BODY_LIMIT} bytes.")
+def _too_large(limit: int) -> _RefusedError:
+    words = f"The request's body is over {limit} bytes (MAINSTEM_MAX_BODY_MB)."
+    return _RefusedError(413, "body_too_large", words)
 
 
-async def _read(receive: Receive) -> bytes:
+async def _read(receive: Receive, *, limit: int) -> bytes:
     parts: list[bytes] = []
     size, more = 0, True
     while more:
@@ -94,8 +100,8 @@ async def _read(receive: Receive) -> bytes:
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         more = message.get("more_body", False)
-        if size > BODY_LIMIT:
-            raise _too_large()
+        if size > limit:
+            raise _too_large(limit)
     return b"".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""The thread routes read conversations: a thread's messages, branch by branch."""
+"""The thread routes read conversations: a thread's messages, branch by branch, their inputs and files."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from mainstem_api.gateway.auth.caller import Caller
 from mainstem_api.gateway.routes.runs import Serving, as_json, problem_documents
+from mainstem_shared.model import jsontext
 from mainstem_shared.model.messages import Message
 from mainstem_shared.model.runs import MessageId, ThreadId
 from mainstem_shared.operations.queries import conversations
@@ -54,4 +55,33 @@ async def list_messages(
     )
     return as_json(
         MessageList.model_construct(messages=page.messages, previous=page.previous, next=page.next)
+    )
+
+
+@router.get("/v1/runs/{run_id}/input", responses=problem_documents(404, 422, 503))
+async def get_input(run_id: str, gateway: Serving, caller: Caller) -> Response:
+    """Return what a run was started with; larger files are references to blobs."""
+    given = await gateway.runs.input(run_id, user_id=caller.sees, tenant=caller.tenant)
+    return Response(jsontext.dumps(given), media_type="application/json")
+
+
+@router.get(
+    "/v1/runs/{run_id}/blobs/{digest}",
+    response_class=Response,
+    responses={
+        200: {"description": "The file's bytes", "content": {"application/octet-stream": {}}},
+        **problem_documents(404, 422, 503),
+    },
+)
+async def get_blob(run_id: str, digest: str, gateway: Serving, caller: Caller) -> Response:
+    """Return a file of a run's input or content. It is data of users: browsers are told not to run it."""
+    data = await gateway.runs.blob(run_id, digest, user_id=caller.sees, tenant=caller.tenant)
+    return Response(
+        data,
+        media_type="application/octet-stream",
+        headers={
+            "Content-Security-Policy": "sandbox; default-src 'none'",
+            "X-Content-Type-Options": "nosniff",
+            "Cache-Control": "private, max-age=31536000, immutable",
+        },
     )

@@ -1,0 +1,85 @@
+"""`Conversations` is what `AsyncRuns` reads of threads: messages, and what runs were started with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mainstem_shared import errors, transitions
+from mainstem_shared.eventlog.reading import run_states
+from mainstem_shared.model import blob_references
+from mainstem_shared.model.principals import DEFAULT_TENANT
+from mainstem_shared.model.record import Record
+from mainstem_shared.operations.control import Operations
+from mainstem_shared.operations.queries import conversations
+from mainstem_shared.store.client import Store
+
+
+class Conversations:
+    """The part of `AsyncRuns` that reads conversations."""
+
+    _store: Store
+    _operations: Operations
+
+    async def input(
+        self, run_id: str, *, user_id: str | None = None, tenant: str = DEFAULT_TENANT
+    ) -> dict[str, Any]:
+        """Return what a run was started with; larger files are `mainstem-blob:` references.
+
+        Raises:
+            NotFound: it does not exist, or not for this user.
+        """
+        await run_states.check_owner(self._store, run_id, tenant=tenant, user_id=user_id)
+        record = await transitions.read_fields(self._store, run_id, Record.run_input)
+        if isinstance(record, transitions.Gone):
+            raise errors.NotFound
+        return record.run_input
+
+    async def blob(
+        self, run_id: str, digest: str, *, user_id: str | None = None, tenant: str = DEFAULT_TENANT
+    ) -> bytes:
+        """Return a file of a run: of its input or content, by the part's `digest`.
+
+        Raises:
+            NotFound: it does not exist, or not for this user.
+        """
+        await run_states.check_owner(self._store, run_id, tenant=tenant, user_id=user_id)
+        if not blob_references.is_digest(digest):
+            raise errors.NotFound("No such blob.")
+        return await self._operations.files.get(run_id, digest)
+
+    async def messages(
+        self,
+        thread_id: str,
+        *,
+        user_id: str | None = None,
+        tenant: str = DEFAULT_TENANT,
+        branch: str | None = None,
+        before: str | None = None,
+        after: str | None = None,
+        limit: int = conversations.PAGE,
+    ) -> conversations.Page:
+        """Return messages of a thread, oldest first: by default the last ones of its latest branch.
+
+        Args:
+            thread_id: the conversation.
+            user_id: whose messages; None means all users of the tenant.
+            tenant: whose thread that is.
+            branch: any message of the branch to be read, such as one of a message's `siblings`.
+            before: read those that stand before this message: the `previous` of a page.
+            after: read those that stand after this message: the `next` of a page.
+            limit: how many there are on a page.
+
+        Raises:
+            NotFound: the thread has no messages, none of this user, or not the one that is named.
+            InvalidRequest: the limit is out of range, or both `before` and `after` are given.
+        """
+        query = conversations.Query(
+            tenant=tenant,
+            thread_id=thread_id,
+            user_id=user_id,
+            branch=branch,
+            before=before,
+            after=after,
+            limit=limit,
+        )
+        return await conversations.page(self._store, query)
