@@ -29,8 +29,8 @@ MainstemError
 ├── TooManyRequests           too_many_requests
 ├── TooManyStreams            too_many_streams
 ├── EngineLimit
-│   ├── BlobTooLarge          blob_too_large
 │   ├── EventTooLarge         event_too_large
+│   ├── BlobTooLarge          blob_too_large
 │   ├── CheckpointTooLarge    checkpoint_too_large
 │   └── ContentTooLarge       content_too_large
 ├── ProviderError             provider_error

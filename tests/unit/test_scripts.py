@@ -16,10 +16,12 @@ from mainstem_shared.model import ids, runs
 from mainstem_shared.model.actions import Action, Question
 from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
+from mainstem_shared.model.descriptions import Description
 from mainstem_shared.model.events import Type
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys as store_keys
 from mainstem_shared.store.client import Script, Store
+from mainstem_shared.transitions.descriptions import of_thread
 from support.models.specs import spec
 
 RUN = ids.run_id("t", "t", uuid.UUID(int=1))
@@ -54,6 +56,9 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "resync": lambda s: transitions.resync(s, CONTROL, nonce="n", state=b"{}", live_ttl_ms=1),
     "stop": lambda s: transitions.stop(s, RUN, reason=runs.Reason.USER_ABORT),
     "published": lambda s: transitions.published(s, RUN, task_id="t"),
+    "describe": lambda s: transitions.describe(
+        s, of_thread("t", "t"), change=Description(title="t", labels=None, metadata={})
+    ),
     "compact": lambda s: transitions.compact(s, RUN),
     "read": lambda s: transitions.read(s, RUN),
     "page": lambda s: transitions.page(s, RUN, after=TOP),

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+from pydantic import ValidationError
 
 from mainstem_shared import errors, transitions
 from mainstem_shared.eventlog.reading import run_states
-from mainstem_shared.model import blob_references
-from mainstem_shared.model.principals import DEFAULT_TENANT
+from mainstem_shared.model import blob_references, jsontext, validation
+from mainstem_shared.model.descriptions import Description
+from mainstem_shared.model.principals import DEFAULT_TENANT, LOCAL_USER
 from mainstem_shared.model.record import Record
+from mainstem_shared.model.runs import Run
 from mainstem_shared.operations.control import Operations
-from mainstem_shared.operations.queries import conversations
+from mainstem_shared.operations.queries import conversations, listings, threads
+from mainstem_shared.operations.queries.threads import Thread
 from mainstem_shared.store.client import Store
 
 
@@ -83,3 +89,67 @@ class Conversations:
             limit=limit,
         )
         return await conversations.page(self._store, query)
+
+    async def threads(
+        self,
+        *,
+        user_id: str = LOCAL_USER,
+        tenant: str = DEFAULT_TENANT,
+        search: str = "",
+        limit: int = listings.PAGE,
+        cursor: str | None = None,
+    ) -> tuple[list[Thread], str | None]:
+        """Return a user's threads, the last active one first, and the `cursor` of the next page.
+
+        `search`: only those whose title has these characters, whatever their case.
+
+        Raises:
+            InvalidCursor: `cursor` is not that of a page before.
+            InvalidRequest: the limit is out of range.
+        """
+        return await threads.page(
+            self._store, tenant=tenant, user_id=user_id, search=search, limit=limit, cursor=cursor
+        )
+
+    async def describe_thread(
+        self,
+        thread_id: str,
+        changes: Mapping[str, Any],
+        *,
+        user_id: str | None = None,
+        tenant: str = DEFAULT_TENANT,
+    ) -> Description:
+        """Change a thread's `title`, `labels` and `metadata`: None clears, what is absent stays.
+
+        Raises:
+            NotFound: the thread has no runs, or none of this user.
+            InvalidRequest: the changes do not fit.
+        """
+        change = _description(changes)
+        return await threads.describe_thread(self._store, thread_id, change, tenant=tenant, user_id=user_id)
+
+    async def describe(
+        self,
+        run_id: str,
+        changes: Mapping[str, Any],
+        *,
+        user_id: str | None = None,
+        tenant: str = DEFAULT_TENANT,
+    ) -> Run:
+        """Change a run's `title`, `labels` and `metadata`: None clears, what is absent stays.
+
+        A cleared title or metadata is what the engine, or the start, said.
+
+        Raises:
+            NotFound: it does not exist, or not for this user.
+            InvalidRequest: the changes do not fit.
+        """
+        change = _description(changes)
+        return await threads.describe_run(self._store, run_id, change, tenant=tenant, user_id=user_id)
+
+
+def _description(changes: Mapping[str, Any]) -> Description:
+    try:
+        return Description.model_validate(jsontext.well_formed(dict(changes)))
+    except ValidationError as error:
+        raise validation.invalid_request(error) from error

@@ -72,6 +72,9 @@ class Runs:
     requeue = _blocking(AsyncRuns.requeue)
     input = _blocking(AsyncRuns.input)
     blob = _blocking(AsyncRuns.blob)
+    threads = _blocking(AsyncRuns.threads)
+    describe_thread = _blocking(AsyncRuns.describe_thread)
+    describe = _blocking(AsyncRuns.describe)
     messages = _blocking(AsyncRuns.messages)
     list = _blocking(AsyncRuns.list)
 

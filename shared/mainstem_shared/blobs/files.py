@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mainstem_shared import errors
 from mainstem_shared.blobs import drivers
 from mainstem_shared.blobs.drivers import Driver
-from mainstem_shared.model import blob_references
+from mainstem_shared.model import blob_references, jsontext
 from mainstem_shared.model.blob_references import Blob
 from mainstem_shared.settings import Settings
 
@@ -91,19 +91,28 @@ class Files:
 
 
 def _holds(value: Any, bound: int) -> bool:
-    """Tell whether there is a `data:` address of more than so many characters."""
-    if isinstance(value, str):
-        return len(value) > bound and value.startswith("data:")
-    return any(_holds(member, bound) for member in _members(value))
+    """Tell whether there is a `data:` address of more characters; never in what nests too deeply."""
+    found, deepest = False, 0
+    for text, depth in _texts(value):
+        deepest = max(deepest, depth)
+        found = found or (len(text) > bound and text.startswith("data:"))
+    return found and deepest <= jsontext.DEPTH
 
 
 def _refers(value: Any) -> bool:
-    if isinstance(value, str):
-        return value.startswith(blob_references.SCHEME)
-    return any(map(_refers, _members(value)))
+    return any(text.startswith(blob_references.SCHEME) for text, _ in _texts(value))
 
 
-def _members(value: Any) -> list[Any]:
-    if isinstance(value, Mapping):
-        return list(value.values())  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-    return value if isinstance(value, list) else []  # pyright: ignore[reportUnknownVariableType]
+def _texts(value: Any) -> Iterator[tuple[str, int]]:
+    """Yield every text of JSON, however deep it nests, and how deep it stands."""
+    waiting: list[tuple[Any, int]] = [(value, 0)]
+    while waiting:
+        one, depth = waiting.pop()
+        if isinstance(one, str):
+            yield one, depth
+        elif isinstance(one, Mapping):
+            members: Mapping[str, Any] = one
+            waiting.extend((member, depth + 1) for member in members.values())
+        elif isinstance(one, list):
+            items: list[Any] = one
+            waiting.extend((item, depth + 1) for item in items)

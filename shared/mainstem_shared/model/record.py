@@ -352,6 +352,36 @@ class Record:
         meaning="by action id: the decision that was first, to answer its repeats",
     )
 
+    # -- what people say about it
+
+    title = Field[str | None](
+        "title",
+        jsontext.loads,
+        default=None,
+        unit=JSON,
+        written_by="describe",
+        deleted_by="describe",
+        meaning="the title that somebody gave it, in place of its engine's",
+    )
+    labels = Field[list[str] | None](
+        "labels",
+        jsontext.loads,
+        default=None,
+        unit=JSON,
+        written_by="describe",
+        deleted_by="describe",
+        meaning="the labels that somebody gave it",
+    )
+    metadata = Field[dict[str, Any] | None](
+        "metadata",
+        _object,
+        default=None,
+        unit=JSON,
+        written_by="describe",
+        deleted_by="describe",
+        meaning="the metadata that somebody gave it, in place of the spec's",
+    )
+
     # -- what users say to it
 
     inputs_total = Field("inputs", int, default=0, written_by="steer", meaning="how many inputs it was sent")
@@ -421,7 +451,7 @@ STATE: Final = (
     Record.segment, Record.started_ms, Record.finished_ms, Record.error, Record.stop_reason, Record.action,
     Record.published_ms, Record.losses, Record.queued_ms, Record.sealed_ms, Record.publish_count,
     Record.stop_ms, Record.first_task_id, Record.last_task_id, Record.restart_count, Record.decisions,
-    Record.version, Record.nonce,
+    Record.version, Record.nonce, Record.title, Record.labels, Record.metadata,
 )  # fmt: skip
 """What the verb `read` returns of a record, in this order."""
 

@@ -227,6 +227,9 @@ class Run(BaseModel):
     worker: str | None = None
     error: ErrorInfo | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
+    labels: list[str] | None = Field(
+        default=None, exclude_if=_is_none, description="The labels that somebody gave it."
+    )
     output: Any = Field(
         default=None, exclude_if=_is_none, description="The engine's structured result, if it has one."
     )

@@ -353,6 +353,7 @@ WITHOUT_PROTOCOL: Final = {
     "resync": "the owner's: it changes neither what is to be done nor by whom",
     "checkpoint": "the owner's: it changes neither what is to be done nor by whom",
     "inbox": "the owner's: it changes neither what is to be done nor by whom",
+    "describe": "changes what people say about a run, nothing about its life",
     "published": "notes that a notification went out",
     "compact": "gives back memory of a run that is over",
     "take_slot": "changes a count, not a run",

@@ -22,6 +22,7 @@ from mainstem_shared.transitions.approvals import (
     read_action,
     resolve,
 )
+from mainstem_shared.transitions.descriptions import DESCRIBE, describe
 from mainstem_shared.transitions.due import TAKE_DUE, take_due, take_due_of
 from mainstem_shared.transitions.dumps import DUMP, dump
 from mainstem_shared.transitions.inputs import (
@@ -105,6 +106,7 @@ __all__ = [
     "CHECKPOINT",
     "CLAIM",
     "COMPACT",
+    "DESCRIBE",
     "DUMP",
     "FINISH",
     "FORGET",
@@ -164,6 +166,7 @@ __all__ = [
     "claim",
     "compact",
     "compact_all",
+    "describe",
     "dump",
     "finish",
     "forget",

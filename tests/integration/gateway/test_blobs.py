@@ -121,6 +121,14 @@ async def test_a_reference_is_worth_nothing_in_another_run(
         assert answer.status_code == 404
 
 
+async def test_a_file_in_what_nests_too_deeply_is_refused(runs: AsyncRuns) -> None:
+    nested: Any = URL
+    for _ in range(5000):
+        nested = {"x": nested}
+    with pytest.raises(errors.InvalidRequest):
+        await runs.start("t", "files_beside", nested)
+
+
 async def test_a_file_over_the_limit_is_refused_by_name(runs: AsyncRuns, settings: Settings) -> None:
     small = settings.model_copy(update={"blob_max_mb": 1})
     async with AsyncRuns(small) as client:

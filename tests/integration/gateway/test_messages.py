@@ -126,3 +126,47 @@ async def test_another_users_runs_are_no_part_of_the_history(
     """Without private threads users may share one: each sees what is theirs."""
     await RunLog.start(store, user_id="somebody", thread_id="theirs")
     check_problem(await http.get("/v1/threads/theirs/messages"), 404, "not_found")
+
+
+# -- what people say about threads and runs
+
+
+async def test_threads_are_listed_by_their_last_activity_and_found_by_their_title(
+    http: httpx.AsyncClient, store: Store
+) -> None:
+    """Each once, whatever the size of the pages; a title somebody gave beats the engine's and what was said."""
+    for name in ("a", "b", "c", "a"):
+        await Chat(http, store, name).turn(f"Hello from {name}")
+    await http.patch("/v1/threads/b", json={"title": "Grüße", "labels": ["x"]})
+    listed = (await http.get("/v1/threads")).json()
+    titles = [(thread["thread_id"], thread["title"]) for thread in listed["threads"]]
+    assert titles == [("a", "Hello from a"), ("c", "Hello from c"), ("b", "Grüße")]
+    assert (listed["next"], listed["threads"][2]["labels"]) == (None, ["x"])
+    one_by_one, cursor = [], None
+    while True:
+        query = {"limit": 1} | ({"cursor": cursor} if cursor else {})
+        page = (await http.get("/v1/threads", params=query)).json()
+        one_by_one += [thread["thread_id"] for thread in page["threads"]]
+        cursor = page["next"]
+        if cursor is None:
+            break
+    assert one_by_one == ["a", "c", "b"]
+    found = (await http.get("/v1/threads", params={"search": "GRÜ"})).json()["threads"]
+    assert [thread["thread_id"] for thread in found] == ["b"]
+
+
+async def test_absent_is_not_cleared(chat: Chat, http: httpx.AsyncClient) -> None:
+    """Null clears; what is not given stays, of threads and of runs; a cleared value is what it was at first."""
+    run_id = await chat.turn("a", metadata={"n": 1})
+    for path in ("/v1/threads/t", f"/v1/runs/{run_id}"):
+        await http.patch(path, json={"title": "T", "labels": ["l"], "metadata": {"k": "v"}})
+        changed = (await http.patch(path, json={"labels": None})).json()
+        assert (changed["title"], changed["metadata"], changed.get("labels")) == ("T", {"k": "v"}, None)
+    cleared = (await http.patch(f"/v1/runs/{run_id}", json={"title": None, "metadata": None})).json()
+    assert (cleared["title"], cleared["metadata"]) == (None, {"n": 1})
+    assert (await http.get("/v1/threads")).json()["threads"][0]["title"] == "T"
+    for wrong in ({"title": 3}, {"x": 1}, {"labels": [""]}, {"metadata": []}):
+        check_problem(await http.patch("/v1/threads/t", json=wrong), 422, "invalid_request")
+    check_problem(await http.patch("/v1/threads/none", json={"title": "x"}), 404, "not_found")
+    large = await http.patch("/v1/threads/t", json={"metadata": {"x": "y" * 20_000}})
+    check_problem(large, 413, "input_too_large")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from mainstem_api.gateway.auth.caller import Caller
-from mainstem_api.gateway.routes.runs import Serving, as_json, problem_documents
+from mainstem_api.gateway.routes.runs import Limit, Serving, as_json, problem_documents
 from mainstem_shared.model import jsontext
+from mainstem_shared.model.descriptions import Description
 from mainstem_shared.model.messages import Message
-from mainstem_shared.model.runs import MessageId, ThreadId
-from mainstem_shared.operations.queries import conversations
+from mainstem_shared.model.runs import MessageId, Run, Status, ThreadId, Timestamp
+from mainstem_shared.operations.queries import conversations, listings
+from mainstem_shared.operations.queries.threads import Thread
 
 router = APIRouter(tags=["threads"])
 
@@ -26,6 +28,75 @@ class MessageList(BaseModel):
         str | None, Field(description="`before` of the page before this one; null at the start.")
     ]
     next: Annotated[str | None, Field(description="`after` of the page after this one; null at the end.")]
+
+
+class ThreadSummary(BaseModel):
+    """A thread in a list; `title` is what somebody gave it, else the run's, else what was said last."""
+
+    thread_id: str
+    title: str | None
+    labels: list[str]
+    metadata: dict[str, Any]
+    run_id: Annotated[str, Field(description="The newest run.")]
+    status: Status
+    active_at: Annotated[Timestamp, Field(description="When the newest run was started.")]
+
+
+class ThreadList(BaseModel):
+    """Threads, the last active one first; `next` is the `cursor` of the next page, null at the end."""
+
+    threads: list[ThreadSummary]
+    next: str | None
+
+
+@router.get("/v1/threads", response_model=ThreadList, responses=problem_documents(400, 422, 503))
+async def list_threads(
+    *,
+    gateway: Serving,
+    caller: Caller,
+    search: Annotated[str, Query(max_length=200, description="Characters that the title has.")] = "",
+    limit: Limit = listings.PAGE,
+    cursor: str | None = None,
+) -> Response:
+    """List the caller's threads, the last active one first."""
+    found, following = await gateway.runs.threads(
+        user_id=caller.user_id, tenant=caller.tenant, search=search, limit=limit, cursor=cursor
+    )
+    return as_json(ThreadList(threads=[_summary(thread) for thread in found], next=following))
+
+
+def _summary(thread: Thread) -> ThreadSummary:
+    about, run = thread.description, thread.run
+    return ThreadSummary(
+        thread_id=thread.thread_id,
+        title=about.title,
+        labels=about.labels or [],
+        metadata=about.metadata or {},
+        run_id=run.run_id,
+        status=run.status,
+        active_at=run.created_at,
+    )
+
+
+@router.patch(
+    "/v1/threads/{thread_id}", response_model=Description, responses=problem_documents(404, 413, 422, 503)
+)
+async def describe_thread(
+    thread_id: ThreadId, body: Description, gateway: Serving, caller: Caller
+) -> Response:
+    """Change a thread's title, labels and metadata: null clears, what is absent stays."""
+    changes = body.model_dump(exclude_unset=True)
+    described = await gateway.runs.describe_thread(
+        thread_id, changes, user_id=caller.user_id, tenant=caller.tenant
+    )
+    return as_json(described)
+
+
+@router.patch("/v1/runs/{run_id}", response_model=Run, responses=problem_documents(404, 413, 422, 503))
+async def describe_run(run_id: str, body: Description, gateway: Serving, caller: Caller) -> Response:
+    """Change a run's title, labels and metadata: null clears, what is absent stays."""
+    changes = body.model_dump(exclude_unset=True)
+    return as_json(await gateway.runs.describe(run_id, changes, user_id=caller.user_id, tenant=caller.tenant))
 
 
 @router.get(

@@ -13,7 +13,8 @@ Returns
 local record, log, snapshot = unpack(KEYS)
 local names = { 'spec', 'status', 'waiting', 'reason', 'epoch', 'owner', 'task', 'segment', 'started', 'finished',
   'error', 'stop_reason', 'action', 'published', 'attempts', 'queued', 'sealed', 'publishes', 'stop_ms',
-  'first_task', 'last_task', 'restarts', 'decisions', 'v', 'nonce' }
+  'first_task', 'last_task', 'restarts', 'decisions', 'v', 'nonce', 'title', 'labels',
+  'metadata' }
 local values = redis.call('HMGET', record, unpack(names))
 if not values[2] then
   return {}

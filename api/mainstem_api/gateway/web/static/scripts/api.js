@@ -87,6 +87,8 @@ export const me = () => request("GET", "v1/me");
 export const overview = (query) => request("GET", "v1/overview", { query });
 export const abortFound = (query) => request("POST", "v1/overview/abort", { query });
 export const getRun = (runId) => request("GET", `v1/runs/${segment(runId)}`);
+export const getInput = (runId) => request("GET", `v1/runs/${segment(runId)}/input`);
+export const messages = (threadId, query) => request("GET", `v1/threads/${segment(threadId)}/messages`, { query });
 export const threadRuns = (threadId, query) => request("GET", `v1/threads/${segment(threadId)}/runs`, { query });
 export const deleteThread = (threadId) => request("DELETE", `v1/threads/${segment(threadId)}`);
 export const abort = (runId) => request("POST", `v1/runs/${segment(runId)}/abort`, { query: { wait: 5 } });

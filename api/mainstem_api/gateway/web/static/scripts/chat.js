@@ -147,13 +147,25 @@ class Chat {
     }
     if (thread !== this.thread) return; // somebody was quicker
     if (!this.turns.size) this.offerEarlier(page.next);
+    const said = await this.said(thread);
     for (const run of page.runs.reverse()) {
-      this.add(run);
+      this.add(Object.assign(run, said.get(run.run_id)));
       await breath(); // each may be large
       if (thread !== this.thread) return;
     }
     this.show();
     this.attach();
+  }
+
+  /** What users said, by run, as the server has it: whole, and which message a run answers. */
+  async said(thread) {
+    const found = new Map();
+    try {
+      const { messages } = await api.messages(thread, { limit: 100 });
+      const texts = new Map(messages.filter(({ role }) => role === "user").map(({ id, parts }) => [id, textOf(parts)]));
+      for (const { id, role, parent } of messages) if (role === "assistant") found.set(id, { asks: parent, said: texts.get(parent) });
+    } catch { /* what stands in the runs is shown */ }
+    return found;
   }
 
   /** A turn changed in more than its text. */
@@ -175,7 +187,7 @@ class Chat {
       changed: (state) => this.noticed(turn, state),
       grown: () => this.pin(),
       again: () => this.attach(),
-      retry: (failed) => this.start(firstText(failed.run.metadata.prompt), { like: failed.run }).catch((error) => notify(error.message)),
+      retry: (failed) => this.retry(failed.run).catch((error) => notify(error.message)),
       send: (text) => this.send(text),
     });
     this.turns.set(run.run_id, turn);
@@ -294,17 +306,27 @@ class Chat {
     this.pin();
   }
 
-  /** Start a run on the open thread, or on a new one; `like`: a run whose engine and input are to be tried again. */
-  async start(text, { like = null, switches = new Set() }) {
+  /** Have what a run was asked answered again: a sibling of its answer, with the input as the server has it. */
+  async retry(run) {
+    const input = await api.getInput(run.run_id);
+    if (input.history) input.messages = input.messages.filter(({ role }) => role === "system"); // the rest is history
+    const metadata = { thread_title: this.threadTitle("") };
+    await this.begun({ engine: run.engine, input, metadata, parent: run.asks ?? `${run.run_id}.in` });
+  }
+
+  /** Start a run on the open thread, or on a new one. */
+  async start(text, { switches = new Set() }) {
+    const { engine } = this.composer;
+    const input = this.engines.input(engine, text, { history: this.history(), switches });
+    await this.begun({ engine, input, metadata: { prompt: text.slice(0, 4000), thread_title: this.threadTitle(text) } });
+  }
+
+  async begun(body) {
     const open = this.thread;
     const thread = open ?? `chat-${api.newId().slice(0, 16)}`;
-    const engine = like?.engine ?? this.composer.engine;
-    const input = like?.metadata.input ?? this.engines.input(engine, text, { history: this.history(), switches });
-    const metadata = { prompt: text.slice(0, 4000), thread_title: this.threadTitle(text) };
-    if (JSON.stringify(input).length < 6000) metadata.input = input;
     let run;
     try {
-      run = await api.start(thread, { engine, input, metadata });
+      run = await api.start(thread, body);
     } catch (error) {
       if (error.code === "thread_busy") this.load(); // another tab was quicker: show what it started
       throw error;
@@ -391,6 +413,8 @@ class Chat {
     return !known.isOver && !known.follower && run.status !== known.fold.status;
   }
 }
+
+const textOf = (parts) => parts.filter(({ type }) => type === "text").map(({ text }) => text).join("");
 
 const chat = new Chat();
 chat.begin();

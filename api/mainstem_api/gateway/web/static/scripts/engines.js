@@ -16,13 +16,14 @@ export class Engines {
   }
 
   /**
-   * Return a run's input for a message. A message that is a JSON object is the input itself; a conversation goes to
-   * engines that take `messages`; others get the message as their text.
+   * Return a run's input for a message. A message that is a JSON object is the input itself; engines that take `messages`
+   * get the conversation, from the server if they can (`history`); others get the message as their text.
    */
   input(engine, message, { history, switches }) {
     const given = asObject(message);
     if (given) return given;
     if (engine === "demo") return demoInput(message, switches, this.accepts("demo", "echo_input"));
+    if (this.accepts(engine, "history")) return { messages: [{ role: "user", content: message }], history: true };
     if (this.accepts(engine, "messages")) return { messages: [...history, { role: "user", content: message }] };
     const field = ["text", "prompt", "message", "query", "input", "question"].find((name) => this.accepts(engine, name));
     return { [field ?? "text"]: message };

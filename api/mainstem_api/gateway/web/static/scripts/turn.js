@@ -30,7 +30,8 @@ export class Turn {
     this.status = el("p", { class: "turn-status" });
     this.slot = el("div", { class: "turn-action" });
     this.ending = el("div", { class: "turn-end" });
-    const prompt = clip(run.metadata?.prompt, 8_000); // metadata is whatever a client wrote
+    const noted = clip(run.metadata?.prompt, 8_000); // metadata is whatever a client wrote, and cut
+    const prompt = noted && run.said?.startsWith(noted) ? run.said : noted;
     this.node = el("article", { class: "turn", "aria-label": "Exchange", data: { run: run.run_id } },
       el("h2", { class: "visually-hidden" }, prompt ? `You said: ${prompt.slice(0, 80)}` : `Run of ${run.engine}`),
       prompt ? el("p", { class: isDense(prompt) ? "bubble dense" : "bubble", data: { role: "user" } }, prompt) : null,
