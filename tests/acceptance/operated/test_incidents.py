@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,7 +105,7 @@ class Site:
         """Wait until an alert's expression is true; prints after how many seconds."""
         began = time.monotonic()
         wait_until(lambda: self.query(EXPRESSIONS[alert]), description=alert, timeout_s=limit_s)
-        print(f"{alert}: true after {time.monotonic() - began:.1f} s")
+        sys.stdout.write(f"{alert}: true after {time.monotonic() - began:.1f} s\n")
 
 
 @pytest.fixture(scope="module")
