@@ -136,7 +136,7 @@ MUTATIONS: Final = (
     M(
         rows=(146,),
         file=f"{LUA}/start.lua",
-        old="want_replaced(record_of(thread, first))\n    superseded = first",
+        old="want_replaced(first)\n    superseded = first",
         new="superseded = ''",
         only=("test_a_waiting_replacement_is_replaced_in_its_turn",),
     ),

@@ -106,7 +106,7 @@ MUTATIONS: Final = (
     M(
         rows=(190,),
         file=_SWEEPING,
-        old="await transitions.compact_all(self._store, run_ids)",
+        old="await transitions.compact_all(self._store, [run_id for run_id, _ in due])",
         new="pass",
         only=("test_deltas_are_dropped_when_they_are_due",),
     ),
@@ -154,7 +154,7 @@ MUTATIONS: Final = (
     M(
         rows=(201,),
         file=f"{SHARED}/store/keys.py",
-        old='thread_runs=f"{slot}:runs"',
+        old='thread_runs=f"{thread}:runs"',
         new='thread_runs=f"{PREFIX}:{{elsewhere}}:runs"',
         only=("test_verbs_touch_only_keys_of_their_slot",),
     ),
