@@ -24,6 +24,15 @@ RULES: list[dict[str, Any]] = [
     for rule in group["rules"]
 ]
 EXPRESSIONS = [rule["expr"] for rule in RULES]
+SCALED_BY = [
+    trigger["metadata"]["query"]
+    for trigger in yaml.safe_load((ROOT / "deploy" / "kubernetes" / "keda-scaledobject.yaml").read_text())[
+        "spec"
+    ]["triggers"]
+] + [
+    metric["external"]["metric"]["name"]
+    for metric in yaml.safe_load((ROOT / "deploy" / "kubernetes" / "hpa.yaml").read_text())["spec"]["metrics"]
+]
 TARGETS = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
 SAMPLES = {
     f"{row.exposed_name}{suffix}"
@@ -42,7 +51,7 @@ def promtool(*arguments: str | Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("expression", sorted({*EXPRESSIONS, *TARGETS}))
+@pytest.mark.parametrize("expression", sorted({*EXPRESSIONS, *TARGETS, *SCALED_BY}))
 def test_expressions_name_metrics_and_labels_that_exist(expression: str):
     """Each metric in an alert or a panel is exported, and each label that it is matched or grouped by is its own."""
     named = re.findall(r"\bmainstem_\w+", expression)
