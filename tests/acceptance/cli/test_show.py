@@ -20,7 +20,7 @@ def test_show_tells_what_happened(system: System):
     assert details["timeline_complete"]
     assert details["segments"] == 1
     assert details["tasks"]
-    found = system.call("runs", "--failed", "--words", "engine_error", "--json").stdout
+    found = system.call("runs", "--failed", "--words", "asked to fail", "--json").stdout
     assert run_id in found
     assert run_id not in system.call("runs", "--failed", "--words", "nothing-like-it", "--json").stdout
     assert "Nothing runs right now." in system.call("top", "--once").stdout
