@@ -38,6 +38,7 @@ MainstemError
 ├── ChannelClosed             channel_closed
 └── Unavailable
     ├── StoreUnavailable      store_unavailable
+    ├── ArchiveUnavailable    archive_unavailable
     ├── BrokerUnavailable     broker_unavailable
     ├── ClusterUnsupported    cluster_unsupported
     ├── KeysUnavailable       keys_unavailable
@@ -51,6 +52,7 @@ from typing import ClassVar
 
 __all__ = [
     "ActionExpired",
+    "ArchiveUnavailable",
     "BlobTooLarge",
     "BrokerUnavailable",
     "ChannelClosed",
@@ -373,6 +375,13 @@ class StoreUnavailable(Unavailable):
 
     code = "store_unavailable"
     message = "The store does not answer; try again shortly."
+
+
+class ArchiveUnavailable(Unavailable):
+    """The archive of finished runs does not answer; what is in the store goes on."""
+
+    code = "archive_unavailable"
+    message = "The archive of finished runs does not answer; try again."
 
 
 class BrokerUnavailable(Unavailable):

@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+UNARCHIVED_MS: Final = 365 * 86_400_000
+"""How long runs wait in the store for an archive that is away."""
 Seconds = Annotated[float, Field(gt=0)]
 
 
@@ -94,6 +96,10 @@ class Settings(BaseSettings):
     """The deployment's tool policy, as JSON (`mainstem_tasks.sdk.policies`). Engines, runs may tighten it."""
     write_profile: WriteProfile = WriteProfile.LATENCY
     """How the writer merges tokens: `latency` soon, `economy` in fewer commands."""
+    archive_url: SecretStr | None = None
+    """The SQL database that finished runs go to: `postgresql://…` or `sqlite:///…`. None: there is none."""
+    archive_hot_s: Annotated[float, Field(ge=0)] = 600
+    """How long a run that the archive has stays in the store as well."""
     compact_after_s: Annotated[float, Field(ge=0)] = 60
     """How long after its end a run's deltas stay readable one by one; then only the final event is kept."""
 
@@ -172,8 +178,8 @@ class Settings(BaseSettings):
 
     @property
     def retention_ms(self) -> int:
-        """Lifetime of a finished run's keys, counted from the terminal event."""
-        return int(self.retention_s * 1000)
+        """Lifetime of a finished run's keys, counted from the terminal event; the archive shortens it."""
+        return int(self.retention_s * 1000) if self.archive_url is None else UNARCHIVED_MS
 
     def environment(self) -> dict[str, str]:
         """Return the variables that give another process the same settings: those that were set at all."""

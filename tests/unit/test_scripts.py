@@ -62,6 +62,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "compact": lambda s: transitions.compact(s, RUN),
     "read": lambda s: transitions.read(s, RUN),
     "page": lambda s: transitions.page(s, RUN, after=TOP),
+    "release": lambda s: transitions.release(s, RUN, nonce="n", hot_ms=1),
     "dump": lambda s: transitions.dump(s, RUN),
     "pause": lambda s: transitions.pause(
         s,
@@ -194,6 +195,7 @@ def test_flags_say_what_a_verb_may_do(name: str):
         "resync",
         "stop",
         "compact",
+        "release",
         "promote",
         "forget",
         "take_due",

@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
 
-from mainstem_shared import errors
+from mainstem_shared import archive, errors
 from mainstem_shared.coordination.leases import Lease
 from mainstem_shared.eventlog.writing.writer import Writer
 from mainstem_shared.model import jsontext
@@ -71,7 +71,7 @@ class Housekeeping:
             metrics_folder: where its metrics go if another process serves them (`metrics`).
         """
         url = endpoints.store_url(settings)
-        store = Store(url)
+        store = Store(url, archive=archive.connect(settings))
         dispatcher = Dispatcher(endpoints.broker_url(settings), queue=settings.queue)
         lease = Lease(url, settings, pool=pool, on_suspended=self._suspended_elsewhere)
         self.runtime = Runtime(

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from mainstem_api.client.conversations import Conversations
-from mainstem_shared import errors
+from mainstem_shared import archive, errors
 from mainstem_shared.coordination.leases import CLIENT, Lease
 from mainstem_shared.eventlog.reading import run_states
 from mainstem_shared.eventlog.reading.frames import Frame
@@ -99,7 +99,9 @@ class AsyncRuns(Conversations):
         `private_threads` (as the gateway has it) nobody starts a run on a thread that has another user's.
         """
         self.settings: Settings = settings or Settings()
-        self._store = store or Store(endpoints.store_url(self.settings))
+        self._store = store or Store(
+            endpoints.store_url(self.settings), archive=archive.connect(self.settings)
+        )
         self._own_store = store is None
         self._tailer = tailer or Tailer(self._store)
         self._private_threads = private_threads

@@ -16,7 +16,7 @@ from mainstem_api.gateway import uvicorn_internals
 from mainstem_api.gateway.auth.stream_tokens import StreamTokens
 from mainstem_api.gateway.metrics import Metrics
 from mainstem_api.gateway.outgoing import Outgoing
-from mainstem_shared import errors
+from mainstem_shared import archive, errors
 from mainstem_shared.coordination.leases import GATEWAY, Lease
 from mainstem_shared.eventlog.reading.joined_reads import JoinedReads
 from mainstem_shared.eventlog.reading.tailer import Tailer
@@ -38,7 +38,7 @@ class Gateway:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.store = Store(endpoints.store_url(settings))
+        self.store = Store(endpoints.store_url(settings), archive=archive.connect(settings))
         self.tailer = Tailer(self.store)
         self.dispatcher = Dispatcher(endpoints.broker_url(settings), queue=settings.queue)
         self.operations = Operations(store=self.store, settings=settings, publisher=self.dispatcher)

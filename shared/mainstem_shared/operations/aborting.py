@@ -110,7 +110,9 @@ class Aborter:
             rounds.begin()
             intent, told = await self._stop(run_id, reason)
             if isinstance(intent, transitions.Gone):
-                raise errors.NotFound
+                if isinstance(await transitions.find_fields(self._store, run_id), transitions.Gone):
+                    raise errors.NotFound
+                return Abort(outcome=Outcome.ALREADY_FINISHED)  # the archive has it
             if isinstance(intent, transitions.Already):
                 return Abort(outcome=Outcome.ALREADY_FINISHED)
             done = told or await self._end(run_id, intent)

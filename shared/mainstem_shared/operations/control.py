@@ -356,6 +356,7 @@ WITHOUT_PROTOCOL: Final = {
     "describe": "changes what people say about a run, nothing about its life",
     "published": "notes that a notification went out",
     "compact": "gives back memory of a run that is over",
+    "release": "lets go of a run that is over, once the archive has it",
     "take_slot": "changes a count, not a run",
     "take_due": "postpones a check, or a compaction, while its sweeper is at it",
     "read": "writes nothing",

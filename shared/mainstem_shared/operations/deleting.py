@@ -1,5 +1,6 @@
 """Deletes a thread's or a user's data, and kills a run: aborts first, then seals what does not stop in time.
 
+The archive's tombstone comes before the store's keys go.
 Content never outlives a run's record: entries that a crash leaves in indexes are of a run that is gone, and
 repeating the call does the rest.
 """
@@ -66,12 +67,19 @@ class Deleter:
         listed = [run_id.decode() for run_id in raw]
         found = await self._find(listed)
         mine = [f for f in found if _may_delete(f.spec, tenant, user_id)]
-        if not mine:
-            raise errors.NotFound("No such thread.")
         await self._delete(mine, owner=(tenant, user_id))
+        archived = await self._bury_all(tenant=tenant, thread_id=thread_id, user_id=user_id)
+        if not mine and not archived:
+            raise errors.NotFound("No such thread.")
         for expired in set(listed) - {f.run_id for f in found}:
             await self._forget(expired, (tenant, user_id))
-        return len(mine)
+        return len(mine) + archived
+
+    async def _bury_all(self, *, tenant: str, thread_id: str | None = None, user_id: str | None) -> int:
+        """Delete what only the archive has."""
+        if self._store.archive is None:
+            return 0
+        return await self._store.archive.bury_all(tenant=tenant, thread_id=thread_id, user_id=user_id)
 
     async def delete_run(self, run_id: str, *, tenant: str, user_id: str | None) -> None:
         """Delete one run; those that wait behind it go on.
@@ -97,7 +105,7 @@ class Deleter:
             await indexes.drop_of_user(tenant, user_id, old)
             if not found:
                 break
-        return count
+        return count + await self._bury_all(tenant=tenant, user_id=user_id)
 
     async def _find(self, run_ids: list[str]) -> list[_Found]:
         found: list[_Found] = []
@@ -122,6 +130,8 @@ class Deleter:
     async def _delete_run(self, found: _Found, owner: tuple[str, str | None]) -> None:
         run_id, spec = found.run_id, found.spec
         await self._end(run_id)
+        if self._store.archive is not None:
+            await self._store.archive.bury([run_id])  # first: from now on no sweeper archives it
         if not await self._forget(run_id, owner if spec is None else (spec.tenant, spec.user_id)):
             raise control.contended()
         logger.info("run deleted", extra={"action": "run_deleted", "run_id": run_id})

@@ -181,6 +181,11 @@ class Indexes:
                 return [entry for taken in found for entry in taken]
         return []
 
+    async def archived(self, specs: Sequence[Spec]) -> None:
+        """Take runs off their users' lists that the archive has: it lists them from now on."""
+        mine = ((keys.user_runs(spec.tenant, spec.user_id), spec.run_id) for spec in specs)
+        await self.store.commands(*(("ZREM", index, run_id) for index, run_id in mine), large=True)
+
     async def drop_old(self, before_ms: int) -> None:
         """Take runs off the recent ones that were created before then: their retention is over."""
         await self.store.commands(

@@ -25,6 +25,7 @@ from mainstem_shared.model.runs import Reason, Status, WaitingFor
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import census, ending, migration, recovery, resuming, steering
 from mainstem_shared.operations.aborting import Abort, Aborter
+from mainstem_shared.operations.archiving import AWAY_HOLD_MS, Archiver
 from mainstem_shared.operations.blob_collection import BlobCollector
 from mainstem_shared.operations.control import PROMOTE, Operations
 from mainstem_shared.operations.due_work import HOLD_MS, SLICE, Drain
@@ -79,6 +80,7 @@ class Sweeper:
     _broker_away: bool = False
 
     def __post_init__(self) -> None:
+        self.archiver = Archiver(self.operations)
         self.drain = Drain(kinds={CHECKS: self._look_at_due, COMPACTIONS: self._compact_due})
         self._blobs = BlobCollector(self.operations.store, self.operations.settings)
 
@@ -330,9 +332,14 @@ class Sweeper:
     # -- finished runs
 
     async def _compact_due(self) -> list[int]:
-        """Drop the deltas of a slice of finished runs; returns since when each was due."""
-        due = await self._indexes.take(self._due[COMPACTIONS], limit=SLICE, hold_ms=HOLD_MS)
-        await transitions.compact_all(self._store, [run_id for run_id, _ in due])
+        """Drop the deltas of a slice of finished runs, and archive them; returns since when each was due."""
+        hold_ms = AWAY_HOLD_MS if self.archiver.is_away else HOLD_MS
+        due = await self._indexes.take(self._due[COMPACTIONS], limit=SLICE, hold_ms=hold_ms)
+        run_ids = [run_id for run_id, _ in due]
+        archived = self._store.archive is not None
+        await transitions.compact_all(self._store, run_ids, keep_due=archived)
+        if archived:
+            await transitions.compact_all(self._store, await self.archiver.archive(run_ids))
         return [score for _, score in due]
 
     async def _forget_expired(self) -> None:

@@ -14,12 +14,15 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import cached_property
 from importlib import resources
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from redis.exceptions import NoScriptError, RedisError
 
 from mainstem_shared import errors
 from mainstem_shared.store import connections, failures, shared_connections
+
+if TYPE_CHECKING:
+    from mainstem_shared.archive.database import Archive
 
 T = TypeVar("T")
 
@@ -47,8 +50,10 @@ class Script:
 class Store:
     """A client of the store that repeats what may be repeated, for as long as its caller has patience."""
 
-    def __init__(self, url: str, *, patience_s: float = 2.0) -> None:
+    def __init__(self, url: str, *, patience_s: float = 2.0, archive: Archive | None = None) -> None:
         self.url = url
+        self.archive = archive
+        """Where finished runs go from here, and who reads them looks next; closed with the store."""
         self.patience_s = patience_s
 
     @cached_property
@@ -71,6 +76,8 @@ class Store:
         if "client" in self.__dict__:
             await connections.close_sentinels(self.client)
             await self.client.aclose()
+        if self.archive is not None:
+            await self.archive.close()
 
     async def verb(
         self,

@@ -22,6 +22,7 @@ from mainstem_shared.transitions.approvals import (
     read_action,
     resolve,
 )
+from mainstem_shared.transitions.archived import find, find_fields, find_many, find_page
 from mainstem_shared.transitions.descriptions import DESCRIBE, describe
 from mainstem_shared.transitions.due import TAKE_DUE, take_due, take_due_of
 from mainstem_shared.transitions.dumps import DUMP, dump
@@ -89,6 +90,7 @@ from mainstem_shared.transitions.log import (
 from mainstem_shared.transitions.moves import MOVE, move
 from mainstem_shared.transitions.quota import TAKE_SLOT, take_slot
 from mainstem_shared.transitions.records import read_fields, read_many
+from mainstem_shared.transitions.releases import RELEASE, dump_many, release, release_all
 from mainstem_shared.transitions.results import (
     Already,
     Control,
@@ -125,6 +127,7 @@ __all__ = [
     "PUBLISHED",
     "QUEUE_LIMIT",
     "READ",
+    "RELEASE",
     "RESOLVE",
     "RESYNC",
     "SEAL",
@@ -168,6 +171,11 @@ __all__ = [
     "compact_all",
     "describe",
     "dump",
+    "dump_many",
+    "find",
+    "find_fields",
+    "find_many",
+    "find_page",
     "finish",
     "forget",
     "handover",
@@ -190,6 +198,8 @@ __all__ = [
     "read_fields",
     "read_many",
     "refused",
+    "release",
+    "release_all",
     "resolve",
     "resync",
     "seal",

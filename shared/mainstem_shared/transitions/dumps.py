@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from mainstem_shared.model import cursors, events
 from mainstem_shared.model.verification import Dump
@@ -22,7 +22,11 @@ async def dump(store: Store, run_id: str) -> Dump | Gone:
         StoreUnavailable: the store does not answer.
     """
     names = keys.run(run_id)
-    reply = await store.verb(DUMP, [names.record, names.log, names.snapshot])
+    return dumped(run_id, await store.verb(DUMP, [names.record, names.log, names.snapshot]))
+
+
+def dumped(run_id: str, reply: Sequence[Any]) -> Dump | Gone:
+    """Read the verb's reply."""
     if not reply:
         return Gone()
     record, entries, snapshot = reply

@@ -257,15 +257,15 @@ async def resync(
             return Gone()
 
 
-async def compact_all(store: Store, run_ids: Sequence[str]) -> None:
-    """Drop the deltas of finished runs, in two round trips."""
+async def compact_all(store: Store, run_ids: Sequence[str], *, keep_due: bool = False) -> None:
+    """Drop the deltas of finished runs, in two round trips; with `keep_due` they stay on the list."""
     named = [(keys.run(run_id), run_id) for run_id in run_ids]
-    calls = [((k.record, k.log, k.spare, k.compact), (run_id,)) for k, run_id in named]
+    calls = [((k.record, k.log, k.spare, k.compact), (run_id, int(keep_due))) for k, run_id in named]
     await store.verbs(COMPACT, calls)
 
 
 async def compact(store: Store, run_id: str) -> bool:
     """Drop a finished run's deltas; False if it is not finished or gone."""
     k = keys.run(run_id)
-    reply = await store.verb(COMPACT, [k.record, k.log, k.spare, k.compact], [run_id])
+    reply = await store.verb(COMPACT, [k.record, k.log, k.spare, k.compact], [run_id, 0])
     return reply[0] == b"compacted"

@@ -57,7 +57,7 @@ async def read(store: Store, run_id: str, caller: Principal) -> AttachPoint:
         NotFound: there is no such run, or it is not for them to read.
         StoreUnavailable: the store does not answer.
     """
-    state = await transitions.read(store, run_id)
+    state = await transitions.find(store, run_id)
     if isinstance(state, transitions.Gone) or not caller.may_read(state.spec):
         raise errors.NotFound
     if run_states.size(state) > run_states.LARGE:
@@ -94,7 +94,7 @@ async def input_of(store: Store, run_id: str) -> dict[str, Any]:
     Raises:
         NotFound: there is no such run.
     """
-    record = await transitions.read_fields(store, run_id, Record.run_input)
+    record = await transitions.find_fields(store, run_id, Record.run_input)
     if isinstance(record, transitions.Gone) or not record.has(Record.run_input):
         raise errors.NotFound
     return record.run_input

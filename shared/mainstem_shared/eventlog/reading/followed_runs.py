@@ -56,7 +56,7 @@ class FollowedRun:
         return await self._reads.read(None, self._read_state)
 
     async def _read_state(self) -> SharedState | transitions.Gone:
-        state = await transitions.read(self._tailer.store, self.run_id)
+        state = await transitions.find(self._tailer.store, self.run_id)
         return state if isinstance(state, transitions.Gone) else SharedState(state)
 
     async def attach(self, cursor: Cursor) -> None:

@@ -39,7 +39,7 @@ async def get_run(store: Store, run_id: str, *, principal: Principal | None = No
         NotFound: there is no such run (any more).
         StoreUnavailable: the store does not answer.
     """
-    state = await transitions.read(store, run_id)
+    state = await transitions.find(store, run_id)
     if isinstance(state, transitions.Gone):
         raise errors.NotFound
     try:
@@ -63,7 +63,7 @@ async def check_owner(store: Store, run_id: str, *, tenant: str, user_id: str | 
     Raises:
         NotFound: it is not, or there is no such run.
     """
-    record = await transitions.read_fields(store, run_id, Record.spec)
+    record = await transitions.find_fields(store, run_id, Record.spec)
     if isinstance(record, transitions.Gone):
         raise errors.NotFound
     try:

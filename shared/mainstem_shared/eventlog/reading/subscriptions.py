@@ -234,7 +234,7 @@ class Subscription:
     async def _catch_up(self) -> None:
         """Read the page after the cursor, or a snapshot if there is a hole; join the live flow at the top."""
         floor = self._followed.cursor
-        page = await transitions.page(self._store, self._followed.run_id, after=self.cursor)
+        page = await transitions.find_page(self._store, self._followed.run_id, after=self.cursor)
         if isinstance(page, transitions.Gone):
             self.close(End.GONE)
             return

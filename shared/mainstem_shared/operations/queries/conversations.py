@@ -17,7 +17,6 @@ from mainstem_shared.model.messages import Message
 from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import Run, Spec
 from mainstem_shared.operations.queries import listings
-from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 
 PAGE: Final = 50
@@ -67,15 +66,13 @@ class Page:
 
 async def tree(store: Store, query: Query) -> Tree:
     """Return a thread's runs, of one user or of all, as a tree."""
-    index = keys.thread_runs(query.tenant, query.thread_id)
-    raw = await store.command("ZREVRANGE", index, 0, RUNS - 1, large=True)
-    run_ids = [run_id.decode() for run_id in raw]
+    run_ids = await listings.newest_of_thread(store, query.tenant, query.thread_id, limit=RUNS)
     return Tree(spec for spec in await _specs(store, run_ids) if _is_theirs(spec, query))
 
 
 async def _specs(store: Store, run_ids: list[str]) -> list[Spec]:
     specs: list[Spec] = []
-    for run_id, record in zip(run_ids, await transitions.read_many(store, run_ids, Record.spec), strict=True):
+    for run_id, record in zip(run_ids, await transitions.find_many(store, run_ids, Record.spec), strict=True):
         if not isinstance(record, transitions.Gone) and (known := listings.spec_and_status(run_id, record)):
             specs.append(known[0])
     return specs
@@ -225,7 +222,7 @@ class _Reading:
         return [*made, answer] if answer is not None else made
 
     async def _said(self, node: Node, *, is_first: bool) -> list[messages.Turn]:
-        record = await transitions.read_fields(self._store, node.answers.run_id, Record.run_input)
+        record = await transitions.find_fields(self._store, node.answers.run_id, Record.run_input)
         if isinstance(record, transitions.Gone):
             return []
         try:
@@ -249,7 +246,7 @@ async def read_answer(store: Store, run_id: str) -> tuple[Run, list[dict[str, ob
     Raises:
         NotFound: there is no such run (any more).
     """
-    state = await transitions.read(store, run_id)
+    state = await transitions.find(store, run_id)
     if isinstance(state, transitions.Gone):
         raise errors.NotFound
     try:

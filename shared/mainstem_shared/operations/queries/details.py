@@ -72,7 +72,7 @@ async def read(store: Store, run_id: str, *, tenant: str, user_id: str | None) -
     """
     await run_states.check_owner(store, run_id, tenant=tenant, user_id=user_id)
     run = await run_states.get_run(store, run_id)
-    record = await transitions.read_fields(store, run_id, *_FIELDS)
+    record = await transitions.find_fields(store, run_id, *_FIELDS)
     if isinstance(record, transitions.Gone):
         raise errors.NotFound
     created, entries = record.spec.created_ms, await _changes_of_control(store, run_id, run.epoch)

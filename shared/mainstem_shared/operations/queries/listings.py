@@ -101,14 +101,14 @@ async def page(store: Store, query: Query, *, limit: int = PAGE, cursor: str | N
     runs: list[Run] = []
     size = scanned = 0
     while scanned < SCAN_LIMIT:
-        batch = await after(store, query.index, position)
+        batch = await after(store, query, position)
         if not batch:
             return Page(runs=runs, next=None)
         async for position, run in _runs(store, query, batch):
             runs.append(run)
             size += len(run.text)
             if len(runs) == limit or size > BYTES_PER_PAGE:
-                more = position != batch[-1] or await after(store, query.index, position)
+                more = position != batch[-1] or await after(store, query, position)
                 return Page(runs=runs, next=str(position) if more else None)
         position = batch[-1]
         scanned += len(batch)
@@ -130,7 +130,7 @@ async def positions(
     found: list[Position] = []
     scanned = 0
     while scanned < SCAN_LIMIT:
-        batch = await after(store, query.index, position)
+        batch = await after(store, query, position)
         if not batch:
             return found, None
         matching = (await _matching(store, query, batch))[: limit - len(found)]
@@ -149,8 +149,44 @@ def _parse(cursor: str) -> Position:
     return Position(int(match[1]), match[2])
 
 
-async def after(store: Store, index: str | None, position: Position | None) -> list[Position]:
-    """Return the entries that come next in an index; none at its end."""
+async def newest_of_thread(store: Store, tenant: str, thread_id: str, *, limit: int) -> list[str]:
+    """Return the ids of a thread's newest runs, newest first, wherever they are.
+
+    Raises:
+        StoreUnavailable, ArchiveUnavailable: nobody can tell.
+    """
+    index = keys.thread_runs(tenant, thread_id)
+    flat = await store.command("ZREVRANGE", index, 0, limit - 1, "WITHSCORES", large=True)
+    found = {Position(int(at), raw.decode()) for raw, at in zip(flat[::2], flat[1::2], strict=True)}
+    if store.archive is not None:
+        kept = await store.archive.positions(tenant=tenant, thread_id=thread_id, limit=limit)
+        found |= {Position(at, run_id) for at, run_id in kept}
+    return [entry.run_id for entry in sorted(found, reverse=True)[:limit]]
+
+
+async def after(store: Store, query: Query, position: Position | None) -> list[Position]:
+    """Return the entries that come next, of the store's index and of the archive; none at their end.
+
+    The store is asked first: a run that leaves its index meanwhile is in the archive by then.
+    """
+    here = await _listed_after(store, query.index, position)
+    if store.archive is None or query.active:
+        return here
+    before = None if position is None else (position.created_ms, position.run_id)
+    kept = await store.archive.positions(
+        tenant=query.tenant, thread_id=query.thread_id, user_id=query.user_id, before=before, limit=_BATCH
+    )
+    there = [Position(at, run_id) for at, run_id in kept]
+    # Either list may have more behind its end: what stands below the higher end waits for the next batch.
+    ends = [here[-1]] if here else []
+    ends += [there[-1]] if len(there) == _BATCH else []
+    merged = sorted({*here, *there}, reverse=True)
+    floor = max(ends, default=None)
+    return merged if floor is None else [entry for entry in merged if entry >= floor]
+
+
+async def _listed_after(store: Store, index: str | None, position: Position | None) -> list[Position]:
+    """Return the entries that come next in an index of the store; none at its end."""
     if index is None:
         return await _merged_after(store, position)
     ceiling = "+inf" if position is None else position.created_ms
@@ -238,7 +274,7 @@ def spec_and_status(run_id: str, record: Record) -> tuple[Spec, Status] | None:
 
 
 async def _matching(store: Store, query: Query, batch: list[Position]) -> list[Position]:
-    records = await transitions.read_many(store, [entry.run_id for entry in batch], Record.spec)
+    records = await transitions.find_many(store, [entry.run_id for entry in batch], Record.spec)
     matching: list[Position] = []
     gone: list[Position] = []
     for entry, record in zip(batch, records, strict=True):

@@ -81,8 +81,8 @@ async def ids(store: Store, search: Search) -> list[str]:
 async def _found(store: Store, search: Search, *, by_end: bool) -> AsyncIterator[tuple[int, str]]:
     position: listings.Position | None = None
     scanned = 0
-    while scanned < SCAN_LIMIT and (batch := await listings.after(store, search.query.index, position)):
-        records = await transitions.read_many(store, [entry.run_id for entry in batch], *_FIELDS)
+    while scanned < SCAN_LIMIT and (batch := await listings.after(store, search.query, position)):
+        records = await transitions.find_many(store, [entry.run_id for entry in batch], *_FIELDS)
         for entry, record in zip(batch, records, strict=True):
             if isinstance(record, transitions.Gone):
                 continue

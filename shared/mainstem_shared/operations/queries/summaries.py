@@ -114,7 +114,7 @@ async def _wanted(store: Store, query: Query, run_ids: Sequence[str]) -> list[tu
 
 async def of(store: Store, run_ids: Sequence[str]) -> list[RunSummary]:
     """Return these runs' summaries, in their order, without those that are gone."""
-    records = await transitions.read_many(store, run_ids, *_FIELDS)
+    records = await transitions.find_many(store, run_ids, *_FIELDS)
     found: list[RunSummary] = []
     for run_id, record in zip(run_ids, records, strict=True):
         if (summary := _readable_summary(run_id, record)) is not None:

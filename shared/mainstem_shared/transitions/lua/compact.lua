@@ -3,12 +3,14 @@
 Drop the deltas of a finished run, and take it off those that wait for it: its last entry, `run.finished`, holds the whole content.
 
 KEYS  1 record  2 log  3 spare  4 compact
-ARGV  1 run_id
+ARGV  1 run_id  2 keep_due: 1 leaves it among those that wait: the archive has yet to get it
 Returns  {'compacted'} | {'refused', status} | {'gone'}
 --]]
 local record, log, spare, index = unpack(KEYS)
 local status = redis.call('HGET', record, 'status')
-redis.call('ZREM', index, ARGV[1])
+if ARGV[2] ~= '1' then
+  redis.call('ZREM', index, ARGV[1])
+end
 if not status then
   return { 'gone' }
 end

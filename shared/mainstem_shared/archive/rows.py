@@ -1,0 +1,101 @@
+"""Rows of the archive: what the store has of a finished run, and how a row holds it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mainstem_shared.model import cursors, jsontext
+from mainstem_shared.model.events import Entry, Type
+from mainstem_shared.model.record import Record, declared
+from mainstem_shared.model.time import now_ms
+
+_OWN_COLUMN: Final = ("spec", "input")
+_SIZED: Final = ("spec", "input", "record", "final")
+_DECLARED: Final = frozenset(field.name for field in declared())
+CONTENT: Final = ("spec", "input", "record", "final_id", "final")
+"""The columns from which a run is built again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRun:
+    """A finished run as the store has it: all fields of its record, and its last event if there is one."""
+
+    run_id: str
+    fields: dict[str, bytes]
+    final: Entry | None
+
+    @property
+    def nonce(self) -> str:
+        """The nonce of the change that ended the run."""
+        return self.fields.get(Record.nonce.name, b"").decode(errors="replace")
+
+    def record(self) -> Record:
+        """Return the record with all fields that are declared."""
+        return Record(self.fields, _DECLARED | self.fields.keys())
+
+
+def row_of(run: StoredRun) -> dict[str, Any]:
+    """Return the row of a finished run.
+
+    Raises:
+        KeyError, ValueError: the record is damaged, or of a later version.
+    """
+    record, data = run.record(), b"" if run.final is None else run.final.data
+    spec, reason = record.spec, record.reason
+    rest = {name: _text(value) for name, value in run.fields.items() if name not in _OWN_COLUMN}
+    row: dict[str, Any] = {
+        "run_id": run.run_id,
+        "tenant": spec.tenant,
+        "user_id": spec.user_id,
+        "thread_id": spec.thread_id,
+        "engine": spec.engine,
+        "status": record.status.value,
+        "reason": reason and reason.value,
+        "created_ms": spec.created_ms,
+        "finished_ms": record.finished_ms,
+        "epoch": record.epoch,
+        "usage": _usage(data),
+        "spec": run.fields["spec"],
+        "input": run.fields.get("input", b"{}"),
+        "record": json.dumps(rest).encode(),
+        "final_id": None if run.final is None else str(run.final.cursor),
+        "final": data or None,
+        "archived_ms": now_ms(),
+        "deleted_ms": None,
+    }
+    return {**row, "size": sum(len(row[name] or b"") for name in _SIZED)}
+
+
+def run_of(run_id: str, row: Mapping[str, Any]) -> StoredRun:
+    """Return what the store had, from the columns of CONTENT."""
+    rest: dict[str, str] = json.loads(row["record"])
+    fields = {name: value.encode(errors="surrogateescape") for name, value in rest.items()}
+    final = None
+    if row["final_id"] is not None:
+        final = Entry(
+            cursor=cursors.parse(row["final_id"]), type=Type.FINISHED, data=bytes(row["final"] or b"{}")
+        )
+    return StoredRun(
+        run_id=run_id,
+        fields={**fields, "spec": bytes(row["spec"]), "input": bytes(row["input"])},
+        final=final,
+    )
+
+
+def _text(value: bytes) -> str:
+    return value.decode(errors="surrogateescape")
+
+
+def _usage(final: bytes) -> dict[str, int] | None:
+    """Return the numbers of a final event's usage; None where there is none, or it is damaged."""
+    try:
+        usage: Any = jsontext.loads(final).get("usage") if final else None
+    except ValueError:
+        return None
+    if not isinstance(usage, dict):
+        return None
+    named: dict[str, Any] = usage
+    return {name: value for name, value in named.items() if isinstance(value, int)} or None
