@@ -162,6 +162,8 @@ class Settings(BaseSettings):
     """The key it shows there."""
     openai_model: str | None = None
     """The model of runs whose input names none; the chat page offers the engine once it is set."""
+    openai_continuous_usage: bool = False
+    """Whether the `openai` engine asks for counts of tokens with every chunk; vLLM and SGLang give them."""
 
     @property
     def live_ttl_ms(self) -> int:

@@ -193,3 +193,11 @@ def test_a_snapshot_over_a_change_of_control_is_not_followed():
     same = dataclasses.replace(fresh(NEW), cursor=Cursor(frames[at].cursor.epoch, 0), started=True)
     said = follow(Responses(ResponseId(RUN), same), frames[at:])
     assert said[-1]["type"] == "response.completed"
+
+
+def test_a_response_says_that_its_usage_is_estimated():
+    """Beside the counts, in the response object too; an exact one has no such member."""
+    now = {"input_tokens": 9, "output_tokens": 4, "total_tokens": 13, "estimated": True}
+    assert (items.usage_since({"input_tokens": 9, "estimated": True}, now) or {})["estimated"] is True
+    assert items._usage(now)["estimated"] is True
+    assert "estimated" not in items._usage({**now, "estimated": False})

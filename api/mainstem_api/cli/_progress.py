@@ -82,7 +82,8 @@ class Progress:
         """How much came so far: tokens once the engine reports them, words before."""
         tokens = (self.usage or {}).get("output_tokens")
         if tokens:
-            return _count(tokens, "token")
+            about = "about " if (self.usage or {}).get("estimated") else ""
+            return about + _count(tokens, "token")
         return _count(len(self.text.split()), "word")
 
     @property

@@ -5,6 +5,7 @@ Pydantic models with schema versions. The log's entries are in `events`, the con
 
 from __future__ import annotations
 
+import operator
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Final, Literal
@@ -110,6 +111,8 @@ class Usage(BaseModel):
     total_tokens: int = 0
     cached_input_tokens: int = 0
     reasoning_tokens: int = 0
+    estimated: Annotated[bool, Field(exclude_if=operator.not_)] = False
+    """Whether an answer broke off before its provider told, so that counts are estimates."""
 
 
 def _is_none(value: object) -> bool:

@@ -360,10 +360,12 @@ class RunContext(RunView[InputT]):
         total_tokens: int | None = None,
         cached_input_tokens: int = 0,
         reasoning_tokens: int = 0,
+        estimated: bool = False,
     ) -> None:
         """Add one provider call's tokens to the run's usage.
 
         Cached and reasoning tokens are parts of the others. `total_tokens` None: input and output.
+        `estimated`: the provider did not count (all of) them; the run's usage says so from then on.
         """
         total = input_tokens + output_tokens if total_tokens is None else total_tokens
         before = self._usage
@@ -373,6 +375,7 @@ class RunContext(RunView[InputT]):
             total_tokens=before.total_tokens + total,
             cached_input_tokens=before.cached_input_tokens + cached_input_tokens,
             reasoning_tokens=before.reasoning_tokens + reasoning_tokens,
+            estimated=before.estimated or estimated,
         )
         self._channel.emit(Type.USAGE, usage.model_dump())
         self._usage = usage

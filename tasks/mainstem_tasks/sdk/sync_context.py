@@ -180,6 +180,7 @@ class SyncRunContext(RunView[InputT]):
         total_tokens: int | None = None,
         cached_input_tokens: int = 0,
         reasoning_tokens: int = 0,
+        estimated: bool = False,
     ) -> None:
         """Add one provider call's tokens to the run's usage. See `RunContext.usage`."""
         self._call(
@@ -189,6 +190,7 @@ class SyncRunContext(RunView[InputT]):
                 total_tokens=total_tokens,
                 cached_input_tokens=cached_input_tokens,
                 reasoning_tokens=reasoning_tokens,
+                estimated=estimated,
             )
         )
 

@@ -90,6 +90,14 @@ async def test_the_request_is_what_was_asked_for(provider: OpenAIServer):
     }
 
 
+async def test_counts_with_every_chunk_are_asked_for_where_that_is_set(provider: OpenAIServer):
+    """Not by default: strict providers refuse what they do not know."""
+    provider.reply(answer("x"))
+    await run_engine("openai", ASK, settings=settings(provider.url, openai_continuous_usage=True))
+    wanted = {"include_usage": True, "continuous_usage_stats": True}
+    assert provider.requests[0].body["stream_options"] == wanted
+
+
 async def test_the_run_may_choose_its_model(provider: OpenAIServer):
     """The input's model beats the deployment's."""
     provider.reply(answer("x"))

@@ -23,6 +23,7 @@ from mainstem_tasks.engines.assembly.calls import Call
 from mainstem_tasks.engines.assembly.finishes import Ending
 from mainstem_tasks.engines.assembly.messages import CallBegan, CallGrew, Increment, Message, TextGrew
 from mainstem_tasks.engines.assembly.pieces import Kind
+from mainstem_tasks.engines.openai.counting import Counting
 from mainstem_tasks.engines.openai.reading import CompletionReader
 from mainstem_tasks.engines.openai.tools import Called
 from mainstem_tasks.sdk.context import RunContext
@@ -47,6 +48,7 @@ class Answer:
         taken: frozenset[str],
         tools: Sequence[Mapping[str, Any]],
         clean: Callable[[str], str],
+        messages: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.begun = False
         self.called: list[Called] = []
@@ -57,7 +59,7 @@ class Answer:
         self._reader = CompletionReader(self._required, clean=clean)
         self._ids: dict[int, str] = {}
         self._message: Message | None = None
-        self._is_reported = False
+        self._counting = Counting(messages, tools)
 
     @property
     def content(self) -> Any:
@@ -93,10 +95,13 @@ class Answer:
         """
         loop, until = asyncio.get_running_loop(), 0.0
         while (data := await self._next(arriving, until)) is not None:
+            self._counting.is_answered = True
             was_over, grew = self._reader.is_over, False
             for increment in self._reader.feed(data):
                 grew = True
+                self._counting.told(self._reader.tokens)
                 await self._emit(increment)
+            self._counting.told(self._reader.tokens)
             if self._reader.has_all:
                 until = min(until or loop.time() + TAIL_S, loop.time() + TAIL_S)
             elif self._reader.is_over and (grew or not was_over):
@@ -127,27 +132,20 @@ class Answer:
         message = self._message = self._reader.message()
         for call in message.calls:
             await self._complete(call)
-        await self.report_usage()
+        await self._counting.report(self._run)
         about = message.about
         finish = {"finish_reason": message.reason, "model": about.model, "response_id": about.response_id}
         await self._run.custom("finish", finish)
 
-    async def report_usage(self) -> None:
-        """Add the completion's tokens, if the provider told, to the run's; once."""
-        tokens = self._reader.tokens
-        if tokens is None or self._is_reported:
-            return
-        self._is_reported = True
-        await self._run.usage(
-            input_tokens=tokens.input_tokens or 0,
-            output_tokens=tokens.output_tokens or 0,
-            total_tokens=tokens.total_tokens,
-            cached_input_tokens=tokens.cached_input_tokens or 0,
-            reasoning_tokens=tokens.reasoning_tokens or 0,
-        )
+    async def break_off(self) -> None:
+        """Report what an answer cost that ends before its end: as told, else by an estimate."""
+        self._counting.told(self._reader.tokens)
+        with contextlib.suppress(errors.MainstemError):  # a log that is closed takes no counts either
+            await self._counting.report(self._run, broke_off=True)
 
     async def _emit(self, increment: Increment) -> None:
         self.begun = True
+        self._counting.take(increment)
         match increment:
             case TextGrew(kind=Kind.TEXT, text=text):
                 await self._run.text(text)

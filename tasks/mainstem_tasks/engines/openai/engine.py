@@ -191,7 +191,11 @@ async def _complete(
     for attempt in itertools.count(1):
         body = _body(run, toolbox, progress, conversation)
         answer = Answer(
-            run, taken=progress.call_ids, tools=body.get("tools") or (), clean=endpoint.presentable
+            run,
+            taken=progress.call_ids,
+            tools=body.get("tools") or (),
+            clean=endpoint.presentable,
+            messages=body["messages"],
         )
         try:
             with provider_metrics.call(model := str(body["model"]), provider="openai") as span:
@@ -208,11 +212,15 @@ async def _complete(
                 progress.bare = True
                 continue
             if answer.begun or attempt >= ATTEMPTS or not retryable(error):
-                await answer.report_usage()
+                await answer.break_off()
                 provider_metrics.tokens(str(body["model"]), **answer.counted)
                 raise
             provider_metrics.retried(str(body["model"]))
             await _wait(run, error, attempt=attempt)
+        except BaseException:  # stopped in mid-stream, or the run takes no more: it cost all the same
+            await answer.break_off()
+            provider_metrics.tokens(str(body["model"]), **answer.counted)
+            raise
         else:
             return answer
     raise AssertionError  # the loop ends by its own

@@ -48,9 +48,13 @@ _clients: Final[weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Clients]] =
 class Provider:
     """One endpoint, as the settings describe it, with a client that all runs of this loop share."""
 
-    def __init__(self, client: openai.AsyncOpenAI, secret: str) -> None:
+    def __init__(self, client: openai.AsyncOpenAI, secret: str, *, continuous_usage: bool = False) -> None:
         self._client = client
         self._secret = secret
+        self._options = {
+            "include_usage": True,
+            **({"continuous_usage_stats": True} if continuous_usage else {}),
+        }
 
     @classmethod
     async def of(cls, settings: Settings) -> Provider:
@@ -71,10 +75,12 @@ class Provider:
             # Explicit values, so that the SDK's own environment variables have no say. Local servers need no
             # key, but the SDK does. Retries are ours: only we know whether something was emitted.
             clients[named] = sdk.AsyncOpenAI(base_url=named[0], api_key=secret or "none", max_retries=0)
-        return cls(clients[named], secret)
+        return cls(clients[named], secret, continuous_usage=settings.openai_continuous_usage)
 
     async def stream(self, body: Mapping[str, Any], *, silence_s: float) -> AsyncGenerator[bytes]:
         """Yield the body of one streamed chat completion as it arrives. `silence_s`: the longest wait.
+
+        The first piece is empty: it says that the provider took the request.
 
         The SDK sends the request and judges the status; its reading of the stream is too strict for what
         compatible servers send (`reading` has ours).
@@ -89,13 +95,14 @@ class Provider:
             model=str(body.get("model")),
             messages=[],  # all of the body is in `extra_body`, as it is
             stream=True,
-            extra_body={"stream_options": {"include_usage": True}, **body, "stream": True},
+            extra_body={"stream_options": self._options, **body, "stream": True},
             timeout=timeout,
         )
         failing_clearly = _FailingClearly(self.presentable, silence_s)
         with failing_clearly:
             response = await request.__aenter__()
         try:
+            yield b""  # the request was taken, whatever comes of it
             arriving = aiter(response.iter_bytes())
             while True:
                 # Only the SDK's errors are the provider's: what the consumer raises passes untouched.

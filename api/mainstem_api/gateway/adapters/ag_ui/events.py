@@ -256,7 +256,8 @@ class Events(Translator):
             return {}
         now, before = Usage.model_validate(self.fold.usage), Usage.model_validate(self._before or {})
         spent = {name: getattr(now, ours) - getattr(before, ours) for name, ours in _TOKENS.items()}
-        return {"usage": [spent]} if any(spent.values()) else {}
+        marked = {**spent, "estimated": True} if now.estimated else spent
+        return {"usage": [marked]} if any(spent.values()) else {}
 
     def _say(self, kind: str, **fields: Any) -> None:
         self.say({"type": kind, **fields})

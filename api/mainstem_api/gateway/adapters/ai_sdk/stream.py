@@ -358,6 +358,7 @@ def _usage(usage: Mapping[str, int]) -> dict[str, int]:
         "totalTokens": usage.get("total_tokens", 0),
         "reasoningTokens": usage.get("reasoning_tokens", 0),
         "cachedInputTokens": usage.get("cached_input_tokens", 0),
+        **({"estimated": True} if usage.get("estimated") else {}),
     }
 
 

@@ -115,6 +115,7 @@ def _usage(usage: Mapping[str, Any]) -> dict[str, Any]:
         "output_tokens": spent.output_tokens,
         "output_tokens_details": {"reasoning_tokens": spent.reasoning_tokens},
         "total_tokens": spent.total_tokens,
+        **({"estimated": True} if spent.estimated else {}),
     }
 
 
@@ -122,4 +123,5 @@ def usage_since(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None)
     """Return what was spent between two totals; a response reports its own calls only."""
     if now is None:
         return None
-    return {name: count - (before or {}).get(name, 0) for name, count in now.items()}
+    since = {name: count - (before or {}).get(name, 0) for name, count in now.items()}
+    return {**since, "estimated": True} if now.get("estimated") else since

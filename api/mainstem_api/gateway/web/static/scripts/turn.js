@@ -212,7 +212,7 @@ export class Turn {
     const notes = [];
     if (status === "aborted") notes.push(ends(reason));
     if (startedAt && finishedAt) notes.push(duration(Date.parse(finishedAt) - Date.parse(startedAt)));
-    if (usage) notes.push(`${usage.input_tokens} in · ${usage.output_tokens} out`);
+    if (usage) notes.push(`${usage.estimated ? "about " : ""}${usage.input_tokens} in · ${usage.output_tokens} out`);
     const copy = this.fold.text ? el("button", { type: "button", class: "button small quiet", title: "Copy the answer" }, icon("copy"), "Copy") : null;
     copy?.addEventListener("click", () => copied(copy, this.fold.text));
     return el("footer", { class: "turn-notes" }, ...notes.map((note) => el("span", {}, note)), copy);

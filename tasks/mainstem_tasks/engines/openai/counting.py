@@ -1,0 +1,63 @@
+"""Counts the tokens of one answer: by what the provider told, and by an estimate where it told nothing.
+
+Most providers tell once, at the end: an answer that breaks off has no counts then, and still costs. What came
+after the last counts is estimated, and marked as such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mainstem_tasks.engines.assembly import estimates
+from mainstem_tasks.engines.assembly.messages import CallBegan, CallGrew, Increment, TextGrew
+from mainstem_tasks.engines.assembly.pieces import Tokens
+from mainstem_tasks.sdk.context import RunContext
+
+
+class Counting:
+    """The tokens of one answer. `messages` and `tools`: the request's, as they were sent."""
+
+    def __init__(self, messages: Iterable[Mapping[str, Any]], tools: Iterable[Any]) -> None:
+        self.is_answered = False
+        """Whether the provider took the request: from then on it costs."""
+        self._messages = messages
+        self._tools = tools
+        self._told: Tokens | None = None
+        self._since: list[str] = []
+        self._is_reported = False
+
+    def take(self, increment: Increment) -> None:
+        """Note what the model said, for an estimate of what was not counted."""
+        match increment:
+            case TextGrew(text=text) | CallGrew(text=text):
+                self._since.append(text)
+            case CallBegan(call=call):
+                self._since.append(call.name)
+
+    def told(self, tokens: Tokens | None) -> None:
+        """Note the provider's counts so far: they cover what came before."""
+        if tokens is not None and tokens != self._told:
+            self._told = tokens
+            self._since.clear()
+
+    async def report(self, run: RunContext[Any], *, broke_off: bool = False) -> None:
+        """Add the answer's tokens to the run's, once; `broke_off`: with an estimate of what was not told."""
+        told = self._told
+        estimated = broke_off and self.is_answered and (told is None or bool(self._since))
+        if self._is_reported or (told is None and not estimated):
+            return
+        self._is_reported = True
+        told = told or Tokens()
+        read, said = told.input_tokens, told.output_tokens or 0
+        if estimated:
+            read = estimates.tokens_of_request(self._messages, self._tools) if read is None else read
+            said += estimates.tokens_in("".join(self._since))
+        await run.usage(
+            input_tokens=read or 0,
+            output_tokens=said,
+            total_tokens=None if estimated else told.total_tokens,
+            cached_input_tokens=told.cached_input_tokens or 0,
+            reasoning_tokens=told.reasoning_tokens or 0,
+            estimated=estimated,
+        )
