@@ -225,7 +225,7 @@ MUTATIONS: Final = (
     M(
         rows=(162,),
         file=_STARTING,
-        old='_encode("input", request.input, runs.INPUT_LIMIT)',
-        new="jsontext.dumps(request.input)",
+        old='_encode("input", stored, runs.INPUT_LIMIT)',
+        new="jsontext.dumps(stored)",
     ),
 )

@@ -72,8 +72,8 @@ MUTATIONS: Final = (
     M(
         rows=(10, 144),
         file=_CHANNELS,
-        old='b"*6\\r\\n" + raw_connections.bulk(b"XADD") + raw_connections.bulk(key) + _NOMKSTREAM',
-        new='b"*5\\r\\n" + raw_connections.bulk(b"XADD") + raw_connections.bulk(key)',
+        old='b"*6\\r\\n" + xadd + _NOMKSTREAM',
+        new='b"*5\\r\\n" + xadd',
         only=("test_a_deleted_run_is_lost_and_not_resurrected",),
     ),
     M(
@@ -171,9 +171,9 @@ MUTATIONS: Final = (
     M(
         rows=(28,),
         file=f"{TASKS}/execution/segments.py",
-        old="engine = registry.get(self._claimed.spec.engine)\n",
-        new="engine = registry.get(self._claimed.spec.engine)\n"
-        '        channel.emit("custom", {"name": "input", "data": self._claimed.input})\n',
+        old="engine = registry.get(spec.engine)\n",
+        new="engine = registry.get(spec.engine)\n"
+        '        channel.emit("custom", {"name": "input", "data": claimed.input})\n',
     ),
     M(
         rows=(30,),
@@ -192,8 +192,8 @@ MUTATIONS: Final = (
     M(
         rows=(33,),
         file=_CHANNELS,
-        old="key = keys.run(control.run_id).log.encode()",
-        new='key = globals().setdefault("_LOG", keys.run(control.run_id).log.encode())',
+        old="raw_connections.bulk(keys.run(control.run_id).log.encode())",
+        new='raw_connections.bulk(globals().setdefault("_LOG", keys.run(control.run_id).log.encode()))',
         only=("test_many_runs_write_at_once_and_each_log_is_its_own",),
     ),
     M(
@@ -271,8 +271,8 @@ MUTATIONS: Final = (
     M(
         rows=(46,),
         file=_CHANNELS,
-        old="if self.phase is _LOST:\n            raise",
-        new="if False:\n            raise",
+        old="if self.phase is _LOST:\n            raise errors.Fenced(run_id=self.control.run_id)\n        if self._closed",
+        new="if self._closed",
     ),
     M(
         rows=(47,),

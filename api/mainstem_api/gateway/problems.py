@@ -111,7 +111,8 @@ class ProblemResponse(Response):
 
 def _format_of(scope: Scope) -> ErrorFormat | None:
     """Return the error format of the request's path, if it has one of its own."""
-    formats: Mapping[str, ErrorFormat] = getattr(scope["app"].state, "error_formats", {})
+    state = getattr(scope.get("app"), "state", None)  # none: a middleware that stands alone
+    formats: Mapping[str, ErrorFormat] = getattr(state, "error_formats", {})
     path = path_of(scope)
     for prefix, encode in formats.items():
         if path == prefix or path.startswith(f"{prefix}/"):
