@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run demo test check docs hooks coverage bench bench-quick bench-full draining plots chaos fuzz-providers rabbitmq celery-tests prove guards mutants soak lock clean
+.PHONY: help run demo test check docs budgets hooks coverage bench bench-quick bench-full draining plots chaos fuzz-providers rabbitmq celery-tests prove guards mutants soak lock clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -64,6 +64,9 @@ plots: $(VENV)/.bench ## the pictures and tables of docs/performance.md and docs
 chaos: $(VENV)/.test ## kill, freeze and cut everything under load, over and over; SEED=n repeats the choices
 	@exec env MAINSTEM_CHAOS_ROUNDS=12 MAINSTEM_CHAOS_FAILOVERS=30 MAINSTEM_CHAOS_REFUSALS=2 \
 		MAINSTEM_CHAOS_SEED=$(SEED) $(BIN)/pytest tests/chaos $(ARGS)
+
+budgets: $(VENV)/.test ## 1,000 runs at once under one budget while their workers are killed: nothing is overspent
+	@exec env MAINSTEM_SPENDERS=1000 MAINSTEM_SPENDERS_KILLS=6 $(BIN)/pytest -s --timeout=900 tests/acceptance/engines/test_budgets.py $(ARGS)
 
 fuzz-providers: $(VENV)/.test ## 200,000 streams of providers, whole, split and cut: the same message or an honest failure
 	@exec env MAINSTEM_FUZZ_STREAMS=200000 $(BIN)/pytest -s --timeout=0 tests/unit/test_provider_streams.py -k one_message $(ARGS)

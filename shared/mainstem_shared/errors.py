@@ -28,6 +28,8 @@ MainstemError
 ├── TooManyRuns               too_many_runs
 ├── TooManyRequests           too_many_requests
 ├── TooManyStreams            too_many_streams
+├── BudgetReached             budget_reached
+├── UnknownPrice              unknown_price
 ├── EngineLimit
 │   ├── EventTooLarge         event_too_large
 │   ├── BlobTooLarge          blob_too_large
@@ -55,6 +57,7 @@ __all__ = [
     "ArchiveUnavailable",
     "BlobTooLarge",
     "BrokerUnavailable",
+    "BudgetReached",
     "ChannelClosed",
     "CheckpointTooLarge",
     "ClusterUnsupported",
@@ -95,6 +98,7 @@ __all__ = [
     "Unavailable",
     "UndecidedCall",
     "UnknownEngine",
+    "UnknownPrice",
 ]
 
 
@@ -311,6 +315,25 @@ class TooManyStreams(MainstemError):
 
     code = "too_many_streams"
     message = "Too many open streams; close one first."
+
+
+class BudgetReached(MainstemError):
+    """A provider call might cost more than a budget has left; it was not made."""
+
+    code = "budget_reached"
+    message = (
+        "The budget of the {whose} is reached: the next provider call may cost up to {needs}, {left} is left."
+    )
+
+
+class UnknownPrice(MainstemError):
+    """A budget in dollars applies, and nobody knows what the model costs; the call was not made."""
+
+    code = "unknown_price"
+    message = (
+        "A budget in usd applies, and model {model!r} of {provider!r} has no price: "
+        "add it to MAINSTEM_PRICES, or budget tokens."
+    )
 
 
 class EngineLimit(MainstemError):

@@ -9,7 +9,7 @@ __getattr__ = moved(
         "Status": "mainstem_shared.model.runs",
         "Reason": "mainstem_shared.model.runs",
         "WaitingFor": "mainstem_shared.model.runs",
-        "Usage": "mainstem_shared.model.runs",
+        "Usage": "mainstem_shared.model.usage",
         "ErrorInfo": "mainstem_shared.model.runs",
         "Spec": "mainstem_shared.model.runs",
         "StartRequest": "mainstem_shared.model.runs",

@@ -113,6 +113,16 @@ class Settings(BaseSettings):
     max_body_mb: Annotated[int, Field(ge=1)] = 32
     """The largest body of a request: a run's input with its files."""
 
+    # Money
+    prices: str = ""
+    """What models cost: the path of a JSON file, or JSON; on top of the packaged table (docs/usage.md)."""
+    user_budget_per_day: dict[str, Any] | None = None
+    """What one user's runs may spend on a day (UTC), as JSON: `usd`, `tokens`, or both."""
+    tenant_budget_per_day: dict[str, Any] | None = None
+    """What all runs of a tenant may spend on a day (UTC), as JSON: `usd`, `tokens`, or both."""
+    reserved_output_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
+    """Longest answer of a provider call under a budget whose request does not bound it."""
+
     # Web tier
     auth: Literal["none", "jwt", "proxy"] = "none"
     """`none` is for one user on one machine: the gateway then refuses to listen anywhere but on loopback."""

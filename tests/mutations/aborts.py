@@ -10,7 +10,6 @@ M = Mutation
 _ABORTING: Final = f"{SHARED}/operations/aborting.py"
 _CHANNELS: Final = f"{SHARED}/eventlog/writing/channels.py"
 _STARTING: Final = f"{SHARED}/operations/starting.py"
-_CONTEXT: Final = f"{TASKS}/sdk/context.py"
 
 MUTATIONS: Final = (
     M(
@@ -22,8 +21,8 @@ MUTATIONS: Final = (
     ),
     M(
         rows=(85, 163),
-        file=_CONTEXT,
-        old="self._channel.emit(Type.USAGE, usage.model_dump())",
+        file=f"{TASKS}/sdk/provider_calls.py",
+        old="self._channel.emit(Type.USAGE, payload)",
         new="pass",
         only=("test_usage_of_an_aborted_run_is_told_once_and_whole",),
     ),

@@ -9,6 +9,7 @@ from mutations.mutation import API, LUA, SHARED, TASKS, WORKERS, Mutation
 M = Mutation
 _CONTENTS: Final = f"{SHARED}/model/contents.py"
 _CONTEXT: Final = f"{TASKS}/sdk/context.py"
+_USAGE: Final = f"{SHARED}/model/usage.py"
 _SEGMENTS: Final = f"{TASKS}/execution/segments.py"
 _STATES: Final = f"{SHARED}/eventlog/reading/run_states.py"
 _SWEEPING: Final = f"{SHARED}/operations/sweeping.py"
@@ -16,17 +17,22 @@ _SWEEPING: Final = f"{SHARED}/operations/sweeping.py"
 MUTATIONS: Final = (
     M(
         rows=(164,),
-        file=_CONTEXT,
-        old="input_tokens=before.input_tokens + input_tokens",
-        new="input_tokens=input_tokens",
+        file=_USAGE,
+        old="before.get(name, 0) + getattr(call, name)",
+        new="getattr(call, name)",
     ),
-    M(rows=(165,), file=_CONTENTS, old="self.usage = data\n", new="self.usage = None\n"),
+    M(
+        rows=(165,),
+        file=_CONTENTS,
+        old="self.usage = usage.folded(self.usage, data)\n",
+        new="self.usage = None\n",
+    ),
     M(rows=(166,), file=_CONTENTS, old='self.extra["context_usage"] = data', new="pass"),
     M(
         rows=(167,),
-        file=_CONTEXT,
-        old="total_tokens=before.total_tokens + total",
-        new="total_tokens=before.total_tokens + 2 * total",
+        file=_USAGE,
+        old='{"total_tokens": call.input_tokens + call.output_tokens}',
+        new='{"total_tokens": 2 * (call.input_tokens + call.output_tokens)}',
     ),
     M(
         rows=(168,),
@@ -34,6 +40,29 @@ MUTATIONS: Final = (
         old="if r[1] ~= 'running' or not holds(r[2], r[3], r[4], epoch, owner, control) then",
         new="if r[1] ~= 'running' then",
         only=("test_a_woken_zombies_verbs_are_all_refused",),
+    ),
+    # -- budgets
+    M(
+        rows=(219,),
+        file=f"{LUA}/reserve.lua",
+        old="all_tokens + tonumber(tokens) > tonumber(limit_tokens)",
+        new="all_tokens > tonumber(limit_tokens)",
+        only=(
+            "test_a_run_ends_before_the_call_that_its_budget_has_no_room_for",
+            "test_a_budget_is_used_up_to_the_last_token_and_no_further",
+        ),
+    ),
+    M(
+        rows=(220,),
+        file=f"{SHARED}/operations/ending.py",
+        old="        await _settle_calls(operations, state)\n",
+        new="",
+    ),
+    M(
+        rows=(221,),
+        file=_USAGE,
+        old="    if more is None or (before is None and not first):\n        return None\n",
+        new='    more = more or "0"\n',
     ),
     # -- steering
     M(

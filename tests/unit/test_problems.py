@@ -21,6 +21,8 @@ EVENTS = ROOT / "docs" / "events.md"
 INSIDE = (
     errors.EngineLimit,
     errors.ProviderError,
+    errors.BudgetReached,
+    errors.UnknownPrice,
     errors.Fenced,
     errors.ChannelClosed,
     errors.Misconfigured,

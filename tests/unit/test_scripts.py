@@ -96,6 +96,20 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "inbox": lambda s: transitions.inbox(s, CONTROL, read=1, known=1),
     "take_due": lambda s: transitions.take_due(s, store_keys.indexes(0).active, limit=1, hold_ms=1),
     "move": lambda s: transitions.move(s, RUN.split("_")[0], [RUN]),
+    "reserve": lambda s: transitions.reserve(
+        s,
+        store_keys.run_spending(RUN),
+        call_id="c",
+        day="d",
+        nanos=1,
+        tokens=1,
+        limit_nanos=1,
+        limit_tokens=1,
+        ttl_ms=1,
+    ),
+    "settle": lambda s: transitions.settle(
+        s, store_keys.run_spending(RUN), call_id="c", nanos=1, tokens=1, sums={}
+    ),
     "take_slot": lambda s: transitions.take_slot(
         s, tenant="t", user_id="u", run_id=RUN, limit=1, live_ttl_ms=1, replacing_tag=""
     ),
@@ -200,6 +214,7 @@ def test_flags_say_what_a_verb_may_do(name: str):
         "forget",
         "take_due",
         "pause",
+        "settle",
     }
     assert ("allow-oom" in first) == (name in ends_or_frees)
     assert ("no-writes" in first) == (name in READS)

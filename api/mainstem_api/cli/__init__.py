@@ -34,6 +34,7 @@ COMMANDS: Final = {
     "kill": "mainstem_api.cli.operations",
     "requeue": "mainstem_api.cli.operations",
     "token": "mainstem_api.cli.token",
+    "usage": "mainstem_api.cli.usage",
     "doctor": "mainstem_api.cli.doctor",
     "verify": "mainstem_api.cli.verify",
     "addresses": "mainstem_api.cli.addresses",

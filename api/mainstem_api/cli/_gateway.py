@@ -98,6 +98,11 @@ class Gateway:
         """Return runs without their content."""
         return self._json("GET", "/v1/overview", params={k: v for k, v in query.items() if v is not None})
 
+    def usage(self, *, user: str | None, days: int) -> dict[str, Any]:
+        """Return what provider calls cost, by day."""
+        params = {"days": days} | ({} if user is None else {"user": user})
+        return self._json("GET", "/v1/usage", params=params)
+
     def is_ready(self) -> bool:
         """Tell whether the gateway answers that store and broker answer."""
         with _reachable():

@@ -149,6 +149,7 @@ class AsyncRuns(Conversations):
         idempotency_key: str | None = None,
         max_duration_s: float | None = None,
         on_worker_lost: OnWorkerLost = "fail",
+        budget: dict[str, Any] | None = None,
         parent: str | None = None,
         message_id: str | None = None,
     ) -> StartResult:
@@ -158,37 +159,36 @@ class AsyncRuns(Conversations):
             thread_id: the conversation; at most one of its runs is active at a time.
             engine: what produces the run; by default MAINSTEM_DEFAULT_ENGINE.
             input: what the engine gets; its schema decides.
-            user_id: whose run it is.
-            tenant: whose user that is.
+            user_id, tenant: whose run it is.
             if_active: on a busy thread, be refused (`reject`), wait (`enqueue`), or `replace` what runs.
             metadata: yours, given back with the run.
             idempotency_key: repeating a start with the same key and request returns the first one's run.
             max_duration_s: longest life of the run, bounded by MAINSTEM_MAX_RUN_S.
             on_worker_lost: `fail` keeps the partial result; `resume` goes on from the last checkpoint.
+            budget: the most that its provider calls may cost: `usd`, `tokens`, or both.
             parent: the message that the run follows; one that a user said is answered again; `root`: none.
             message_id: the id of the message that the input is.
 
         Raises:
             NotFound: the thread is another user's, and threads are private here.
             InvalidRequest: also as InputTooLarge, UnknownEngine, InvalidInput.
-            ThreadBusy: its `run_id` holds the thread.
-            ThreadQueueFull: too many runs wait on the thread.
+            ThreadBusy, ThreadQueueFull: its `run_id` holds the thread, or too many wait.
             IdempotencyKeyReused: the key stands for another request.
         """
+        request = {
+            "engine": engine or self.settings.default_engine,
+            "input": input or {},
+            "if_active": if_active,
+            "metadata": metadata or {},
+            "max_duration_s": max_duration_s,
+            "on_worker_lost": on_worker_lost,
+            "budget": budget,
+            "parent": parent,
+            "message_id": message_id,
+        }
         outcome = await starting.start_run(
             self._operations,
-            starting.parse_request(
-                {
-                    "engine": engine or self.settings.default_engine,
-                    "input": input or {},
-                    "if_active": if_active,
-                    "metadata": metadata or {},
-                    "max_duration_s": max_duration_s,
-                    "on_worker_lost": on_worker_lost,
-                    "parent": parent,
-                    "message_id": message_id,
-                }
-            ),
+            starting.parse_request(request),
             principal=Principal(user_id=user_id, tenant=tenant),
             thread_id=thread_id,
             idempotency_key=idempotency_key,

@@ -124,6 +124,18 @@ TOKENS: Final = _counter(
     "model kind",
     _W,
 )
+COST: Final = _counter(
+    "mainstem_cost_usd", "What provider calls cost, as far as their models have a price.", "model", _W
+)
+UNPRICED_CALLS: Final = _counter(
+    "mainstem_unpriced_calls", "Provider calls whose cost is unknown: their model has no price.", "model", _W
+)
+BUDGET_REFUSALS: Final = _counter(
+    "mainstem_budget_refusals",
+    "Provider calls that were not made, by whose budget had no room: run, user, tenant.",
+    "whose",
+    _W,
+)
 PROVIDER_CALLS: Final = _counter(
     "mainstem_provider_calls",
     "Calls of providers by how they ended: ok, failed, cancelled.",

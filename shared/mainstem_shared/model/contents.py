@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Final
 
-from mainstem_shared.model import jsontext
+from mainstem_shared.model import jsontext, usage
 from mainstem_shared.model.events import STATES, Entry, Type
 from mainstem_shared.model.runs import rfc3339
 
@@ -73,7 +73,7 @@ class Content:
     def __init__(self) -> None:
         self.parts: list[TextPart | dict[str, Any]] = []
         self.steps: list[dict[str, Any]] = []
-        self.usage: dict[str, int] | None = None
+        self.usage: dict[str, Any] | None = None
         self.title: str | None = None
         self.action: dict[str, Any] | None = None
         self.extra: dict[str, Any] = {}
@@ -144,7 +144,8 @@ class Content:
         self.unread = state.get("unread", [])
         self.size = len(jsontext.dumps(state["content"])) + _size_of_inputs(self.inputs)
         self._beside = len(jsontext.dumps(self.steps))
-        for name, value in (("usage", self.usage), ("title", self.title), ("action", self.action)):
+        self._weigh_usage((self.usage or {}).get("calls", []))
+        for name, value in (("title", self.title), ("action", self.action)):
             self._weigh(name, value)
         for name, value in self.extra.items():
             self._weigh(name, value)
@@ -162,6 +163,11 @@ class Content:
         size = 0 if value is None else len(jsontext.dumps(value))
         self._beside += size - self._singles.get(name, 0)
         self._singles[name] = size
+
+    def _weigh_usage(self, calls: list[Any]) -> None:
+        """Count the latest sums, and what came to the list of calls: it only grows."""
+        self._weigh("usage", self.usage and {k: v for k, v in self.usage.items() if k != "calls"})
+        self._beside += sum(len(jsontext.dumps(call)) for call in calls)
 
     @property
     def keys(self) -> set[tuple[str, str]]:
@@ -292,8 +298,8 @@ class Content:
                 self._weigh("finish_reason", reason)
 
     def _usage(self, data: dict[str, Any]) -> None:
-        self.usage = data
-        self._weigh("usage", data)
+        self.usage = usage.folded(self.usage, data)
+        self._weigh_usage([data["call"]] if "call" in data else [])
 
     def _title(self, data: dict[str, Any]) -> None:
         self.title = data["title"]

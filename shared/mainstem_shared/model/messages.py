@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from mainstem_shared.model import blob_references, runs, schemas
 from mainstem_shared.model.blob_references import Blob
-from mainstem_shared.model.runs import ErrorInfo, Reason, Run, Spec, Status, Timestamp, Usage
+from mainstem_shared.model.runs import ErrorInfo, Reason, Run, Spec, Status, Timestamp
+from mainstem_shared.model.usage import Usage
 
 Role = Literal["system", "user", "assistant"]
 Part = dict[str, Any]

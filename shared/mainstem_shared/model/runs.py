@@ -5,15 +5,16 @@ Pydantic models with schema versions. The log's entries are in `events`, the con
 
 from __future__ import annotations
 
-import operator
 from datetime import UTC, datetime
+from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema, model_validator
 
 from mainstem_shared import errors
 from mainstem_shared.model import schemas
+from mainstem_shared.model.usage import Usage, spelled
 
 RECORD_VERSION: Final = 2
 """Schema version of a run's record and log."""
@@ -74,6 +75,7 @@ class Reason(StrEnum):
     TIMED_OUT = "timed_out"
     APPROVAL_EXPIRED = "approval_expired"
     CONTENT_TOO_LARGE = "content_too_large"
+    BUDGET_REACHED = "budget_reached"
     UNKNOWN_ENGINE = "unknown_engine"
     NO_WORKER = "no_worker"
     USER_ABORT = "user_abort"
@@ -97,22 +99,6 @@ class WaitingFor(StrEnum):
 
     WORKER = "worker"
     THREAD = "thread"
-
-
-class Usage(BaseModel):
-    """Tokens that a run used, over all its calls of a provider."""
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(
-        frozen=True, json_schema_serialization_defaults_required=True
-    )
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-    total_tokens: int = 0
-    cached_input_tokens: int = 0
-    reasoning_tokens: int = 0
-    estimated: Annotated[bool, Field(exclude_if=operator.not_)] = False
-    """Whether an answer broke off before its provider told, so that counts are estimates."""
 
 
 def _is_none(value: object) -> bool:
@@ -154,6 +140,26 @@ def check_version(version: int) -> None:
         raise errors.NewerVersion
 
 
+class Budget(BaseModel):
+    """The most that may be spent: in US dollars, in tokens, or both."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
+
+    usd: (
+        Annotated[
+            Decimal, Field(gt=0, le=1_000_000, allow_inf_nan=False), PlainSerializer(spelled, return_type=str)
+        ]
+        | None
+    ) = None
+    tokens: Annotated[int, Field(gt=0, le=10**12)] | None = None
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        if self.usd is None and self.tokens is None:
+            raise ValueError("give usd, tokens, or both")
+        return self
+
+
 class StartRequest(BaseModel):
     """What a caller asks for when it starts a run on a thread."""
 
@@ -173,6 +179,9 @@ class StartRequest(BaseModel):
     )
     message_id: MessageId | None = Field(
         default=None, exclude_if=_is_none, description="The id of the message that the input is."
+    )
+    budget: Budget | None = Field(
+        default=None, exclude_if=_is_none, description="The most that the run's provider calls may cost."
     )
 
 
@@ -195,6 +204,7 @@ class Spec(BaseModel):
     parent: str | None = Field(default=None, exclude_if=_is_none)
     message_id: str | None = Field(default=None, exclude_if=_is_none)
     traceparent: str | None = Field(default=None, exclude_if=_is_none)
+    budget: Budget | None = Field(default=None, exclude_if=_is_none)
 
 
 class Run(BaseModel):

@@ -23,6 +23,7 @@ from mainstem_shared.model.runs import Spec, Status
 from mainstem_shared.operations.history import History
 from mainstem_shared.operations.indexes import Indexes
 from mainstem_shared.settings import Settings
+from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 from mainstem_shared.transitions import Control
 
@@ -299,7 +300,10 @@ async def _claim(
 async def _forget(store: Store, run_id: str, *, owner: tuple[str, str | None]) -> bool:
     """Remove a run's keys; `owner` (tenant, and user where known) tells which lists it is on."""
     del owner
-    return await transitions.forget(store, run_id)
+    if not await transitions.forget(store, run_id):
+        return False  # it goes on, and so does its budget
+    await store.command("UNLINK", keys.run_spending(run_id))
+    return True
 
 
 # -- the operations
@@ -358,6 +362,8 @@ WITHOUT_PROTOCOL: Final = {
     "compact": "gives back memory of a run that is over",
     "release": "lets go of a run that is over, once the archive has it",
     "take_slot": "changes a count, not a run",
+    "reserve": "changes an account, not a run",
+    "settle": "changes an account, not a run",
     "take_due": "postpones a check, or a compaction, while its sweeper is at it",
     "read": "writes nothing",
     "page": "writes nothing",

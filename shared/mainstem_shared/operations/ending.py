@@ -20,6 +20,7 @@ from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.runs import Reason, Spec, Status
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations.control import FINISH, SEAL, Operations, Rounds, nobody
+from mainstem_shared.operations.spending import Spending
 from mainstem_shared.transitions import Control
 
 logger = logging.getLogger(__name__)
@@ -183,6 +184,7 @@ async def take_control(
     if state.status is not Status.RUNNING:
         return state.control
     if state.owner == sealer and state.record.sealed_ms:
+        await _settle_calls(operations, state)
         return state.control
     seal = SEAL.of(
         run_id,
@@ -200,6 +202,15 @@ async def take_control(
         extra={"action": "run_sealed", "run_id": run_id, "epoch": sealed.epoch, "from": state.owner},
     )
     return sealed
+
+
+async def _settle_calls(operations: Operations, state: transitions.State) -> None:
+    """Charge the provider calls that a lost owner left open, before the run ends or goes on elsewhere."""
+    try:
+        accounts = Spending(operations.store, operations.settings, state.spec)
+    except contents.UNREADABLE:
+        return  # nobody can tell whose they are
+    await accounts.settle_open()
 
 
 def _outcome_of_damaged(reason: Reason) -> tuple[Reason, runs.ErrorInfo]:

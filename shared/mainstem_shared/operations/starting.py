@@ -161,6 +161,7 @@ def _spec(
         parent=request.parent,
         message_id=request.message_id,
         traceparent=tracing.traceparent(),
+        budget=request.budget,
     )
 
 

@@ -181,3 +181,27 @@ def user_runs(tenant: str, user_id: str) -> str:
 def user_slots(tenant: str, user_id: str) -> str:
     """ZSET of a user's slots: runs that count against the concurrency limit; score: taken at (ms)."""
     return f"{PREFIX}:{{u:{ids.user_tag(tenant, user_id)}}}:slots"
+
+
+def run_spending(run_id: str) -> str:
+    """HASH: what a run's provider calls cost, and what is reserved for those under way; in the run's slot.
+
+    Raises:
+        NotFound: it cannot be a run id.
+    """
+    return f"{run(run_id).record.removesuffix('record')}spending"
+
+
+def user_spending(tenant: str, user_id: str, day: str) -> str:
+    """HASH: what a user's provider calls cost on a day (UTC, `2026-11-28`), and what is reserved."""
+    return f"{PREFIX}:{{u:{ids.user_tag(tenant, user_id)}}}:spending:{day}"
+
+
+def tenant_spending(tenant: str, day: str) -> str:
+    """HASH: what a tenant's provider calls cost on a day, and what is reserved."""
+    return f"{PREFIX}:{{s:{ids.thread_tag(tenant, '')}}}:spending:{day}"
+
+
+def all_spending(day: str) -> str:
+    """HASH: what all provider calls of a day cost, for metrics."""
+    return f"{PREFIX}:spending:{day}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from mainstem_shared.model import cursors, jsontext
+from mainstem_shared.model import cursors, jsontext, usage
 from mainstem_shared.model.actions import Action
 from mainstem_shared.model.contents import Content, TextPart
 from mainstem_shared.model.cursors import Cursor
@@ -142,7 +142,12 @@ def mark(fold: Content) -> dict[str, Any]:
     """
     last = fold.parts[-1] if fold.parts else None
     chars = len(last.text) if isinstance(last, TextPart) else 0
-    return {"parts": len(fold.parts), "chars": chars, "open": fold.open_calls, "usage": fold.usage}
+    return {
+        "parts": len(fold.parts),
+        "chars": chars,
+        "open": fold.open_calls,
+        "usage": usage.totals(fold.usage),
+    }
 
 
 async def resolve(

@@ -29,6 +29,8 @@ from mainstem_shared.operations.control import CLAIM, PAUSE, STOP, Transition, n
 from mainstem_tasks.celery_support.cancellation import CancelCause, cancel_cause
 from mainstem_tasks.execution import histories, verdicts
 from mainstem_tasks.execution.inputs import Inputs
+from mainstem_tasks.execution.last_resort import FINISH_PATIENCE_S, NOTHING_TO_DO, end_as_it_stands
+from mainstem_tasks.execution.purses import Purse
 from mainstem_tasks.execution.runtime import Runtime, Stop
 from mainstem_tasks.execution.segment_metrics import SegmentMetrics, observed
 from mainstem_tasks.execution.uncancelled import uncancelled
@@ -37,7 +39,6 @@ from mainstem_tasks.sdk import context, registry
 from mainstem_tasks.sdk.inboxes import Inbox
 from mainstem_tasks.sdk.pauses import Pause, is_only_a_pause
 
-T = TypeVar("T")
 R = TypeVar("R")
 
 logger = logging.getLogger(__name__)
@@ -53,10 +54,7 @@ PAUSED: Final = "paused"
 HANDED_OVER: Final = "handed over"
 """What it returns for a run that goes on elsewhere."""
 ABORTED_BEFORE: Final = "aborted before"
-NOTHING_TO_DO: Final = "nothing to do"
 """What it returns for a run that was aborted while no worker heard of it."""
-FINISH_PATIENCE_S: Final = 300.0
-"""Bounded retries of the terminal write; afterwards the run is swept like that of a dead owner."""
 
 
 async def execute(runtime: Runtime, run_id: str, *, task_id: str) -> str:
@@ -142,6 +140,7 @@ class Segment:
         self._addressed = addressed or claimed.inputs > 0
         self._metrics = SegmentMetrics(claimed)
         # From here on a steady clock: a step of the wall clock must not end a run that is healthy.
+        self._purse = Purse(runtime.store, runtime.settings, claimed.spec)
         self._begun = clocks.now()
         earlier_ms = now_ms() - claimed.started_ms - claimed.idle_ms if claimed.segment > 1 else 0
         self._spent_s = max(0, earlier_ms) / 1000
@@ -252,6 +251,7 @@ class Segment:
             inbox=inbox,
             history=histories.of(self._runtime, spec),
             files=self._runtime.operations.files,
+            purse=self._purse,
         )
         try:
             await engine.execute(run)
@@ -309,6 +309,7 @@ class Segment:
     async def _concluded(self, channel: Channel, engine: asyncio.Task[None]) -> str:
         """Conclude, and end the run whatever goes wrong with that."""
         try:
+            await self._purse.close()
             return await self._conclude(channel, engine)
         except errors.Unavailable as error:
             return self._unfinished(error)
@@ -441,6 +442,7 @@ class Segment:
             return self._unfinished(error)
         if not isinstance(outcome, transitions.Finished):
             return "lost"
+        await self._purse.forget()
         ending.count(self._claimed.spec, verdict.reason)
         return verdict.reason.value
 
@@ -463,36 +465,3 @@ class Segment:
         except errors.StoreUnavailable:
             return Reason.USER_ABORT
         return intent.reason if isinstance(intent, transitions.Intended) else Reason.USER_ABORT
-
-
-UNREADABLE: Final = verdicts.failed(
-    Reason.ENGINE_ERROR, "Mainstem could not go on with this run: its record or its content is unreadable."
-)
-
-
-async def end_as_it_stands(runtime: Runtime, control: transitions.Control) -> str:
-    """End a run of this process by what the store has of it: the last resort, which no content can fail.
-
-    An epoch of 0 stands for whichever this process has.
-    """
-    run_id, owner = control.run_id, control.owner
-    epoch = control.epoch
-    try:
-        if not epoch:
-            state = await transitions.read(runtime.store, run_id, patience_s=FINISH_PATIENCE_S)
-            if isinstance(state, transitions.Gone) or state.owner != owner:
-                return NOTHING_TO_DO
-            epoch = state.epoch
-        async with asyncio.timeout(FINISH_PATIENCE_S):
-            ended = await ending.settle(
-                runtime.operations,
-                run_id,
-                sealer=owner,
-                reason=UNREADABLE.reason,
-                error=UNREADABLE.error,
-                expected_epoch=epoch,
-            )
-    except (errors.Unavailable, TimeoutError):
-        logger.exception("RUN NOT FINISHED", extra={"action": "finish_failed", "run_id": run_id})
-        return "unfinished"
-    return ended.reason.value if ended is not None and ended.mine else "lost"

@@ -54,6 +54,7 @@ def failed(reason: Reason, message: str) -> Verdict:
 
 
 _REASONS: Final[dict[type[Exception], Reason]] = {
+    errors.BudgetReached: Reason.BUDGET_REACHED,
     errors.ContentTooLarge: Reason.CONTENT_TOO_LARGE,
     errors.ProviderError: Reason.PROVIDER_ERROR,
     errors.UnknownEngine: Reason.UNKNOWN_ENGINE,

@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, Generic, NoReturn
 
-from typing_extensions import TypeVar
+from typing_extensions import TypeVar, Unpack
 
 from mainstem_shared import errors
 from mainstem_shared.blobs.files import Files
@@ -21,13 +21,14 @@ from mainstem_shared.model.actions import Call, Decision, OnExpiry, Question
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.messages import Message
-from mainstem_shared.model.runs import Usage, ms_of
+from mainstem_shared.model.runs import ms_of
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.settings import Settings
 from mainstem_tasks.sdk import pauses
 from mainstem_tasks.sdk.channel import Channel
 from mainstem_tasks.sdk.inboxes import Inbox
 from mainstem_tasks.sdk.pauses import Pause, Paused
+from mainstem_tasks.sdk.provider_calls import NoPurse, ProviderCall, ProviderCalls, Purse, Used
 
 InputT = TypeVar("InputT", default=Any)
 """An engine's input model; a mapping if it declares none."""
@@ -135,6 +136,7 @@ class RunContext(RunView[InputT]):
         inbox: Inbox | None = None,
         history: ReadHistory | None = None,
         files: Files | None = None,
+        purse: Purse | None = None,
     ) -> None:
         super().__init__(
             run_id=run_id,
@@ -163,7 +165,7 @@ class RunContext(RunView[InputT]):
         self._steps = 0
         # The channel's fold lags behind, so what was emitted here is remembered here.
         fold = channel.fold
-        self._usage = Usage.model_validate(fold.usage or {})
+        self._calls = ProviderCalls(channel, self.settings, purse or NoPurse(), fold.usage)
         open_calls = frozenset(fold.open_calls)
         self._open = {s["step_id"]: ms_of(s["started_at"]) for s in fold.steps if s["step_id"] in open_calls}
         self._answered = set(fold.calls) - open_calls
@@ -352,34 +354,41 @@ class RunContext(RunView[InputT]):
         """Name the conversation."""
         await self._emit(Type.TITLE, {"title": title})
 
-    async def usage(
+    async def usage(self, **used: Unpack[Used]) -> None:
+        """Add one provider call's tokens to the run's usage, and its cost if its `model` has a price.
+
+        Cached, written, reasoning and audio tokens are parts of the others. `total_tokens` is by default
+        input and output. `estimated`: the provider did not count (all of) them; the run's usage says so.
+
+        Raises:
+            ValueError: a count is negative, or no whole number.
+        """
+        self._calls.charge(self._calls.add(**used))
+        await self._emitted()
+
+    @contextlib.asynccontextmanager
+    async def provider_call(
         self,
         *,
+        model: str,
+        provider: str | None = None,
         input_tokens: int = 0,
-        output_tokens: int = 0,
-        total_tokens: int | None = None,
-        cached_input_tokens: int = 0,
-        reasoning_tokens: int = 0,
-        estimated: bool = False,
-    ) -> None:
-        """Add one provider call's tokens to the run's usage.
+        max_output_tokens: int | None = None,
+    ) -> AsyncGenerator[ProviderCall]:
+        """Make one call of a provider in this block, inside the run's, its user's and its tenant's budgets.
 
-        Cached and reasoning tokens are parts of the others. `total_tokens` None: input and output.
-        `estimated`: the provider did not count (all of) them; the run's usage says so from then on.
+        Tell what it used with `call.used(…)`; else it is charged as reserved, unless it fails with ProviderError
+        or was `not_made`. Bound the answer to `call.max_output_tokens`. `model` and `provider` are as in the
+        price table, `input_tokens` may be an estimate.
+
+        Raises:
+            BudgetReached: a budget has no room for the most that this call may cost.
+            UnknownPrice: a budget in dollars applies, and the model has no price.
         """
-        total = input_tokens + output_tokens if total_tokens is None else total_tokens
-        before = self._usage
-        usage = Usage(
-            input_tokens=before.input_tokens + input_tokens,
-            output_tokens=before.output_tokens + output_tokens,
-            total_tokens=before.total_tokens + total,
-            cached_input_tokens=before.cached_input_tokens + cached_input_tokens,
-            reasoning_tokens=before.reasoning_tokens + reasoning_tokens,
-            estimated=before.estimated or estimated,
-        )
-        self._channel.emit(Type.USAGE, usage.model_dump())
-        self._usage = usage
-        await self._emitted()
+        bound = max_output_tokens
+        call = self._calls.prepare(model, provider, max_output_tokens=bound, emitted=self._emitted)
+        async with self._calls.making(call, input_tokens=input_tokens):
+            yield call
 
     async def context_usage(self, **snapshot: Any) -> None:
         """Show how full the model's context is; the latest snapshot stays."""

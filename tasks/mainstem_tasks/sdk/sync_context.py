@@ -14,11 +14,14 @@ import threading
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
 from typing import Any, NoReturn, TypeVar
 
+from typing_extensions import Unpack
+
 from mainstem_shared.model.actions import Call, OnExpiry, Question
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.messages import Message
 from mainstem_tasks.sdk.context import InputT, RunContext, RunView
 from mainstem_tasks.sdk.pauses import Paused
+from mainstem_tasks.sdk.provider_calls import SyncProviderCall, Used
 
 T = TypeVar("T")
 
@@ -172,27 +175,34 @@ class SyncRunContext(RunView[InputT]):
         """Name the conversation."""
         self._call(self._run.title(title))
 
-    def usage(
+    def usage(self, **used: Unpack[Used]) -> None:
+        """Add one provider call's tokens to the run's usage. See `RunContext.usage`."""
+        self._call(self._run.usage(**used))
+
+    @contextlib.contextmanager
+    def provider_call(
         self,
         *,
+        model: str,
+        provider: str | None = None,
         input_tokens: int = 0,
-        output_tokens: int = 0,
-        total_tokens: int | None = None,
-        cached_input_tokens: int = 0,
-        reasoning_tokens: int = 0,
-        estimated: bool = False,
-    ) -> None:
-        """Add one provider call's tokens to the run's usage. See `RunContext.usage`."""
-        self._call(
-            self._run.usage(
-                input_tokens=input_tokens,
-                output_tokens=output_tokens,
-                total_tokens=total_tokens,
-                cached_input_tokens=cached_input_tokens,
-                reasoning_tokens=reasoning_tokens,
-                estimated=estimated,
-            )
+        max_output_tokens: int | None = None,
+    ) -> Generator[SyncProviderCall]:
+        """Make one call of a provider in this block, inside budgets. See `RunContext.provider_call`."""
+        making = self._run.provider_call(
+            model=model,
+            provider=provider,
+            input_tokens=input_tokens,
+            max_output_tokens=max_output_tokens,
         )
+        call = SyncProviderCall(self._call(making.__aenter__()), self._call)
+        try:
+            yield call
+        except BaseException as error:
+            with contextlib.suppress(asyncio.CancelledError):  # stopped meanwhile: its segment settles it
+                self._call(making.__aexit__(type(error), error, error.__traceback__))
+            raise
+        self._call(making.__aexit__(None, None, None))
 
     def context_usage(self, **snapshot: Any) -> None:
         """Show how full the model's context is; the latest snapshot stays."""

@@ -18,7 +18,7 @@ from mainstem_shared.model.contents import Content, TextPart
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Entry, Type
 from mainstem_shared.model.messages import Message
-from mainstem_shared.model.runs import Usage
+from mainstem_shared.model.usage import Usage
 from mainstem_shared.settings import Settings
 from mainstem_tasks.sdk import registry
 from mainstem_tasks.sdk.context import ReadHistory, RunContext, SaveCheckpoint

@@ -101,6 +101,7 @@ MATRIX: dict[tuple[str, str], Row] = {
         stranger=404, admin=404, owner=202, body={"text": "hello"}, running=True
     ),
     ("GET", "/v1/me"): Row(stranger=200, admin=200, owner=200),
+    ("GET", "/v1/usage"): Row(stranger=200, admin=200, owner=200, query={"user": OWNER}),
     ("GET", "/v1/overview"): Row(stranger=200, admin=200, owner=200, query={"user": OWNER}),
     ("POST", "/v1/ai-sdk/chat"): Row(
         stranger=404, admin=404, owner=409,

@@ -88,7 +88,8 @@ async def test_a_run_is_read_folded_to_the_top_in_every_state(http: httpx.AsyncC
     assert run["title"] == "T"
     assert run["usage"] == {
         "input_tokens": 3, "output_tokens": 4, "total_tokens": 7, "cached_input_tokens": 0,
-        "reasoning_tokens": 0,
+        "cache_write_tokens": 0, "cache_write_1h_tokens": 0, "reasoning_tokens": 0, "audio_input_tokens": 0,
+        "audio_output_tokens": 0, "cost_usd": None, "models": [], "calls": [],
     }  # fmt: skip
     await log.finish()
     run = await read()

@@ -185,13 +185,14 @@ async def test_usage_tells_cached_and_reasoning_tokens(provider: OpenAIServer):
     chunks = [*text_chunks("x"), chunk(finish="stop"), usage_chunk(100, 30, cached=64, reasoning=20)]
     provider.reply(Events(chunks=chunks))
     result = await asked(provider)
-    assert result.fold.usage == {
+    assert result.fold.usage is not None
+    assert {
         "input_tokens": 100,
         "output_tokens": 30,
         "total_tokens": 130,
         "cached_input_tokens": 64,
         "reasoning_tokens": 20,
-    }
+    }.items() <= result.fold.usage.items()
 
 
 async def test_running_totals_are_counted_once(provider: OpenAIServer):

@@ -10,7 +10,8 @@ import pytest
 from pydantic import SecretStr
 
 from mainstem_api import AsyncRuns
-from mainstem_shared.model.runs import Reason, Usage
+from mainstem_shared.model.runs import Reason
+from mainstem_shared.model.usage import Usage
 from mainstem_shared.settings import Settings
 from mainstem_tasks.execution import segments
 from mainstem_tasks.execution.runtime import Runtime

@@ -29,6 +29,12 @@ class Options(BaseModel):
     on_worker_lost: runs.OnWorkerLost = "fail"
     max_duration_s: Annotated[float, Field(gt=0, le=7 * 86_400)] | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
+    budget: runs.Budget | None = None
+
+    @property
+    def spendable(self) -> dict[str, Any] | None:
+        """The budget, as a start takes it."""
+        return None if self.budget is None else self.budget.model_dump(exclude_none=True)
 
 
 class Given(NamedTuple):

@@ -19,6 +19,7 @@ from mainstem_shared.model.events import Entry, Type
 from mainstem_shared.model.principals import Principal
 from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import ErrorInfo, Run
+from mainstem_shared.model.usage import Usage
 from mainstem_shared.store.client import Store
 from mainstem_shared.transitions import State
 
@@ -110,7 +111,7 @@ def _run(state: State, folded: Content, cursor: Cursor, failure: ErrorInfo | Non
         text=folded.text,
         content=folded.dump()["content"],
         steps=folded.steps,
-        usage=runs.Usage.model_validate(folded.usage) if folded.usage else None,
+        usage=Usage.model_validate(folded.usage) if folded.usage else None,
         title=folded.title if record.title is None else record.title,
         action=folded.action,
         inputs=_inputs(state, folded),

@@ -19,6 +19,8 @@ from mainstem_shared.model import jsontext
 
 MESSAGE_TOKENS: Final = 4
 """What a message costs beside its text: its role and its borders."""
+MARGIN: Final = 4 / 3
+"""What an estimate must be multiplied by to be the most that a request may have."""
 IMAGE_TOKENS: Final = 800
 """A picture, or any other content that is no text: providers count its size, not its bytes."""
 _PIECES: Final = re.compile(

@@ -6,6 +6,7 @@ that broke off, failed or said nothing is never a message.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -335,5 +336,5 @@ def _later(known: Tokens | None, more: Tokens) -> Tokens:
     """Return the counts after more were told: the latest, but a zero does not take back a number."""
     if known is None:
         return more
-    names = ("input_tokens", "output_tokens", "total_tokens", "cached_input_tokens", "reasoning_tokens")
+    names = [field.name for field in dataclasses.fields(Tokens)]
     return Tokens(**{name: getattr(more, name) or getattr(known, name) for name in names})

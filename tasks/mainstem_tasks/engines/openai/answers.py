@@ -27,6 +27,7 @@ from mainstem_tasks.engines.openai.counting import Counting
 from mainstem_tasks.engines.openai.reading import CompletionReader
 from mainstem_tasks.engines.openai.tools import Called
 from mainstem_tasks.sdk.context import RunContext
+from mainstem_tasks.sdk.provider_calls import ProviderCall
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ class Answer:
         messages: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.begun = False
+        self.call: ProviderCall | None = None
+        """The call that it answers: its budgets, and where its tokens are reported."""
         self.called: list[Called] = []
         """The calls, once the answer is finished."""
         self._run = run
@@ -75,6 +78,11 @@ class Answer:
     def ending(self) -> Ending:
         """What the answer's end means."""
         return Ending.UNSAID if self._message is None else self._message.ending
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the provider took the request: from then on it costs."""
+        return self._counting.is_answered
 
     @property
     def counted(self) -> Mapping[str, int | None]:
@@ -132,7 +140,7 @@ class Answer:
         message = self._message = self._reader.message()
         for call in message.calls:
             await self._complete(call)
-        await self._counting.report(self._run)
+        await self._counting.report(self.call)
         about = message.about
         finish = {"finish_reason": message.reason, "model": about.model, "response_id": about.response_id}
         await self._run.custom("finish", finish)
@@ -141,7 +149,7 @@ class Answer:
         """Report what an answer cost that ends before its end: as told, else by an estimate."""
         self._counting.told(self._reader.tokens)
         with contextlib.suppress(errors.MainstemError):  # a log that is closed takes no counts either
-            await self._counting.report(self._run, broke_off=True)
+            await self._counting.report(self.call, broke_off=True)
 
     async def _emit(self, increment: Increment) -> None:
         self.begun = True

@@ -24,9 +24,9 @@ from mainstem_tasks.engines.assembly.pieces import (
     Piece,
     Snapshot,
     Text,
-    Tokens,
 )
 from mainstem_tasks.engines.openai import failures
+from mainstem_tasks.engines.openai.token_counts import integer, tokens_of
 
 _REASONING: Final = ("reasoning_content", "reasoning", "reasoning_text", "thinking")
 _NOT_SAID: Final = frozenset({"", "null", "none"})
@@ -78,7 +78,7 @@ class ChunkReader:
         for choice in _there(choices or ()):
             if not isinstance(choice, Mapping):
                 raise UnreadableError(f"choices.0: {_kind(choice)}")
-            index = _integer(choice.get("index")) or 0
+            index = integer(choice.get("index")) or 0
             self._choice = index if self._choice is None else self._choice
             if index == self._choice:
                 yield from _choice(choice, is_whole=data.get("object") == "chat.completion")
@@ -219,7 +219,7 @@ def _call(call: Mapping[str, Any]) -> CallPiece:
     if not isinstance(function, Mapping):
         raise UnreadableError(f"choices.0.delta.tool_calls.0.function: {_kind(function)}")
     return CallPiece(
-        index=_integer(call.get("index")),
+        index=integer(call.get("index")),
         id=_word(call.get("id")),
         name=_word(function.get("name")),
         arguments=_arguments(function),
@@ -240,58 +240,6 @@ def _arguments(function: Mapping[str, Any]) -> str:
             case _:
                 raise UnreadableError(f"choices.0.delta.tool_calls.0.function.{name}: {_kind(value)}")
     return ""
-
-
-def tokens_of(usage: Any) -> Tokens | None:
-    """Return the counts of a usage object, as far as they are readable."""
-    if not isinstance(usage, Mapping):
-        return None
-    prompt, completion = _details(usage, "prompt", "input"), _details(usage, "completion", "output")
-    tokens = Tokens(
-        input_tokens=_count(usage, "prompt_tokens", "input_tokens"),
-        output_tokens=_count(usage, "completion_tokens", "output_tokens"),
-        total_tokens=_count(usage, "total_tokens"),
-        cached_input_tokens=_first(
-            _count(prompt, "cached_tokens"),
-            _count(usage, "prompt_cache_hit_tokens", "cached_tokens", "cache_read_input_tokens"),
-        ),
-        reasoning_tokens=_first(_count(completion, "reasoning_tokens"), _count(usage, "reasoning_tokens")),
-    )
-    return tokens if tokens != Tokens() else None
-
-
-def _details(usage: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
-    for name in names:
-        if isinstance(found := usage.get(f"{name}_tokens_details"), Mapping):
-            return found
-    return {}
-
-
-def _count(holder: Mapping[str, Any], *names: str) -> int | None:
-    for name in names:
-        if (count := _integer(holder.get(name))) is not None and count >= 0:
-            return count
-    return None
-
-
-def _first(*counts: int | None) -> int | None:
-    return next((count for count in counts if count is not None), None)
-
-
-def _integer(value: Any) -> int | None:
-    """Return a number that may be spelled as text or with a fraction of zero."""
-    match value:
-        case bool():
-            return None
-        case int():
-            return value if abs(value) < 2**53 else None
-        case float():
-            return int(value) if value.is_integer() else None
-        case str():
-            plain = value.strip().removeprefix("-")
-            return int(value) if plain.isdecimal() and len(plain) < 16 else None
-        case _:
-            return None
 
 
 def _word(value: Any) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from mainstem_tasks.engines.assembly import estimates
 from mainstem_tasks.engines.assembly.messages import CallBegan, CallGrew, Increment, TextGrew
 from mainstem_tasks.engines.assembly.pieces import Tokens
-from mainstem_tasks.sdk.context import RunContext
+from mainstem_tasks.sdk.provider_calls import ProviderCall
 
 
 class Counting:
@@ -41,11 +41,11 @@ class Counting:
             self._told = tokens
             self._since.clear()
 
-    async def report(self, run: RunContext[Any], *, broke_off: bool = False) -> None:
-        """Add the answer's tokens to the run's, once; `broke_off`: with an estimate of what was not told."""
+    async def report(self, call: ProviderCall | None, *, broke_off: bool = False) -> None:
+        """Report the answer's tokens as its call's, once; `broke_off`: what was not told is estimated."""
         told = self._told
         estimated = broke_off and self.is_answered and (told is None or bool(self._since))
-        if self._is_reported or (told is None and not estimated):
+        if call is None or self._is_reported or (told is None and not estimated):
             return
         self._is_reported = True
         told = told or Tokens()
@@ -53,11 +53,15 @@ class Counting:
         if estimated:
             read = estimates.tokens_of_request(self._messages, self._tools) if read is None else read
             said += estimates.tokens_in("".join(self._since))
-        await run.usage(
+        await call.used(
             input_tokens=read or 0,
             output_tokens=said,
             total_tokens=None if estimated else told.total_tokens,
             cached_input_tokens=told.cached_input_tokens or 0,
+            cache_write_tokens=told.cache_write_tokens or 0,
+            cache_write_1h_tokens=told.cache_write_1h_tokens or 0,
             reasoning_tokens=told.reasoning_tokens or 0,
+            audio_input_tokens=told.audio_input_tokens or 0,
+            audio_output_tokens=told.audio_output_tokens or 0,
             estimated=estimated,
         )

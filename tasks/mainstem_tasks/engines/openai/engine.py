@@ -15,7 +15,8 @@ import contextlib
 import importlib.util
 import itertools
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import AsyncGenerator, Sequence
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -23,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from mainstem_shared import errors
 from mainstem_shared.model import jsontext
 from mainstem_tasks.engines import provider_metrics
-from mainstem_tasks.engines.assembly import extras
+from mainstem_tasks.engines.assembly import estimates, extras
 from mainstem_tasks.engines.assembly.finishes import Ending
 from mainstem_tasks.engines.openai import provider
 from mainstem_tasks.engines.openai.answers import Answer
@@ -31,6 +32,7 @@ from mainstem_tasks.engines.openai.provider import Provider, delay_s, retryable
 from mainstem_tasks.engines.openai.tools import Called, Progress, Toolbox, tool_names
 from mainstem_tasks.sdk.context import RunContext
 from mainstem_tasks.sdk.policies import Policy
+from mainstem_tasks.sdk.provider_calls import ProviderCall
 from mainstem_tasks.sdk.registry import MissingExtraError, engine
 
 if importlib.util.find_spec("openai") is None:
@@ -186,7 +188,6 @@ async def _complete(
     conversation: Sequence[dict[str, Any]],
 ) -> Answer:
     """Stream one completion; asks again only while nothing of it was emitted, and only if that can help."""
-    silence_s = run.input.timeout_s or run.settings.idle_timeout_s + SILENCE_MARGIN_S
     endpoint = await Provider.of(run.settings)
     for attempt in itertools.count(1):
         body = _body(run, toolbox, progress, conversation)
@@ -198,7 +199,30 @@ async def _complete(
             messages=body["messages"],
         )
         try:
-            with provider_metrics.call(model := str(body["model"]), provider="openai") as span:
+            await _attempt(run, endpoint, body, answer, attempt=attempt)
+        except errors.ProviderError as error:
+            if _refuses_extras(error, progress):
+                progress.bare = True
+                continue
+            if not _helps_to_ask_again(answer, error, attempt):
+                raise
+            provider_metrics.retried(str(body["model"]))
+            await _wait(run, error, attempt=attempt)
+        else:
+            return answer
+    raise AssertionError  # the loop ends by its own
+
+
+async def _attempt(
+    run: RunContext[ChatInput], endpoint: Provider, body: dict[str, Any], answer: Answer, *, attempt: int
+) -> None:
+    """Make one call of the provider, inside the run's budgets."""
+    silence_s = run.input.timeout_s or run.settings.idle_timeout_s + SILENCE_MARGIN_S
+    model = str(body["model"])
+    async with _call(run, endpoint, body) as call:
+        answer.call = call
+        try:
+            with provider_metrics.call(model, provider="openai") as span:
                 async with contextlib.aclosing(endpoint.stream(body, silence_s=silence_s)) as arriving:
                     await answer.take_all(arriving)
                 await answer.finish()
@@ -206,24 +230,37 @@ async def _complete(
                     gen_ai__usage__input_tokens=answer.counted.get("input"),
                     gen_ai__usage__output_tokens=answer.counted.get("output"),
                 )
-            provider_metrics.tokens(model, **answer.counted)
-        except errors.ProviderError as error:
-            if _refuses_extras(error, progress):
-                progress.bare = True
-                continue
-            if answer.begun or attempt >= ATTEMPTS or not retryable(error):
+        except BaseException as error:  # also stopped in mid-stream: it cost all the same
+            if not isinstance(error, errors.ProviderError) or not _helps_to_ask_again(answer, error, attempt):
                 await answer.break_off()
-                provider_metrics.tokens(str(body["model"]), **answer.counted)
-                raise
-            provider_metrics.retried(str(body["model"]))
-            await _wait(run, error, attempt=attempt)
-        except BaseException:  # stopped in mid-stream, or the run takes no more: it cost all the same
-            await answer.break_off()
-            provider_metrics.tokens(str(body["model"]), **answer.counted)
+                provider_metrics.tokens(model, **answer.counted)
             raise
-        else:
-            return answer
-    raise AssertionError  # the loop ends by its own
+        finally:
+            if not answer.is_answered:
+                call.not_made()
+        provider_metrics.tokens(model, **answer.counted)
+
+
+@contextlib.asynccontextmanager
+async def _call(
+    run: RunContext[ChatInput], endpoint: Provider, body: dict[str, Any]
+) -> AsyncGenerator[ProviderCall]:
+    """Reserve what the request may cost; under a budget, bound its answer if nobody else does."""
+    bound = body.get("max_completion_tokens") or body.get("max_tokens")
+    asked = estimates.tokens_of_request(body["messages"], body.get("tools") or ())
+    async with run.provider_call(
+        model=str(body["model"]),
+        provider=endpoint.name,
+        input_tokens=math.ceil(asked * estimates.MARGIN),
+        max_output_tokens=bound,
+    ) as call:
+        if bound is None and call.max_output_tokens is not None:
+            body[endpoint.bound_of_answer] = call.max_output_tokens
+        yield call
+
+
+def _helps_to_ask_again(answer: Answer, error: errors.ProviderError, attempt: int) -> bool:
+    return not answer.begun and attempt < ATTEMPTS and retryable(error)
 
 
 def _refuses_extras(error: errors.ProviderError, progress: Progress) -> bool:

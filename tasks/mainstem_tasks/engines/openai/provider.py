@@ -40,6 +40,18 @@ _TRANSIENT: Final = frozenset({408, 409, 429})
 _CAUSES: Final = 4  # of a broken connection, as far as they are told
 _KEY_LIKE: Final = re.compile(r"\b(sk|pk|key)-[\w*.-]{4,}")  # OpenAI's 401 quotes the key, half masked
 
+_NAMES: Final[Mapping[str, str]] = {
+    "api.openai.com": "openai",
+    "api.anthropic.com": "anthropic",
+    "generativelanguage.googleapis.com": "google",
+    "api.mistral.ai": "mistral",
+    "api.deepseek.com": "deepseek",
+    "api.x.ai": "xai",
+    "api.groq.com": "groq",
+    "openrouter.ai": "openrouter",
+}
+"""Hosts by what the price table calls them."""
+
 Clients = dict[tuple[str, str], "openai.AsyncOpenAI"]
 # By loop: a client's connections belong to the loop that opened them.
 _clients: Final[weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Clients]] = weakref.WeakKeyDictionary()
@@ -55,6 +67,17 @@ class Provider:
             "include_usage": True,
             **({"continuous_usage_stats": True} if continuous_usage else {}),
         }
+
+    @property
+    def name(self) -> str:
+        """Whose prices apply: a known provider's name, else the host's."""
+        host = self._client.base_url.host
+        return _NAMES.get(host, host)
+
+    @property
+    def bound_of_answer(self) -> str:
+        """The member of a request that bounds its answer: OpenAI's newer models refuse the older name."""
+        return "max_completion_tokens" if self.name == "openai" else "max_tokens"
 
     @classmethod
     async def of(cls, settings: Settings) -> Provider:

@@ -22,7 +22,7 @@ from mainstem_api.gateway.adapters.engine_input import json_text
 from mainstem_api.gateway.adapters.translator import Translator, extends
 from mainstem_shared.model.contents import Content, TextPart
 from mainstem_shared.model.events import Type
-from mainstem_shared.model.runs import Usage
+from mainstem_shared.model.usage import Usage
 
 PROTOCOL: Final = "1.0"
 OURS: Final = "mainstem"

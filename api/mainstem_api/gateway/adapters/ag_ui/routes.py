@@ -96,6 +96,7 @@ async def _start(body: RunAgentInput, run_id: str, gateway: Gateway, caller: Pri
             "metadata": options.metadata,
             "max_duration_s": options.max_duration_s,
             "on_worker_lost": options.on_worker_lost,
+            "budget": options.spendable,
         }
     )
 

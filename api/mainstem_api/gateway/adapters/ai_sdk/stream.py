@@ -351,7 +351,7 @@ def _input(call: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _usage(usage: Mapping[str, int]) -> dict[str, int]:
+def _usage(usage: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "inputTokens": usage.get("input_tokens", 0),
         "outputTokens": usage.get("output_tokens", 0),
@@ -359,6 +359,7 @@ def _usage(usage: Mapping[str, int]) -> dict[str, int]:
         "reasoningTokens": usage.get("reasoning_tokens", 0),
         "cachedInputTokens": usage.get("cached_input_tokens", 0),
         **({"estimated": True} if usage.get("estimated") else {}),
+        **({"costUsd": usage["cost_usd"]} if usage.get("cost_usd") is not None else {}),
     }
 
 

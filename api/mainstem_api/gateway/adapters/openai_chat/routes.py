@@ -133,6 +133,7 @@ async def _start(body: ChatCompletionRequest, retry: Retry, gateway: Gateway, ca
                 "metadata": {**options.metadata, requests.ECHO_MODEL: body.model or engine},
                 "max_duration_s": options.max_duration_s,
                 "on_worker_lost": options.on_worker_lost,
+                "budget": options.spendable,
             }
         ),
         principal=caller,

@@ -19,6 +19,7 @@ from mainstem_shared import errors
 from mainstem_shared.model import runs
 from mainstem_shared.model.contents import TextPart
 from mainstem_shared.model.events import Type
+from mainstem_shared.model.usage import Usage
 
 ASK: Final = "ask_user"
 APPROVE: Final = "approve_tool_call"
@@ -174,7 +175,7 @@ class Completion(Translator):
 
     def usage(self) -> dict[str, Any]:
         """Return what the run has spent, under this API's names."""
-        spent = runs.Usage.model_validate(self.fold.usage or {})
+        spent = Usage.model_validate(self.fold.usage or {})
         return {
             "prompt_tokens": spent.input_tokens,
             "completion_tokens": spent.output_tokens,

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from mainstem_api.gateway.adapters.openai_responses.ids import ResponseId
-from mainstem_shared.model.runs import Reason, Spec, Usage
+from mainstem_shared.model.runs import Reason, Spec
+from mainstem_shared.model.usage import Usage
 
 ECHO: Final = "openai"
 """Member of a run's metadata with what the response object repeats of its request."""
@@ -111,7 +112,10 @@ def _usage(usage: Mapping[str, Any]) -> dict[str, Any]:
     spent = Usage.model_validate(usage)
     return {
         "input_tokens": spent.input_tokens,
-        "input_tokens_details": {"cached_tokens": spent.cached_input_tokens, "cache_write_tokens": 0},
+        "input_tokens_details": {
+            "cached_tokens": spent.cached_input_tokens,
+            "cache_write_tokens": spent.cache_write_tokens,
+        },
         "output_tokens": spent.output_tokens,
         "output_tokens_details": {"reasoning_tokens": spent.reasoning_tokens},
         "total_tokens": spent.total_tokens,
@@ -123,5 +127,6 @@ def usage_since(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None)
     """Return what was spent between two totals; a response reports its own calls only."""
     if now is None:
         return None
-    since = {name: count - (before or {}).get(name, 0) for name, count in now.items()}
+    counts = {name: count for name, count in now.items() if type(count) is int}
+    since = {name: count - (before or {}).get(name, 0) for name, count in counts.items()}
     return {**since, "estimated": True} if now.get("estimated") else since

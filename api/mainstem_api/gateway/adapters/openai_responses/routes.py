@@ -186,6 +186,7 @@ async def _start(body: CreateRequest, gateway: Gateway, caller: Principal, retry
                 "metadata": {**options.metadata, items.ECHO: body.echo()},
                 "max_duration_s": options.max_duration_s,
                 "on_worker_lost": options.on_worker_lost,
+                "budget": options.spendable,
             }
         ),
         principal=caller,

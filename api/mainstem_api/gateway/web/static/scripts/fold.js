@@ -1,6 +1,7 @@
 // A run's state from its events: what `mainstem_shared.model.contents` does, in the browser. `docs/events.md` says what each
 // event means; types that are not here change nothing.
 
+const CALLS_KEPT = 1000;
 const DELTAS = { "message.delta": "text", "reasoning.delta": "reasoning", "refusal.delta": "refusal" };
 const KEYED = ["data", "source", "file"];
 
@@ -137,7 +138,10 @@ export class Fold {
     if (name === "finish" && typeof data?.finish_reason === "string") this.finishReason = data.finish_reason;
   }
 
-  used(data) { this.usage = data; }
+  used({ call, ...sums }) {
+    const calls = [...(this.usage?.calls ?? []), ...(call ? [call] : [])].slice(0, CALLS_KEPT);
+    this.usage = calls.length ? { ...sums, calls } : sums;
+  }
 
   titled(data) { this.title = data.title; }
 
