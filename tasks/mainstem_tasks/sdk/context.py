@@ -357,8 +357,8 @@ class RunContext(RunView[InputT]):
     async def usage(self, **used: Unpack[Used]) -> None:
         """Add one provider call's tokens to the run's usage, and its cost if its `model` has a price.
 
-        Cached, written, reasoning and audio tokens are parts of the others. `total_tokens` is by default
-        input and output. `estimated`: the provider did not count (all of) them; the run's usage says so.
+        Cached, written, reasoning and audio tokens are parts of the others. By default `total_tokens` is the sum.
+        `estimated`: the provider did not count (all of) them.
 
         Raises:
             ValueError: a count is negative, or no whole number.
@@ -377,9 +377,8 @@ class RunContext(RunView[InputT]):
     ) -> AsyncGenerator[ProviderCall]:
         """Make one call of a provider in this block, inside the run's, its user's and its tenant's budgets.
 
-        Tell what it used with `call.used(…)`; else it is charged as reserved, unless it fails with ProviderError
-        or was `not_made`. Bound the answer to `call.max_output_tokens`. `model` and `provider` are as in the
-        price table, `input_tokens` may be an estimate.
+        Tell what it used with `call.used(…)`; else it is charged as reserved, unless it was `not_made` or fails
+        with ProviderError. Bound the answer to `call.max_output_tokens`; `input_tokens` may be an estimate.
 
         Raises:
             BudgetReached: a budget has no room for the most that this call may cost.
