@@ -10,6 +10,7 @@ import httpx
 import openai
 import pytest
 
+from mainstem_api.gateway.middleware.request_limits import BODY_LIMIT
 from support.engines.demowords import demo_text
 from support.fakes.openai_server import (
     Events,
@@ -134,7 +135,7 @@ def test_errors_outside_the_routes_are_the_protocols(gateway: GatewayThread):
             assert set(reply.json()["error"]) == {"message", "type", "param", "code"}
         large = http.post(
             "/v1/chat/completions",
-            content=b"{" + b" " * 2_100_000,
+            content=b" " * (BODY_LIMIT + 1),
             headers={"content-type": "application/json"},
         )
         assert (large.status_code, large.json()["error"]["code"]) == (413, "body_too_large")
