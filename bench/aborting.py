@@ -12,14 +12,14 @@ from harness import Bench, Row, data_of, percentile, sse
 
 from mainstem_api import AsyncRuns
 from mainstem_shared.store import endpoints
-from mainstem_tasks.celery_support.publisher import Dispatcher
+from mainstem_tasks.celery_support.publisher import CeleryPublisher
 
 TRIES = 200
 CROWD = 500
 AT_ONCE = 50
 
 
-class Silent(Dispatcher):
+class Silent(CeleryPublisher):
     """Publishes runs, and drops every revocation."""
 
     async def arevoke(self, task_id: str, *, terminate: bool = True) -> None:

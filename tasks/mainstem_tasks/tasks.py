@@ -137,7 +137,7 @@ class Submit(AsyncTask):
         user_id: str,
         thread_id: str,
         idempotency_key: str | None,
-    ) -> starting.Outcome:
+    ) -> starting.StartAnswer:
         return await starting.start_run(
             here.operations,
             starting.parse_request(fields),

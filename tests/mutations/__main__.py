@@ -18,7 +18,7 @@ from typing import Final
 from mutations import catalogue, trials
 from mutations.checkouts import Checkout
 from mutations.mutation import Mutation
-from mutations.trials import Trial, Verdict
+from mutations.trials import Trial, TrialResult
 
 JOBS: Final = 2
 
@@ -52,7 +52,7 @@ def try_all(
         checkout = copies.get()
         try:
             if unbroken and (wrong := trials.passes_unbroken(checkout, mutation.tests(row))):
-                return Trial(row=row, mutation=mutation, verdict=Verdict.BROKEN, why=wrong, seconds=0)
+                return Trial(row=row, mutation=mutation, result=TrialResult.BROKEN, why=wrong, seconds=0)
             return trials.run(checkout, mutation, row=row)
         finally:
             copies.put(checkout)
@@ -63,7 +63,7 @@ def try_all(
             trial = future.result()
             done.append(trial)
             with printing:
-                say(f"{trial.row:>4} {trial.verdict:<8} {trial.seconds:5.1f} s  {trial.why[:150]}")
+                say(f"{trial.row:>4} {trial.result:<8} {trial.seconds:5.1f} s  {trial.why[:150]}")
     return done
 
 
@@ -75,9 +75,9 @@ def say(text: str) -> None:
 
 def report(done: list[Trial], wanted: set[int]) -> int:
     """Print what is to be done and the count; returns the exit code."""
-    alive = sorted((trial for trial in done if trial.verdict is not Verdict.KILLED), key=lambda t: t.row)
+    alive = sorted((trial for trial in done if trial.result is not TrialResult.KILLED), key=lambda t: t.row)
     for trial in alive:
-        say(f"row {trial.row}: {trial.verdict}: {trial.mutation.file}: {trial.why}")
+        say(f"row {trial.row}: {trial.result}: {trial.mutation.file}: {trial.why}")
     if not wanted:
         for row, reason in catalogue.NOT_MUTABLE.items():
             say(f"row {row}: not mutable: {reason}")

@@ -67,7 +67,7 @@ MUTATIONS: Final = (
     M(
         rows=(94, 200),
         file=f"{SHARED}/operations/deleting.py",
-        old="if done.outcome is Outcome.PENDING:",
+        old="if done.outcome is AbortOutcome.PENDING:",
         new="if False:",
         only=("test_deleting_a_thread_takes_it_from_a_worker_that_does_not_react",),
     ),

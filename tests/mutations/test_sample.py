@@ -10,7 +10,7 @@ from mutations import catalogue, trials
 from mutations.__main__ import try_all
 from mutations.checkouts import Checkout
 from mutations.mutation import Mutation
-from mutations.trials import Verdict
+from mutations.trials import TrialResult
 
 
 @pytest.mark.slow
@@ -20,7 +20,7 @@ def test_the_tests_of_the_sampled_rows_notice(tmp_path: Path):
     chosen = [(row, mutation) for row, mutation in catalogue.by_row().items() if row in catalogue.SAMPLE]
     done = try_all(chosen, tmp_path, jobs=2)
     assert {trial.row for trial in done} == set(catalogue.SAMPLE)
-    assert [trial for trial in done if trial.verdict is not Verdict.KILLED] == []
+    assert [trial for trial in done if trial.result is not TrialResult.KILLED] == []
 
 
 @pytest.mark.slow
@@ -30,7 +30,7 @@ def test_what_says_nothing_is_told_from_what_is_noticed(tmp_path: Path):
     checkout = Checkout(tmp_path / "copy")
     file, old = "shared/mainstem_shared/model/cursors.py", "return entry.seq == cursor.seq + 1"
     seen = [
-        trials.run(checkout, Mutation(rows=(35,), file=file, old=old, new=new), row=35).verdict
+        trials.run(checkout, Mutation(rows=(35,), file=file, old=old, new=new), row=35).result
         for new in (f"{old}  # as it was", "return (")
     ]
-    assert seen == [Verdict.SURVIVED, Verdict.BROKEN]
+    assert seen == [TrialResult.SURVIVED, TrialResult.BROKEN]

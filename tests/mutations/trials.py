@@ -22,7 +22,7 @@ TEST_TIMEOUT_S: Final = 90
 TRIAL_TIMEOUT_S: Final = 300
 
 
-class Verdict(StrEnum):
+class TrialResult(StrEnum):
     """What the tests made of a mutation."""
 
     KILLED = "killed"
@@ -37,7 +37,7 @@ class Trial:
 
     row: int
     mutation: Mutation
-    verdict: Verdict
+    result: TrialResult
     why: str
     seconds: float
 
@@ -52,13 +52,13 @@ def run(checkout: Checkout, mutation: Mutation, *, row: int) -> Trial:
     try:
         mutation.apply(checkout.root)
         if is_script and (wrong := _cannot_load(checkout, Path(mutation.file))):
-            verdict, why = Verdict.BROKEN, wrong
+            result, why = TrialResult.BROKEN, wrong
         else:
-            verdict, why = _judge(*_tests(checkout, mutation.tests(row), module=module))
+            result, why = _judge(*_tests(checkout, mutation.tests(row), module=module))
     finally:
         path.write_text(before)
     seconds = time.monotonic() - began
-    return Trial(row=row, mutation=mutation, verdict=verdict, why=why, seconds=seconds)
+    return Trial(row=row, mutation=mutation, result=result, why=why, seconds=seconds)
 
 
 def passes_unbroken(checkout: Checkout, tests: list[str]) -> str:
@@ -127,13 +127,13 @@ def _tests(checkout: Checkout, tests: list[str], *, module: str) -> tuple[int, s
     return process.returncode, output
 
 
-def _judge(code: int, output: str) -> tuple[Verdict, str]:
+def _judge(code: int, output: str) -> tuple[TrialResult, str]:
     if code == 0:
-        return Verdict.SURVIVED, "the tests stay green"
+        return TrialResult.SURVIVED, "the tests stay green"
     failed = _line(output, "FAILED ")
     if code == 1 and failed:  # not an error of collecting tests, or of a fixture
-        return Verdict.KILLED, failed
-    return Verdict.BROKEN, _line(output, "ERROR ") or output.strip().splitlines()[-1]
+        return TrialResult.KILLED, failed
+    return TrialResult.BROKEN, _line(output, "ERROR ") or output.strip().splitlines()[-1]
 
 
 def _line(output: str, *starts: str) -> str:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from mainstem_shared import transitions
-from mainstem_shared.operations import control
-from mainstem_shared.operations.control import OPERATIONS, WITHOUT_PROTOCOL, Operation, Operations
+from mainstem_shared.operations import performing
+from mainstem_shared.operations.performing import TRANSITIONS, WITHOUT_PROTOCOL, IndexedTransition, Operations
 from mainstem_shared.store.client import Script
 from support.sources import parse
 
@@ -70,8 +70,8 @@ def test_one_module_writes_the_indexes():
 def test_every_script_is_an_operation_or_says_why_not():
     """A verb that is new is registered, so that it has its check, its tidying and its crash test."""
     scripts = {value.name for value in vars(transitions).values() if isinstance(value, Script)}
-    assert set(OPERATIONS) | set(WITHOUT_PROTOCOL) == scripts
-    assert not set(OPERATIONS) & set(WITHOUT_PROTOCOL)
+    assert set(TRANSITIONS) | set(WITHOUT_PROTOCOL) == scripts
+    assert not set(TRANSITIONS) & set(WITHOUT_PROTOCOL)
 
 
 def test_nobody_calls_an_operations_verb_directly():
@@ -82,40 +82,43 @@ def test_nobody_calls_an_operations_verb_directly():
                 isinstance(node, ast.Attribute)
                 and isinstance(node.value, ast.Name)
                 and node.value.id == "transitions"
-                and node.attr in OPERATIONS
+                and node.attr in TRANSITIONS
             )
-            assert not is_use or name == "shared/mainstem_shared/operations/control.py", (name, node.lineno)  # type: ignore[attr-defined]
+            assert not is_use or name == "shared/mainstem_shared/operations/performing.py", (
+                name,
+                node.lineno,
+            )  # type: ignore[attr-defined]
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
                 "mainstem_shared.transitions"
             ):
                 inside = name.startswith("shared/mainstem_shared/transitions/")
-                assert inside or not {alias.name for alias in node.names} & set(OPERATIONS), name
+                assert inside or not {alias.name for alias in node.names} & set(TRANSITIONS), name
 
 
 def test_no_transition_without_its_notification():
     """`notify` has no default: whoever has nobody to tell says so."""
-    notify = inspect.signature(Operations.transition).parameters["notify"]
+    notify = inspect.signature(Operations.perform).parameters["notify"]
     assert notify.kind is inspect.Parameter.KEYWORD_ONLY
     assert notify.default is inspect.Parameter.empty
 
 
-@pytest.mark.parametrize("name", sorted(OPERATIONS))
-def test_every_operation_says_how_it_is_found(name: str):
+@pytest.mark.parametrize("name", sorted(TRANSITIONS))
+def test_every_transition_says_how_it_is_found(name: str):
     """By a check or a list; the documentation has it in the same words."""
-    operation = OPERATIONS[name]
-    assert operation.found_by
+    made = TRANSITIONS[name]
+    assert made.found_by
     pairs = (ROOT / "docs" / "pairs.md").read_text("utf-8")
     row = re.search(rf"^\| `{name}` \| (.*?) \|", pairs, re.MULTILINE)
     assert row is not None, f"docs/pairs.md has no row of `{name}`"
-    assert row[1] == operation.found_by, "the table must say the same"
+    assert row[1] == made.found_by, "the table must say the same"
 
 
-def test_an_operation_is_registered_by_being_made(monkeypatch: pytest.MonkeyPatch):
+def test_a_transition_is_registered_by_being_made(monkeypatch: pytest.MonkeyPatch):
     """It cannot be left out of the registry, which the crash tests are held against."""
-    monkeypatch.setattr(control, "OPERATIONS", registry := {})
+    monkeypatch.setattr(performing, "TRANSITIONS", registry := {})
 
     async def verb(store: object, run_id: str) -> None:
         """Change nothing."""
 
-    made = Operation(verb, name="new", found_by="nothing")  # type: ignore[arg-type]
+    made = IndexedTransition(verb, name="new", found_by="nothing")  # type: ignore[arg-type]
     assert registry == {"new": made}

@@ -42,6 +42,7 @@ SURFACE = {
     "mainstem_shared.guards": ["SAID_LIMIT", "Guard", "Kind", "Said", "plain"],
 }
 OLD = {
+    "mainstem_shared.logs": "FieldFormatter",
     "mainstem_shared.models": "Run",
     "mainstem_shared.principals": "Principal",
     "mainstem_tasks.asynctask": "AsyncTask",

@@ -14,7 +14,7 @@ from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from mainstem_api.gateway.adapters.attaching import AttachPoint
-from mainstem_api.gateway.adapters.openai_responses import ids, items, translator
+from mainstem_api.gateway.adapters.openai_responses import ids, response_object, translator
 from mainstem_api.gateway.adapters.openai_responses.chunking import chunk_bounds
 from mainstem_api.gateway.adapters.openai_responses.ids import ResponseId
 from mainstem_api.gateway.adapters.openai_responses.sequencer import STRIDE
@@ -157,9 +157,9 @@ def test_a_response_reports_its_own_usage_only():
     before = {"input_tokens": 5, "output_tokens": 1, "total_tokens": 6}
     now = {"input_tokens": 9, "output_tokens": 4, "total_tokens": 13, "cached_input_tokens": 2}
     spent = {"input_tokens": 4, "output_tokens": 3, "total_tokens": 7, "cached_input_tokens": 2}
-    assert items.usage_since(before, now) == spent
-    assert items.usage_since(None, now) == now
-    assert items.usage_since(None, None) is None
+    assert response_object.usage_since(before, now) == spent
+    assert response_object.usage_since(None, now) == now
+    assert response_object.usage_since(None, None) is None
     last = follow(Responses(ResponseId(RUN), fresh(NEW)), goldens.frames("text"))[-1]["response"]["usage"]
     assert (last["input_tokens"], last["input_tokens_details"]["cached_tokens"]) == (12, 4)
     assert (last["output_tokens"], last["output_tokens_details"]["reasoning_tokens"]) == (7, 2)

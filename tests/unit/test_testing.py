@@ -18,7 +18,7 @@ from support.models.emitting import SCRIPTS, perform
 CONTROL = transitions.Control(run_id=ids.run_id("t", "t", uuid.UUID(int=1)), epoch=2, owner="me")
 
 
-class Host:
+class SilentWriter:
     """The writer's place: every group lands at once."""
 
     def mark(self, channel: Channel) -> None:
@@ -36,7 +36,7 @@ class Host:
 @given(SCRIPTS)
 def test_memory_and_log_fold_to_the_same_content(script: list[tuple[Any, ...]]):
     """Whatever an engine emits, content, steps, usage and title are those that a worker's channel makes."""
-    memory, channel = MemoryChannel(), Channel(Host(), CONTROL, Content())
+    memory, channel = MemoryChannel(), Channel(SilentWriter(), CONTROL, Content())
     for step in script:
         perform(step, memory)
         perform(step, channel)

@@ -11,7 +11,7 @@ import sys
 import warnings
 from typing import Any, Final
 
-from mainstem_shared import garbage_collection, logs, tracing
+from mainstem_shared import garbage_collection, log_lines, tracing
 
 POOL: Final = "mainstem_workers.pool:TaskPool"
 
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     def show_fields(logger: logging.Logger, **_: Any) -> None:
         """Show the fields of our log lines; Celery's own format knows only the message."""
         for handler in logger.handlers:
-            handler.setFormatter(logs.formatter(settings.log_format))
+            handler.setFormatter(log_lines.formatter(settings.log_format))
 
     signals.after_setup_logger.connect(show_fields, weak=False)
     signals.after_setup_task_logger.connect(show_fields, weak=False)

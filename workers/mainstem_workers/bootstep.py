@@ -17,7 +17,7 @@ from celery.app.log import TaskFormatter
 from celery.exceptions import ImproperlyConfigured
 from celery.utils.log import ColorFormatter
 
-from mainstem_shared import errors, logs
+from mainstem_shared import errors, log_lines
 from mainstem_shared.store import endpoints, readiness
 from mainstem_workers import configuration_checks, pool_hosts
 from mainstem_workers.pool import _celery
@@ -34,14 +34,14 @@ class RunsStep(bootsteps.StartStopStep):
     def __init__(self, parent: Any, **kwargs: Any) -> None:
         super().__init__(parent, **kwargs)
         self._host = pool_hosts.host_for(parent)
-        if not isinstance(self._host, pool_hosts.NoHost):
+        if not isinstance(self._host, pool_hosts.NoPoolHost):
             _refuse_cluster(parent.app)
 
     def start(self, parent: Any) -> None:
         configuration_checks.warn(parent)
         _celery.keep_broker_address(parent)
         _celery.outlive_broker_errors(parent)
-        logs.reach_handlers(_is_plain)
+        log_lines.reach_handlers(_is_plain)
         self._host.start(parent)
 
     def stop(self, parent: Any) -> None:

@@ -21,19 +21,19 @@ from mainstem_shared.coordination.leases import Lease
 from mainstem_shared.eventlog.writing.writer import Writer
 from mainstem_shared.model import jsontext
 from mainstem_shared.operations import migration
-from mainstem_shared.operations.control import Operations
+from mainstem_shared.operations.performing import Operations
 from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import endpoints, keys, server_checks
 from mainstem_shared.store.client import Store
 from mainstem_shared.store.primary_watch import PrimaryWatch
 from mainstem_tasks.celery_support.broker_watch import BrokerWatch
-from mainstem_tasks.celery_support.publisher import Dispatcher
+from mainstem_tasks.celery_support.publisher import CeleryPublisher
 from mainstem_tasks.execution import orphans, runtime
 from mainstem_tasks.execution.runtime import Runtime
 from mainstem_tasks.sdk import registry
 from mainstem_workers.loop_watchdog import Watchdog
-from mainstem_workers.mailbox_reader import Mailbox
+from mainstem_workers.mailbox_reader import MailboxReader
 from mainstem_workers.metrics import LEAVE_S, WorkerMetrics
 from mainstem_workers.revocations import Revocations
 
@@ -72,7 +72,7 @@ class Housekeeping:
         """
         url = endpoints.store_url(settings)
         store = Store(url, archive=archive.connect(settings))
-        dispatcher = Dispatcher(endpoints.broker_url(settings), queue=settings.queue)
+        publisher = CeleryPublisher(endpoints.broker_url(settings), queue=settings.queue)
         lease = Lease(url, settings, pool=pool, on_suspended=self._suspended_elsewhere)
         self.runtime = Runtime(
             settings=settings,
@@ -87,8 +87,8 @@ class Housekeeping:
                 before_probing=self._repair,
             ),
             lease=lease,
-            dispatcher=dispatcher,
-            operations=Operations(store=store, settings=settings, publisher=dispatcher),
+            publisher=publisher,
+            operations=Operations(store=store, settings=settings, publisher=publisher),
         )
         self._watchdog = Watchdog(loop)
         self._metrics = WorkerMetrics(
@@ -116,12 +116,12 @@ class Housekeeping:
         with contextlib.suppress(errors.StoreUnavailable):
             await migration.learn(here.store)
         await here.writer.start()
-        mailbox = Mailbox(here.store.url, lambda: here.lease.owner, here.deliver)
+        mailbox = MailboxReader(here.store.url, lambda: here.lease.owner, here.deliver)
         sweeper = Sweeper(
             operations=here.operations, owner=lambda: here.lease.owner, on_unseen=here.lease.beat_soon
         )
         primary = PrimaryWatch(here.store, on_moved=lambda: here.lease.beat_soon(moved=True))
-        broker = BrokerWatch(here.dispatcher)
+        broker = BrokerWatch(here.publisher)
         clock_s = min(CLOCK_S, here.settings.idle_timeout_s / 4)
         for name, loop in (
             ("mailbox", mailbox.run),
@@ -157,7 +157,7 @@ class Housekeeping:
         await here.writer.stop()
         await asyncio.to_thread(here.lease.stop)
         await asyncio.to_thread(self._metrics.stop)
-        await here.dispatcher.aclose()
+        await here.publisher.aclose()
         await here.store.close()
         runtime.install(None)
 

@@ -21,7 +21,7 @@ BLOCK_MS: Final = 2000
 STALL_S: Final = 10.0
 
 
-class Mailbox:
+class MailboxReader:
     """Delivers every message of the current owner's mailbox once, in order, to `deliver`."""
 
     def __init__(

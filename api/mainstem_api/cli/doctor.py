@@ -26,12 +26,12 @@ from mainstem_shared.store import endpoints, failures, keys, server_checks
 from mainstem_shared.store.connections import BlockingClient, connect_blocking
 from mainstem_shared.store.embedded import ServerNotRunningError
 from mainstem_shared.store.sentinel_addresses import is_sentinel, redacted
-from mainstem_tasks.celery_support.publisher import Dispatcher
+from mainstem_tasks.celery_support.publisher import CeleryPublisher
 
 TIMEOUT_S: Final = 3.0
 
 
-class Verdict(StrEnum):
+class Mark(StrEnum):
     """How a check came out; the value is its mark."""
 
     GOOD = "✓"
@@ -40,14 +40,14 @@ class Verdict(StrEnum):
     BAD = "✗"
 
 
-_STYLES: Final = {Verdict.GOOD: "green", Verdict.NOTE: "dim", Verdict.WARNING: "yellow", Verdict.BAD: "red"}
+_STYLES: Final = {Mark.GOOD: "green", Mark.NOTE: "dim", Mark.WARNING: "yellow", Mark.BAD: "red"}
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One check's result: what was looked at, what it is, and the remedy if it is not good."""
 
-    verdict: Verdict
+    mark: Mark
     name: str
     words: str
     remedy: str = ""
@@ -80,19 +80,19 @@ def doctor(
         console.print(Text(title, "bold"))
         for finding in check():
             _print(console, finding)
-            failed = failed or finding.verdict is Verdict.BAD
+            failed = failed or finding.mark is Mark.BAD
     raise typer.Exit(Exit.FAILED if failed else Exit.SUCCEEDED)
 
 
 def _print(console: Console, finding: Finding) -> None:
-    line = Text("  ").append(finding.verdict, _STYLES[finding.verdict])
+    line = Text("  ").append(finding.mark, _STYLES[finding.mark])
     console.print(line.append(f" {finding.name}: ", "bold").append(finding.words), soft_wrap=True)
     if finding.remedy:
         console.print(Text(f"    {finding.remedy}", "dim"), soft_wrap=True)
 
 
-def _judge(name: str, words: str, *, good: bool, remedy: str, otherwise: Verdict = Verdict.BAD) -> Finding:
-    return Finding(Verdict.GOOD, name, words) if good else Finding(otherwise, name, words, remedy)
+def _judge(name: str, words: str, *, good: bool, remedy: str, otherwise: Mark = Mark.BAD) -> Finding:
+    return Finding(Mark.GOOD, name, words) if good else Finding(otherwise, name, words, remedy)
 
 
 # -- installation
@@ -100,7 +100,7 @@ def _judge(name: str, words: str, *, good: bool, remedy: str, otherwise: Verdict
 
 def _installation() -> Iterator[Finding]:
     names = ("mainstem", "celery", "kombu", "redis")
-    yield Finding(Verdict.GOOD, "versions", ", ".join(f"{name} {metadata.version(name)}" for name in names))
+    yield Finding(Mark.GOOD, "versions", ", ".join(f"{name} {metadata.version(name)}" for name in names))
     celery = metadata.version("celery")
     yield _judge(
         "celery",
@@ -113,7 +113,7 @@ def _installation() -> Iterator[Finding]:
         "greenlet is installed" if util.find_spec("greenlet") else "greenlet is missing",
         good=util.find_spec("greenlet") is not None,
         remedy="Machines that run workers need the extra `mainstem[worker]`.",
-        otherwise=Verdict.WARNING,
+        otherwise=Mark.WARNING,
     )
 
 
@@ -125,7 +125,7 @@ def _store(settings: Settings) -> Iterator[Finding]:
         url = endpoints.store_url(settings)
         client = connect_blocking(url, timeout_s=TIMEOUT_S)
     except (errors.MainstemError, ValueError) as error:
-        yield Finding(Verdict.BAD, "address", str(error))
+        yield Finding(Mark.BAD, "address", str(error))
         return
     with client:
         try:
@@ -134,7 +134,7 @@ def _store(settings: Settings) -> Iterator[Finding]:
                 yield from _fleet(client)
         except (failures.RedisError, OSError) as error:
             yield Finding(
-                Verdict.BAD,
+                Mark.BAD,
                 "connection",
                 f"{redacted(url)}: {error}",
                 "Start it, or set MAINSTEM_REDIS_URL.",
@@ -148,9 +148,7 @@ def _server(client: BlockingClient, url: str) -> Iterator[Finding]:
     info: dict[str, Any] = client.info("everything")  # pyright: ignore[reportAssignmentType] - not a coroutine
     name = "Valkey" if "valkey_version" in info else "Redis"
     version = info.get("valkey_version") or info["redis_version"]
-    yield Finding(
-        Verdict.GOOD, "connection", f"{name} {version} at {redacted(url)} answers in {took_ms:.1f} ms"
-    )
+    yield Finding(Mark.GOOD, "connection", f"{name} {version} at {redacted(url)} answers in {took_ms:.1f} ms")
     good = {
         "durability": "append-only file on",
         "maxmemory-policy": "noeviction",
@@ -165,10 +163,10 @@ def _promised(broken: list[server_checks.Shortcoming], good: dict[str, str]) -> 
     wrong = {found.setting for found in broken}
     for setting, words in good.items():
         if setting not in wrong:
-            yield Finding(Verdict.GOOD, setting, words)
+            yield Finding(Mark.GOOD, setting, words)
     for found in broken:
-        verdict = Verdict.BAD if found.fatal else Verdict.WARNING
-        yield Finding(verdict, found.setting, found.consequence, found.remedy)
+        mark = Mark.BAD if found.fatal else Mark.WARNING
+        yield Finding(mark, found.setting, found.consequence, found.remedy)
 
 
 def _memory(info: dict[str, Any]) -> str:
@@ -193,7 +191,7 @@ def _fleet(client: Any) -> Iterator[Finding]:
         f"{alive} alive" + (f", {lost} processes lost a moment ago" if lost else ""),
         good=alive > 0,
         remedy="Start one with `mainstem worker`; until then runs stay queued.",
-        otherwise=Verdict.WARNING,
+        otherwise=Mark.WARNING,
     )
     engines = sorted(name.decode() for name in client.hkeys(keys.ENGINES))
     yield _judge(
@@ -201,10 +199,10 @@ def _fleet(client: Any) -> Iterator[Finding]:
         ", ".join(engines) or "none was ever announced",
         good=bool(engines),
         remedy="Workers announce theirs when they start.",
-        otherwise=Verdict.WARNING,
+        otherwise=Mark.WARNING,
     )
     active, kept = _counted(client)
-    yield Finding(Verdict.GOOD, "runs", f"{active:,} active, {kept:,} kept")
+    yield Finding(Mark.GOOD, "runs", f"{active:,} active, {kept:,} kept")
 
 
 def _counted(client: Any) -> tuple[int, int]:
@@ -224,23 +222,23 @@ def _broker(settings: Settings) -> Iterator[Finding]:
     try:
         url = endpoints.broker_url(settings)
     except errors.MainstemError as error:
-        yield Finding(Verdict.BAD, "address", str(error))
+        yield Finding(Mark.BAD, "address", str(error))
         return
-    dispatcher = Dispatcher(url)
+    publisher = CeleryPublisher(url)
     try:
         endpoints.celery_broker(url)
-        dispatcher.ping()
-        yield Finding(Verdict.GOOD, "connection", f"{redacted(url)} answers")
+        publisher.ping()
+        yield Finding(Mark.GOOD, "connection", f"{redacted(url)} answers")
         yield from _queue(url, settings.queue)
     except errors.Misconfigured as error:
-        yield Finding(Verdict.BAD, "address", str(error), "Set MAINSTEM_BROKER_URL to an address like this.")
+        yield Finding(Mark.BAD, "address", str(error), "Set MAINSTEM_BROKER_URL to an address like this.")
     except errors.BrokerUnavailable as error:
         why = str(error.__cause__ or error)
         yield Finding(
-            Verdict.BAD, "connection", f"{redacted(url)}: {why}", "Start it, or set MAINSTEM_BROKER_URL."
+            Mark.BAD, "connection", f"{redacted(url)}: {why}", "Start it, or set MAINSTEM_BROKER_URL."
         )
     finally:
-        dispatcher.close()
+        publisher.close()
 
 
 def _queue(url: str, name: str) -> Iterator[Finding]:
@@ -250,7 +248,7 @@ def _queue(url: str, name: str) -> Iterator[Finding]:
         waiting: Any = client.llen(name)
         info: dict[str, Any] = client.info("everything")  # pyright: ignore[reportAssignmentType] - not a coroutine
     yield from _promised(server_checks.of_broker(info), {})
-    yield Finding(Verdict.GOOD, "queue", f"{waiting:,} messages wait")
+    yield Finding(Mark.GOOD, "queue", f"{waiting:,} messages wait")
 
 
 def _workers(app: str | None, pool: str | None, settings: Settings) -> Iterator[Finding]:
@@ -259,16 +257,16 @@ def _workers(app: str | None, pool: str | None, settings: Settings) -> Iterator[
     except (errors.MainstemError, ServerNotRunningError):
         return  # said above: there is no broker
     except ImportError as error:
-        yield Finding(Verdict.NOTE, "not looked at", f"workers do not run here ({error})")
+        yield Finding(Mark.NOTE, "not looked at", f"workers do not run here ({error})")
         return
     except (_application.UnusableError, ValueError) as error:
-        yield Finding(Verdict.BAD, "not looked at", str(error))
+        yield Finding(Mark.BAD, "not looked at", str(error))
         return
     if not report.broken:
-        yield Finding(Verdict.GOOD, "promises", f"kept on the pool {report.pool}")
+        yield Finding(Mark.GOOD, "promises", f"kept on the pool {report.pool}")
     yield from _promised(report.broken, {})
     for note in report.notes:
-        yield Finding(Verdict.NOTE, note.setting, note.consequence, note.remedy)
+        yield Finding(Mark.NOTE, note.setting, note.consequence, note.remedy)
 
 
 def _gateway(url: str) -> Iterator[Finding]:
@@ -277,7 +275,7 @@ def _gateway(url: str) -> Iterator[Finding]:
         with Gateway(url) as gateway:
             ready = gateway.is_ready()
     except UnreachableError as error:
-        yield Finding(Verdict.WARNING, "connection", f"{url}: {error}", remedy)
+        yield Finding(Mark.WARNING, "connection", f"{url}: {error}", remedy)
         return
     words = "ready" if ready else "answers, but misses its store or broker"
     yield _judge("connection", f"{url} {words}", good=ready, remedy="See above.")

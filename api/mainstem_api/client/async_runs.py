@@ -24,17 +24,17 @@ from mainstem_shared.eventlog.reading.tailer import Tailer
 from mainstem_shared.model import actions, cursors
 from mainstem_shared.model.principals import DEFAULT_TENANT, LOCAL_USER, Owned, Principal
 from mainstem_shared.model.runs import IfActive, OnWorkerLost, Run, Status, WaitingFor
-from mainstem_shared.operations import aborting, deleting, resuming, starting, steering
-from mainstem_shared.operations.aborting import Aborter, Outcome
-from mainstem_shared.operations.control import Operations
+from mainstem_shared.operations import aborting, resuming, starting, steering
+from mainstem_shared.operations.aborting import Aborter, AbortOutcome
 from mainstem_shared.operations.deleting import Deleter
+from mainstem_shared.operations.performing import Operations
 from mainstem_shared.operations.queries import listings
 from mainstem_shared.operations.queries.listings import Page, Query
 from mainstem_shared.operations.steering import Receipt
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import endpoints
 from mainstem_shared.store.client import Store
-from mainstem_tasks.celery_support.publisher import Dispatcher
+from mainstem_tasks.celery_support.publisher import CeleryPublisher
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +70,7 @@ class AbortResult:
     """
 
     run: Run
-    outcome: Outcome
+    outcome: AbortOutcome
     won_from: Status | None
     signal_delivered: bool
 
@@ -87,10 +87,10 @@ class AsyncRuns(Conversations):
         settings: Settings | None = None,
         *,
         store: Store | None = None,
-        publisher: Dispatcher | None = None,
+        publisher: CeleryPublisher | None = None,
         operations: Operations | None = None,
         tailer: Tailer | None = None,
-        sealer: Callable[[], str] = aborting.nobody,
+        sealer: Callable[[], str] = aborting.no_sealer,
         private_threads: bool = False,
     ) -> None:
         """Connect to what the settings (by default: the environment) name; on first use, not yet here.
@@ -105,9 +105,9 @@ class AsyncRuns(Conversations):
         self._own_store = store is None
         self._tailer = tailer or Tailer(self._store)
         self._private_threads = private_threads
-        self._dispatcher: Dispatcher | None = None
+        self._own_publisher: CeleryPublisher | None = None
         if publisher is None:
-            publisher = self._dispatcher = Dispatcher(
+            publisher = self._own_publisher = CeleryPublisher(
                 endpoints.broker_url(self.settings), queue=self.settings.queue
             )
         self._operations = operations or Operations(
@@ -133,8 +133,8 @@ class AsyncRuns(Conversations):
         await self._tailer.close()
         if self._own_store:
             await self._store.close()
-        if self._dispatcher is not None:
-            await self._dispatcher.aclose()
+        if self._own_publisher is not None:
+            await self._own_publisher.aclose()
 
     async def start(
         self,
@@ -325,7 +325,7 @@ class AsyncRuns(Conversations):
             NotFound: it does not exist.
         """
         async with self._leased() as aborter:
-            await deleting.kill(aborter, run_id)
+            await aborting.end_by_force(aborter, run_id)
         return await run_states.get_run(self._store, run_id)
 
     async def requeue(self, run_id: str) -> bool:

@@ -14,7 +14,7 @@ from mainstem_shared.model.descriptions import Description
 from mainstem_shared.model.principals import DEFAULT_TENANT, LOCAL_USER
 from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import Run
-from mainstem_shared.operations.control import Operations
+from mainstem_shared.operations.performing import Operations
 from mainstem_shared.operations.queries import conversations, listings, threads
 from mainstem_shared.operations.queries.threads import Thread
 from mainstem_shared.store.client import Store

@@ -18,7 +18,7 @@ from mainstem_api.gateway.adapters.routers import ALL as ADAPTERS
 from mainstem_api.gateway.adapters.routers import ERROR_FORMATS
 from mainstem_api.gateway.auth import authenticators
 from mainstem_api.gateway.auth.authenticators import Authenticator, NoAuthentication
-from mainstem_api.gateway.middleware.access import AccessControl, Locked, is_locked
+from mainstem_api.gateway.middleware.access import AccessControl, AccessMiddleware, is_protected
 from mainstem_api.gateway.middleware.errors_and_headers import ErrorsAndHeaders
 from mainstem_api.gateway.middleware.hosts import Hosts
 from mainstem_api.gateway.middleware.large_answers import LargeAnswers
@@ -83,12 +83,12 @@ def create_app(settings: Settings | None = None, *, authenticator: Authenticator
     app.state.routes = [route for router in routers for route in router.routes]
     problems.install(app)
     for router in routers:
-        locked = any(is_locked(getattr(route, "path", "")) for route in router.routes)
+        locked = any(is_protected(getattr(route, "path", "")) for route in router.routes)
         app.include_router(router, responses=_LOCKED_RESPONSES if locked else {})
     # From the inside to the outside.
     app.add_middleware(LargeAnswers, outgoing=lambda: holder.gateway.outgoing)
     app.add_middleware(RequestLimits, body_limit=settings.max_body_mb * 1024 * 1024)
-    app.add_middleware(Locked, access=access, limits=Limits(settings), origins=origins)
+    app.add_middleware(AccessMiddleware, access=access, limits=Limits(settings), origins=origins)
     if origins.configured:
         app.add_middleware(CORSMiddleware, **origins.cors())
     app.add_middleware(Hosts, local_only=app.state.local_only, own_host=settings.host)

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from mainstem_api.gateway.app import create_app
 from mainstem_api.gateway.middleware.http_protocol import Protocol, end_unread
 from mainstem_api.gateway.uvicorn_internals import connections, stop_listening
-from mainstem_shared import garbage_collection, logs, tracing
+from mainstem_shared import garbage_collection, log_lines, tracing
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import endpoints, readiness
 from mainstem_shared.store.addresses import check_address
@@ -40,7 +40,7 @@ class Server(uvicorn.Server):
     def __init__(self, app: FastAPI, settings: Settings, **options: Any) -> None:
         self._app = app
         self._settings = settings
-        logs.set_up(kind=settings.log_format)
+        log_lines.set_up(kind=settings.log_format)
         tracing.set_up("mainstem-gateway")
         options.setdefault("http", Protocol)
         super().__init__(

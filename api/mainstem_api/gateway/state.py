@@ -21,14 +21,14 @@ from mainstem_shared.coordination.leases import GATEWAY, Lease
 from mainstem_shared.eventlog.reading.joined_reads import JoinedReads
 from mainstem_shared.eventlog.reading.tailer import Tailer
 from mainstem_shared.operations import migration
-from mainstem_shared.operations.control import Operations
+from mainstem_shared.operations.performing import Operations
 from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import endpoints, readiness, server_checks
 from mainstem_shared.store.client import Store
 from mainstem_shared.store.primary_watch import PrimaryWatch
 from mainstem_tasks.celery_support.broker_watch import BrokerWatch
-from mainstem_tasks.celery_support.publisher import Dispatcher
+from mainstem_tasks.celery_support.publisher import CeleryPublisher
 
 _WATCH_S: Final = 0.2
 
@@ -40,12 +40,12 @@ class Gateway:
         self.settings = settings
         self.store = Store(endpoints.store_url(settings), archive=archive.connect(settings))
         self.tailer = Tailer(self.store)
-        self.dispatcher = Dispatcher(endpoints.broker_url(settings), queue=settings.queue)
-        self.operations = Operations(store=self.store, settings=settings, publisher=self.dispatcher)
+        self.publisher = CeleryPublisher(endpoints.broker_url(settings), queue=settings.queue)
+        self.operations = Operations(store=self.store, settings=settings, publisher=self.publisher)
         self.runs = AsyncRuns(
             settings,
             store=self.store,
-            publisher=self.dispatcher,
+            publisher=self.publisher,
             operations=self.operations,
             tailer=self.tailer,
             sealer=self._sealer,
@@ -67,7 +67,7 @@ class Gateway:
         lease = self._lease = Lease(self.store.url, self.settings, role=GATEWAY)
         lease.start_soon()
         sweeper = Sweeper(operations=self.operations, owner=lambda: lease.owner, on_unseen=lease.beat_soon)
-        broker = BrokerWatch(self.dispatcher)
+        broker = BrokerWatch(self.publisher)
         self.metrics.observe_housekeeping(sweeper=sweeper, lease=lease, broker=broker)
         primary = PrimaryWatch(self.store, on_moved=lambda: lease.beat_soon(moved=True))
         self._tasks = [
@@ -97,7 +97,7 @@ class Gateway:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.tailer.close()
         await self.runs.aclose()
-        await self.dispatcher.aclose()
+        await self.publisher.aclose()
         if self._lease is not None:
             await asyncio.to_thread(self._lease.stop)
         await self.store.close()

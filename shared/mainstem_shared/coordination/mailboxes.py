@@ -21,7 +21,7 @@ KEPT: Final = 10_000
 TTL_S: Final = 24 * 3600
 
 
-class Stop(BaseModel):
+class StopMessage(BaseModel):
     """Stop a run: the stop intent stands in its record already."""
 
     model_config = ConfigDict(frozen=True)
@@ -31,7 +31,7 @@ class Stop(BaseModel):
     reason: Reason
 
 
-class Input(BaseModel):
+class InputMessage(BaseModel):
     """Users said something to a run: its record has it."""
 
     model_config = ConfigDict(frozen=True)
@@ -40,11 +40,11 @@ class Input(BaseModel):
     run_id: str
 
 
-Message = Annotated[Stop | Input, Field(discriminator="kind")]
-MESSAGE: Final[TypeAdapter[Stop | Input]] = TypeAdapter(Message)
+Message = Annotated[StopMessage | InputMessage, Field(discriminator="kind")]
+MESSAGE: Final[TypeAdapter[StopMessage | InputMessage]] = TypeAdapter(Message)
 
 
-async def post(store: Store, owner: str, message: Stop | Input) -> Cursor:
+async def post(store: Store, owner: str, message: StopMessage | InputMessage) -> Cursor:
     """Put a message into the mailbox of `owner`; returns its id, for `is_read`.
 
     Raises:

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class Publisher(Protocol):
-    """What hands messages to the broker: `mainstem_tasks.celery_support.publisher.Dispatcher`."""
+    """What hands messages to the broker: `mainstem_tasks.celery_support.publisher.CeleryPublisher`."""
 
     async def apublish(
         self, run_id: str, *, user_id: str, engine: str, descent: Descent | None = None

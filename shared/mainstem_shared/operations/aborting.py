@@ -25,7 +25,7 @@ from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import Reason, Status
 from mainstem_shared.operations import ending
-from mainstem_shared.operations.control import STOP, Operations, Rounds
+from mainstem_shared.operations.performing import STOP, Operations, Rounds, nobody
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 
@@ -36,7 +36,7 @@ READ_S: Final = 0.1
 FIRST_POLL_S: Final = 0.002
 
 
-class Outcome(StrEnum):
+class AbortOutcome(StrEnum):
     """What an abort reached."""
 
     ABORTED = "aborted"
@@ -54,20 +54,20 @@ class Abort:
     `signal_delivered`: whether the owner is known to have heard of it; nobody to tell counts as told.
     """
 
-    outcome: Outcome
+    outcome: AbortOutcome
     won_from: Status | None = None
     signal_delivered: bool = False
 
 
 class Revoker(Protocol):
-    """What reaches Celery's workers: `mainstem_tasks.celery_support.publisher.Dispatcher`."""
+    """What reaches Celery's workers: `mainstem_tasks.celery_support.publisher.CeleryPublisher`."""
 
     async def arevoke(self, task_id: str, *, terminate: bool = True) -> None:
         """Drop a task's message, and cancel the task if it runs."""
         ...
 
 
-def nobody() -> str:
+def no_sealer() -> str:
     """Return no incarnation: the caller holds no lease and must not take control of runs."""
     return ""
 
@@ -83,7 +83,7 @@ class Aborter:
     operations: Operations
     revoker: Revoker | None = None
     tailer: Tailer | None = None
-    sealer: Callable[[], str] = nobody
+    sealer: Callable[[], str] = no_sealer
 
     @property
     def _store(self) -> Store:
@@ -114,7 +114,7 @@ class Aborter:
                     raise errors.NotFound
                 return Abort(outcome=Outcome.ALREADY_FINISHED)  # the archive has it
             if isinstance(intent, transitions.Already):
-                return Abort(outcome=Outcome.ALREADY_FINISHED)
+                return Abort(outcome=AbortOutcome.ALREADY_FINISHED)
             done = told or await self._end(run_id, intent)
             if done is not None:
                 return done
@@ -128,10 +128,10 @@ class Aborter:
         async def tell(answer: object) -> None:
             nonlocal told
             if isinstance(answer, transitions.Intended) and await self._is_owners_to_end(answer):
-                mail = mailboxes.Stop(run_id=run_id, reason=answer.reason)
+                mail = mailboxes.StopMessage(run_id=run_id, reason=answer.reason)
                 told = Told(intent=answer, message=await mailboxes.post(self._store, answer.owner, mail))
 
-        return await self.operations.transition(STOP.of(run_id, reason=reason), notify=tell), told
+        return await self.operations.perform(STOP.of(run_id, reason=reason), notify=tell), told
 
     async def _is_owners_to_end(self, intent: transitions.Intended) -> bool:
         """Whether somebody executes the run who is alive, as far as we may judge that."""
@@ -157,9 +157,9 @@ class Aborter:
         elif not ended.status.is_terminal:
             return None
         elif ended.reason is not intent.reason:
-            return Abort(outcome=Outcome.ALREADY_FINISHED)
+            return Abort(outcome=AbortOutcome.ALREADY_FINISHED)
         return Abort(
-            outcome=Outcome.ABORTED,
+            outcome=AbortOutcome.ABORTED,
             won_from=intent.status,
             signal_delivered=intent.status is not Status.RUNNING,
         )
@@ -218,10 +218,10 @@ class Aborter:
             self._store, intent.owner, told.message
         )
         if not is_over:
-            return Abort(outcome=Outcome.PENDING, signal_delivered=heard)
+            return Abort(outcome=AbortOutcome.PENDING, signal_delivered=heard)
         if record.reason is not intent.reason:
-            return Abort(outcome=Outcome.ALREADY_FINISHED, signal_delivered=heard)
-        return Abort(outcome=Outcome.ABORTED, won_from=intent.status, signal_delivered=heard)
+            return Abort(outcome=AbortOutcome.ALREADY_FINISHED, signal_delivered=heard)
+        return Abort(outcome=AbortOutcome.ABORTED, won_from=intent.status, signal_delivered=heard)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,3 +250,19 @@ async def until_over(tailer: Tailer, store: Store, run_id: str) -> bool:
         if subscription.end is End.GONE:
             raise errors.NotFound
         return subscription.end is End.FINISHED
+
+
+async def end_by_force(aborter: Aborter, run_id: str, *, reason: Reason = Reason.USER_ABORT) -> Status:
+    """Take a run from whoever has it, and end it now; returns what it ended as. Its engine gets no say.
+
+    Raises:
+        NotFound: there is no such run.
+        StoreUnavailable: try again.
+    """
+    # Nobody is told: the owner loses the run here. If we die on the way, the stop's check finds it.
+    intent = await aborter.operations.perform(STOP.of(run_id, reason=reason), notify=nobody)
+    standing = intent.reason if isinstance(intent, transitions.Intended) else reason
+    ended = await ending.settle(aborter.operations, run_id, sealer=aborter.sealer(), reason=standing)
+    if ended is None:
+        raise errors.NotFound
+    return ended.status

@@ -1,4 +1,4 @@
-"""Deletes a thread's or a user's data, and kills a run: aborts first, then seals what does not stop in time.
+"""Deletes a thread's or a user's data: aborts its runs, and takes those that do not stop in time.
 
 The archive's tombstone comes before the store's keys go.
 Content never outlives a run's record: entries that a crash leaves in indexes are of a run that is gone, and
@@ -15,11 +15,11 @@ from typing import Final
 from mainstem_shared import errors, transitions
 from mainstem_shared.model import contents
 from mainstem_shared.model.record import Record
-from mainstem_shared.model.runs import Reason, Spec, Status, WaitingFor
+from mainstem_shared.model.runs import Reason, Spec, WaitingFor
 from mainstem_shared.model.time import now_ms
-from mainstem_shared.operations import control, ending
-from mainstem_shared.operations.aborting import Aborter, Outcome
-from mainstem_shared.operations.control import FORGET, STOP, nobody
+from mainstem_shared.operations import performing
+from mainstem_shared.operations.aborting import Aborter, AbortOutcome, end_by_force
+from mainstem_shared.operations.performing import FORGET, nobody
 from mainstem_shared.operations.queries import listings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
@@ -133,11 +133,11 @@ class Deleter:
         if self._store.archive is not None:
             await self._store.archive.bury([run_id])  # first: from now on no sweeper archives it
         if not await self._forget(run_id, owner if spec is None else (spec.tenant, spec.user_id)):
-            raise control.contended()
+            raise performing.contended()
         logger.info("run deleted", extra={"action": "run_deleted", "run_id": run_id})
 
     async def _forget(self, run_id: str, owner: tuple[str, str | None]) -> bool:
-        return await self.aborter.operations.transition(FORGET.of(run_id, owner=owner), notify=nobody)
+        return await self.aborter.operations.perform(FORGET.of(run_id, owner=owner), notify=nobody)
 
     async def _end(self, run_id: str) -> None:
         try:
@@ -147,8 +147,8 @@ class Deleter:
         except contents.UNREADABLE as error:
             listings.cannot_read(run_id, error)  # what cannot be ended can still be forgotten
             return
-        if done.outcome is Outcome.PENDING:
-            await kill(self.aborter, run_id, reason=Reason.THREAD_DELETED)
+        if done.outcome is AbortOutcome.PENDING:
+            await end_by_force(self.aborter, run_id, reason=Reason.THREAD_DELETED)
 
 
 def _found(run_id: str, record: Record) -> _Found:
@@ -165,19 +165,3 @@ def _may_delete(spec: Spec | None, tenant: str, user_id: str | None) -> bool:
     if spec is None:
         return user_id is None
     return spec.tenant == tenant and user_id in (None, spec.user_id)
-
-
-async def kill(aborter: Aborter, run_id: str, *, reason: Reason = Reason.USER_ABORT) -> Status:
-    """Take a run from whoever has it, and end it now; returns what it ended as. Its engine gets no say.
-
-    Raises:
-        NotFound: there is no such run.
-        StoreUnavailable: try again.
-    """
-    # Nobody is told: the owner loses the run here. If we die on the way, the stop's check finds it.
-    intent = await aborter.operations.transition(STOP.of(run_id, reason=reason), notify=nobody)
-    standing = intent.reason if isinstance(intent, transitions.Intended) else reason
-    ended = await ending.settle(aborter.operations, run_id, sealer=aborter.sealer(), reason=standing)
-    if ended is None:
-        raise errors.NotFound
-    return ended.status

@@ -19,7 +19,7 @@ from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.runs import Reason, Spec, Status
 from mainstem_shared.model.time import now_ms
-from mainstem_shared.operations.control import FINISH, SEAL, Operations, Rounds, nobody
+from mainstem_shared.operations.performing import FINISH, SEAL, Operations, Rounds, nobody
 from mainstem_shared.operations.spending import Spending
 from mainstem_shared.transitions import Control
 
@@ -29,7 +29,7 @@ NEVER_ANSWERED: Final = "The run ended before this tool call was answered."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Settled:
     """How a run ended, whoever ended it."""
 
     status: Status
@@ -96,7 +96,7 @@ async def _finish(
             inputs_read=len(fold.inputs),
             patience_s=patience_s,
         )
-        return await operations.transition(end, notify=hand_on)
+        return await operations.perform(end, notify=hand_on)
 
     outcome = await attempt(top)
     if isinstance(outcome, transitions.Moved) and outcome.top < top:
@@ -116,7 +116,7 @@ async def settle(
     reason: Reason,
     error: runs.ErrorInfo | None = None,
     expected_epoch: int | None = None,
-) -> Outcome | None:
+) -> Settled | None:
     """End a run that is not the caller's, whatever state it is in; None if there is no such run.
 
     Args:
@@ -138,9 +138,9 @@ async def settle(
         if isinstance(state, transitions.Gone):
             return None
         if state.status.is_terminal:
-            return Outcome(status=state.status, reason=_reason_of(state), mine=False)
+            return Settled(status=state.status, reason=_reason_of(state), mine=False)
         if expected_epoch is not None and state.epoch != expected_epoch:
-            return Outcome(status=state.status, reason=reason, mine=False)
+            return Settled(status=state.status, reason=reason, mine=False)
         state.check_version()
         control = await take_control(operations, run_id, state, sealer=sealer, reason=reason)
         if control is None:
@@ -153,7 +153,7 @@ async def settle(
         )
         if isinstance(outcome, transitions.Finished):
             count(_spec_of(state), reason)
-            return Outcome(status=reason.status, reason=reason, mine=True)
+            return Settled(status=reason.status, reason=reason, mine=True)
 
 
 def count(spec: Spec | None, reason: Reason) -> None:
@@ -194,7 +194,7 @@ async def take_control(
         control=state.control.nonce,
         cause=reason.value,
     )
-    sealed = await operations.transition(seal, notify=nobody)
+    sealed = await operations.perform(seal, notify=nobody)
     if not isinstance(sealed, Control):
         return None
     logger.warning(

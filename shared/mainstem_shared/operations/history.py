@@ -44,7 +44,7 @@ Notify = Callable[[Any], Awaitable[None]]
 
 
 class Repeatable(Protocol):
-    """What is remembered of a change: `control.Transition`."""
+    """What is remembered of a change: `performing.BoundTransition`."""
 
     @property
     def name(self) -> str: ...
@@ -71,7 +71,7 @@ class History:
     """One process's changes of the last minute. It keeps none unless `run` looks after them."""
 
     def __init__(self, store: Store, perform: Callable[[Any, Notify], Awaitable[Any]]) -> None:
-        """Remember for one process; `perform` performs a transition, as `Operations.transition` does."""
+        """Remember for one process; `perform` performs a transition, as `Operations.perform` does."""
         self._store = store
         self._perform = perform
         self._changes: deque[Change] = deque()

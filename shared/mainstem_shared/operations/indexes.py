@@ -4,7 +4,7 @@ Each bucket has its own index of what is unfinished, recent and to be compacted:
 change a run, and what is here looks after them. An owner's and a user's lists are in slots of their own: an
 entry of these is written before the transition that needs it and removed after the one that ends the need.
 No index is the truth: it says which records to look at, and an entry too many is dropped by whoever reads it.
-Nobody else writes them; `operations.control` calls this beside each transition.
+Nobody else writes them; `operations.performing` calls this beside each transition.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import Reason, Status
 from mainstem_shared.operations import ending
-from mainstem_shared.operations.control import HANDOVER, Operations, Rounds
+from mainstem_shared.operations.performing import HANDOVER, Operations, Rounds
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ async def hand_over(
         restart=restart,
         patience_s=patience_s,
     )
-    if not isinstance(await operations.transition(handover, notify=deliver), int):
+    if not isinstance(await operations.perform(handover, notify=deliver), int):
         return False
     noted = {"action": "run_handed_over", "run_id": run_id, "cause": cause, "resume_as": resume_as}
     logger.warning("a run goes to another worker", extra=noted)

@@ -15,7 +15,7 @@ from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import Reason, Status
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import ending, quotas
-from mainstem_shared.operations.control import RESOLVE, Operations
+from mainstem_shared.operations.performing import RESOLVE, Operations
 from mainstem_shared.transitions import Waiting
 
 logger = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ async def _resolve(
         body={**kept, "by": by, "at": now_ms()},
         live_ttl_ms=operations.settings.live_ttl_ms,
     )
-    answer = await operations.transition(resolve, notify=deliver)
+    answer = await operations.perform(resolve, notify=deliver)
     if isinstance(answer, transitions.Resolved):
         logger.info("run resumed", extra={"action": "run_resumed", "run_id": run_id, "digest": digest})
     return answer

@@ -23,7 +23,7 @@ from mainstem_shared.model.runs import Reason, Spec, StartRequest, WaitingFor
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import engine_catalogue, quotas
 from mainstem_shared.operations.aborting import Aborter
-from mainstem_shared.operations.control import START, Operations
+from mainstem_shared.operations.performing import START, Operations
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
@@ -37,7 +37,7 @@ _USER_ID: Final[TypeAdapter[str]] = TypeAdapter(runs.UserId)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class StartAnswer:
     """What became of a start: a durable run, new or (`replayed`) that of the idempotency key's first use.
 
     `replaces`: the run that was asked to stop in favour of this one.
@@ -72,7 +72,7 @@ async def start_run(
     run_id: str | None = None,
     trigger: str = "user",
     private_threads: bool = False,
-) -> Outcome:
+) -> StartAnswer:
     """Make a run durable and offer it to workers. An unavailable broker delays it and is no error.
 
     A given `run_id` (it must be of this thread) makes the call repeatable: the same caller, starting it
@@ -108,14 +108,14 @@ async def start_run(
         idempotency=idempotency,
         private=private_threads,
     )
-    answer = await operations.transition(start, notify=functools.partial(_publish, operations, spec))
+    answer = await operations.perform(start, notify=functools.partial(_publish, operations, spec))
     if not isinstance(answer, transitions.Started):
         return _refused(spec, answer)
     log.info("Run started", extra={"action": "start_run", "run_id": spec.run_id, "engine": spec.engine})
     replaces = answer.active if request.if_active == "replace" and answer.active != spec.run_id else None
     for replaced in filter(None, (answer.superseded, replaces)):
         await _stop_replaced(operations, replaced)
-    return Outcome(run_id=spec.run_id, waiting=answer.waiting, replaces=replaces)
+    return StartAnswer(run_id=spec.run_id, waiting=answer.waiting, replaces=replaces)
 
 
 async def _stored(operations: Operations, request: StartRequest, spec: Spec) -> bytes:
@@ -254,7 +254,7 @@ async def _stop_replaced(operations: Operations, run_id: str) -> None:
 
 def _refused(
     spec: Spec, answer: transitions.Exists | transitions.Replayed | transitions.Busy | transitions.Gone
-) -> Outcome:
+) -> StartAnswer:
     if isinstance(answer, transitions.Exists):
         raise errors.Conflict("A run with this id exists already.", run_id=spec.run_id)
     if isinstance(answer, transitions.Gone):
@@ -263,4 +263,4 @@ def _refused(
         raise (errors.ThreadQueueFull if answer.queue_full else errors.ThreadBusy)(run_id=answer.active)
     if not answer.same_body:
         raise errors.IdempotencyKeyReused(run_id=answer.run_id)
-    return Outcome(run_id=answer.run_id, replayed=True)
+    return StartAnswer(run_id=answer.run_id, replayed=True)

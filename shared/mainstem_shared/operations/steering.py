@@ -18,7 +18,7 @@ from mainstem_shared.coordination import mailboxes
 from mainstem_shared.guards import Kind, Said
 from mainstem_shared.model import ids, jsontext, runs, validation
 from mainstem_shared.model.runs import Spec, Status
-from mainstem_shared.operations.control import STEER, Operations
+from mainstem_shared.operations.performing import STEER, Operations
 from mainstem_shared.store.client import Store
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ async def send(operations: Operations, spec: Spec, *, request: InputRequest, by:
             await tell(operations.store, run_id, answer.owner)
 
     steer = STEER.of(run_id, input_id=input_id, text=request.text, by=by)
-    answer = await operations.transition(steer, notify=tell_owner)
+    answer = await operations.perform(steer, notify=tell_owner)
     match answer:
         case transitions.Accepted():
             pass
@@ -108,7 +108,7 @@ async def send(operations: Operations, spec: Spec, *, request: InputRequest, by:
 async def tell(store: Store, run_id: str, owner: str) -> None:
     """Tell a run's owner that its record has inputs; a sweeper repeats what fails here."""
     try:
-        await mailboxes.post(store, owner, mailboxes.Input(run_id=run_id))
+        await mailboxes.post(store, owner, mailboxes.InputMessage(run_id=run_id))
     except errors.StoreUnavailable:
         logger.warning("mail was not sent", extra={"action": "mail_failed", "run_id": run_id})
 

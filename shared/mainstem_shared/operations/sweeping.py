@@ -27,9 +27,9 @@ from mainstem_shared.operations import census, ending, migration, recovery, resu
 from mainstem_shared.operations.aborting import Abort, Aborter
 from mainstem_shared.operations.archiving import AWAY_HOLD_MS, Archiver
 from mainstem_shared.operations.blob_collection import BlobCollector
-from mainstem_shared.operations.control import PROMOTE, Operations
 from mainstem_shared.operations.due_work import HOLD_MS, SLICE, Drain
 from mainstem_shared.operations.indexes import CHECKS, COMPACTIONS, Backlog, Indexes
+from mainstem_shared.operations.performing import PROMOTE, Operations
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 
@@ -283,7 +283,7 @@ class Sweeper:
         """Hand a thread on whose holder is gone, and keep a run alive that waits for its turn."""
         settings = self.operations.settings
         promote = PROMOTE.of(run_id, live_ttl_ms=settings.live_ttl_ms, thread_ttl_ms=settings.thread_ttl_ms)
-        await self.operations.transition(promote, notify=self._deliver_promoted)
+        await self.operations.perform(promote, notify=self._deliver_promoted)
         await self._look_again(run_id, now + self._look_ms)
 
     async def _deliver_promoted(self, answer: object) -> None:

@@ -21,8 +21,8 @@ from celery.exceptions import SoftTimeLimitExceeded
 from mainstem_tasks.celery_support.cancellation import (
     CancelCause,
     Cancellation,
+    awaitable_steps,
     bind_cancellation,
-    steer,
 )
 
 T = TypeVar("T")
@@ -145,7 +145,7 @@ class _Execution(Generic[T]):
 
     async def _run(self) -> None:
         try:
-            value = await steer(self._body, self._cancellation)
+            value = await awaitable_steps(self._body, self._cancellation)
         except BaseException as exc:  # noqa: BLE001 - the waiting thread re-raises it
             self.result.set_exception(exc)
         else:

@@ -7,7 +7,7 @@ import time
 from typing import Final
 
 from mainstem_shared import errors
-from mainstem_tasks.celery_support.publisher import Dispatcher
+from mainstem_tasks.celery_support.publisher import CeleryPublisher
 
 EVERY_S: Final = 10.0
 """A probe is one message that nobody gets: cheap, but no heartbeat."""
@@ -16,8 +16,8 @@ EVERY_S: Final = 10.0
 class BrokerWatch:
     """Knows what came of this process's last probe. `run` until cancelled."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
+    def __init__(self, publisher: CeleryPublisher) -> None:
+        self._publisher = publisher
         self.is_up = True
         self.latency_s = 0.0
 
@@ -26,7 +26,7 @@ class BrokerWatch:
         while True:
             began = time.monotonic()
             try:
-                await self._dispatcher.aping()
+                await self._publisher.aping()
             except errors.BrokerUnavailable:
                 self.is_up = False
             else:

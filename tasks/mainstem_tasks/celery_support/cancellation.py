@@ -142,6 +142,6 @@ def drive_steps(body: Coroutine[Any, Any, T], cancellation: Cancellation) -> Gen
 
 
 @types.coroutine
-def steer(body: Coroutine[Any, Any, T], cancellation: Cancellation) -> Generator[Any, Any, T]:
+def awaitable_steps(body: Coroutine[Any, Any, T], cancellation: Cancellation) -> Generator[Any, Any, T]:
     """`drive_steps`, to be awaited."""
     return (yield from drive_steps(body, cancellation))

@@ -1,4 +1,4 @@
-"""The `Dispatcher` publishes, revokes and pings through Celery's broker, each within a bounded time.
+"""The `CeleryPublisher` publishes, revokes and pings through Celery's broker, each within a bounded time.
 
 A message is only a hint that a run waits: who publishes, twice or not at all, is the business of
 `mainstem_shared.coordination.outbox`. Used by the web tier, by tasks and by sweepers; not by a worker's app.
@@ -48,7 +48,7 @@ _THREADS: Final = 4  # a publish takes half a millisecond; more threads would on
 _ONE_RETRY: Final = {"max_retries": 1, "interval_start": 0, "interval_step": 0.05, "interval_max": 0.1}
 
 
-class Dispatcher:
+class CeleryPublisher:
     """Publishes messages for runs. Safe to share between threads and loops, and to carry over a fork.
 
     Every call ends within TIMEOUT_S. Connections and threads are made on first use.
@@ -62,7 +62,7 @@ class Dispatcher:
         self._transport_options = dict(transport_options or {})
         self._lock = threading.Lock()
         self._sender: _Sender | None = None
-        _dispatchers.add(self)
+        _publishers.add(self)
 
     def publish(self, run_id: str, *, user_id: str, engine: str, descent: Descent | None = None) -> str:
         """Publish a message that makes some worker claim the run; returns its task id, a new one each time.
@@ -272,14 +272,14 @@ def _ping(sender: _Sender) -> None:
         sender.producer.channel.queue_purge(queue)
 
 
-_dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
+_publishers: weakref.WeakSet[CeleryPublisher] = weakref.WeakSet()
 _parents: list[_Sender] = []
 """Kept for ever in a forked child: collecting them could write a goodbye into the parent's sockets."""
 
 
 def _after_fork() -> None:
-    for dispatcher in list(_dispatchers):
-        dispatcher.after_fork()
+    for publisher in list(_publishers):
+        publisher.after_fork()
 
 
 os.register_at_fork(after_in_child=_after_fork)

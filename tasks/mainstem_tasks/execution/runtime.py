@@ -15,15 +15,15 @@ from mainstem_shared.coordination.leases import Lease
 from mainstem_shared.eventlog.writing.writer import Writer
 from mainstem_shared.model.runs import Reason, Status
 from mainstem_shared.operations import ending
-from mainstem_shared.operations.control import Operations
+from mainstem_shared.operations.performing import Operations
 from mainstem_shared.settings import Settings
 from mainstem_shared.store.client import Store
-from mainstem_tasks.celery_support.publisher import Dispatcher
+from mainstem_tasks.celery_support.publisher import CeleryPublisher
 
 logger = logging.getLogger(__name__)
 
 
-class Stop(StrEnum):
+class StopCause(StrEnum):
     """Why a segment's engine is stopped."""
 
     REQUESTED = "requested"
@@ -33,10 +33,10 @@ class Stop(StrEnum):
     SUSPENDED = "suspended"
 
 
-class Segment(Protocol):
-    """What a runtime asks of the segments that it executes (`segments.Segment`)."""
+class SegmentHandle(Protocol):
+    """What a runtime asks of the segments that it executes (`segments.SegmentHandle`)."""
 
-    def stop(self, cause: Stop) -> None: ...
+    def stop(self, cause: StopCause) -> None: ...
     def stop_for(self, reason: Reason) -> None: ...
     def fetch_inputs(self) -> None: ...
     def check_clock(self) -> None: ...
@@ -52,9 +52,9 @@ class Runtime:
     store: Store
     writer: Writer
     lease: Lease
-    dispatcher: Dispatcher
+    publisher: CeleryPublisher
     operations: Operations
-    segments: dict[str, Segment] = field(default_factory=dict[str, Segment])
+    segments: dict[str, SegmentHandle] = field(default_factory=dict[str, SegmentHandle])
     """The runs this process executes now, by run id."""
     claiming: dict[str, Reason | None] = field(default_factory=dict[str, Reason | None])
     """Runs whose claim is under way, and the stop that overtook its reply, if any."""
@@ -65,7 +65,7 @@ class Runtime:
 
     def deliver(self, message: mailboxes.Message) -> None:
         """Act on a message from the mailbox."""
-        if isinstance(message, mailboxes.Input):
+        if isinstance(message, mailboxes.InputMessage):
             self._tell(message.run_id)
         elif not self._stop(message):
             self.spawn(self._settle_orphan(message))
@@ -77,7 +77,7 @@ class Runtime:
         elif run_id in self.claiming:
             self.addressed.add(run_id)
 
-    def _stop(self, message: mailboxes.Stop) -> bool:
+    def _stop(self, message: mailboxes.StopMessage) -> bool:
         """Stop the run if it is here, or about to be."""
         if (segment := self.segments.get(message.run_id)) is not None:
             segment.stop_for(message.reason)
@@ -98,7 +98,7 @@ class Runtime:
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a side task failed", extra={"action": "side_task_failed"}, exc_info=error)
 
-    async def _settle_orphan(self, message: mailboxes.Stop) -> None:
+    async def _settle_orphan(self, message: mailboxes.StopMessage) -> None:
         """End a run that is ours by its record but that no segment here knows: its task died on the way."""
         run_id, owner = message.run_id, self.lease.owner
         if self.operations.history.is_repairing(run_id):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Generator
 from typing import Final
 
-from mainstem_shared import logs, tracing, transitions
+from mainstem_shared import log_lines, tracing, transitions
 from mainstem_shared.eventlog.writing.channels import Channel
 from mainstem_shared.metrics import catalogue as metrics
 from mainstem_shared.metrics import labels
@@ -52,7 +52,7 @@ def observed(claimed: transitions.Claimed, *, task_id: str) -> Generator[Segment
     agent: tracing.Attributes = {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": spec.engine}
     names = {"thread_id": spec.thread_id, "user_id": spec.user_id, "engine": spec.engine}
     with (
-        logs.bound(run_id=spec.run_id, **names, segment=claimed.segment),
+        log_lines.bound(run_id=spec.run_id, **names, segment=claimed.segment),
         tracing.span(
             f"process {GENERATE}", kind="CONSUMER", parent=spec.traceparent, attributes=about | task
         ) as outer,

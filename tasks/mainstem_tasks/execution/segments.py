@@ -25,13 +25,13 @@ from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import Reason, Status
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import ending, recovery
-from mainstem_shared.operations.control import CLAIM, PAUSE, STOP, Transition, nobody
+from mainstem_shared.operations.performing import CLAIM, PAUSE, STOP, BoundTransition, nobody
 from mainstem_tasks.celery_support.cancellation import CancelCause, cancel_cause
 from mainstem_tasks.execution import histories, verdicts
 from mainstem_tasks.execution.inputs import Inputs
 from mainstem_tasks.execution.last_resort import FINISH_PATIENCE_S, NOTHING_TO_DO, end_as_it_stands
 from mainstem_tasks.execution.purses import Purse
-from mainstem_tasks.execution.runtime import Runtime, Stop
+from mainstem_tasks.execution.runtime import Runtime, StopCause
 from mainstem_tasks.execution.segment_metrics import SegmentMetrics, observed
 from mainstem_tasks.execution.uncancelled import uncancelled
 from mainstem_tasks.execution.verdicts import Exited, Verdict
@@ -108,9 +108,9 @@ async def execute(runtime: Runtime, run_id: str, *, task_id: str) -> str:
     return NOTHING_TO_DO
 
 
-async def _claimed(runtime: Runtime, claim: Transition[R]) -> R:
+async def _claimed(runtime: Runtime, claim: BoundTransition[R]) -> R:
     await runtime.operations.history.settled()
-    return await runtime.operations.transition(claim, notify=nobody)
+    return await runtime.operations.perform(claim, notify=nobody)
 
 
 class Segment:
@@ -126,7 +126,7 @@ class Segment:
         addressed: bool = False,
     ) -> None:
         self.run_id = run_id
-        self.cause: Stop | None = None
+        self.cause: StopCause | None = None
         self._reason: Reason | None = None
         self._runtime = runtime
         self._claimed = claimed
@@ -157,9 +157,9 @@ class Segment:
     def stop_for(self, reason: Reason) -> None:
         """Stop the engine because somebody asked for it."""
         self._reason = reason
-        self.stop(Stop.REQUESTED)
+        self.stop(StopCause.REQUESTED)
 
-    def stop(self, cause: Stop) -> None:
+    def stop(self, cause: StopCause) -> None:
         """Cancel the engine once; only the first cause counts."""
         if self.cause is not None:
             return
@@ -178,7 +178,7 @@ class Segment:
         over = self._spent_s + clocks.now() - self._begun > self._claimed.spec.max_duration_s
         silent = time.monotonic() - channel.last_emit > settings.idle_timeout_s and channel.idle
         if over or silent:
-            self.stop(Stop.TIMED_OUT)
+            self.stop(StopCause.TIMED_OUT)
 
     def silence_s(self) -> float:
         """For how long the engine has emitted nothing."""
@@ -193,9 +193,9 @@ class Segment:
             fold, state = (Content(), None) if self._claimed.segment == 1 else await uncancelled(self._past())
             self._checkpointed = state is not None
             if self._runtime.lease.owner != self._control.owner:
-                self.stop(Stop.SUSPENDED)  # sweepers have looked through that name's runs already
+                self.stop(StopCause.SUSPENDED)  # sweepers have looked through that name's runs already
             channel = self._channel = self._runtime.writer.open(self._control, fold)
-            channel.on_lost = lambda: self.stop(Stop.LOST)
+            channel.on_lost = lambda: self.stop(StopCause.LOST)
             self._inputs = Inputs(self._runtime, channel, read=len(fold.inputs))
             if self._addressed:
                 await uncancelled(self._inputs.fetched())
@@ -284,7 +284,7 @@ class Segment:
                 interrupted = True
                 self._stop_for_pool()
             except SoftTimeLimitExceeded:
-                self.stop(Stop.TIMED_OUT)
+                self.stop(StopCause.TIMED_OUT)
             if self.cause is not None:
                 deadline = deadline or time.monotonic() + CLEANUP_S
                 if time.monotonic() > deadline:
@@ -298,11 +298,11 @@ class Segment:
     def _stop_for_pool(self) -> None:
         match cancel_cause():
             case CancelCause.SOFT_TIME_LIMIT | CancelCause.HARD_TIME_LIMIT:
-                self.stop(Stop.TIMED_OUT)
+                self.stop(StopCause.TIMED_OUT)
             case CancelCause.SHUTDOWN:
-                self.stop(Stop.SHUTDOWN)
+                self.stop(StopCause.SHUTDOWN)
             case _:  # revoked by an operator, or by the abort that is on its way through the mailbox too
-                self.stop(Stop.REQUESTED)
+                self.stop(StopCause.REQUESTED)
 
     # -- the end
 
@@ -352,7 +352,7 @@ class Segment:
                 settings=here.settings,
                 patience_s=FINISH_PATIENCE_S,
             )
-            answer = await here.operations.transition(wait, notify=nobody)
+            answer = await here.operations.perform(wait, notify=nobody)
         except errors.Fenced:
             return self._lost()
         except (errors.StoreUnavailable, TimeoutError) as error:
@@ -367,7 +367,7 @@ class Segment:
 
     def _can_go_on(self) -> bool:
         """Whether another worker can go on where this one stops, or begin what did not begin here."""
-        if self.cause not in {Stop.SHUTDOWN, Stop.SUSPENDED}:
+        if self.cause not in {StopCause.SHUTDOWN, StopCause.SUSPENDED}:
             return False
         if self._run is None:
             return True
@@ -398,14 +398,14 @@ class Segment:
         failure = None
         if engine.done() and not engine.cancelled():
             failure = engine.exception()
-        if self.cause is Stop.LOST or (type(failure) is errors.Fenced and self._is_fenced()):
+        if self.cause is StopCause.LOST or (type(failure) is errors.Fenced and self._is_fenced()):
             return None
         match self.cause:
-            case Stop.REQUESTED:
+            case StopCause.REQUESTED:
                 return Verdict(reason=self._reason or Reason.USER_ABORT)
-            case Stop.SHUTDOWN | Stop.SUSPENDED:
+            case StopCause.SHUTDOWN | StopCause.SUSPENDED:
                 return Verdict(reason=Reason.SHUTDOWN)
-            case Stop.TIMED_OUT:
+            case StopCause.TIMED_OUT:
                 return verdicts.failed(
                     Reason.TIMED_OUT, "The engine was over its time, or silent for too long."
                 )
@@ -422,7 +422,7 @@ class Segment:
             if channel.failure is not None:  # nobody took it: it could not be written
                 return await end_as_it_stands(self._runtime, channel.control)
             return self._lost()
-        if self.cause is Stop.REQUESTED and self._reason is None:
+        if self.cause is StopCause.REQUESTED and self._reason is None:
             verdict = Verdict(reason=await self._recorded_reason())
         try:
             async with asyncio.timeout(FINISH_PATIENCE_S):
@@ -461,7 +461,7 @@ class Segment:
         try:
             # Nobody is told: the run's owner, which is to end it, is here.
             stop = STOP.of(self.run_id, reason=Reason.USER_ABORT)
-            intent = await self._runtime.operations.transition(stop, notify=nobody)
+            intent = await self._runtime.operations.perform(stop, notify=nobody)
         except errors.StoreUnavailable:
             return Reason.USER_ABORT
         return intent.reason if isinstance(intent, transitions.Intended) else Reason.USER_ABORT

@@ -16,7 +16,7 @@ from mainstem_shared.model import contents, events, jsontext
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import Reason
 from mainstem_shared.operations import ending
-from mainstem_shared.operations.control import Operations
+from mainstem_shared.operations.performing import Operations
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 from support.models import verb_calls as v

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mainstem_shared import transitions
 from mainstem_shared.model.time import now_ms
-from mainstem_shared.operations.control import Operations
+from mainstem_shared.operations.performing import Operations
 from mainstem_shared.operations.sweeping import LOOK_LEASES, Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys

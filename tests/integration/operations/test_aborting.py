@@ -76,7 +76,7 @@ async def test_a_letter_that_nobody_reads_is_not_called_delivered(store: Store, 
     unread = await runs.abort(log.run_id)
     assert (unread.outcome, unread.won_from, unread.signal_delivered) == ("pending", None, False)
     ((letter_id, mail),) = await store.client.xrange(keys.mailbox("w1"))
-    assert mailboxes.MESSAGE.validate_json(mail[b"m"]) == mailboxes.Stop(
+    assert mailboxes.MESSAGE.validate_json(mail[b"m"]) == mailboxes.StopMessage(
         run_id=log.run_id, reason=Reason.USER_ABORT
     )
     await store.client.set(keys.mail_read("w1"), letter_id, ex=60)

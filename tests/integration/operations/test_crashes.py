@@ -1,6 +1,6 @@
 """The process that acts dies after each single command it sends: somebody else heals what it leaves behind.
 
-Every registered operation (`operations.control`), and the pairs of docs/pairs.md: a case is begun again and
+Every registered transition (`operations.performing`), and the pairs of docs/pairs.md: a case is begun again and
 again, each time on a run of its own, by a process that dies one command later than the one before.
 """
 
@@ -19,10 +19,10 @@ from mainstem_shared.model.contents import Content
 from mainstem_shared.model.principals import Principal
 from mainstem_shared.model.runs import Reason, Status
 from mainstem_shared.model.time import now_ms
-from mainstem_shared.operations import deleting, ending, quotas, recovery, resuming, starting, steering
+from mainstem_shared.operations import aborting, ending, quotas, recovery, resuming, starting, steering
 from mainstem_shared.operations.aborting import Aborter
-from mainstem_shared.operations.control import CLAIM, OPERATIONS, PAUSE, Operations, nobody
 from mainstem_shared.operations.deleting import Deleter
+from mainstem_shared.operations.performing import CLAIM, PAUSE, TRANSITIONS, Operations, nobody
 from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
@@ -58,9 +58,9 @@ class Case:
         class Noting(Operations):
             """Notes what it performs."""
 
-            async def transition(self, change: Any, **options: Any) -> Any:
+            async def perform(self, change: Any, **options: Any) -> Any:
                 performed.add(change.name)
-                return await super().transition(change, **options)
+                return await super().perform(change, **options)
 
         return Noting(store=self.store, settings=self.settings, publisher=self.messages)
 
@@ -89,7 +89,7 @@ class Case:
             task_id="task",
             live_ttl_ms=v.LIVE_MS,
         )
-        claimed = await self.operations.transition(claim, notify=nobody)
+        claimed = await self.operations.perform(claim, notify=nobody)
         assert isinstance(claimed, transitions.Claimed)
         return transitions.Control(run_id=self.run_id, epoch=claimed.epoch, owner=owner)
 
@@ -206,7 +206,7 @@ async def pause(case: Case, window_ms: int = 3_600_000) -> None:
         checkpoint=b"state",
         settings=case.settings,
     )
-    await case.operations.transition(wait, notify=nobody)
+    await case.operations.perform(wait, notify=nobody)
 
 
 async def resume(case: Case) -> None:
@@ -234,7 +234,7 @@ async def sweep(case: Case) -> None:
 
 
 async def kill(case: Case) -> None:
-    await deleting.kill(case.aborter, case.run_id)
+    await aborting.end_by_force(case.aborter, case.run_id)
 
 
 async def delete(case: Case) -> None:
@@ -282,7 +282,7 @@ async def test_every_operation_is_among_them(store: Store):
         case.performed.clear()
         await act(case)
         performed |= case.performed
-    assert performed == set(OPERATIONS)
+    assert performed == set(TRANSITIONS)
 
 
 @pytest.mark.parametrize("pair", PAIRS)

@@ -11,7 +11,7 @@ from mainstem_shared.model import ids
 from mainstem_shared.model.events import Type, field
 from mainstem_shared.model.runs import Reason, Status
 from mainstem_shared.operations import ending
-from mainstem_shared.operations.control import Operations
+from mainstem_shared.operations.performing import Operations
 from mainstem_shared.operations.queries import summaries
 from mainstem_shared.operations.queries.listings import Query
 from mainstem_shared.operations.sweeping import Sweeper

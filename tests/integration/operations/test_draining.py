@@ -9,7 +9,7 @@ from mainstem_shared.model import ids
 from mainstem_shared.model.runs import Reason
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import due_work, sweeping
-from mainstem_shared.operations.control import Operations
+from mainstem_shared.operations.performing import Operations
 from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys

@@ -10,12 +10,12 @@ import pytest
 
 from mainstem_shared.coordination.leases import Lease
 from mainstem_shared.coordination.suspicions import Suspicions, server_of
-from mainstem_shared.operations.control import Operations
+from mainstem_shared.operations.performing import Operations
 from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
-from mainstem_tasks.celery_support.publisher import Dispatcher
+from mainstem_tasks.celery_support.publisher import CeleryPublisher
 from support.models import listed
 from support.models import verb_calls as v
 from support.processes.proxy import Proxy
@@ -42,7 +42,7 @@ async def named(name: Proxy) -> AsyncIterator[Store]:
 
 def sweeper(store: Store, broker_url: str, owner: str) -> Sweeper:
     settings = Settings(lease_s=LEASE_S, sweep_s=0.2)
-    by = Operations(store=store, settings=settings, publisher=Dispatcher(broker_url))
+    by = Operations(store=store, settings=settings, publisher=CeleryPublisher(broker_url))
     return Sweeper(operations=by, owner=lambda: owner)
 
 

@@ -8,13 +8,13 @@ import pytest
 
 from mainstem_shared.coordination import clocks
 from mainstem_shared.coordination.leases import Lease
-from mainstem_shared.operations.control import Operations
 from mainstem_shared.operations.indexes import Indexes
+from mainstem_shared.operations.performing import Operations
 from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
-from mainstem_tasks.celery_support.publisher import Dispatcher
+from mainstem_tasks.celery_support.publisher import CeleryPublisher
 
 RUN = "abcdefgh234567ab_abcdefghijklmnopqrstuvwxyz"
 
@@ -36,7 +36,7 @@ async def test_what_is_listed_under_a_former_name_is_swept(
     lease.stop()
     assert lease.owner != former
     assert await store.client.zscore(keys.WORKERS, former) is not None
-    by = Operations(store=store, settings=Settings(), publisher=Dispatcher(broker_url))
+    by = Operations(store=store, settings=Settings(), publisher=CeleryPublisher(broker_url))
     sweeper = Sweeper(operations=by, owner=lambda: "the sweeper")
     for _ in range(2):  # a lease must be missing twice
         await store.client.delete(keys.SWEEP)

@@ -12,13 +12,13 @@ import pytest
 from mainstem_api import AsyncRuns
 from mainstem_shared import errors
 from mainstem_shared.model.runs import Reason, Run, Status
-from mainstem_shared.operations.control import Operations
 from mainstem_shared.operations.deleting import Deleter
+from mainstem_shared.operations.performing import Operations
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import endpoints
 from mainstem_shared.store.client import Store
 from mainstem_tasks import RunContext, engine
-from mainstem_tasks.celery_support.publisher import Dispatcher
+from mainstem_tasks.celery_support.publisher import CeleryPublisher
 from mainstem_tasks.execution import segments
 from mainstem_tasks.execution.runtime import Runtime
 from support.processes.in_process_worker import working
@@ -98,18 +98,18 @@ async def fleet(private_valkey: ValkeyProcess) -> AsyncIterator[Fleet]:
 @asynccontextmanager
 async def _web_tier(settings: Settings) -> AsyncIterator[tuple[AsyncRuns, Operations]]:
     """Make what a gateway has: runs, and somebody who looks after their history."""
-    store, dispatcher = (
+    store, publisher = (
         Store(endpoints.store_url(settings)),
-        Dispatcher(endpoints.broker_url(settings), queue=settings.queue),
+        CeleryPublisher(endpoints.broker_url(settings), queue=settings.queue),
     )
-    operations = Operations(store=store, settings=settings, publisher=dispatcher)
+    operations = Operations(store=store, settings=settings, publisher=publisher)
     await operations.history.begin()
     watching = asyncio.create_task(operations.history.run())
-    async with AsyncRuns(settings, store=store, publisher=dispatcher, operations=operations) as runs:
+    async with AsyncRuns(settings, store=store, publisher=publisher, operations=operations) as runs:
         yield runs, operations
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
-    await dispatcher.aclose()
+    await publisher.aclose()
     await store.close()
 
 

@@ -24,8 +24,8 @@ from mainstem_shared.model.principals import Principal
 from mainstem_shared.model.runs import Reason, Run, Status
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import resuming, starting
-from mainstem_shared.operations.aborting import Abort, Aborter, Outcome
-from mainstem_shared.operations.control import Operations
+from mainstem_shared.operations.aborting import Abort, Aborter, AbortOutcome
+from mainstem_shared.operations.performing import Operations
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
@@ -114,7 +114,7 @@ class Race:
         await self.turnstile.turn(name)
         self.late_ms = 2 * WINDOW_MS
 
-    async def replace(self, name: str) -> starting.Outcome:
+    async def replace(self, name: str) -> starting.StartAnswer:
         return await starting.start_run(
             self.operations(name),
             starting.parse_request({"engine": "demo", "if_active": "replace"}),
@@ -178,10 +178,10 @@ class Truth:
 
     def _check_abort(self, answer: Any) -> None:
         assert isinstance(answer, Abort), answer
-        if answer.outcome is Outcome.ABORTED:
+        if answer.outcome is AbortOutcome.ABORTED:
             assert self.run.status is Status.ABORTED
         else:
-            assert answer.outcome is Outcome.ALREADY_FINISHED
+            assert answer.outcome is AbortOutcome.ALREADY_FINISHED
             assert self.run.reason in {Reason.APPROVAL_EXPIRED, Reason.REPLACED, Reason.USER_ABORT}
 
 

@@ -15,8 +15,8 @@ from mainstem_shared.eventlog.reading import run_states
 from mainstem_shared.model import ids
 from mainstem_shared.model.principals import Principal
 from mainstem_shared.model.runs import INPUT_LIMIT, METADATA_LIMIT, Reason, Status, WaitingFor
-from mainstem_shared.operations import control, starting
-from mainstem_shared.operations.control import Operations
+from mainstem_shared.operations import performing, starting
+from mainstem_shared.operations.performing import Operations
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
@@ -60,7 +60,7 @@ def messages() -> Messages:
     return Messages()
 
 
-async def start(store: Store, messages: Messages, thread: str = "t", **changes: Any) -> starting.Outcome:
+async def start(store: Store, messages: Messages, thread: str = "t", **changes: Any) -> starting.StartAnswer:
     fields = {"engine": "demo", "input": {"tokens": 3}}
     settings = changes.pop("settings", SETTINGS)
     options = {
@@ -163,7 +163,7 @@ async def test_the_owner_of_a_replaced_run_is_told_by_mail(store: Store, message
     await transitions.claim(store, first.run_id, nonce="n", owner="w1", task_id="t", live_ttl_ms=60_000)
     await start(store, messages, if_active="replace")
     ((_, mail),) = await store.client.xrange(keys.mailbox("w1"))
-    assert mailboxes.MESSAGE.validate_json(mail[b"m"]) == mailboxes.Stop(
+    assert mailboxes.MESSAGE.validate_json(mail[b"m"]) == mailboxes.StopMessage(
         run_id=first.run_id, reason=Reason.REPLACED
     )
 
@@ -184,7 +184,7 @@ async def test_an_idempotency_key_replays_after_the_end_and_for_equal_requests(
     first = await start(store, messages, idempotency_key="k")
     await end(store, first.run_id)
     again = await start(store, messages, idempotency_key="k", if_active="reject", metadata={})
-    assert again == starting.Outcome(run_id=first.run_id, replayed=True)
+    assert again == starting.StartAnswer(run_id=first.run_id, replayed=True)
 
 
 async def test_an_idempotency_key_belongs_to_user_thread_and_body(store: Store, messages: Messages):
@@ -316,7 +316,7 @@ async def test_a_store_that_dies_before_the_verb_leaves_only_an_entry_of_the_use
 
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(control.START, "verb", killed_in_between)
+            patch.setattr(performing.START, "verb", killed_in_between)
             with pytest.raises(errors.StoreUnavailable):
                 await start(store, messages)
         private_valkey.start()

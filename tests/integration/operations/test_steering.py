@@ -15,7 +15,7 @@ from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.runs import Reason
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import ending, recovery, steering
-from mainstem_shared.operations.control import Operations
+from mainstem_shared.operations.performing import Operations
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store

@@ -13,7 +13,7 @@ import redis
 from mainstem_shared import errors
 from mainstem_shared.store import readiness, server_checks
 from mainstem_shared.store.client import Store
-from mainstem_tasks.celery_support.publisher import Dispatcher
+from mainstem_tasks.celery_support.publisher import CeleryPublisher
 from support.processes.gateways import GatewayThread, check_problem
 from support.processes.processes import gateway as gateway_process
 from support.processes.processes import worker
@@ -84,9 +84,9 @@ async def test_checking_leaves_nothing_behind(store: Store, store_url: str, brok
     """Neither keys in the store nor messages in the broker, nor a queue."""
     for _ in range(3):
         await readiness.check_writes(store)
-    dispatcher = Dispatcher(broker_url)
-    await dispatcher.aping()
-    await dispatcher.aclose()
+    publisher = CeleryPublisher(broker_url)
+    await publisher.aping()
+    await publisher.aclose()
     assert await store.client.keys("*") == []
     with redis.Redis.from_url(broker_url, decode_responses=True) as broker:
         assert [key for key in broker.keys("*") if "ready" in key] == []

@@ -22,7 +22,7 @@ from mainstem_shared.settings import Settings
 from mainstem_shared.store import connections, keys, raw_connections
 from mainstem_shared.store.client import Store
 from mainstem_shared.store.primary_watch import PrimaryWatch
-from mainstem_tasks.celery_support.publisher import Dispatcher
+from mainstem_tasks.celery_support.publisher import CeleryPublisher
 from support.engines.demowords import demo_text
 from support.models import verb_calls as v
 from support.processes.processes import worker
@@ -134,12 +134,12 @@ async def uses_as_store(url: str) -> None:
 
 
 def uses_as_broker(url: str, made: Group) -> None:
-    dispatcher = Dispatcher(url)
+    publisher = CeleryPublisher(url)
     try:
-        dispatcher.ping()
-        task_id = dispatcher.publish(v.new_run(), user_id="ann", engine="demo")
+        publisher.ping()
+        task_id = publisher.publish(v.new_run(), user_id="ann", engine="demo")
     finally:
-        dispatcher.close()
+        publisher.close()
     with made.primary.client(1) as client:
         assert task_id in "".join(client.lrange("celery", 0, -1))  # type: ignore[arg-type]
         client.delete("celery")

@@ -16,7 +16,7 @@ import pytest
 import redis
 
 from mainstem_shared import errors
-from mainstem_tasks.celery_support.publisher import GENERATE, TIMEOUT_S, Dispatcher
+from mainstem_tasks.celery_support.publisher import GENERATE, TIMEOUT_S, CeleryPublisher
 from support.processes.servers import ValkeyProcess, free_port
 
 RUN = "abcdefgh234567ab_abcdefghijklmnopqrstuvwxyz"
@@ -24,10 +24,10 @@ SLACK_S = 0.8  # two busy cores
 
 
 @pytest.fixture
-def dispatcher(broker_url: str) -> Iterator[Dispatcher]:
-    dispatcher = Dispatcher(broker_url)
-    yield dispatcher
-    dispatcher.close()
+def publisher(broker_url: str) -> Iterator[CeleryPublisher]:
+    publisher = CeleryPublisher(broker_url)
+    yield publisher
+    publisher.close()
 
 
 def messages(url: str) -> list[dict]:
@@ -35,9 +35,9 @@ def messages(url: str) -> list[dict]:
         return [json.loads(raw) for raw in reversed(client.lrange("celery", 0, -1))]
 
 
-def test_a_message_names_the_run_and_is_readable_in_flower(dispatcher: Dispatcher, broker_url: str):
+def test_a_message_names_the_run_and_is_readable_in_flower(publisher: CeleryPublisher, broker_url: str):
     """The body holds the run id alone; run, user and engine are shown as its arguments, never in shadow."""
-    task_id = dispatcher.publish(RUN, user_id="ann", engine="demo")
+    task_id = publisher.publish(RUN, user_id="ann", engine="demo")
     (message,) = messages(broker_url)
     headers = message["headers"]
     args, kwargs, _ = json.loads(base64.b64decode(message["body"]))
@@ -50,29 +50,29 @@ def test_a_message_names_the_run_and_is_readable_in_flower(dispatcher: Dispatche
     assert headers["kwargsrepr"] == repr({"user": "ann", "engine": "demo"})
 
 
-def test_every_publish_has_a_task_id_of_its_own(dispatcher: Dispatcher, broker_url: str):
+def test_every_publish_has_a_task_id_of_its_own(publisher: CeleryPublisher, broker_url: str):
     """The same run published twice gets two task ids: a revoked one would be dropped for hours."""
-    ids = {dispatcher.publish(RUN, user_id="ann", engine="demo") for _ in range(2)}
+    ids = {publisher.publish(RUN, user_id="ann", engine="demo") for _ in range(2)}
     assert ids == {message["headers"]["id"] for message in messages(broker_url)}
     assert len(ids) == 2
     assert all(uuid.UUID(task_id).version == 4 for task_id in ids)
 
 
-async def test_many_tasks_publish_at_once(dispatcher: Dispatcher, broker_url: str):
+async def test_many_tasks_publish_at_once(publisher: CeleryPublisher, broker_url: str):
     """Concurrent publishes from one loop all arrive, once each."""
-    ids = await asyncio.gather(*(dispatcher.apublish(RUN, user_id="ann", engine="demo") for _ in range(100)))
+    ids = await asyncio.gather(*(publisher.apublish(RUN, user_id="ann", engine="demo") for _ in range(100)))
     assert sorted(ids) == sorted(message["headers"]["id"] for message in messages(broker_url))
 
 
 def test_revoking_reaches_listening_workers_and_leaves_no_reply_queue(
-    dispatcher: Dispatcher, broker_url: str
+    publisher: CeleryPublisher, broker_url: str
 ):
     """A revoke is one broadcast with terminate set; nothing stays behind in the broker."""
     task_id = str(uuid.uuid4())
     with redis.Redis.from_url(broker_url) as client, client.pubsub() as listener:
         listener.psubscribe("*celery.pidbox*")
         assert listener.get_message(timeout=5)
-        dispatcher.revoke(task_id)
+        publisher.revoke(task_id)
         sent = listener.get_message(timeout=5)
         assert sent is not None
         body = json.loads(base64.b64decode(json.loads(sent["data"])["body"]))
@@ -85,43 +85,43 @@ def test_revoking_reaches_listening_workers_and_leaves_no_reply_queue(
 @pytest.mark.parametrize("call", ["publish", "revoke", "ping"])
 def test_a_broker_that_is_down_fails_at_once(call: str):
     """Nobody listening: every call says so, well within its bound."""
-    dispatcher = Dispatcher(f"redis://127.0.0.1:{free_port()}/1")
+    publisher = CeleryPublisher(f"redis://127.0.0.1:{free_port()}/1")
     begun = time.monotonic()
     try:
         with pytest.raises(errors.BrokerUnavailable):
-            _call(dispatcher, call)
+            _call(publisher, call)
         assert time.monotonic() - begun < TIMEOUT_S
     finally:
-        dispatcher.close()
+        publisher.close()
 
 
 @pytest.mark.parametrize("call", ["publish", "revoke", "ping"])
 def test_a_frozen_broker_fails_in_time(call: str, private_valkey: ValkeyProcess):
     """Connections open, nothing answers: the call gives up within two seconds, also on a used connection."""
-    dispatcher = Dispatcher(private_valkey.url(1))
+    publisher = CeleryPublisher(private_valkey.url(1))
     try:
-        _call(dispatcher, call)
+        _call(publisher, call)
         private_valkey.freeze()
         begun = time.monotonic()
         with pytest.raises(errors.BrokerUnavailable):
-            _call(dispatcher, call)
+            _call(publisher, call)
         assert time.monotonic() - begun < TIMEOUT_S + SLACK_S
     finally:
         private_valkey.thaw()
-        dispatcher.close()
+        publisher.close()
 
 
 async def test_a_frozen_broker_holds_up_neither_the_loop_nor_its_default_threads(
     private_valkey: ValkeyProcess,
 ):
     """While 200 publishes wait for a frozen broker the loop and `to_thread` go on; each fails in time."""
-    dispatcher = Dispatcher(private_valkey.url(1))
-    await dispatcher.apublish(RUN, user_id="ann", engine="demo")
+    publisher = CeleryPublisher(private_valkey.url(1))
+    await publisher.apublish(RUN, user_id="ann", engine="demo")
     private_valkey.freeze()
     try:
         begun = time.monotonic()
         waiting = [
-            asyncio.ensure_future(dispatcher.apublish(RUN, user_id="ann", engine="demo")) for _ in range(200)
+            asyncio.ensure_future(publisher.apublish(RUN, user_id="ann", engine="demo")) for _ in range(200)
         ]
         longest = 0.0
         while time.monotonic() - begun < 1:
@@ -134,12 +134,12 @@ async def test_a_frozen_broker_holds_up_neither_the_loop_nor_its_default_threads
         assert longest < SLACK_S
     finally:
         private_valkey.thaw()
-        await dispatcher.aclose()
+        await publisher.aclose()
 
 
 def test_a_channel_that_kombu_closed_counts_as_a_lost_broker(broker_url: str):
     """Cut while it retries, kombu falls over its own closed channel: no AttributeError for the outbox."""
-    dispatcher = Dispatcher(broker_url)
+    publisher = CeleryPublisher(broker_url)
 
     def fall_over(sender: Any) -> None:
         with sender.app.connection_for_write() as connection:
@@ -159,62 +159,62 @@ def test_a_channel_that_kombu_closed_counts_as_a_lost_broker(broker_url: str):
 
     try:
         with pytest.raises(errors.BrokerUnavailable):
-            dispatcher._wait(dispatcher._submit(fall_over))
+            publisher._wait(publisher._submit(fall_over))
         for mistake in (misspell, misuse):  # a mistake of ours stays one
             with pytest.raises((AttributeError, TypeError)):
-                dispatcher._wait(dispatcher._submit(mistake))
-        task_id = dispatcher.publish(RUN, user_id="ann", engine="demo")
+                publisher._wait(publisher._submit(mistake))
+        task_id = publisher.publish(RUN, user_id="ann", engine="demo")
         assert messages(broker_url)[-1]["headers"]["id"] == task_id
     finally:
-        dispatcher.close()
+        publisher.close()
 
 
 def test_publishing_goes_on_after_the_broker_restarted(private_valkey: ValkeyProcess):
     """The pooled connections died with the old server: the next publish makes a new one by itself."""
-    dispatcher = Dispatcher(private_valkey.url(1))
+    publisher = CeleryPublisher(private_valkey.url(1))
     try:
-        dispatcher.publish(RUN, user_id="ann", engine="demo")
+        publisher.publish(RUN, user_id="ann", engine="demo")
         private_valkey.sigkill()
         with pytest.raises(errors.BrokerUnavailable):
-            dispatcher.publish(RUN, user_id="ann", engine="demo")
+            publisher.publish(RUN, user_id="ann", engine="demo")
         private_valkey.start()
-        task_id = dispatcher.publish(RUN, user_id="ann", engine="demo")
+        task_id = publisher.publish(RUN, user_id="ann", engine="demo")
         assert messages(private_valkey.url(1))[-1]["headers"]["id"] == task_id
     finally:
-        dispatcher.close()
+        publisher.close()
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # what is tested
-def test_a_forked_child_publishes_over_connections_of_its_own(dispatcher: Dispatcher, broker_url: str):
-    """A dispatcher used before a fork works in child and parent, as under a preforking web server."""
-    dispatcher.publish(RUN, user_id="ann", engine="demo")
+def test_a_forked_child_publishes_over_connections_of_its_own(publisher: CeleryPublisher, broker_url: str):
+    """A publisher used before a fork works in child and parent, as under a preforking web server."""
+    publisher.publish(RUN, user_id="ann", engine="demo")
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            dispatcher.publish(RUN, user_id="child", engine="demo")
-            dispatcher.close()
+            publisher.publish(RUN, user_id="child", engine="demo")
+            publisher.close()
             status = 0
         finally:
             os._exit(status)
-    dispatcher.publish(RUN, user_id="ann", engine="demo")
+    publisher.publish(RUN, user_id="ann", engine="demo")
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert sorted("child" in m["headers"]["kwargsrepr"] for m in messages(broker_url)) == [False, False, True]
 
 
-def test_closing_leaves_no_thread_and_a_later_call_starts_anew(dispatcher: Dispatcher, broker_url: str):
-    """After close nothing runs; using the dispatcher again is allowed."""
-    dispatcher.publish(RUN, user_id="ann", engine="demo")
-    dispatcher.close()
+def test_closing_leaves_no_thread_and_a_later_call_starts_anew(publisher: CeleryPublisher, broker_url: str):
+    """After close nothing runs; using the publisher again is allowed."""
+    publisher.publish(RUN, user_id="ann", engine="demo")
+    publisher.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("mainstem-dispatch")]
-    dispatcher.publish(RUN, user_id="ann", engine="demo")
+    publisher.publish(RUN, user_id="ann", engine="demo")
     assert len(messages(broker_url)) == 2
 
 
-def _call(dispatcher: Dispatcher, call: str) -> None:
+def _call(publisher: CeleryPublisher, call: str) -> None:
     if call == "publish":
-        dispatcher.publish(RUN, user_id="ann", engine="demo")
+        publisher.publish(RUN, user_id="ann", engine="demo")
     elif call == "revoke":
-        dispatcher.revoke(str(uuid.uuid4()))
+        publisher.revoke(str(uuid.uuid4()))
     else:
-        dispatcher.ping()
+        publisher.ping()

@@ -142,7 +142,7 @@ async def test_an_end_that_cannot_be_written_is_said_and_stays_recoverable(
     async with AsyncRuns(settings) as runs, working(settings) as here:
         run_id, task = await started(runs, here, "t")
         await asyncio.to_thread(private_valkey.sigkill)
-        here.segments[run_id].stop(segments.Stop.SHUTDOWN)
+        here.segments[run_id].stop(segments.StopCause.SHUTDOWN)
         assert await asyncio.wait_for(task, 20) == "unfinished"
         (said,) = [record for record in caplog.records if record.getMessage() == "RUN NOT FINISHED"]
         assert (said.levelname, vars(said)["run_id"]) == ("ERROR", run_id)

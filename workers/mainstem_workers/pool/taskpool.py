@@ -25,8 +25,8 @@ from mainstem_workers.pool import _celery
 from mainstem_workers.pool.admission import Slots
 from mainstem_workers.pool.callbacks import CallbackThread
 from mainstem_workers.pool.daemon_threads import DaemonThreads
+from mainstem_workers.pool.job_loop import JobLoop
 from mainstem_workers.pool.jobs import Job, find_driver, make_job
-from mainstem_workers.pool.loop_thread import PoolLoop
 from mainstem_workers.pool.options import PoolOptions
 from mainstem_workers.pool.shutdown import Drain, Hook, ShutdownHooks
 
@@ -53,7 +53,7 @@ class TaskPool(_celery.BasePool):
         self.settings: PoolOptions = self._read_options()
         self.callbacks: CallbackThread = CallbackThread(on_drained=self._on_callbacks_drained)
         self._hooks = ShutdownHooks()
-        self._loop_thread = PoolLoop(self._init_thread, self._end_process)
+        self._loop_thread = JobLoop(self._init_thread, self._end_process)
         self.threads: DaemonThreads = DaemonThreads(
             "mainstem-pool-task", self.settings.threads, self._set_app
         )

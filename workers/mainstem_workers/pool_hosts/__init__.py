@@ -21,12 +21,12 @@ from mainstem_workers.pool_hosts.background import CANCEL_GRACE_S
 from mainstem_workers.pool_hosts.prefork import PreforkHost
 from mainstem_workers.pool_hosts.threads import ThreadsHost
 
-__all__ = ["CANCEL_GRACE_S", "Host", "host_for"]
+__all__ = ["CANCEL_GRACE_S", "PoolHost", "host_for"]
 
 logger = logging.getLogger(__name__)
 
 
-class Host(Protocol):
+class PoolHost(Protocol):
     """What `RunsStep` asks of a host; the parent is Celery's WorkController."""
 
     def start(self, parent: Any) -> None: ...
@@ -35,7 +35,7 @@ class Host(Protocol):
     def info(self) -> dict[str, Any]: ...
 
 
-def host_for(parent: Any) -> Host:
+def host_for(parent: Any) -> PoolHost:
     """Return the host for a worker's pool.
 
     Raises:
@@ -55,10 +55,10 @@ def host_for(parent: Any) -> Host:
         case _:
             if pool_support.consumes_runs(parent.app, settings):
                 raise ImproperlyConfigured(pool_support.refusal(pool, parent.pool_cls, settings))
-            return NoHost()
+            return NoPoolHost()
 
 
-class NoHost:
+class NoPoolHost:
     """For workers of an application that neither can nor shall execute runs."""
 
     def start(self, parent: Any) -> None:

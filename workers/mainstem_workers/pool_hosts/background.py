@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 from mainstem_shared.settings import Settings
 from mainstem_tasks.celery_support import background_loop
-from mainstem_tasks.execution.runtime import Runtime, Stop
+from mainstem_tasks.execution.runtime import Runtime, StopCause
 from mainstem_workers.housekeeping import Housekeeping
 
 T = TypeVar("T")
@@ -66,7 +66,7 @@ class Background:
         """Stop what runs, and from now on whatever still comes. On the loop."""
         here = self.runtime
         for segment in [] if here is None else list(here.segments.values()):
-            segment.stop(Stop.SHUTDOWN)
+            segment.stop(StopCause.SHUTDOWN)
         asyncio.get_running_loop().call_later(_AGAIN_S, self.stop_segments)
 
     def wait_idle(self, timeout_s: float) -> None:

@@ -57,7 +57,7 @@ class AccessControl:
         return await self._authenticator.authenticate(scope)
 
 
-class Locked:
+class AccessMiddleware:
     """Passes on the requests that access control and rate limits allow, before their content is read."""
 
     def __init__(self, app: ASGIApp, access: AccessControl, limits: Limits, origins: Origins) -> None:
@@ -71,7 +71,7 @@ class Locked:
             await self._app(scope, receive, send)
             return
         _hide_token(scope)
-        if not is_locked(path_of(scope)) or scope["method"] == "OPTIONS":  # which preflights send bare
+        if not is_protected(path_of(scope)) or scope["method"] == "OPTIONS":  # which preflights send bare
             await self._app(scope, receive, send)
             return
         try:
@@ -126,7 +126,7 @@ def _is_stream(message: Message) -> bool:
     return message["status"] == 200 and content_type.startswith("text/event-stream")
 
 
-def is_locked(path: str) -> bool:
+def is_protected(path: str) -> bool:
     """Tell whether a path is for known users only."""
     return path == "/v1" or path.startswith("/v1/") or path == "/metrics"
 

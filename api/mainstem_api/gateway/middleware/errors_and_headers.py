@@ -12,7 +12,7 @@ from typing import Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mainstem_api.gateway import problems
-from mainstem_api.gateway.middleware.access import is_locked
+from mainstem_api.gateway.middleware.access import is_protected
 from mainstem_api.gateway.problems import path_of
 from mainstem_shared import errors
 from mainstem_shared.store import failures
@@ -75,7 +75,7 @@ class ErrorsAndHeaders:
 
 def _complete(headers: list[tuple[bytes, bytes]], path: str) -> list[tuple[bytes, bytes]]:
     wanted = [*_HEADERS, (b"content-security-policy", DOCS_POLICY if path == "/docs" else POLICY)]
-    if is_locked(path):
+    if is_protected(path):
         wanted.append(_PRIVATE)
     given = {name.lower() for name, _ in headers}
     return [*headers, *(pair for pair in wanted if pair[0] not in given)]

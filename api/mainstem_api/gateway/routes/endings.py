@@ -11,7 +11,7 @@ from starlette.responses import Response
 from mainstem_api.gateway.auth.caller import Caller
 from mainstem_api.gateway.routes.runs import Serving, as_json, problem_documents
 from mainstem_shared.model.runs import Run, Status, ThreadId
-from mainstem_shared.operations.aborting import Outcome
+from mainstem_shared.operations.aborting import AbortOutcome
 
 router = APIRouter(tags=["runs"])
 
@@ -22,7 +22,7 @@ class AbortReply(BaseModel):
     """What an abort reached: the run as of now, and from which status it was won."""
 
     run: Run
-    outcome: Outcome
+    outcome: AbortOutcome
     won_from: Status | None
     signal_delivered: bool
 
@@ -44,7 +44,7 @@ async def abort_run(run_id: str, gateway: Serving, caller: Caller, wait: Wait = 
         won_from=reached.won_from,
         signal_delivered=reached.signal_delivered,
     )
-    return as_json(reply, 202 if reached.outcome is Outcome.PENDING else 200)
+    return as_json(reply, 202 if reached.outcome is AbortOutcome.PENDING else 200)
 
 
 @router.delete("/v1/threads/{thread_id}", status_code=204, responses=problem_documents(404, 422, 503))

@@ -30,7 +30,7 @@ async def healthz() -> Response:
 @router.get("/readyz", responses=problem_documents(503))
 async def readyz(gateway: Serving) -> Response:
     """Answer 200 if store and broker take what a start writes, else 503."""
-    await asyncio.gather(readiness.check_writes(gateway.store), gateway.dispatcher.aping())
+    await asyncio.gather(readiness.check_writes(gateway.store), gateway.publisher.aping())
     return JSONResponse({"status": "ready"})
 
 

@@ -71,7 +71,7 @@ _LOST: Final = Phase.LOST
 _FIELDS: Final = {kind: raw_connections.bulk(events.field(kind).encode()) for kind in type_of_delta}
 
 
-class Host(Protocol):
+class ChannelWriter(Protocol):
     """What a channel needs of the writer that carries it."""
 
     def mark(self, channel: Channel) -> None:
@@ -144,7 +144,7 @@ class Group(NamedTuple):
 class Channel:
     """Emit a run's events. All methods belong to the loop of the writer."""
 
-    def __init__(self, host: Host, control: transitions.Control, fold: Content) -> None:
+    def __init__(self, writer: ChannelWriter, control: transitions.Control, fold: Content) -> None:
         self.control = control
         self.fold = fold
         self.phase = Phase.OPEN
@@ -152,7 +152,7 @@ class Channel:
         self.group: Group | None = None
         self.on_lost: Callable[[], None] | None = None
         self.failure: Exception | None = None
-        self._host = host
+        self._writer = writer
         self._pending: deque[_Delta | _Event] = deque()
         self._closed = self.snapshot_pending = False
         self.first_emit = 0.0  # when (monotonic) the engine first emitted content; 0: not yet
@@ -240,7 +240,7 @@ class Channel:
         self.buffered += size
         self._last_emit = time.monotonic()
         if self.phase is _OPEN:
-            self._host.mark(self)
+            self._writer.mark(self)
 
     @property
     def last_emit(self) -> float:
@@ -305,7 +305,7 @@ class Channel:
         try:
             return await self.flush()
         finally:
-            self._host.forget(self)
+            self._writer.forget(self)
 
     def discard(self) -> None:
         """Drop what is not sent and leave the writer: for a segment that must write nothing more."""
@@ -376,13 +376,13 @@ class Channel:
         if failure is None:
             self.landed()
         elif failure == "" or "equal or smaller" in failure:
-            self._host.probe(self)
+            self._writer.probe(self)
         elif failures.is_elsewhere(failure):
             self.phase = Phase.PROBING  # a fail-over: the new primary is behind another connection
-            self._host.reconnect()
+            self._writer.reconnect()
         else:
             self.phase = Phase.WAITING
-            self._host.retry_later(self)
+            self._writer.retry_later(self)
 
     def landed(self) -> None:
         """The group is in the log."""
@@ -404,7 +404,7 @@ class Channel:
         if self._snapshots.log > self._snapshots.due and self._may_snapshot():
             self._take_snapshot()
         if self._pending or self.group is not None:
-            self._host.mark(self)
+            self._writer.mark(self)
 
     def _may_snapshot(self) -> bool:
         return self.group is None and not self.snapshot_pending and not self._closed
@@ -418,9 +418,9 @@ class Channel:
             return
         self.snapshot_pending = True
         if due.patch is None:
-            self._host.snapshot(self, self.acknowledged, due.state)
+            self._writer.snapshot(self, self.acknowledged, due.state)
         else:
-            self._host.patch(self, self.acknowledged, due.state, due.patch)
+            self._writer.patch(self, self.acknowledged, due.state, due.patch)
 
     def snapshotted(self, *, stored: bool) -> None:
         """Take what became of the snapshot under way."""
@@ -446,7 +446,7 @@ class Channel:
             self.again()
         else:
             self.phase = Phase.RESYNC
-            self._host.resync(self)
+            self._writer.resync(self)
 
     def resynced(self, epoch: int, *, nonce: str = "") -> None:
         """The fold, the group in flight included, is the log's first entry in a new epoch."""
@@ -465,7 +465,7 @@ class Channel:
         self.phase, self.failure = Phase.LOST, failure
         self._pending.clear()
         self.group = None
-        self._host.forget(self)
+        self._writer.forget(self)
         self._release([waiter for _, waiter in self._flushes])
         self._flushes.clear()
         self._release(self._drains)

@@ -19,9 +19,9 @@ from mainstem_api.gateway.adapters.engine_input import Given
 from mainstem_api.gateway.adapters.openai_responses import (
     error_objects,
     ids,
-    items,
     messages,
     requests,
+    response_object,
     translator,
 )
 from mainstem_api.gateway.adapters.openai_responses.ids import ResponseId
@@ -183,7 +183,7 @@ async def _start(body: CreateRequest, gateway: Gateway, caller: Principal, retry
                 "engine": engine,
                 "input": engine_input.engine_input(schema, said, parameters, options),
                 "if_active": options.if_active,
-                "metadata": {**options.metadata, items.ECHO: body.echo()},
+                "metadata": {**options.metadata, response_object.ECHO: body.echo()},
                 "max_duration_s": options.max_duration_s,
                 "on_worker_lost": options.on_worker_lost,
                 "budget": options.spendable,
@@ -217,7 +217,7 @@ async def _before(
 def _without_instructions(given: Any, attach_point: AttachPoint) -> list[dict[str, Any]]:
     """Return the messages of an earlier run but its instructions: they were for that response alone."""
     messages: list[dict[str, Any]] = given if isinstance(given, list) else []
-    echo: Mapping[str, Any] = attach_point.spec.metadata.get(items.ECHO) or {}
+    echo: Mapping[str, Any] = attach_point.spec.metadata.get(response_object.ECHO) or {}
     said = {"role": "system", "content": echo.get("instructions")}
     return messages[1:] if messages[:1] == [said] else messages
 
@@ -251,7 +251,7 @@ async def _read(name: ResponseId, gateway: Gateway, caller: Principal) -> Attach
         NotFound: there is no such run; or it was asked for with `store: false`, and answered once.
     """
     attach_point = await attaching.read(gateway.store, name.run_id, caller)
-    echo: Mapping[str, Any] = attach_point.spec.metadata.get(items.ECHO) or {}
+    echo: Mapping[str, Any] = attach_point.spec.metadata.get(response_object.ECHO) or {}
     if echo.get("store") is False:
         raise errors.NotFound(f"Response with id {str(name)!r} not found.")
     return attach_point

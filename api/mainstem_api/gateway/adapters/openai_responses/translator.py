@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from mainstem_api.gateway.adapters.attaching import AttachPoint
-from mainstem_api.gateway.adapters.openai_responses import ids, items
+from mainstem_api.gateway.adapters.openai_responses import ids, response_object
 from mainstem_api.gateway.adapters.openai_responses.ids import ResponseId
 from mainstem_api.gateway.adapters.openai_responses.sequencer import Sequencer
 from mainstem_api.gateway.adapters.translator import Translator
@@ -208,7 +208,7 @@ class Responses(Translator):
         self._usage = outcome.get("usage")
         content = outcome["content"] or self.fold.dump()["content"]
         self._sequencer.finish(succeeded=outcome["status"] == "succeeded", content=content)
-        self._end(items.status_of(outcome))
+        self._end(response_object.status_of(outcome))
 
     def rewound(self) -> None:
         # A fail-over took back what was told, and nobody said so in the log yet.
@@ -244,15 +244,16 @@ class Responses(Translator):
     def _end(self, status: str) -> None:
         self.status, self.over = status, True
         self._sequencer.emit(
-            items.event_of(status), lambda: {"response": self._object(status, self._sequencer.items)}
+            response_object.event_of(status),
+            lambda: {"response": self._object(status, self._sequencer.items)},
         )
 
     def _object(self, status: str, output: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         finished_ms = self._outcome["at"] if self._outcome else None
         usage = None
         if status not in ("queued", "in_progress"):
-            usage = items.usage_since(self._start["usage"], self._usage)
-        return items.response(
+            usage = response_object.usage_since(self._start["usage"], self._usage)
+        return response_object.response(
             self.name,
             self._standing.spec,
             status=status,

@@ -1,10 +1,10 @@
-"""Performs an operation's four steps: make the run findable, run the verb, tidy indexes, notify.
+"""Performs a transition in four steps: make the run findable, run the verb, tidy indexes, notify.
 
 A verb changes a run and its bucket's indexes at once: whoever heals a crash finds the run by a sweeper's
 look. Its user's and its owner's lists, its owner's mailbox and the broker are elsewhere; the record is the
 truth, and a process may die between any two writes. So the lists come first, then the verb, then the lists
-are tidied (best effort), then whoever must act is told. `Operations.transition` does all of it; the
-operations are registered here, and each has a crash test (`tests/integration/operations/test_crashes.py`).
+are tidied (best effort), then whoever must act is told. `Operations.perform` does all of it; the
+transitions are registered here, and each has a crash test (`tests/integration/operations/test_crashes.py`).
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ ROUNDS: Final = 20
 """Control may change hands while we act; each round somebody else made progress."""
 
 
-class Operation(Generic[P, R]):
-    """A verb with what surrounds it. Made once, below; `of` binds it to a run and to arguments."""
+class IndexedTransition(Generic[P, R]):
+    """A transition with the index writes around it, made once, below; `of` binds it to a run."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Operation(Generic[P, R]):
         prepare: Callable[..., Awaitable[None]] | None = None,
         tidy: Callable[..., Awaitable[None]] | None = None,
     ) -> None:
-        """Register the operation.
+        """Register the transition.
 
         Args:
             verb: the function in `transitions`, or one here that calls it.
@@ -64,12 +64,12 @@ class Operation(Generic[P, R]):
         self.verb = verb
         self._prepare = prepare
         self._tidy = tidy
-        OPERATIONS[name] = self
+        TRANSITIONS[name] = self
 
-    def of(self, *args: P.args, **kwargs: P.kwargs) -> Transition[R]:
-        """Bind the verb's arguments, the run first; `Operations.transition` performs it."""
+    def of(self, *args: P.args, **kwargs: P.kwargs) -> BoundTransition[R]:
+        """Bind the verb's arguments, the run first; `Operations.perform` performs it."""
         prepare, tidy = self._prepare, self._tidy
-        return Transition(
+        return BoundTransition(
             name=self.name,
             run_id=_id_of(args[0]),
             prepare=lambda indexes: prepare(indexes, *args, **kwargs) if prepare else _nothing(),
@@ -80,13 +80,13 @@ class Operation(Generic[P, R]):
         )
 
 
-OPERATIONS: Final[dict[str, Operation[Any, Any]]] = {}
-"""Every operation by its verb's name."""
+TRANSITIONS: Final[dict[str, IndexedTransition[Any, Any]]] = {}
+"""Every transition that is performed with index writes, by its verb's name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Transition(Generic[R]):
-    """One change of one run, ready to be performed."""
+class BoundTransition(Generic[R]):
+    """A transition of one run with its arguments, ready to be performed."""
 
     name: str
     run_id: str
@@ -94,12 +94,12 @@ class Transition(Generic[R]):
     verb: Callable[[Store], Awaitable[R]]
     tidy: Callable[[Indexes, R], Awaitable[None]]
     arguments: dict[str, Any]
-    bound: Callable[..., Transition[R]]
+    bound: Callable[..., BoundTransition[R]]
     """The same, but for some arguments."""
 
 
 async def _nothing() -> None:
-    """Do nothing: the operation needs no such step."""
+    """Do nothing: the transition needs no such step."""
 
 
 async def nobody(_: object) -> None:
@@ -127,9 +127,9 @@ class Operations:
     @cached_property
     def history(self) -> History:
         """What this process changed lately, to be changed again if the store loses it."""
-        return History(self.store, lambda change, notify: self.transition(change, notify=notify))
+        return History(self.store, lambda change, notify: self.perform(change, notify=notify))
 
-    async def transition(self, change: Transition[R], *, notify: Callable[[R], Awaitable[None]]) -> R:
+    async def perform(self, change: BoundTransition[R], *, notify: Callable[[R], Awaitable[None]]) -> R:
         """Perform a transition; returns the verb's answer. May be repeated as far as the verb may.
 
         `notify` tells whoever must act on the answer (a worker by the broker, an owner by mail); what it
@@ -145,7 +145,7 @@ class Operations:
         await notify(answer)
         return answer
 
-    async def _tidy(self, change: Transition[R], answer: R) -> None:
+    async def _tidy(self, change: BoundTransition[R], answer: R) -> None:
         """Bring the indexes in line with a transition that stands: whatever fails here, it does not."""
         try:
             await change.tidy(self.indexes, answer)
@@ -308,44 +308,44 @@ async def _forget(store: Store, run_id: str, *, owner: tuple[str, str | None]) -
 
 # -- the operations
 
-START: Final = Operation(
+START: Final = IndexedTransition(
     transitions.start,
     name="start",
     found_by="its first look; the run that it replaces by a look soon",
     prepare=_list_new,
     tidy=_after_start,
 )
-CLAIM: Final = Operation(
+CLAIM: Final = IndexedTransition(
     _claim, name="claim", found_by="its owner's list", prepare=_own_claimed, tidy=_after_claim
 )
-SEAL: Final = Operation(
+SEAL: Final = IndexedTransition(
     transitions.seal, name="seal", found_by="the list of its new owner, who seals it", prepare=_own_sealed
 )
-STOP: Final = Operation(transitions.stop, name="stop", found_by="a look soon")
-STEER: Final = Operation(transitions.steer, name="steer", found_by="a look soon")
-PAUSE: Final = Operation(
+STOP: Final = IndexedTransition(transitions.stop, name="stop", found_by="a look soon")
+STEER: Final = IndexedTransition(transitions.steer, name="steer", found_by="a look soon")
+PAUSE: Final = IndexedTransition(
     transitions.pause,
     name="pause",
     found_by="a look when its action expires",
     tidy=_after_pause,
 )
-RESOLVE: Final = Operation(transitions.resolve, name="resolve", found_by="a look soon")
-HANDOVER: Final = Operation(
+RESOLVE: Final = IndexedTransition(transitions.resolve, name="resolve", found_by="a look soon")
+HANDOVER: Final = IndexedTransition(
     transitions.handover,
     name="handover",
     found_by="a look soon",
     tidy=_after_handover,
 )
-FINISH: Final = Operation(
+FINISH: Final = IndexedTransition(
     transitions.finish,
     name="finish",
     found_by="nobody has to; the run that the thread goes to by a look soon",
     tidy=_after_finish,
 )
-PROMOTE: Final = Operation(
+PROMOTE: Final = IndexedTransition(
     transitions.promote, name="promote", found_by="a look soon at the run that the thread goes to"
 )
-FORGET: Final = Operation(
+FORGET: Final = IndexedTransition(
     _forget,
     name="forget",
     found_by="nobody has to: entries of a run that is gone are dropped by whoever reads them",

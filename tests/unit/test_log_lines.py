@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from mainstem_shared.logs import FieldFormatter
+from mainstem_shared.log_lines import FieldFormatter
 
 
 def line(name: str, **fields: object) -> str:

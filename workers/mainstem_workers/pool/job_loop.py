@@ -1,4 +1,4 @@
-"""`PoolLoop` runs the asyncio pool's event loop in a thread; `background_loop` serves the other pools."""
+"""`JobLoop` runs the asyncio pool's event loop in a thread; `background_loop` serves the other pools."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ START_TIMEOUT_S = 30.0
 LEFTOVERS_TIMEOUT_S = 2.0
 
 
-class PoolLoop:
+class JobLoop:
     """An event loop in one thread, started and stopped by the pool."""
 
     def __init__(self, initializer: Callable[[], None], finalizer: Callable[[], None]) -> None:
