@@ -113,7 +113,7 @@ MUTATIONS: Final = (
     M(
         rows=(103, 143),
         file=_CHANNELS,
-        old='elif failure == "" or "equal or smaller" in failure:\n            self._host.probe(self)',
+        old='elif failure == "" or "equal or smaller" in failure:\n            self._writer.probe(self)',
         new='elif failure == "" or "equal or smaller" in failure:\n            self.landed()',
         only=("test_a_run_that_ended_elsewhere_is_lost",),
     ),

@@ -9,9 +9,9 @@ import pytest
 from mainstem_tasks.celery_support.cancellation import (
     CancelCause,
     Cancellation,
+    awaitable_steps,
     bind_cancellation,
     cancel_cause,
-    steer,
 )
 
 
@@ -78,4 +78,4 @@ async def test_plain_cancel_passes():
 
 
 async def _steered(body, cancellation):
-    return await steer(body, cancellation)
+    return await awaitable_steps(body, cancellation)

@@ -198,6 +198,8 @@ def test_a_snapshot_over_a_change_of_control_is_not_followed():
 def test_a_response_says_that_its_usage_is_estimated():
     """Beside the counts, in the response object too; an exact one has no such member."""
     now = {"input_tokens": 9, "output_tokens": 4, "total_tokens": 13, "estimated": True}
-    assert (items.usage_since({"input_tokens": 9, "estimated": True}, now) or {})["estimated"] is True
-    assert items._usage(now)["estimated"] is True
-    assert "estimated" not in items._usage({**now, "estimated": False})
+    assert (response_object.usage_since({"input_tokens": 9, "estimated": True}, now) or {})[
+        "estimated"
+    ] is True
+    assert response_object._usage(now)["estimated"] is True
+    assert "estimated" not in response_object._usage({**now, "estimated": False})

@@ -112,7 +112,7 @@ class Aborter:
             if isinstance(intent, transitions.Gone):
                 if isinstance(await transitions.find_fields(self._store, run_id), transitions.Gone):
                     raise errors.NotFound
-                return Abort(outcome=Outcome.ALREADY_FINISHED)  # the archive has it
+                return Abort(outcome=AbortOutcome.ALREADY_FINISHED)  # the archive has it
             if isinstance(intent, transitions.Already):
                 return Abort(outcome=AbortOutcome.ALREADY_FINISHED)
             done = told or await self._end(run_id, intent)

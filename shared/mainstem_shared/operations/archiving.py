@@ -16,7 +16,7 @@ from mainstem_shared.archive.rows import StoredRun, row_of
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import Spec
 from mainstem_shared.model.verification import Dump
-from mainstem_shared.operations.control import FORGET, Operations, nobody
+from mainstem_shared.operations.performing import FORGET, Operations, nobody
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Archiver:
             if run.run_id in deleted:  # somebody deletes it at this moment
                 spec = run.record().spec
                 forget = FORGET.of(run.run_id, owner=(spec.tenant, spec.user_id))
-                await self._operations.transition(forget, notify=nobody)
+                await self._operations.perform(forget, notify=nobody)
         ended = [(run.run_id, run.nonce) for run in runs]
         released = await transitions.release_all(
             self._store, ended, hot_ms=int(self._operations.settings.archive_hot_s * 1000)

@@ -357,8 +357,8 @@ class RunContext(RunView[InputT]):
     async def usage(self, **used: Unpack[Used]) -> None:
         """Add one provider call's tokens to the run's usage, and its cost if its `model` has a price.
 
-        Cached, written, reasoning and audio tokens are parts of the others. By default `total_tokens` is the sum.
-        `estimated`: the provider did not count (all of) them.
+        Cached, written, reasoning and audio tokens are parts of input and output, `total_tokens` their sum
+        unless given. `estimated`: the provider did not count (all of) them.
 
         Raises:
             ValueError: a count is negative, or no whole number.
@@ -375,17 +375,16 @@ class RunContext(RunView[InputT]):
         input_tokens: int = 0,
         max_output_tokens: int | None = None,
     ) -> AsyncGenerator[ProviderCall]:
-        """Make one call of a provider in this block, inside the run's, its user's and its tenant's budgets.
+        """Make one call of a provider in this block, inside the budgets of the run, its user and tenant.
 
-        Tell what it used with `call.used(…)`; else it is charged as reserved, unless it was `not_made` or fails
-        with ProviderError. Bound the answer to `call.max_output_tokens`; `input_tokens` may be an estimate.
+        Tell what it used with `call.used(…)`; else it is charged as reserved, unless it was `not_made` or
+        fails with ProviderError. Bound the answer to `call.max_output_tokens`.
 
         Raises:
             BudgetReached: a budget has no room for the most that this call may cost.
             UnknownPrice: a budget in dollars applies, and the model has no price.
         """
-        bound = max_output_tokens
-        call = self._calls.prepare(model, provider, max_output_tokens=bound, emitted=self._emitted)
+        call = self._calls.prepare(model, provider, max_output_tokens, emitted=self._emitted)
         async with self._calls.making(call, input_tokens=input_tokens):
             yield call
 

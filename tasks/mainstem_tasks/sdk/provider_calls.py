@@ -171,8 +171,8 @@ class ProviderCalls:
         self,
         model: str,
         provider: str | None,
-        *,
         max_output_tokens: int | None,
+        *,
         emitted: Callable[[], Awaitable[None]],
     ) -> ProviderCall:
         """Return a call to be made; where budgets apply, its answer is bounded."""

@@ -12,7 +12,7 @@ import pytest
 from mainstem_api import AsyncRuns
 from mainstem_shared import archive, errors, transitions
 from mainstem_shared.model.time import now_ms
-from mainstem_shared.operations.control import Operations
+from mainstem_shared.operations.performing import Operations
 from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
