@@ -253,7 +253,7 @@ async def test_a_reset_is_logged_in_these_words(
     logger = logging.getLogger("uvicorn.error")
     logger.removeFilter(uvicorn_internals._FILTER)  # of gateways before, which also set levels and hand-downs
     monkeypatch.setattr(logger, "disabled", False)
-    monkeypatch.setattr(logger, "level", logging.ERROR)
+    caplog.set_level(logging.ERROR, logger="uvicorn.error")  # also forgets which levels were on
     monkeypatch.setattr(logger, "handlers", [caplog.handler])
     monkeypatch.setattr(logger, "propagate", False)
     await served.talk(GET.replace(b"/ ", b"/endless "))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import httpx
@@ -21,8 +21,16 @@ from support.waiting import wait_until_async
 LINGER_S = 0.4
 START = b"POST /v1/threads/t/runs HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 HUGE = b"content-length: 3000000\r\n"
+"""Over the limit of this file's gateways."""
 CHUNKED = b"transfer-encoding: chunked\r\n"
 HEALTH = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
+
+
+@pytest.fixture
+def gateway(store_url: str, broker_url: str) -> Iterator[GatewayThread]:
+    """A gateway that takes bodies of 2 MB."""
+    with GatewayThread(store_url, broker_url, heartbeat_s=0.3, max_body_mb=2) as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)

@@ -46,6 +46,28 @@ BODIES: dict[str, dict[str, Any]] = {
         "forwardedProps": {},
     },
     "/v1/responses": {"model": "demo", "input": "hello"},
+    "/v1/runs/{run_id}": {"title": "a title"},
+    "/v1/threads/{thread_id}": {"title": "a title"},
+    "/v1/chat/completions": {"model": "demo", "messages": [{"role": "user", "content": "hello"}]},
+    "/v1/a2a/{engine}": {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "SendMessage",
+        "params": {"message": {"messageId": "m", "role": "ROLE_USER", "parts": [{"text": "hello"}]}},
+    },
+    "/v1/langgraph/assistants/search": {},
+    "/v1/langgraph/threads": {},
+    "/v1/langgraph/threads/{thread_id}/history": {},
+    **{
+        f"/v1/langgraph/{path}": {"assistant_id": "demo", "input": {}}
+        for path in (
+            "threads/{thread_id}/runs/stream",
+            "threads/{thread_id}/runs/wait",
+            "threads/{thread_id}/runs",
+            "runs/stream",
+            "runs/wait",
+        )
+    },
 }
 
 
@@ -53,7 +75,11 @@ def requests(gateway: GatewayThread, run_id: str) -> list[tuple[str, str, dict[s
     """One request for each route there is; what a route's description has and this has not fails here."""
     response_id = f"resp_{run_id}"
     return [
-        (method.upper(), path.format(**named(path, run_id=run_id, response_id=response_id)), BODIES.get(path))
+        (
+            method.upper(),
+            path.format(**named(path, run_id=run_id, response_id=response_id)),
+            BODIES.get(path) if method in ("post", "patch") else None,
+        )
         for path, methods in gateway.app.openapi()["paths"].items()
         for method in methods
         if path not in ("/healthz", "/readyz")

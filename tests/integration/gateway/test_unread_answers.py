@@ -73,7 +73,9 @@ async def test_memory_is_that_of_one_answer(
                 await asyncio.sleep(2)
                 grown = process.memory_info().rss - before
                 assert grown < 16 * size, grown / size
-            assert len((await http.get(f"/v1/runs/{log.run_id}")).content) == size
+            assert (
+                len((await http.get(f"/v1/runs/{log.run_id}")).content) >= size
+            )  # a sweeper may have ended it
 
 
 @pytest.mark.parametrize(

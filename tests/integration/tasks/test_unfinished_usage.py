@@ -96,9 +96,9 @@ async def test_a_stopped_answer_has_estimated_counts(
         case "abort":
             await runs.abort(run_id, wait=10)
         case "idle":
-            here.segments[run_id].stop(segments.Stop.TIMED_OUT)
+            here.segments[run_id].stop(segments.StopCause.TIMED_OUT)
         case "shutdown":
-            here.segments[run_id].stop(segments.Stop.SHUTDOWN)
+            here.segments[run_id].stop(segments.StopCause.SHUTDOWN)
         case _:
             task.cancel()
     await asyncio.wait({task}, timeout=20)

@@ -20,7 +20,8 @@ def scores_now(client: Any, kind: str) -> dict[str, float]:
     pipe = client.pipeline(transaction=False)
     for bucket in keys.INDEXES:
         pipe.zrange(getattr(bucket, kind), 0, -1, withscores=True)
-    return {run_id.decode(): score for found in pipe.execute() for run_id, score in found}
+    listed = [pair for found in pipe.execute() for pair in found]
+    return {run_id.decode() if isinstance(run_id, bytes) else run_id: score for run_id, score in listed}
 
 
 async def put(client: Any, kind: str, entries: dict[str, float]) -> None:
