@@ -72,7 +72,7 @@ async def tabs(browser: Browser, url: str, **options: Any) -> AsyncGenerator[Tab
     try:
         opened = Tabs(context, url)
         yield opened
-        assert opened.complaints == []
+        assert opened.complaints == [], opened.complaints
     finally:
         await context.close()
 

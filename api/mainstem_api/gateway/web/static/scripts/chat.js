@@ -147,7 +147,7 @@ class Chat {
     }
     if (thread !== this.thread) return; // somebody was quicker
     if (!this.turns.size) this.offerEarlier(page.next);
-    const said = await this.said(thread);
+    const said = page.runs.length ? await this.said(thread) : new Map(); // a new thread has no messages yet
     for (const run of page.runs.reverse()) {
       this.add(Object.assign(run, said.get(run.run_id)));
       await breath(); // each may be large
