@@ -22,7 +22,7 @@ SNAPSHOT_EVERY = 150  # events
 
 
 class Load:
-    """Runs that are written at a steady rate until enough readers have come back often enough."""
+    """Runs that are written at a steady rate until readers have come back often enough, and late enough."""
 
     def __init__(self, logs: list[RunLog], clients: list[httpx.AsyncClient]) -> None:
         self.logs, self.clients = logs, clients
@@ -36,7 +36,8 @@ class Load:
         await log.claim()
         loop = asyncio.get_running_loop()
         due = loop.time()
-        while self.reconnects < RECONNECTS:
+        # How many reconnects it takes until one is late enough to need a snapshot is the machine's.
+        while self.reconnects < RECONNECTS or not any(reader.snapshots for reader in self.readers):
             await log.say(GROUP)
             if len(log.entries) % SNAPSHOT_EVERY < GROUP:
                 await log.snapshot()
