@@ -25,6 +25,7 @@ import httpx
 import jsonschema
 import pytest
 
+from mainstem_api.gateway.adapters.routers import ERROR_FORMATS
 from support.clients.raw_http import LONG, RUN, STATE, TIME, Client, check_problem, parse, text_of
 from support.engines.demowords import demo_text
 from support.paths import ROOT
@@ -163,6 +164,7 @@ def test_a_key_starts_once(client: Client):
         (b'{"engine": "nobody_has_this"}', 422, "unknown_engine"),
         (b'{"engine": "demo", "input": {"tokens": "many"}}', 422, "invalid_input"),
         (b'{"engine": "demo", "input": {"text": "' + b"x" * 3_000_000 + b'"}}', 413, "input_too_large"),
+        (b'{"engine": "demo", "input": {"text": "' + b"x" * 34_000_000 + b'"}}', 413, "body_too_large"),
     ],
     ids=itertools.count(),
 )
@@ -319,9 +321,9 @@ def test_the_openapi_document_describes_what_is_answered(client: Client):
     for method, path in routes:
         for status, answer in document["paths"][path][method]["responses"].items():
             if status >= "400":
-                # Other protocols tell their errors in their own form.
-                ours = path.startswith(("/v1/runs", "/v1/threads", "/readyz", "/healthz"))
-                kinds = {"application/problem+json", *["application/json"] * (not ours)}
+                # Protocols that have an error format of their own tell their errors in it.
+                has_own = any(path == prefix or path.startswith(f"{prefix}/") for prefix in ERROR_FORMATS)
+                kinds = {"application/problem+json", *["application/json"] * has_own}
                 assert set(answer["content"]) <= kinds, (method, path, status)
                 assert answer["content"]
 

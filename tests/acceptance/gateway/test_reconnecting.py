@@ -75,7 +75,9 @@ async def test_a_thousand_reconnects_between_two_gateways_lose_and_double_nothin
     store = Store(store_url)
     with GatewayProcess(store_url, broker_url) as one, GatewayProcess(store_url, broker_url) as two:
         async with one.client() as first, two.client() as second:
-            await store.client.set(keys.lease("w1"), "worker")  # else sweepers end its runs in the meantime
+            await store.client.set(
+                keys.lease("w1"), "worker", ex=120
+            )  # else sweepers end its runs in the meantime
             load = Load([await RunLog.start(store) for _ in range(RUNS)], [first, second])
             async with asyncio.timeout(90), asyncio.TaskGroup() as group:
                 for log in load.logs:
