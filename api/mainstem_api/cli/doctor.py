@@ -183,7 +183,7 @@ def _skew(client: BlockingClient) -> float:
 
 def _fleet(client: Any) -> Iterator[Finding]:
     owners = [name.decode() for name in client.zrange(keys.WORKERS, 0, -1)]
-    roles = client.mget([keys.lease(owner) for owner in owners]) if owners else []
+    roles: list[bytes | None] = client.mget([keys.lease(owner) for owner in owners]) if owners else []
     alive = sum(role is not None and role.decode().split(" ")[0] == leases.WORKER for role in roles)
     lost = roles.count(None)
     yield _judge(

@@ -157,7 +157,8 @@ def _guard_hosts(settings: Settings) -> None:
 
         def prepare(self) -> None:
             self.set_status(421)
-            self.finish("Without a password (FLOWER_BASIC_AUTH) Flower is served under own names only.\n")
+            answer: Any = self  # Tornado's `finish` takes dictionaries of anything
+            answer.finish("Without a password (FLOWER_BASIC_AUTH) Flower is served under own names only.\n")
 
     find_handler = Flower.find_handler
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from mainstem_shared.model import cursors, jsontext
 from mainstem_shared.model.events import Entry, Type
@@ -97,5 +97,5 @@ def _usage(final: bytes) -> dict[str, int] | None:
         return None
     if not isinstance(usage, dict):
         return None
-    named: dict[str, Any] = usage
+    named = cast("dict[str, Any]", usage)
     return {name: value for name, value in named.items() if isinstance(value, int)} or None

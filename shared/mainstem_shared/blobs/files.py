@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 from mainstem_shared import errors
 from mainstem_shared.blobs import drivers
@@ -111,8 +111,8 @@ def _texts(value: Any) -> Iterator[tuple[str, int]]:
         if isinstance(one, str):
             yield one, depth
         elif isinstance(one, Mapping):
-            members: Mapping[str, Any] = one
+            members = cast("Mapping[str, Any]", one)
             waiting.extend((member, depth + 1) for member in members.values())
         elif isinstance(one, list):
-            items: list[Any] = one
+            items = cast("list[Any]", one)
             waiting.extend((item, depth + 1) for item in items)

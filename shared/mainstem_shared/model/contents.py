@@ -10,7 +10,7 @@ The worker folds what it writes, readers fold snapshot and tail; both reach the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 
 from mainstem_shared.model import jsontext, usage
 from mainstem_shared.model.events import STATES, Entry, Type
@@ -292,7 +292,7 @@ class Content:
         """Keep the reason to stop, which engines tell of as an event of their own; nothing else of those."""
         about = data.get("data")
         if data.get("name") == FINISH and isinstance(about, dict):
-            reason = about.get("finish_reason")
+            reason = cast("dict[str, Any]", about).get("finish_reason")
             if isinstance(reason, str):
                 self.extra["finish_reason"] = reason
                 self._weigh("finish_reason", reason)

@@ -167,7 +167,8 @@ class _Life:
         if entry.type in _RUNNING:
             yield from self._claimed(entry, payload.get("segment"))
         elif entry.type == Type.APPROVAL_REQUIRED:
-            self.action = (payload.get("action") or {}).get("action_id")
+            action: dict[str, Any] = payload.get("action") or {}
+            self.action = action.get("action_id")
         elif entry.type in _DECIDED:
             if self.where != _UNKNOWN and payload.get("action_id") != self.action:
                 yield Finding(

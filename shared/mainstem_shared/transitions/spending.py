@@ -91,10 +91,12 @@ async def settle(
 
 async def read_account(store: Store, account: str, *, patience_s: float | None = None) -> Account:
     """Read an account; an empty one if there is none."""
-    flat = await store.command("HGETALL", account, patience_s=patience_s, large=True)
+    reply: dict[bytes, bytes] | list[bytes] = await store.command(
+        "HGETALL", account, patience_s=patience_s, large=True
+    )
     # redis-py makes a dictionary of the reply, the shared connection leaves it flat.
-    pairs = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True)
-    fields = {name.decode(): value.decode() for name, value in pairs}
+    members = reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
+    fields = {name.decode(): value.decode() for name, value in members.items()}
     numbers = {name: int(fields.pop(name, 0)) for name in ("nanos", "tokens", "held_nanos", "held_tokens")}
     calls = {
         name.removeprefix(_CALL): _reservation(fields.pop(name))
