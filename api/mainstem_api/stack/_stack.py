@@ -239,7 +239,9 @@ class Stack:
             "gateway": f"http://{host}:{port}",
             "flower": f"http://{host}:{self._flower_port}",
         }
-        self._state_file.write_text(json.dumps(state) + "\n")
+        draft = self._state_file.with_suffix(".draft")
+        draft.write_text(json.dumps(state) + "\n")
+        draft.replace(self._state_file)  # others read it as soon as it is there
         self._output.say("Mainstem is ready.")
         self._output.say(
             f"  Gateway  {state['gateway']}  (runs: {state['gateway']}/runs, API: {state['gateway']}/docs)"

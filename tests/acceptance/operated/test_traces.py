@@ -62,7 +62,8 @@ class Traced:
             return False
 
     def spans(self, trace: str) -> list[dict[str, Any]]:
-        lines = self.file.read_text().splitlines() if self.file.exists() else []
+        text = self.file.read_text() if self.file.exists() else ""
+        lines = text[: text.rfind("\n") + 1].splitlines()  # the last one may be written just now
         return [one for one in map(json.loads, lines) if one["trace"] == trace]
 
     def named(self, trace: str, name: str, count: int = 1) -> list[dict[str, Any]]:

@@ -25,8 +25,9 @@ class Handler(BaseHTTPRequestHandler):
             body = gzip.decompress(body)
         request = ExportTraceServiceRequest.FromString(body)
         lines = [json.dumps(one) for one in spans(request)]
-        with Path(sys.argv[2]).open("a") as file:
-            file.write("".join(f"{line}\n" for line in lines))
+        # Unbuffered: one write each, so that two exporters' lines do not mix.
+        with Path(sys.argv[2]).open("ab", buffering=0) as file:
+            file.write("".join(f"{line}\n" for line in lines).encode())
         answer = ExportTraceServiceResponse().SerializeToString()
         self.send_response(200)
         self.send_header("Content-Type", "application/x-protobuf")
