@@ -98,7 +98,7 @@ class Site:
             response = httpx.get(url, params={"query": expression}, timeout=5)
         except httpx.TransportError:
             return []
-        if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+        if response.status_code == 503:
             return []
         return response.raise_for_status().json()["data"]["result"]
 
