@@ -22,7 +22,12 @@ Chat = dict[str, Any]
 
 def chat(messages: Iterable[Message]) -> list[Chat]:
     """Return messages as chat completions' messages, oldest first."""
-    return [said for message in messages for said in _of(message.role, message.parts)]
+    return chat_of((message.role, message.parts) for message in messages)
+
+
+def chat_of(turns: Iterable[tuple[str, Sequence[Mapping[str, Any]]]]) -> list[Chat]:
+    """Return the same for roles and parts that belong to no message yet."""
+    return [said for role, parts in turns for said in _of(role, parts)]
 
 
 def _of(role: str, parts: Sequence[Mapping[str, Any]]) -> Iterator[Chat]:

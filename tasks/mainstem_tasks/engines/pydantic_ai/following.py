@@ -1,0 +1,90 @@
+"""Follows an agent's model requests: budgets and usage, checkpoints, and what users say meanwhile."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from pydantic_ai import RunContext as AgentContext
+from pydantic_ai.capabilities import AbstractCapability
+from pydantic_ai.messages import ModelMessagesTypeAdapter, ModelResponse
+from pydantic_ai.models import ModelRequestContext
+from pydantic_ai.usage import RequestUsage
+
+from mainstem_tasks.engines.frameworks.progress import Progress
+from mainstem_tasks.engines.frameworks.provider_calls import Heard, model_call
+from mainstem_tasks.engines.frameworks.tool_calls import ToolCalls
+from mainstem_tasks.engines.pydantic_ai.streaming import Streaming
+from mainstem_tasks.sdk.context import RunContext
+from mainstem_tasks.sdk.provider_calls import ProviderCall
+
+
+@dataclasses.dataclass
+class Following(AbstractCapability[Any]):
+    """One segment's view of its agent's model requests."""
+
+    run: RunContext[Any]
+    calls: ToolCalls
+    streaming: Streaming
+    heard: Heard
+    is_first: bool = True
+
+    async def before_model_request(
+        self, ctx: AgentContext[Any], request_context: ModelRequestContext
+    ) -> ModelRequestContext:
+        """Hand over what users said, and save what was done: results of tools are there to be kept."""
+        while not self.run.inbox.empty():
+            ctx.enqueue(self.run.inbox.get_nowait())
+        if not self.is_first:
+            state = ModelMessagesTypeAdapter.dump_python(list(ctx.messages), mode="json")
+            await self.run.checkpoint(Progress.of(self.calls, {"messages": state}).encoded())
+        self.is_first = False
+        return request_context
+
+    async def wrap_model_request(
+        self,
+        ctx: AgentContext[Any],  # noqa: ARG002 - as the hook is called
+        *,
+        request_context: ModelRequestContext,
+        handler: Any,
+    ) -> ModelResponse:
+        """Make the request inside the run's budgets."""
+        parameters = request_context.model_request_parameters
+        self.streaming.output_tools = frozenset(tool.name for tool in parameters.output_tools)
+        given = (request_context.model_settings or {}).get("max_tokens")
+        async with model_call(
+            self.run,
+            self.heard,
+            model=request_context.model.model_name,
+            provider=request_context.model.system,
+            request=_about(request_context),
+            max_output_tokens=given,
+        ) as call:
+            if given is None and call.max_output_tokens is not None:
+                bound = {**(request_context.model_settings or {}), "max_tokens": call.max_output_tokens}
+                request_context = dataclasses.replace(request_context, model_settings=bound)
+            response: ModelResponse = await handler(request_context)
+            await _report(call, response.usage)
+            return response
+
+
+def _about(request: ModelRequestContext) -> str:
+    said = ModelMessagesTypeAdapter.dump_json(request.messages).decode(errors="replace")
+    tools = [
+        f"{t.name} {t.description} {t.parameters_json_schema}"
+        for t in request.model_request_parameters.function_tools
+    ]
+    return "".join((said, *tools))
+
+
+async def _report(call: ProviderCall, used: RequestUsage) -> None:
+    await call.used(
+        input_tokens=used.input_tokens,
+        output_tokens=used.output_tokens,
+        cached_input_tokens=used.cache_read_tokens,
+        cache_write_tokens=used.cache_write_tokens,
+        cache_write_1h_tokens=used.cache_write_1h_tokens,
+        reasoning_tokens=used.output_reasoning_tokens,
+        audio_input_tokens=used.input_audio_tokens,
+        audio_output_tokens=used.output_audio_tokens,
+    )
