@@ -34,6 +34,7 @@ MainstemError
 │   ├── EventTooLarge         event_too_large
 │   ├── BlobTooLarge          blob_too_large
 │   ├── CheckpointTooLarge    checkpoint_too_large
+│   ├── MemoryTooLarge        memory_too_large
 │   └── ContentTooLarge       content_too_large
 ├── ProviderError             provider_error
 ├── Fenced                    fenced
@@ -79,6 +80,7 @@ __all__ = [
     "InvalidRequest",
     "KeysUnavailable",
     "MainstemError",
+    "MemoryTooLarge",
     "Misconfigured",
     "NewerVersion",
     "NotAuthenticated",
@@ -359,6 +361,16 @@ class CheckpointTooLarge(EngineLimit):
 
     code = "checkpoint_too_large"
     message = "A checkpoint of {size} bytes is over the limit of {limit}; store the data elsewhere."
+
+
+class MemoryTooLarge(EngineLimit):
+    """An engine would keep more on a thread than it may."""
+
+    code = "memory_too_large"
+    message = (
+        "The engine's memory of this thread would have {what}, the limit is {limit}: delete what nobody "
+        "needs any more, or raise MAINSTEM_MEMORY_MAX_KB or MAINSTEM_MEMORY_MAX_KEYS."
+    )
 
 
 class ContentTooLarge(EngineLimit):

@@ -81,7 +81,7 @@ def _said_in(request: ResumeRequest) -> Iterator[tuple[Kind, Any]]:
         )
         yield from ((kind, value) for kind, value in parts if value is not None)
     for answer in request.answers or ():
-        yield Kind.ANSWER, answer.text
+        yield Kind.ANSWER, answer.value if answer.text is None else answer.text
 
 
 def plain(said: Said) -> str | None:

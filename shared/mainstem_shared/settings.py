@@ -103,6 +103,11 @@ class Settings(BaseSettings):
     compact_after_s: Annotated[float, Field(ge=0)] = 60
     """How long after its end a run's deltas stay readable one by one; then only the final event is kept."""
 
+    memory_max_kb: Annotated[int, Field(ge=1, le=512 * 1024)] = 4096
+    """The most that one engine may keep on one thread (`run.memory`), keys included."""
+    memory_max_keys: Annotated[int, Field(ge=1, le=3000)] = 1000
+    """The most keys that it may have there; one commit changes no more, and a script takes so many."""
+
     # Files
     blob_url: str | None = None
     """Where files and large results lie: `file:///path`, shared by all processes. None: in `data_dir`."""

@@ -13,6 +13,8 @@
 9. **A living owner knows it.** Unless the store went back, whoever the record names as owner of a running run executes
    it, or waits for the reply to the call that made it the owner.
 10. **Operators find the same.** What `mainstem verify` would say of the state: its rules hold.
+11. **Memory and content stand at one point.** What the engine remembers is what was said at its last checkpoint or
+   pause, or in the end; a run that somebody else ended has said that, and maybe more.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from __future__ import annotations
 import itertools
 
 from mainstem_shared.eventlog.writing.channels import Phase
-from mainstem_shared.model import cursors, events
+from mainstem_shared.model import cursors, events, jsontext
 from mainstem_shared.model.events import Entry
 from mainstem_shared.model.verification import Dump, verify
 from mainstem_shared.store import keys
@@ -29,6 +31,7 @@ from model.world import RUN, Violation, World
 
 OVER = frozenset({"succeeded", "failed", "aborted"})
 K = keys.run(RUN)
+MEMORY = keys.memory_of(RUN, "demo")
 
 
 def check(world: World) -> None:
@@ -57,8 +60,24 @@ def check(world: World) -> None:
         raise Violation(f"5: {kinds}")
     if (world.database.data.get(K.thread, {}).get("active") == RUN) == is_over:
         raise Violation(f"6: {record['status']}, but the thread has {world.database.data.get(K.thread)}")
+    _check_memory(world.database, entries[-1], is_over=is_over)
     _check_holders(world, record, entries[-1].cursor)
     _check_verdict(world, record, entries)
+
+
+def _check_memory(database: Database, last: Entry, *, is_over: bool) -> None:
+    remembered = database.data.get(MEMORY, {}).get("said", "").encode("latin-1").decode()
+    if is_over:
+        final = last.payload()
+        said = events.text_of(final["content"])
+        if said != remembered and (final["reason"] == "completed" or not said.startswith(remembered)):
+            raise Violation(f"11: the engine remembers {remembered!r}, the run ended with {said!r}")
+        return
+    checkpoint, snapshot = database.data.get(K.checkpoint), database.data.get(K.snapshot)
+    state = checkpoint and (checkpoint.get("fold") or (snapshot or {}).get("state"))
+    said = events.text_of(jsontext.loads(state.encode("latin-1"))["content"]) if state else ""
+    if said != remembered:
+        raise Violation(f"11: the engine remembers {remembered!r}, its checkpoint is at {said!r}")
 
 
 def _check_verdict(world: World, record: dict[str, str], entries: list[Entry]) -> None:

@@ -21,6 +21,13 @@ SCENARIOS = {
     "replies are lost": Budget(crashes=0, decisions=1, handovers=0),
     "workers crash": Budget(lost_replies=0, emits=2),
     "an owner is suspended": Budget(**{**NEVER, "seals": 2}, claims=3, emits=3),
+    "engines remember": Budget(
+        **{**NEVER, "seals": 1, "crashes": 1, "pauses": 1, "decisions": 1, "lost_replies": 1},
+        claims=2,
+        emits=1,
+        checkpoints=1,
+        finishes=1,
+    ),
     "the store loses its last writes": Budget(
         **{**NEVER, "seals": 1}, claims=3, emits=2, finishes=1, failovers=1
     ),
@@ -59,6 +66,8 @@ MUTANTS = {
         "finish", "if redis.call('HGET', thread, 'active') == run_id then", "if false then"
     ),
     "a claim forgets who asked": ("claim", "if r[4] == nonce then", "if false then"),
+    "a pause commits no memory": ("pause", "remember(memory, thread, ARGV, 18)", ""),
+    "an end commits no memory": ("finish", "remember(memory, thread, ARGV, 16)", ""),
 }  # fmt: skip
 
 
@@ -69,7 +78,9 @@ def test_the_exploration_finds_a_broken_guard(name: str):
     assert old in SHIPPED[script]
     sources = {**SHIPPED, script: SHIPPED[script].replace(old, new, 1)}
     report = explore(
-        Machine(Interpreter(sources)), Budget(handovers=0, pauses=0, stops=0, seals=2), limit=9_000
+        Machine(Interpreter(sources)),
+        Budget(handovers=0, pauses=int("pause" in name), stops=0, seals=2),
+        limit=9_000,
     )
     assert report.violation, f"{name}: {report}"
 

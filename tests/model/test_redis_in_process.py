@@ -32,6 +32,7 @@ TYPES: dict[str, list[st.SearchStrategy[tuple[str, ...]]]] = {
         st.tuples(st.just("HDEL"), KEYS, WORDS, WORDS),
         st.tuples(st.just("HINCRBY"), KEYS, WORDS, NUMBERS),
         st.tuples(st.just("HEXISTS"), KEYS, WORDS),
+        st.tuples(st.just("HKEYS"), KEYS),
     ],
     "list": [
         st.tuples(st.just("LPUSH"), KEYS, WORDS),

@@ -23,6 +23,7 @@ from mainstem_shared.model.actions import Action, Question
 from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
+from mainstem_shared.model.memories import Changes
 from mainstem_shared.model.runs import Reason
 from mainstem_shared.operations import ending
 from mainstem_shared.settings import Settings
@@ -106,6 +107,7 @@ class Budget:
     pauses: int = 1
     handovers: int = 1
     finishes: int = 9
+    checkpoints: int = 0
     seals: int = 1
     stops: int = 1
     decisions: int = 2
@@ -141,6 +143,13 @@ class Move:
     world: World
 
 
+VERBS_OF_A_HOLDER: Final = (
+    ("finish", "finishes"),
+    ("pause", "pauses"),
+    ("handover", "handovers"),
+    ("checkpoint", "checkpoints"),
+)
+"""What a worker in control may call, and what of its budget that takes."""
 RUN: Final = ids.run_id("default", "t", uuid.UUID(int=1))
 ACTION: Final = Action(
     action_id="ask",
@@ -235,7 +244,7 @@ class Machine:
                     yield self._emit(
                         replace(world, budget=replace(budget, emits=budget.emits - 1)), index, worker
                     )
-                for verb, name in (("finish", "finishes"), ("pause", "pauses"), ("handover", "handovers")):
+                for verb, name in VERBS_OF_A_HOLDER:
                     if left := getattr(budget, name):
                         spent = replace(world, budget=replace(budget, **{name: left - 1}))
                         yield from self._call(spent, index, worker, verb)
@@ -344,7 +353,30 @@ class Machine:
             error=None,
             retention_ms=TTL_MS,
             compact_after_ms=60_000,
+            memory=self._memory(channel),
         )
+
+    def _memory(self, channel: Channel) -> Changes:
+        """Return what an engine remembers that remembers what it has said."""
+        said = channel.fold.text.encode()
+        return Changes(engine=self.spec.engine, values={"said": said}, size=len(said), ttl_ms=TTL_MS)
+
+    def _checkpoint_call(self, store: InProcessStore, worker: Worker) -> Any:
+        channel = worker.channel
+        assert channel is not None
+        return transitions.checkpoint(
+            store,
+            channel.control,
+            cursor=channel.acknowledged,
+            state=b"state",
+            fold=jsontext.dumps(channel.fold.dump()),
+            live_ttl_ms=TTL_MS,
+            memory=self._memory(channel),
+        )
+
+    def _checkpoint_answered(self, worker: Worker, answer: Any) -> Worker:
+        del answer
+        return worker
 
     def _pause_call(self, store: InProcessStore, worker: Worker) -> Any:
         channel = worker.channel
@@ -359,6 +391,7 @@ class Machine:
             fold=copy.deepcopy(channel.fold),
             checkpoint=b"state",
             settings=SETTINGS,
+            memory=self._memory(channel),
         )
 
     def _handover_call(self, store: InProcessStore, worker: Worker) -> Any:

@@ -310,7 +310,7 @@ MUTATIONS: Final = (
     ),
     M(
         rows=(53,),
-        file=f"{TASKS}/sdk/context.py",
+        file=f"{TASKS}/sdk/emitter.py",
         old='await self._emit(Type.CUSTOM, {"name": name, "data": data})',
         new='await self._emit(Type.TITLE, {"title": name})',
         only=("test_what_is_about_the_run",),

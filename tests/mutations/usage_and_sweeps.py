@@ -8,7 +8,7 @@ from mutations.mutation import API, LUA, SHARED, TASKS, WORKERS, Mutation
 
 M = Mutation
 _CONTENTS: Final = f"{SHARED}/model/contents.py"
-_CONTEXT: Final = f"{TASKS}/sdk/context.py"
+_CONTEXT: Final = f"{TASKS}/sdk/emitter.py"
 _USAGE: Final = f"{SHARED}/model/usage.py"
 _SEGMENTS: Final = f"{TASKS}/execution/segments.py"
 _STATES: Final = f"{SHARED}/eventlog/reading/run_states.py"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mainstem_shared import errors
-from mainstem_shared.model import actions
+from mainstem_shared.model import actions, interrupts
 from mainstem_shared.model.actions import Action, Call, Question
 from support.models.specs import spec
 
@@ -29,6 +29,30 @@ QUESTIONS = Action(
     expires_ms=FAR,
 )
 OK = {"call_id": "b", "type": "approve"}
+MIXED = interrupts.action_of(
+    [
+        {"id": "pay", "type": "approval", "value": {"name": "pay", "arguments": {"n": 1}}, "reason": "dear",
+         "allowed_decisions": ["approve", "reject"]},
+        {"id": "why", "type": "question", "value": {"text": "Why?", "options": ["a", "b"]}},
+        {"id": "how", "type": "question", "value": "How many?", "response_schema": {"type": "integer"}},
+        {"id": "form", "type": "data", "value": {"draft": [1, 2]}, "response_schema": SCHEMA},
+        {"id": "any", "type": "data", "value": "look"},
+    ],
+    action_id="act", expires_ms=FAR, on_expiry="reject",
+)  # fmt: skip
+PAY = {"call_id": "pay", "type": "approve"}
+ANSWERS = [
+    {"question_id": "why", "text": "a"},
+    {"question_id": "how", "value": 3},
+    {"question_id": "form", "value": {"n": 2}},
+    {"question_id": "any", "value": None},
+]
+
+
+def with_answer(question_id: str, **given: Any) -> dict[str, Any]:
+    """A whole request about `MIXED`, but for one answer."""
+    others = [answer for answer in ANSWERS if answer["question_id"] != question_id]
+    return {"decisions": [PAY], "answers": [*others, {"question_id": question_id, **given}]}
 
 
 def judged(action: Action = CALLS, **fields: Any) -> list[dict[str, Any]]:
@@ -79,7 +103,16 @@ REFUSED: list[tuple[str, Action, dict[str, Any]]] = [
         QUESTIONS,
         {"answers": [{"question_id": "q1", "text": "x"}, {"question_id": "q2", "text": ""}]},
     ),
-    ("invalid_request", CALLS, {"decisions": [OK], "answers": []}),
+    (
+        "invalid_decision",
+        CALLS,
+        {
+            "decisions": [OK, {"call_id": "a", "type": "approve"}],
+            "answers": [{"question_id": "a", "text": "x"}],
+        },
+    ),
+    ("invalid_request", QUESTIONS, {"answers": [{"question_id": "q1", "text": "x", "value": 1}]}),
+    ("invalid_request", QUESTIONS, {"answers": [{"question_id": "q1"}]}),
     ("invalid_request", CALLS, {"decisions": [{**OK, "name": "rm"}]}),
     ("invalid_request", CALLS, {"decisions": [OK], "engine": "other"}),
     ("input_too_large", CALLS, {"decisions": [{**OK, "text": "x" * actions.DECISIONS_LIMIT}]}),
@@ -180,3 +213,106 @@ def test_engines_cannot_ask_what_nobody_could_decide(fields: dict[str, Any]):
     """Nothing at all, too much, twice the same, or by a broken schema."""
     with pytest.raises(ValueError, match="validation error"):
         Action.model_validate({"action_id": "a", "expires_ms": 1, **fields})
+
+
+# -- mixtures
+
+
+def test_a_mixture_is_decided_item_by_item():
+    """Approvals as ever, texts as texts, JSON as JSON; each is found by its id."""
+    kept = judged(MIXED, decisions=[PAY], answers=ANSWERS)
+    found = actions.decisions_of([{"decisions": kept}])
+    assert found["pay"].is_approved
+    assert found["pay"].arguments == {"n": 1}
+    assert (found["why"].text, found["why"].value) == ("a", None)
+    assert [found[name].value for name in ("how", "form", "any")] == [3, {"n": 2}, None]
+    assert found["form"].text == '{"n":2}'
+
+
+@pytest.mark.parametrize(
+    ("question_id", "text", "value"),
+    [
+        ("how", "3", 3),
+        ("form", '{"n": 4}', {"n": 4}),
+        ("any", "free words", "free words"),
+        ("any", "[1]", [1]),
+    ],
+)
+def test_clients_that_know_only_texts_answer_with_json_in_them(question_id: str, text: str, value: Any):
+    kept = judged(MIXED, **with_answer(question_id, text=text))
+    assert actions.decisions_of([{"decisions": kept}])[question_id].value == value
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        (with_answer("how", value="three"), "'how' does not fit its schema"),
+        (with_answer("how", text="three"), "'how' does not fit its schema"),
+        (with_answer("form", value={"n": 1, "more": 2}), "'form' does not fit its schema"),
+        (with_answer("why", value=3), "'why' must be a text"),
+        (with_answer("why", text=" "), "'why' is empty"),
+        ({"decisions": [PAY], "answers": ANSWERS[1:]}, "each question"),
+        ({"answers": ANSWERS}, "'pay' is not decided"),
+        (
+            {"decisions": [{"call_id": "pay", "type": "edit", "arguments": {}}], "answers": ANSWERS},
+            "'edit' is not",
+        ),
+    ],
+)
+def test_an_answer_that_does_not_fit_is_refused_and_says_why(request_: dict[str, Any], words: str):
+    with pytest.raises(errors.MainstemError, match=words):
+        judged(MIXED, **request_)
+
+
+def test_what_nobody_decided_is_rejected_item_by_item():
+    kept = actions.rejected(MIXED, "late")
+    assert [(one["id"], one["type"]) for one in kept] == [
+        (name, "reject") for name in ("pay", "why", "how", "form", "any")
+    ]
+
+
+def test_readers_see_what_they_answer_to():
+    """Calls and questions, each with what its answer must fit; a plain question looks as it always did."""
+    public = MIXED.public()
+    assert public["kind"] == "interrupt"
+    assert public["calls"][0]["allowed_decisions"] == ["approve", "reject"]
+    assert public["questions"][0] == {"question_id": "why", "text": "Why?", "options": ["a", "b"]}
+    assert public["questions"][2] == {
+        "question_id": "form", "text": '{"draft":[1,2]}', "type": "data", "value": {"draft": [1, 2]},
+        "response_schema": SCHEMA,
+    }  # fmt: skip
+    assert Action.model_validate_json(MIXED.model_dump_json()) == MIXED
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"id": "x", "type": "approval", "value": "no call"},
+        {"id": "x", "type": "question", "value": 3},
+        {"id": "x", "type": "data", "value": 1, "response_schema": {"type": "nonsense"}},
+        {"id": "", "type": "data"},
+        {"id": "x", "type": "order"},
+    ],
+)
+def test_items_that_nobody_could_answer_are_refused(item: dict[str, Any]):
+    with pytest.raises(ValueError, match=r"\w"):
+        interrupts.action_of([item], action_id="a", expires_ms=FAR, on_expiry="fail")
+    with pytest.raises(ValueError, match="at least one thing"):
+        interrupts.action_of([], action_id="a", expires_ms=FAR, on_expiry="fail")
+
+
+def test_short_forms_are_what_they_always_were():
+    """An interrupt of approvals alone, or of plain questions, is the same action as of `request_approval`, `ask`."""
+    only_call = interrupts.action_of(
+        [{"id": "a", "type": "approval", "value": {"name": "tool", "arguments": {}}}],
+        action_id="act", expires_ms=FAR, on_expiry="fail",
+    )  # fmt: skip
+    call = Call(call_id="a", name="tool", arguments={})
+    assert only_call == Action(action_id="act", kind="tool_approval", calls=(call,), expires_ms=FAR)
+    only_question = interrupts.action_of(
+        [{"id": "q1", "type": "question", "value": "?"}], action_id="act", expires_ms=FAR, on_expiry="fail"
+    )
+    assert (
+        only_question.model_dump()
+        == QUESTIONS.model_copy(update={"questions": QUESTIONS.questions[:1]}).model_dump()
+    )

@@ -219,7 +219,7 @@ def test_a_cancelled_interrupt_rejects():
     assert given.all_cancelled
     assert given.decisions()[0]["type"] == "reject"
     with pytest.raises(errors.InvalidDecision):
-        given.answers()
+        given.answers({"c.1", "c"})
 
 
 def test_a_conversation_for_engines():

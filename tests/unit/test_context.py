@@ -259,8 +259,9 @@ async def test_a_checkpoint_covers_what_was_emitted_before_it():
     """Everything is flushed first, and the saved state names the cursor that it covers."""
     saved: list[tuple[bytes, Cursor]] = []
 
-    async def save(state: bytes, covers: Cursor) -> None:
+    async def save(state: bytes, covers: Cursor, _: object) -> bool:
         saved.append((state, covers))
+        return True
 
     run = RunContext[Any](
         MemoryChannel(epoch=2),

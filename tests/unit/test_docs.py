@@ -36,6 +36,7 @@ def test_every_key_is_in_the_table():
         keys.thread("t", "thread"),
         keys.thread_runs("t", "thread"),
         keys.idempotency(run_id, "x" * 32),
+        keys.memory_of(run_id, "<engine>"),
         keys.lease("owner"),
         keys.owned("owner"),
         keys.mailbox("owner"),

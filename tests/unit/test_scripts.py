@@ -92,6 +92,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     ),
     "promote": lambda s: transitions.promote(s, RUN, live_ttl_ms=1, thread_ttl_ms=1),
     "forget": lambda s: transitions.forget(s, RUN),
+    "erase": lambda s: transitions.erase(s, "t", "t"),
     "steer": lambda s: transitions.steer(s, RUN, input_id="i", text="t", by=None),
     "inbox": lambda s: transitions.inbox(s, CONTROL, read=1, known=1),
     "take_due": lambda s: transitions.take_due(s, store_keys.indexes(0).active, limit=1, hold_ms=1),
@@ -181,7 +182,7 @@ def test_the_function_passes_what_the_header_lists(name: str):
 
 def _kind(key: str) -> str:
     spelled = {"runs": "runs", "idem": "idempotency"}
-    kind = key.split("}:")[1].split(":")[-2 if ":idem:" in key else -1]
+    kind = key.split("}:")[1].split(":")[-2 if ":idem:" in key or ":memory:" in key else -1]
     return spelled.get(kind, kind)
 
 
@@ -212,6 +213,7 @@ def test_flags_say_what_a_verb_may_do(name: str):
         "release",
         "promote",
         "forget",
+        "erase",
         "take_due",
         "pause",
         "settle",

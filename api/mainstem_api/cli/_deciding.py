@@ -85,14 +85,16 @@ class Given:
         """
         calls, questions = (action or {}).get("calls") or [], (action or {}).get("questions") or []
         decisions, answers = self.decisions(calls), self.answers()
-        if decisions and answers:
-            raise typer.BadParameter("a run waits for decisions or for answers, not for both.")
+        if decisions and answers and action is not None and action["kind"] != "interrupt":
+            raise typer.BadParameter("this run waits for decisions or for answers, not for both.")
         if action is not None:
             _check_known([d["call_id"] for d in decisions], [c["call_id"] for c in calls], "tool call")
             _check_known(
                 [a["question_id"] for a in answers], [q["question_id"] for q in questions], "question"
             )
-        return {"action_id": action_id, **({"answers": answers} if answers else {"decisions": decisions})}
+        both = {"decisions": decisions, "answers": answers}
+        given = {name: said for name, said in both.items() if said} or {"decisions": []}
+        return {"action_id": action_id, **given}
 
 
 def _pairs(options: Sequence[str], name: str) -> list[tuple[str, str]]:
@@ -121,13 +123,12 @@ class Asker:
 
     def body(self, action: dict[str, Any]) -> dict[str, Any]:
         """Return what resumes the run."""
-        if action["kind"] == "question":
-            questions = action["questions"]
-            asked = {"answers": [self._answer(q, n, len(questions)) for n, q in enumerate(questions, 1)]}
-        else:
-            calls = action["calls"]
-            asked = {"decisions": [self._decision(c, n, len(calls)) for n, c in enumerate(calls, 1)]}
-        return {"action_id": action["action_id"], **asked}
+        asked: dict[str, Any] = {"action_id": action["action_id"]}
+        if calls := action.get("calls"):
+            asked["decisions"] = [self._decision(c, n, len(calls)) for n, c in enumerate(calls, 1)]
+        if questions := action.get("questions"):
+            asked["answers"] = [self._answer(q, n, len(questions)) for n, q in enumerate(questions, 1)]
+        return asked
 
     def _decision(self, call: dict[str, Any], number: int, of: int) -> dict[str, Any]:
         self.say(f"\nTool call {number} of {of}: {call['name']}  ({call['call_id']})")

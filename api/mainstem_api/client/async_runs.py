@@ -376,7 +376,7 @@ class AsyncRuns(Conversations):
             action_id: what is decided: the `action_id` of the run's `action`.
             decisions: for tool calls, one each: `call_id`, `type` (approve, reject, edit, respond), and
                 `reason`, `arguments` or `text`.
-            answers: for questions, one each: `question_id`, `text`.
+            answers: for questions, one each: `question_id`, and `text`, or `value` where JSON is wanted.
             user_id: whose run it is; None means any user of the tenant.
             tenant: whose user that is.
 

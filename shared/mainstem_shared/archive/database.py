@@ -121,6 +121,19 @@ class Archive:
 
         return await self._write(work)
 
+    async def threads_of(self, *, tenant: str, user_id: str) -> list[str]:
+        """Return the threads on which the archive has runs of a user.
+
+        Raises:
+            ArchiveUnavailable: nobody knows.
+        """
+        query = select(RUNS.c.thread_id).where(_of(tenant, None, user_id)).distinct()
+
+        async def work(connection: AsyncConnection) -> list[str]:
+            return list((await connection.execute(query)).scalars())
+
+        return await self._write(work)
+
     # -- reading
 
     async def get(self, run_id: str) -> StoredRun | None:

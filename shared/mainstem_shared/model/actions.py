@@ -25,6 +25,9 @@ DECISIONS_LIMIT: Final = 128 * 1024
 CHECKPOINT_LIMIT: Final = 1024 * 1024
 """Largest state an engine may save, in bytes: it is kept for as long as a human takes."""
 
+QUESTIONS_LIMIT: Final = 4
+"""Questions that one action of that kind asks."""
+
 DecisionType = Literal["approve", "reject", "edit", "respond"]
 OnExpiry = Literal["fail", "reject"]
 DECISIONS: Final[tuple[DecisionType, ...]] = ("approve", "reject", "edit", "respond")
@@ -50,12 +53,7 @@ class Call(_Strict):
 
     @model_validator(mode="after")
     def _schema_is_one(self) -> Self:
-        schema = self.arguments_schema
-        if schema is not None:
-            try:
-                validator_for(schema, default=Draft202012Validator).check_schema(schema)
-            except SchemaError as error:
-                raise ValueError(f"arguments_schema is no JSON Schema: {error.message}") from error
+        _check_schema("arguments_schema", self.arguments_schema)
         return self
 
     def public(self) -> dict[str, Any]:
@@ -63,21 +61,51 @@ class Call(_Strict):
         return self.model_dump(mode="json", exclude={"arguments_schema"}, exclude_none=True)
 
 
+def _check_schema(name: str, schema: dict[str, Any] | None) -> None:
+    if schema is not None:
+        try:
+            validator_for(schema, default=Draft202012Validator).check_schema(schema)
+        except SchemaError as error:
+            raise ValueError(f"{name} is no JSON Schema: {error.message}") from error
+
+
 class Question(_Strict):
-    """A question to the user: free text, or one of the `options` (which only suggest)."""
+    """A question to the user: free text, or one of the `options` (which only suggest).
+
+    One of type `data` shows a `value`. Its answer, and that to a question with a `response_schema`, is JSON.
+    """
 
     question_id: _Id
     text: Annotated[str, Field(min_length=1, max_length=8192)]
     options: Annotated[tuple[str, ...], Field(min_length=1, max_length=50)] | None = None
+    type: Literal["question", "data"] = "question"
+    value: Any = None
+    response_schema: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _schema_is_one(self) -> Self:
+        _check_schema("response_schema", self.response_schema)
+        return self
+
+    @property
+    def wants_json(self) -> bool:
+        """Whether its answer is JSON, not just a text."""
+        return self.type == "data" or self.response_schema is not None
+
+    def public(self) -> dict[str, Any]:
+        """Return what readers see."""
+        shown = self.model_dump(mode="json", exclude={"type", "value"}, exclude_none=True)
+        return {**shown, "type": self.type, "value": self.value} if self.type == "data" else shown
 
 
 class Action(_Strict):
     """What a paused run waits for, as its record has it."""
 
     action_id: _Id
-    kind: Literal["tool_approval", "question"]
+    kind: Literal["tool_approval", "question", "interrupt"]
+    """`interrupt`: calls and questions, or many questions."""
     calls: Annotated[tuple[Call, ...], Field(max_length=128)] = ()
-    questions: Annotated[tuple[Question, ...], Field(max_length=4)] = ()
+    questions: Annotated[tuple[Question, ...], Field(max_length=128)] = ()
     expires_ms: int
     on_expiry: OnExpiry = "fail"
     mark: dict[str, Any] | None = None
@@ -85,22 +113,20 @@ class Action(_Strict):
 
     @model_validator(mode="after")
     def _asks_something_once(self) -> Self:
-        asked = [c.call_id for c in self.calls] if self.kind == "tool_approval" else self._question_ids
+        asked = [*(c.call_id for c in self.calls), *(q.question_id for q in self.questions)]
         if not asked or len(set(asked)) != len(asked):
             raise ValueError("an action asks about at least one thing, and about each once")
+        if self.kind == "question" and len(self.questions) > QUESTIONS_LIMIT:
+            raise ValueError(f"up to {QUESTIONS_LIMIT} questions at once; an interrupt may have more items")
         return self
-
-    @property
-    def _question_ids(self) -> list[str]:
-        return [question.question_id for question in self.questions]
 
     def public(self) -> dict[str, Any]:
         """Return what readers see."""
-        asked: dict[str, Any] = (
-            {"calls": [call.public() for call in self.calls]}
-            if self.kind == "tool_approval"
-            else {"questions": [q.model_dump(mode="json", exclude_none=True) for q in self.questions]}
-        )
+        asked: dict[str, Any] = {}
+        if self.calls:
+            asked["calls"] = [call.public() for call in self.calls]
+        if self.questions:
+            asked["questions"] = [question.public() for question in self.questions]
         expires_at = runs.rfc3339(self.expires_ms)
         return {"action_id": self.action_id, "kind": self.kind, **asked, "expires_at": expires_at}
 
@@ -121,29 +147,34 @@ class DecisionInput(_Strict):
 
 
 class AnswerInput(_Strict):
-    """A client's answer to one question."""
+    """A client's answer to one question: a text, or a `value`, any JSON, where the question wants JSON."""
 
     question_id: str
-    text: str
-
-
-class ResumeRequest(_Strict):
-    """What a client sends to resume a run: decisions about all calls, or answers to all questions."""
-
-    action_id: str
-    decisions: Annotated[list[DecisionInput], Field(max_length=256)] | None = None
-    answers: Annotated[list[AnswerInput], Field(max_length=16)] | None = None
+    text: str | None = None
+    value: Any = None
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
-        if self.decisions is not None and self.answers is not None:
-            raise ValueError("decisions or answers, not both")
+        if (self.text is None) == ("value" not in self.model_fields_set):
+            raise ValueError("an answer has a text or a value")
         return self
+
+    def given(self) -> dict[str, Any]:
+        """Return the members that were given."""
+        return self.model_dump(exclude_unset=True)
+
+
+class ResumeRequest(_Strict):
+    """What a client sends to resume a run: decisions about all calls, and answers to all questions."""
+
+    action_id: str
+    decisions: Annotated[list[DecisionInput], Field(max_length=256)] | None = None
+    answers: Annotated[list[AnswerInput], Field(max_length=256)] | None = None
 
     def digest(self) -> str:
         """Return what is equal for requests that decide the same; their order means nothing."""
         decided = sorted((d.model_dump() for d in self.decisions or ()), key=lambda d: d["call_id"])
-        answered = sorted((a.model_dump() for a in self.answers or ()), key=lambda a: a["question_id"])
+        answered = sorted((a.given() for a in self.answers or ()), key=lambda a: a["question_id"])
         return digests.of_json([self.action_id, decided, answered])
 
 
@@ -157,6 +188,7 @@ class Decision:
         name: the tool; None for a question.
         arguments: what the tool is to be called with: as approved, or as edited.
         text: the answer, or what stands in for the tool's result (`respond`).
+        value: the answer, where the question wants JSON.
         reason: why it was rejected.
     """
 
@@ -165,6 +197,7 @@ class Decision:
     name: str | None = None
     arguments: Mapping[str, Any] | None = None
     text: str | None = None
+    value: Any = None
     reason: str | None = None
 
     @property
@@ -185,7 +218,7 @@ def parse_request(fields: Mapping[str, Any]) -> ResumeRequest:
     except ValidationError as error:
         raise validation.invalid_request(error) from error
     try:
-        data = jsontext.dumps(request.model_dump())
+        data = jsontext.dumps(request.model_dump(exclude_unset=True))
         if len(data) > DECISIONS_LIMIT:
             raise errors.InputTooLarge(what="resume request", size=len(data), limit=DECISIONS_LIMIT)
         jsontext.checked(data)
@@ -203,26 +236,17 @@ def judge(action: Action, request: ResumeRequest) -> list[dict[str, Any]]:
         InvalidDecision: a decision means nothing, or is about nothing the action asks.
         DecisionNotAllowed: the call's policy does not allow it.
     """
-    if action.kind == "question":
-        return _answers(action, request.answers or ())
-    known = {call.call_id for call in action.calls}
-    given = {decision.call_id: decision for decision in request.decisions or ()}
-    if len(given) != len(request.decisions or ()) or request.answers or not set(given) <= known:
-        raise errors.InvalidDecision("Decide each tool call of the action, once, and nothing else.")
-    for call in action.calls:
-        if call.call_id not in given:
-            raise errors.UndecidedCall(call_id=call.call_id)
-    return [_decided(call, given[call.call_id]) for call in action.calls]
+    decisions, answers = request.decisions or (), request.answers or ()
+    if (answers and not action.questions) or (decisions and not action.calls):
+        raise errors.InvalidDecision("Calls want decisions, questions want answers: no more, no less.")
+    return [*_decisions(action, decisions), *_answers(action, answers)]
 
 
 def rejected(action: Action, reason: str) -> list[dict[str, Any]]:
     """Return what is kept when nobody decides in time: every call is rejected, every question unanswered."""
-    if action.kind == "question":
-        return [
-            {"id": question.question_id, "type": "reject", "reason": reason} for question in action.questions
-        ]
     return [
-        {"id": call.call_id, "type": "reject", "name": call.name, "reason": reason} for call in action.calls
+        *({"id": c.call_id, "type": "reject", "name": c.name, "reason": reason} for c in action.calls),
+        *({"id": q.question_id, "type": "reject", "reason": reason} for q in action.questions),
     ]
 
 
@@ -231,15 +255,66 @@ def decisions_of(resolved: Sequence[Mapping[str, Any]]) -> dict[str, Decision]:
     return {decision["id"]: Decision(**decision) for action in resolved for decision in action["decisions"]}
 
 
+def _decisions(action: Action, decisions: Sequence[DecisionInput]) -> list[dict[str, Any]]:
+    known = {call.call_id for call in action.calls}
+    given = {decision.call_id: decision for decision in decisions}
+    if len(given) != len(decisions) or not set(given) <= known:
+        raise errors.InvalidDecision("Decide each tool call of the action, once, and nothing else.")
+    for call in action.calls:
+        if call.call_id not in given:
+            raise errors.UndecidedCall(call_id=call.call_id)
+    return [_decided(call, given[call.call_id]) for call in action.calls]
+
+
 def _answers(action: Action, given: Sequence[AnswerInput]) -> list[dict[str, Any]]:
-    answers = {answer.question_id: answer.text for answer in given}
+    answers = {answer.question_id: answer for answer in given}
     asked = [question.question_id for question in action.questions]
     if len(answers) != len(given) or sorted(answers) != sorted(asked):
         raise errors.InvalidDecision("Answer each question of the action, once, and nothing else.")
-    for question_id, text in answers.items():
-        if not text.strip():
-            raise errors.InvalidDecision(f"The answer to question {question_id!r} is empty.")
-    return [{"id": question_id, "type": "answer", "text": answers[question_id]} for question_id in asked]
+    return [_answered(question, answers[question.question_id]) for question in action.questions]
+
+
+def _answered(question: Question, answer: AnswerInput) -> dict[str, Any]:
+    kept = {"id": question.question_id, "type": "answer"}
+    if question.wants_json:
+        value = _fitting(question, answer)
+        return {**kept, "text": value if isinstance(value, str) else _spelled(value), "value": value}
+    text = answer.value if answer.text is None else answer.text
+    if not isinstance(text, str):
+        raise errors.InvalidDecision(f"The answer to question {question.question_id!r} must be a text.")
+    if not text.strip():
+        raise errors.InvalidDecision(f"The answer to question {question.question_id!r} is empty.")
+    return {**kept, "text": text}
+
+
+def _fitting(question: Question, answer: AnswerInput) -> Any:
+    """Return the JSON that an answer is; of a client that knows only texts, what its text spells."""
+    if answer.text is None:
+        return _checked(question, answer.value)
+    try:
+        spelled = jsontext.loads(answer.text.encode())
+    except ValueError:
+        return _checked(question, answer.text)
+    try:
+        return _checked(question, spelled)
+    except errors.InvalidDecision:  # a text that looks like JSON may be meant as one
+        if question.response_schema is None:
+            raise
+        return _checked(question, answer.text)
+
+
+def _checked(question: Question, value: Any) -> Any:
+    if question.response_schema is not None:
+        try:
+            schemas.validate(jsontext.dumps(question.response_schema), value)
+        except errors.InvalidInput as error:
+            about = f"The answer to {question.question_id!r} does not fit its schema"
+            raise errors.InvalidDecision(f"{about}: {error}") from error
+    return value
+
+
+def _spelled(value: Any) -> str:
+    return jsontext.dumps(value).decode()
 
 
 def _decided(call: Call, given: DecisionInput) -> dict[str, Any]:

@@ -80,7 +80,7 @@ class Archiver:
         for run in runs:
             if run.run_id in deleted:  # somebody deletes it at this moment
                 spec = run.record().spec
-                forget = FORGET.of(run.run_id, owner=(spec.tenant, spec.user_id))
+                forget = FORGET.of(run.run_id, owner=(spec.tenant, spec.user_id), keep_memory=True)
                 await self._operations.perform(forget, notify=nobody)
         ended = [(run.run_id, run.nonce) for run in runs]
         released = await transitions.release_all(

@@ -69,6 +69,8 @@ class Deleter:
         mine = [f for f in found if _may_delete(f.spec, tenant, user_id)]
         await self._delete(mine, owner=(tenant, user_id))
         archived = await self._bury_all(tenant=tenant, thread_id=thread_id, user_id=user_id)
+        if archived:  # of runs that the store has, the last one takes the memories along
+            await transitions.erase(self._store, tenant, thread_id)
         if not mine and not archived:
             raise errors.NotFound("No such thread.")
         for expired in set(listed) - {f.run_id for f in found}:
@@ -90,7 +92,7 @@ class Deleter:
         found = [f for f in await self._find([run_id]) if _may_delete(f.spec, tenant, user_id)]
         if not found:
             raise errors.NotFound
-        await self._delete(found, owner=(tenant, user_id))
+        await self._delete(found, owner=(tenant, user_id), keep_memory=self._store.archive is not None)
 
     async def delete_user(self, *, tenant: str, user_id: str) -> int:
         """Delete all runs of a user, on all threads; returns how many."""
@@ -105,6 +107,10 @@ class Deleter:
             await indexes.drop_of_user(tenant, user_id, old)
             if not found:
                 break
+        if self._store.archive is None:
+            return count
+        for thread_id in await self._store.archive.threads_of(tenant=tenant, user_id=user_id):
+            await transitions.erase(self._store, tenant, thread_id)
         return count + await self._bury_all(tenant=tenant, user_id=user_id)
 
     async def _find(self, run_ids: list[str]) -> list[_Found]:
@@ -117,27 +123,34 @@ class Deleter:
                     found.append(_found(run_id, record))
         return found
 
-    async def _delete(self, found: list[_Found], *, owner: tuple[str, str | None]) -> None:
+    async def _delete(
+        self, found: list[_Found], *, owner: tuple[str, str | None], keep_memory: bool = False
+    ) -> None:
         # Those that wait first: else ending the one that holds the thread would start the next.
         for waits in (True, False):
             group = [f for f in found if f.waits is waits]
             for first in range(0, len(group), AT_ONCE):
-                batch = (self._delete_run(f, owner) for f in group[first : first + AT_ONCE])
+                batch = (
+                    self._delete_run(f, owner, keep_memory=keep_memory)
+                    for f in group[first : first + AT_ONCE]
+                )
                 for failure in await asyncio.gather(*batch, return_exceptions=True):
                     if failure is not None:
                         raise failure
 
-    async def _delete_run(self, found: _Found, owner: tuple[str, str | None]) -> None:
+    async def _delete_run(self, found: _Found, owner: tuple[str, str | None], *, keep_memory: bool) -> None:
         run_id, spec = found.run_id, found.spec
         await self._end(run_id)
         if self._store.archive is not None:
             await self._store.archive.bury([run_id])  # first: from now on no sweeper archives it
-        if not await self._forget(run_id, owner if spec is None else (spec.tenant, spec.user_id)):
+        whose = owner if spec is None else (spec.tenant, spec.user_id)
+        if not await self._forget(run_id, whose, keep_memory=keep_memory):
             raise performing.contended()
         logger.info("run deleted", extra={"action": "run_deleted", "run_id": run_id})
 
-    async def _forget(self, run_id: str, owner: tuple[str, str | None]) -> bool:
-        return await self.aborter.operations.perform(FORGET.of(run_id, owner=owner), notify=nobody)
+    async def _forget(self, run_id: str, owner: tuple[str, str | None], *, keep_memory: bool = False) -> bool:
+        forget = FORGET.of(run_id, owner=owner, keep_memory=keep_memory)
+        return await self.aborter.operations.perform(forget, notify=nobody)
 
     async def _end(self, run_id: str) -> None:
         try:

@@ -17,6 +17,7 @@ from mainstem_shared.metrics import labels
 from mainstem_shared.model import contents, ids, runs, salvage
 from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
+from mainstem_shared.model.memories import Changes
 from mainstem_shared.model.runs import Reason, Spec, Status
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations.performing import FINISH, SEAL, Operations, Rounds, nobody
@@ -46,18 +47,20 @@ async def finish(
     top: Cursor,
     reason: Reason,
     error: runs.ErrorInfo | None = None,
+    memory: Changes | None = None,
     patience_s: float | None = None,
 ) -> transitions.Finished | transitions.Already | transitions.Refused | transitions.Moved | transitions.Gone:
     """End a run under the caller's control, whose fold covers the log up to `top`.
 
     Content cannot keep a run from ending: what cannot be stored is left out, and the error says so.
+    `memory` is what changed in its engine's memory of the thread.
     """
     fold.action = None  # what it waited for, nobody has to decide any more
     if reason is not Reason.COMPLETED:  # an engine that completes may leave calls for its caller to answer
         close_open_calls(fold)
     if fold.damaged and error is None:
         reason, error = _outcome_of_damaged(reason)
-    end = functools.partial(_finish, operations, control, top=top, patience_s=patience_s)
+    end = functools.partial(_finish, operations, control, top=top, memory=memory, patience_s=patience_s)
     try:
         return await end(fold=fold, reason=reason, error=error)
     except ValueError:
@@ -75,6 +78,7 @@ async def _finish(
     top: Cursor,
     reason: Reason,
     error: runs.ErrorInfo | None,
+    memory: Changes | None,
     patience_s: float | None,
 ) -> transitions.Finished | transitions.Already | transitions.Refused | transitions.Moved | transitions.Gone:
     nonce, state = ids.nonce(), fold.dump()
@@ -94,6 +98,7 @@ async def _finish(
             retention_ms=operations.settings.retention_ms,
             compact_after_ms=int(operations.settings.compact_after_s * 1000),
             inputs_read=len(fold.inputs),
+            memory=memory,
             patience_s=patience_s,
         )
         return await operations.perform(end, notify=hand_on)

@@ -249,7 +249,7 @@ async def _after_finish(indexes: Indexes, answer: object, control: Control, **_:
 
 
 async def _after_forget(
-    indexes: Indexes, answer: object, run_id: str, *, owner: tuple[str, str | None]
+    indexes: Indexes, answer: object, run_id: str, *, owner: tuple[str, str | None], **_: Any
 ) -> None:
     if answer:
         tenant, user_id = owner
@@ -297,10 +297,12 @@ async def _claim(
     )
 
 
-async def _forget(store: Store, run_id: str, *, owner: tuple[str, str | None]) -> bool:
+async def _forget(
+    store: Store, run_id: str, *, owner: tuple[str, str | None], keep_memory: bool = False
+) -> bool:
     """Remove a run's keys; `owner` (tenant, and user where known) tells which lists it is on."""
     del owner
-    if not await transitions.forget(store, run_id):
+    if not await transitions.forget(store, run_id, keep_memory=keep_memory):
         return False  # it goes on, and so does its budget
     await store.command("UNLINK", keys.run_spending(run_id))
     return True
@@ -359,6 +361,7 @@ WITHOUT_PROTOCOL: Final = {
     "inbox": "the owner's: it changes neither what is to be done nor by whom",
     "describe": "changes what people say about a run, nothing about its life",
     "published": "notes that a notification went out",
+    "erase": "removes what engines keep on a thread that has no run any more",
     "compact": "gives back memory of a run that is over",
     "release": "lets go of a run that is over, once the archive has it",
     "take_slot": "changes a count, not a run",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from mainstem_shared.model import buckets, ids
+from mainstem_shared.model.memories import Changes
 
 PREFIX: Final = "ms"
 
@@ -137,6 +138,12 @@ def thread(tenant: str, thread_id: str) -> str:
     return f"{_thread(ids.thread_tag(tenant, thread_id))}:thread"
 
 
+def thread_keys(tenant: str, thread_id: str) -> tuple[str, str, str]:
+    """Return the keys of a thread itself: its hash, its runs, its queue."""
+    prefix = _thread(ids.thread_tag(tenant, thread_id))
+    return f"{prefix}:thread", f"{prefix}:runs", f"{prefix}:queue"
+
+
 def idempotency(run_id: str, digest: str) -> str:
     """STRING `<run id> <body digest>` of a start with an Idempotency-Key; in the thread's slot."""
     tag, _ = ids.split(run_id)
@@ -181,6 +188,21 @@ def user_runs(tenant: str, user_id: str) -> str:
 def user_slots(tenant: str, user_id: str) -> str:
     """ZSET of a user's slots: runs that count against the concurrency limit; score: taken at (ms)."""
     return f"{PREFIX}:{{u:{ids.user_tag(tenant, user_id)}}}:slots"
+
+
+def memory(run_id: str, changes: Changes | None) -> str:
+    """HASH: what an engine keeps on the thread of a run; in the thread's slot."""
+    return memory_of(run_id, "" if changes is None else changes.engine)
+
+
+def memory_of(run_id: str, engine: str) -> str:
+    """HASH: what this engine keeps on the thread of a run: bytes by key.
+
+    Raises:
+        NotFound: it cannot be a run id.
+    """
+    tag, _ = ids.split(run_id)
+    return f"{_thread(tag)}:memory:{engine}"
 
 
 def run_spending(run_id: str) -> str:

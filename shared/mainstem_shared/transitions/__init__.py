@@ -112,7 +112,7 @@ from mainstem_shared.transitions.spending import (
     reserve,
     settle,
 )
-from mainstem_shared.transitions.threads import FORGET, PROMOTE, Held, forget, promote
+from mainstem_shared.transitions.threads import ERASE, FORGET, PROMOTE, Held, erase, forget, promote, recall
 
 __all__ = [
     "CHECKPOINT",
@@ -120,6 +120,7 @@ __all__ = [
     "COMPACT",
     "DESCRIBE",
     "DUMP",
+    "ERASE",
     "FINISH",
     "FORGET",
     "HANDOVER",
@@ -187,6 +188,7 @@ __all__ = [
     "describe",
     "dump",
     "dump_many",
+    "erase",
     "find",
     "find_fields",
     "find_many",
@@ -213,6 +215,7 @@ __all__ = [
     "read_action",
     "read_fields",
     "read_many",
+    "recall",
     "refused",
     "release",
     "release_all",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from mainstem_shared.model import cursors, jsontext, usage
+from mainstem_shared.model import cursors, jsontext, memories, usage
 from mainstem_shared.model.actions import Action
 from mainstem_shared.model.contents import Content, TextPart
 from mainstem_shared.model.cursors import Cursor
@@ -97,9 +97,13 @@ async def pause(
     fold: Content,
     checkpoint: bytes | None,
     settings: Settings,
+    memory: memories.Changes | None = None,
     patience_s: float | None = None,
 ) -> Paused | Stopping | Refused | Moved | Gone:
-    """Let a run wait. `fold` covers the log up to `top`; `checkpoint` None keeps the last one."""
+    """Let a run wait. `fold` covers the log up to `top`; `checkpoint` None keeps the last one.
+
+    `memory` is what changed in its engine's memory of the thread.
+    """
     k = keys.run(control.run_id)
     public = action.public()
     action = action.model_copy(update={"mark": mark(fold)})
@@ -110,7 +114,7 @@ async def pause(
         PAUSE,
         [
             k.record, k.log, k.snapshot, k.checkpoint, k.thread, k.thread_runs, k.thread_queue, k.spare,
-            k.active,
+            k.active, keys.memory(control.run_id, memory),
         ],
         [
             now, nonce, control.epoch, control.owner, str(top), action.action_id, action.model_dump_json(),
@@ -118,6 +122,7 @@ async def pause(
             jsontext.dumps({**fold.dump(), "action": public}), action.expires_ms,
             settings.live_ttl_ms + longer_ms, settings.thread_ttl_ms + longer_ms,
             int(checkpoint is not None), checkpoint or b"", control.nonce, control.run_id,
+            *memories.arguments(memory),
         ],
         patience_s=patience_s,
     )  # fmt: skip
@@ -205,19 +210,24 @@ async def checkpoint(
     state: bytes,
     fold: bytes,
     live_ttl_ms: int,
+    memory: memories.Changes | None = None,
     patience_s: float | None = None,
 ) -> bool | Refused | Gone:
     """Save an engine's state, which covers the log up to `cursor`; False if a later one is there.
 
     `fold` is the content as of then: a continuation that goes on from there goes back to it.
+    `memory` is what changed in the engine's memory of the thread: stored with the state, or not at all.
     """
     k = keys.run(control.run_id)
     reply = await store.verb(
         CHECKPOINT,
-        [k.record, k.log, k.checkpoint],
-        [control.epoch, control.owner, str(cursor), state, live_ttl_ms, fold, control.nonce],
+        [k.record, k.log, k.checkpoint, k.thread, keys.memory(control.run_id, memory)],
+        [
+            control.epoch, control.owner, str(cursor), state, live_ttl_ms, fold, control.nonce,
+            *memories.arguments(memory),
+        ],
         patience_s=patience_s,
-    )
+    )  # fmt: skip
     match reply[0]:
         case b"stored":
             return True

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mainstem_shared.model import cursors, jsontext, runs
+from mainstem_shared.model import cursors, jsontext, memories, runs
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.runs import Reason, Spec, Status
 from mainstem_shared.model.time import now_ms
@@ -307,11 +307,13 @@ async def finish(
     retention_ms: int,
     compact_after_ms: int,
     inputs_read: int = 0,
+    memory: memories.Changes | None = None,
     patience_s: float | None = None,
 ) -> Finished | Already | Refused | Moved | Gone:
     """End a run. `state` is its fold up to `top`, which must be the log's end.
 
     Inputs beyond the `inputs_read` that the fold has are handed back, as the final event's `unread`.
+    `memory` is what changed in the engine's memory of the thread.
     """
     k, now = keys.run(control.run_id), now_ms()
     failure = error.model_dump() if error else None
@@ -320,12 +322,13 @@ async def finish(
         FINISH,
         [
             k.record, k.log, k.snapshot, k.checkpoint, k.thread, k.thread_queue, k.thread_runs, k.active,
-            k.compact,
+            k.compact, keys.memory(control.run_id, memory),
         ],
         [
             now, nonce, control.run_id, control.epoch, control.owner, str(top), reason.status.value,
             reason.value, jsontext.dumps(body), jsontext.dumps(failure) if failure else "", retention_ms,
             inputs_read, control.nonce, now + compact_after_ms, now + looks.MESSAGE_MS,
+            *memories.arguments(memory),
         ],
         patience_s=patience_s,
     )  # fmt: skip

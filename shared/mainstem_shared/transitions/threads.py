@@ -15,6 +15,7 @@ from mainstem_shared.transitions import looks
 
 PROMOTE: Final = Script("promote")
 FORGET: Final = Script("forget")
+ERASE: Final = Script("erase")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +45,27 @@ async def promote(store: Store, run_id: str, *, live_ttl_ms: int, thread_ttl_ms:
             return None
 
 
-async def forget(store: Store, run_id: str) -> bool:
-    """Remove a finished run's keys, log and content included; False if it is not over."""
+async def recall(
+    store: Store, run_id: str, *, engine: str, ttl_ms: int, patience_s: float | None = None
+) -> dict[str, bytes]:
+    """Return what an engine keeps on the thread of a run; it lives for `ttl_ms` from now on, or longer."""
+    key = keys.memory_of(run_id, engine)
+    kept, _ = await store.commands(
+        ("HGETALL", key), ("PEXPIRE", key, ttl_ms, "GT"), patience_s=patience_s, large=True
+    )
+    return {key.decode(): value for key, value in kept.items()}  # a connection of its own: redis-py's reply
+
+
+async def erase(store: Store, tenant: str, thread_id: str) -> None:
+    """Remove what the engines of a thread keep on it, unless runs of it are there."""
+    await store.verb(ERASE, list(keys.thread_keys(tenant, thread_id)))
+
+
+async def forget(store: Store, run_id: str, *, keep_memory: bool = False) -> bool:
+    """Remove a finished run's keys, log and content included; False if it is not over.
+
+    The thread's last run takes along what engines keep on the thread, unless `keep_memory`.
+    """
     k = keys.run(run_id)
     reply = await store.verb(
         FORGET,
@@ -53,6 +73,6 @@ async def forget(store: Store, run_id: str) -> bool:
             k.record, k.log, k.snapshot, k.checkpoint, k.thread, k.thread_runs, k.thread_queue, k.active,
             k.recent, k.compact,
         ],
-        [run_id],
+        [run_id, int(keep_memory)],
     )  # fmt: skip
     return reply[0] == b"forgotten"

@@ -22,12 +22,13 @@ from mainstem_shared.model import actions, contents, ids, jsontext
 from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
+from mainstem_shared.model.memories import Changes
 from mainstem_shared.model.runs import Reason, Status
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import ending, recovery
 from mainstem_shared.operations.performing import CLAIM, PAUSE, STOP, BoundTransition, nobody
 from mainstem_tasks.celery_support.cancellation import CancelCause, cancel_cause
-from mainstem_tasks.execution import histories, verdicts
+from mainstem_tasks.execution import histories, memories, verdicts
 from mainstem_tasks.execution.inputs import Inputs
 from mainstem_tasks.execution.last_resort import FINISH_PATIENCE_S, NOTHING_TO_DO, end_as_it_stands
 from mainstem_tasks.execution.purses import Purse
@@ -249,6 +250,7 @@ class Segment:
             stopping=lambda: self.cause is not None,
             save=functools.partial(self._save, channel),
             inbox=inbox,
+            memory=memories.of(self._runtime, spec),
             history=histories.of(self._runtime, spec),
             files=self._runtime.operations.files,
             purse=self._purse,
@@ -259,7 +261,7 @@ class Segment:
             raise Exited from error
         await channel.flush()
 
-    async def _save(self, channel: Channel, data: bytes, covers: Cursor) -> None:
+    async def _save(self, channel: Channel, data: bytes, covers: Cursor, memory: Changes | None) -> bool:
         saved = await transitions.checkpoint(
             self._runtime.store,
             channel.control,
@@ -268,10 +270,12 @@ class Segment:
             fold=jsontext.dumps(channel.fold.dump()),
             patience_s=STORE_PATIENCE_S,
             live_ttl_ms=self._runtime.settings.live_ttl_ms,
+            memory=memory,
         )
         if not isinstance(saved, bool):
             raise errors.Fenced(run_id=self.run_id)
         self._checkpointed = True
+        return saved
 
     async def _watch(self, engine: asyncio.Task[None]) -> bool:
         """Wait for the engine's end; returns whether the pool delivered a cancel meanwhile."""
@@ -350,6 +354,7 @@ class Segment:
                 fold=channel.fold,
                 checkpoint=pause.state,
                 settings=here.settings,
+                memory=self._memory(),
                 patience_s=FINISH_PATIENCE_S,
             )
             answer = await here.operations.perform(wait, notify=nobody)
@@ -364,6 +369,10 @@ class Segment:
                 return await self._end(channel, Verdict(reason=reason))
             case _:
                 return self._lost()
+
+    def _memory(self) -> Changes | None:
+        """Return what the engine put into its memory and did not commit yet."""
+        return None if self._run is None else self._run.memory.changes()
 
     def _can_go_on(self) -> bool:
         """Whether another worker can go on where this one stops, or begin what did not begin here."""
@@ -434,6 +443,7 @@ class Segment:
                 top=top,
                 reason=verdict.reason,
                 error=verdict.error,
+                memory=self._memory(),
                 patience_s=FINISH_PATIENCE_S,
             )
         except errors.Fenced:

@@ -1,115 +1,43 @@
-"""`RunContext` shows an engine its run, and takes the events that it emits.
+"""`RunContext` is what an `async def` engine does with its run: it emits, remembers, saves, and asks.
 
-Every `await` here is usually over at once: events are buffered and written in groups. It waits when the
-buffer is full, which is how the store slows an engine down. Plain `def` engines get the same from
+Emitting is in `emitter`, what engines can see in `run_view`. Plain `def` engines get the same from
 `sync_context`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, Generic, NoReturn
 
-from typing_extensions import TypeVar, Unpack
-
-from mainstem_shared import errors
 from mainstem_shared.blobs.files import Files
-from mainstem_shared.model import contents, digests, events, ids, jsontext, messages, transcripts
+from mainstem_shared.model import transcripts
 from mainstem_shared.model.actions import Call, Decision, OnExpiry, Question
 from mainstem_shared.model.cursors import Cursor
-from mainstem_shared.model.events import Type
+from mainstem_shared.model.interrupts import Item
+from mainstem_shared.model.memories import Changes
 from mainstem_shared.model.messages import Message
-from mainstem_shared.model.runs import ms_of
-from mainstem_shared.model.time import now_ms
 from mainstem_shared.settings import Settings
 from mainstem_tasks.sdk import pauses
 from mainstem_tasks.sdk.channel import Channel
+from mainstem_tasks.sdk.emitter import Emitter
 from mainstem_tasks.sdk.inboxes import Inbox
+from mainstem_tasks.sdk.memory import Memory
 from mainstem_tasks.sdk.pauses import Pause, Paused
-from mainstem_tasks.sdk.provider_calls import NoPurse, ProviderCall, ProviderCalls, Purse, Used
+from mainstem_tasks.sdk.provider_calls import NoPurse, ProviderCalls, Purse
+from mainstem_tasks.sdk.run_view import InputT, RunView
 
-InputT = TypeVar("InputT", default=Any)
-"""An engine's input model; a mapping if it declares none."""
+SaveCheckpoint = Callable[[bytes, Cursor, Changes | None], Awaitable[bool]]
+"""Stores an engine's state, with what changed in its memory and the cursor of the last event it covers.
 
-SaveCheckpoint = Callable[[bytes, Cursor], Awaitable[None]]
-"""Stores an engine's state together with the cursor of the last event it covers."""
+False: the log does not reach that cursor any more, and nothing was stored.
+"""
 
 ReadHistory = Callable[[int], Awaitable[list[Message]]]
 """Reads the last so many messages before the run."""
 
-RESULT_LIMIT: Final = events.EVENT_LIMIT - 4096
-"""A larger result of a tool goes to a file beside the run; its event holds the rest."""
-_SHOWN_OF_RESULT: Final = 2000  # characters of such a result that readers see at once
 
-_MESSAGE: Final = Type.MESSAGE_DELTA  # looking a member up costs as much as a step of a token's way
-_YIELD_EVERY: Final = 32
-"""Events after which other runs have their turn: half a millisecond of an engine that never waits."""
-
-
-class RunView(Generic[InputT]):
-    """What both kinds of engines, `async def` and plain `def`, can see of their run. Safe from any thread."""
-
-    def __init__(
-        self,
-        *,
-        run_id: str,
-        thread_id: str,
-        user_id: str,
-        tenant: str,
-        input: InputT,  # noqa: A002 - the name engines use
-        raw_input: Mapping[str, Any],
-        metadata: Mapping[str, Any],
-        segment: int,
-        state: bytes | None,
-        decisions: Mapping[str, Decision] | None,
-        settings: Settings,
-        stopping: Callable[[], bool],
-    ) -> None:
-        self.run_id: Final = run_id
-        """The run's id."""
-        self.thread_id: Final = thread_id
-        """The conversation the run belongs to."""
-        self.user_id: Final = user_id
-        """Whose run it is."""
-        self.tenant: Final = tenant
-        """The tenant of that user."""
-        self.input: Final = input
-        """The validated input: the engine's input model, or a mapping if it has none."""
-        self.raw_input: Final = raw_input
-        """The input as the caller sent it."""
-        self.metadata: Final = metadata
-        """What the caller attached to the run."""
-        self.segment: Final = segment
-        """1 at the start, one more with each continuation."""
-        self.state: Final = state
-        """The last checkpoint of an earlier segment; None at the start."""
-        self.decisions: Final[Mapping[str, Decision]] = decisions or {}
-        """What humans decided in all pauses so far, by the id of the call or question; empty at the start."""
-        self.settings: Final = settings
-        """The configuration of this process."""
-        self._stopping = stopping
-
-    @property
-    def stopping(self) -> bool:
-        """Whether the run is being stopped: aborted, over its time, or its worker shuts down.
-
-        `async def` engines are cancelled too; plain ones that compute for long should look here at times.
-        """
-        return self._stopping()
-
-    def idempotency_key(self, call: str) -> str:
-        """Return a key for a side effect that must happen once: the same in every segment of the run.
-
-        Side effects cannot be fenced: give this key to the service that performs them. `call` is the tool
-        call's id, or any name that a continuation will use again.
-        """
-        named = jsontext.dumps([self.run_id, call])
-        return f"ms_{digests.hex_digest(named)}"
-
-
-class RunContext(RunView[InputT]):
+class RunContext(RunView[InputT], Emitter, Generic[InputT]):
     """One segment of a run, as its engine sees it. Safe to use from all tasks the engine starts.
 
     Every emitting method may raise `Fenced` or `ChannelClosed` (the run is over for this segment: let it
@@ -134,11 +62,13 @@ class RunContext(RunView[InputT]):
         stopping: Callable[[], bool] = lambda: False,
         save: SaveCheckpoint | None = None,
         inbox: Inbox | None = None,
+        memory: Memory | None = None,
         history: ReadHistory | None = None,
         files: Files | None = None,
         purse: Purse | None = None,
     ) -> None:
-        super().__init__(
+        RunView.__init__(  # pyright: ignore[reportUnknownMemberType]
+            self,
             run_id=run_id,
             thread_id=thread_id,
             user_id=user_id,
@@ -152,23 +82,19 @@ class RunContext(RunView[InputT]):
             settings=settings or Settings(),
             stopping=stopping,
         )
+        calls = ProviderCalls(channel, self.settings, purse or NoPurse(), channel.fold.usage)
+        Emitter.__init__(self, channel, run_id=run_id, segment=segment, files=files, calls=calls)
+        self.memory: Final[Memory] = memory or Memory(settings=self.settings)
+        """Bytes that the engine keeps on the thread for its later runs there; the next checkpoint, pause or
+        end commits them."""
         self.inbox: Final[Inbox] = inbox or Inbox(channel)
         """Text that users send while the run is at work, in order of arrival. What is not read is handed
         back to them when the run ends."""
         self.pause: Pause | None = None
         """What the engine asked a human for, once it has."""
-        self._channel = channel
         self._save = save
+        self._saving = asyncio.Lock()
         self._history = history
-        self._files = files
-        self._turn = 0
-        self._steps = 0
-        # The channel's fold lags behind, so what was emitted here is remembered here.
-        fold = channel.fold
-        self._calls = ProviderCalls(channel, self.settings, purse or NoPurse(), fold.usage)
-        open_calls = frozenset(fold.open_calls)
-        self._open = {s["step_id"]: ms_of(s["started_at"]) for s in fold.steps if s["step_id"] in open_calls}
-        self._answered = set(fold.calls) - open_calls
 
     # -- what was said before
 
@@ -184,247 +110,50 @@ class RunContext(RunView[InputT]):
         """Return the same in the shape that models take: chat completions' messages, each call answered."""
         return transcripts.chat(await self.messages(limit=limit))
 
-    # -- text
-
-    async def text(self, text: str) -> None:
-        """Append to the answer."""
-        channel = self._channel
-        channel.text(_MESSAGE, text)
-        self._turn += 1  # `_emitted`, without a coroutine per token
-        if channel.congested or self._turn % _YIELD_EVERY == 0:
-            await self._give_way()
-
-    async def reasoning(self, text: str) -> None:
-        """Append to the model's visible reasoning."""
-        self._channel.text(Type.REASONING_DELTA, text)
-        await self._emitted()
-
-    async def refusal(self, text: str) -> None:
-        """Append to the model's refusal to answer: a part of its own, no part of the run's `text`."""
-        self._channel.text(Type.REFUSAL_DELTA, text)
-        await self._emitted()
-
-    async def annotate(self, annotation: Mapping[str, Any]) -> None:
-        """Note something about the last text, such as a citation: `{"type": "url_citation", "url", …}`."""
-        await self._emit(Type.ANNOTATION, {"annotation": dict(annotation)})
-
-    # -- parts that come whole
-
-    async def data(self, id: str, name: str, value: Any) -> None:  # noqa: A002 - what it is called everywhere
-        """Show a value of your own, which stays in the content; the same `id` replaces it in its place."""
-        await self._part({"type": "data", "id": id, "name": name, "value": value})
-
-    async def source(
-        self,
-        url: str | None = None,
-        *,
-        id: str | None = None,  # noqa: A002
-        title: str | None = None,
-        media_type: str | None = None,
-    ) -> None:
-        """Name a source of the answer: a page (`url`), or a document (`title` and `media_type`).
-
-        Raises:
-            ValueError: it has neither `url` nor `title`.
-        """
-        if not url and not title:
-            raise ValueError("a source needs a url, or a title")
-        named = {"url": url, "title": title, "media_type": media_type}
-        given = {name: value for name, value in named.items() if value is not None}
-        await self._part({"type": "source", "id": id or url or str(title), **given})
-
-    async def file(
-        self,
-        data: bytes,
-        media_type: str,
-        *,
-        name: str | None = None,
-        id: str | None = None,  # noqa: A002
-    ) -> None:
-        """Show a file, which lies beside the run as long as the run is kept; the same `id` replaces it.
-
-        Raises:
-            BlobTooLarge: it is over MAINSTEM_BLOB_MAX_MB.
-        """
-        if self._files is None:
-            raise RuntimeError("This segment has nowhere to put files.")
-        blob = await self._files.put(self.run_id, data, media_type)
-        named = {} if name is None else {"name": name}
-        await self._part({"id": id or blob.digest, **messages.blob_part(blob), **named})
-
-    async def _part(self, part: dict[str, Any]) -> None:
-        await self._emit(Type.PART, {"part": part})
-
-    async def output(self, value: Any) -> None:
-        """Give the run its structured result, anything that JSON can hold; the latest one counts.
-
-        What an engine returns is its output, unless it returns nothing.
-        """
-        await self._emit(Type.OUTPUT, {"value": value})
-
-    # -- tools and steps
-
-    async def tool_call(self, call_id: str, name: str, arguments: Mapping[str, Any]) -> None:
-        """State that a tool is called, with its complete arguments; the log knows when this returns.
-
-        After `tool_call_start` with the same id this replaces the streamed text by the parsed arguments.
-
-        Raises:
-            ValueError: the call has its result already; each call needs an id of its own.
-        """
-        await self._call_started(call_id, name, dict(arguments))
-        await self._channel.flush()
-
-    async def tool_call_start(self, call_id: str, name: str) -> None:
-        """State that a tool call begins whose arguments are still streaming.
-
-        Raises:
-            ValueError: the call has its result already; each call needs an id of its own.
-        """
-        await self._call_started(call_id, name, "")
-
-    async def tool_call_delta(self, call_id: str, arguments: str) -> None:
-        """Append to the streaming arguments of a tool call.
-
-        Raises:
-            ValueError: no such call is open.
-        """
-        self._require_open(call_id)
-        if arguments:
-            await self._emit(Type.STEP_DELTA, {"step_id": call_id, "arguments": arguments})
-
-    async def tool_result(self, call_id: str, result: Any, *, failed: bool = False) -> None:
-        """Answer a tool call; `result` is anything JSON can hold.
-
-        Raises:
-            ValueError: no such call is open.
-        """
-        self._require_open(call_id)
-        result = await self._in_bounds(result)
-        state = "failed" if failed else "completed"
-        self._channel.emit(Type.STEP_COMPLETED, _completed(call_id, state, result))
-        del self._open[call_id]
-        self._answered.add(call_id)
-        await self._emitted()
-
-    async def _in_bounds(self, result: Any) -> Any:
-        """Return a result, or for one that no event can hold where it lies, and how it begins."""
-        if self._files is None or len(data := jsontext.dumps(result)) <= RESULT_LIMIT:
-            return result
-        blob = await self._files.put(self.run_id, data, "application/json")
-        shown = transcripts.json_text(result)[:_SHOWN_OF_RESULT]
-        return {"beginning": shown, "file": messages.blob_part(blob)}
-
-    async def _call_started(self, call_id: str, name: str, arguments: dict[str, Any] | str) -> None:
-        if call_id in self._answered:
-            raise ValueError(f"Tool call {call_id!r} has its result already; give each call its own id.")
-        at = self._open.get(call_id, now_ms())
-        self._channel.emit(
-            Type.STEP_STARTED,
-            {"step_id": call_id, "kind": "tool_call", "name": name, "arguments": arguments, "at": at},
-        )
-        self._open[call_id] = at
-        await self._emitted()
-
-    def _require_open(self, call_id: str) -> None:
-        if call_id not in self._open:
-            raise ValueError(f"No tool call {call_id!r} is open; start it with tool_call or tool_call_start.")
-
-    @contextlib.asynccontextmanager
-    async def step(self, name: str) -> AsyncGenerator[str]:
-        """Show a named step while the block runs; it ends as the block does. Yields its id."""
-        self._steps += 1
-        step_id = f"step_{self.segment}_{self._steps}"
-        await self._emit(
-            Type.STEP_STARTED, {"step_id": step_id, "kind": "step", "name": name, "at": now_ms()}
-        )
-        try:
-            yield step_id
-        except BaseException as error:
-            stopped = isinstance(error, asyncio.CancelledError | Paused)
-            state = "aborted" if stopped else "failed"
-            with contextlib.suppress(errors.MainstemError):  # the block's own failure is the one to see
-                self._channel.emit(Type.STEP_COMPLETED, _completed(step_id, state, None))
-            raise
-        await self._emit(Type.STEP_COMPLETED, _completed(step_id, "completed", None))
-
-    # -- about the run
-
-    async def title(self, title: str) -> None:
-        """Name the conversation."""
-        await self._emit(Type.TITLE, {"title": title})
-
-    async def usage(self, **used: Unpack[Used]) -> None:
-        """Add one provider call's tokens to the run's usage, and its cost if its `model` has a price.
-
-        Cached, written, reasoning and audio tokens are parts of input and output, `total_tokens` their sum
-        unless given. `estimated`: the provider did not count (all of) them.
-
-        Raises:
-            ValueError: a count is negative, or no whole number.
-        """
-        self._calls.charge(self._calls.add(**used))
-        await self._emitted()
-
-    @contextlib.asynccontextmanager
-    async def provider_call(
-        self,
-        *,
-        model: str,
-        provider: str | None = None,
-        input_tokens: int = 0,
-        max_output_tokens: int | None = None,
-    ) -> AsyncGenerator[ProviderCall]:
-        """Make one call of a provider in this block, inside the budgets of the run, its user and tenant.
-
-        Tell what it used with `call.used(…)`; else it is charged as reserved, unless it was `not_made` or
-        fails with ProviderError. Bound the answer to `call.max_output_tokens`.
-
-        Raises:
-            BudgetReached: a budget has no room for the most that this call may cost.
-            UnknownPrice: a budget in dollars applies, and the model has no price.
-        """
-        call = self._calls.prepare(model, provider, max_output_tokens, emitted=self._emitted)
-        async with self._calls.making(call, input_tokens=input_tokens):
-            yield call
-
-    async def context_usage(self, **snapshot: Any) -> None:
-        """Show how full the model's context is; the latest snapshot stays."""
-        await self._emit(Type.CONTEXT_USAGE, snapshot)
-
-    async def agent(self, name: str, **details: Any) -> None:
-        """State which agent is at work now."""
-        await self._emit(Type.AGENT_UPDATED, {**details, "name": name})
-
-    async def custom(self, name: str, data: Any = None, *, transient: bool = True) -> None:
-        """Emit an event of your own for who reads now; with `transient=False` a `data` part, which stays."""
-        if transient:
-            await self._emit(Type.CUSTOM, {"name": name, "data": data})
-        else:
-            await self.data(f"{name}_{ids.token()}", name, data)
-
-    async def finish_reason(self, reason: str) -> None:
-        """Say why the model stopped, in its provider's word, such as `stop`, `length` or `tool_calls`."""
-        await self.custom(contents.FINISH, {"finish_reason": reason})
-
     # -- durability
 
-    async def flush(self) -> Cursor:
-        """Wait until everything emitted so far is durable; returns the cursor of the last event."""
-        return await self._channel.flush()
-
-    async def checkpoint(self, state: bytes) -> None:
+    async def checkpoint(self, state: bytes = b"") -> None:
         """Save the engine's own state: a later segment, on any worker, finds it in `run.state`.
 
-        It covers everything emitted before. The bytes are the engine's business; put a version into them.
+        It covers everything emitted before, and commits what was put into `run.memory` with it, at once. The
+        bytes are the engine's business; put a version into them.
+
+        Raises:
+            CheckpointTooLarge: the state is.
         """
         if self._save is None:
             raise RuntimeError("This segment has nowhere to save checkpoints.")
         checked = pauses.checked_state(state)
         assert checked is not None
-        await self._save(checked, await self._channel.flush())
+        async with self._saving:  # of two at once the later one covers more
+            changes = self.memory.changes()
+            if await self._save(checked, await self._channel.flush(), changes):
+                self.memory.committed(changes)
 
     # -- asking humans
+
+    async def interrupt(
+        self,
+        items: Iterable[Item | Mapping[str, Any]],
+        *,
+        state: bytes | None = None,
+        window_s: float | None = None,
+        on_expiry: OnExpiry = "fail",
+    ) -> NoReturn:
+        """Pause the run until people have decided about items: never returns. See `request_approval`.
+
+        Each item has an `id`, a `type` and a `value`; approvals, questions and data may be mixed. The answer
+        to data, and to a question with a `response_schema`, is JSON that fits the schema: `value` of its
+        decision in `run.decisions`.
+
+        Raises:
+            ValueError: an item does not fit, two have the same id, or there is none.
+            EventTooLarge, CheckpointTooLarge: the items or the state are.
+        """
+        window_s = self.settings.approval_window_s if window_s is None else window_s
+        await self._wait_for_human(
+            pauses.pause_for(items, state=state, window_s=window_s, on_expiry=on_expiry)
+        )
 
     async def request_approval(
         self,
@@ -479,22 +208,3 @@ class RunContext(RunView[InputT]):
             self.inbox.close()
         await self._channel.flush()
         raise Paused
-
-    async def _emit(self, kind: Type, payload: dict[str, Any]) -> None:
-        self._channel.emit(kind, payload)
-        await self._emitted()
-
-    async def _emitted(self) -> None:
-        self._turn += 1
-        if self._channel.congested or self._turn % _YIELD_EVERY == 0:
-            await self._give_way()
-
-    async def _give_way(self) -> None:
-        if self._channel.congested:
-            await self._channel.drained()
-        if self._turn % _YIELD_EVERY == 0:
-            await asyncio.sleep(0)
-
-
-def _completed(step_id: str, state: str, result: Any) -> dict[str, Any]:
-    return {"step_id": step_id, "state": state, "result": result, "at": now_ms()}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mainstem_shared import errors
-from mainstem_shared.model import ids, jsontext
+from mainstem_shared.model import ids, interrupts, jsontext
 from mainstem_shared.model.actions import (
     ACTION_LIMIT,
     CHECKPOINT_LIMIT,
@@ -23,6 +23,7 @@ from mainstem_shared.model.actions import (
     OnExpiry,
     Question,
 )
+from mainstem_shared.model.interrupts import Item
 from mainstem_shared.model.time import now_ms
 
 
@@ -78,6 +79,21 @@ def pause_for_answers(
         questions=asked,
         expires_ms=_expiry(window_s),
         on_expiry=on_expiry,
+    )
+    return Pause(action=_checked(action), state=checked_state(state))
+
+
+def pause_for(
+    items: Iterable[Item | Mapping[str, Any]], *, state: bytes | None, window_s: float, on_expiry: OnExpiry
+) -> Pause:
+    """Return the pause in which humans decide about items.
+
+    Raises:
+        ValueError: an item does not fit or nests too deeply, two have the same id, or there is none.
+        EventTooLarge, CheckpointTooLarge: the items or the state are.
+    """
+    action = interrupts.action_of(
+        items, action_id=_new_id(), expires_ms=_expiry(window_s), on_expiry=on_expiry
     )
     return Pause(action=_checked(action), state=checked_state(state))
 

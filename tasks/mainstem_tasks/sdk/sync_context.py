@@ -18,10 +18,12 @@ from typing_extensions import Unpack
 
 from mainstem_shared.model.actions import Call, OnExpiry, Question
 from mainstem_shared.model.cursors import Cursor
+from mainstem_shared.model.interrupts import Item
 from mainstem_shared.model.messages import Message
-from mainstem_tasks.sdk.context import InputT, RunContext, RunView
+from mainstem_tasks.sdk.context import RunContext
 from mainstem_tasks.sdk.pauses import Paused
 from mainstem_tasks.sdk.provider_calls import SyncProviderCall, Used
+from mainstem_tasks.sdk.run_view import InputT, RunView
 
 T = TypeVar("T")
 
@@ -58,6 +60,30 @@ class SyncInbox:
         return self._call(empty())
 
 
+class SyncMemory:
+    """`run.memory` for plain `def` engines: the same methods, without `await`."""
+
+    def __init__(self, run: RunContext[Any], call: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+        self._memory = run.memory
+        self._call = call
+
+    def get(self, key: str) -> bytes | None:
+        """Return what stands under a key; None if nothing does."""
+        return self._call(self._memory.get(key))
+
+    def items(self, prefix: str = "") -> dict[str, bytes]:
+        """Return all keys that begin with a prefix, and what stands under them."""
+        return self._call(self._memory.items(prefix))
+
+    def put(self, key: str, value: bytes) -> None:
+        """Put bytes under a key. See `Memory.put`."""
+        self._call(self._memory.put(key, value))
+
+    def delete(self, key: str) -> None:
+        """Remove a key; a missing one is no error."""
+        self._call(self._memory.delete(key))
+
+
 class SyncRunContext(RunView[InputT]):
     """`RunContext` for plain `def` engines: the same methods, without `await`, from any thread of the engine.
 
@@ -87,6 +113,9 @@ class SyncRunContext(RunView[InputT]):
         self._closed = False
         self.inbox: SyncInbox = SyncInbox(run, self._call)
         """Text that users send while the run is at work. See `RunContext.inbox`."""
+
+        self.memory: SyncMemory = SyncMemory(run, self._call)
+        """Bytes that the engine keeps on the thread. See `RunContext.memory`."""
 
     def messages(self, *, limit: int = 200) -> list[Message]:
         """Return the last messages of the thread before this run. See `RunContext.messages`."""
@@ -224,9 +253,21 @@ class SyncRunContext(RunView[InputT]):
         """Wait until everything emitted so far is durable; returns the cursor of the last event."""
         return self._call(self._run.flush())
 
-    def checkpoint(self, state: bytes) -> None:
+    def checkpoint(self, state: bytes = b"") -> None:
         """Save the engine's own state. See `RunContext.checkpoint`."""
         self._call(self._run.checkpoint(state))
+
+    def interrupt(
+        self,
+        items: Iterable[Item | Mapping[str, Any]],
+        *,
+        state: bytes | None = None,
+        window_s: float | None = None,
+        on_expiry: OnExpiry = "fail",
+    ) -> NoReturn:
+        """Pause the run until people have decided about items. See `RunContext.interrupt`."""
+        self._call(self._run.interrupt(items, state=state, window_s=window_s, on_expiry=on_expiry))
+        raise Paused  # not reached: the call has raised it
 
     def request_approval(
         self,

@@ -17,12 +17,14 @@ from mainstem_shared.model.actions import Action, Decision
 from mainstem_shared.model.contents import Content, TextPart
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Entry, Type
+from mainstem_shared.model.memories import Changes
 from mainstem_shared.model.messages import Message
 from mainstem_shared.model.usage import Usage
 from mainstem_shared.settings import Settings
 from mainstem_tasks.sdk import registry
 from mainstem_tasks.sdk.context import ReadHistory, RunContext, SaveCheckpoint
 from mainstem_tasks.sdk.inboxes import Inbox
+from mainstem_tasks.sdk.memory import LoadMemory, Memory
 from mainstem_tasks.sdk.pauses import is_only_a_pause
 
 SENT: Final = "2026-01-01T00:00:00.000Z"
@@ -90,6 +92,8 @@ class EngineRun:
     fold: Content
     checkpoint: bytes | None
     """The last state the engine saved."""
+    memory: dict[str, bytes]
+    """What the engine's memory of its thread is afterwards."""
     action: Action | None
     """What the engine paused for; its state is the `checkpoint` then."""
     error: Exception | None
@@ -135,12 +139,13 @@ async def run_engine(
     stopping: Callable[[], bool] = lambda: False,
     inbox: Iterable[str] = (),
     history: Sequence[Message] = (),
+    memory: Mapping[str, bytes] | None = None,
 ) -> EngineRun:
     """Run an engine (decorated function, or a registered name) to its end, as a worker would.
 
     `state`, `segment` and `decisions` play a continuation; `inbox` is what users say meanwhile, `history`
-    what was said on the thread before. `check=False`
-    keeps what the engine raises as the result's `error`, with everything it emitted before.
+    what was said on the thread before, `memory` what the engine has kept there. `check=False` keeps what the
+    engine raises as the result's `error`, with everything it emitted before.
 
     Raises:
         InvalidInput: the engine's model refuses the input.
@@ -165,28 +170,44 @@ async def run_engine(
         stopping=stopping,
         save=_saving(saved),
         inbox=_inbox(channel, inbox),
+        memory=Memory(_kept(memory), engine=found.name, settings=settings),
         history=_earlier(history),
         files=Files(settings or Settings(), drivers.Memory()),
     )
     failure = await _failure_of(found, run, channel)
     if failure is not None and check:
         raise failure
+    return await _result(run, channel, saved, failure)
+
+
+async def _result(
+    run: RunContext[Any], channel: MemoryChannel, saved: list[bytes], failure: Exception | None
+) -> EngineRun:
     if (pause := run.pause) is not None and pause.state is not None:
         saved.append(pause.state)
     return EngineRun(
         events=channel.events,
         fold=channel.fold,
         checkpoint=saved[-1] if saved else None,
+        memory=await run.memory.items(),
         action=None if pause is None else pause.action,
         error=failure,
     )
 
 
 def _saving(saved: list[bytes]) -> SaveCheckpoint:
-    async def save(data: bytes, _: Cursor) -> None:
+    async def save(data: bytes, _: Cursor, __: Changes | None) -> bool:
         saved.append(data)
+        return True
 
     return save
+
+
+def _kept(memory: Mapping[str, bytes] | None) -> LoadMemory:
+    async def load() -> dict[str, bytes]:
+        return dict(memory or {})
+
+    return load
 
 
 def _earlier(history: Sequence[Message]) -> ReadHistory:

@@ -23,7 +23,7 @@ router = APIRouter(tags=["runs"])
 async def resume_run(run_id: str, body: ResumeRequest, gateway: Serving, caller: Caller) -> Response:
     """Decide about what a paused run waits for: every call or question. The first decision stands."""
     decisions = None if body.decisions is None else [decision.model_dump() for decision in body.decisions]
-    answers = None if body.answers is None else [answer.model_dump() for answer in body.answers]
+    answers = None if body.answers is None else [answer.given() for answer in body.answers]
     run = await gateway.runs.resume(
         run_id,
         body.action_id,

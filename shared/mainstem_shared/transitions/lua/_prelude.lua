@@ -70,6 +70,61 @@ local function look_by(active, run_id, at)
   redis.call('ZADD', active, 'LT', at, run_id)
 end
 
+-- The key of an engine's memory of a thread; same slot by construction.
+local function memory_of(thread_key, engine)
+  return string.sub(thread_key, 1, -7) .. 'memory:' .. engine
+end
+
+-- Commit what an engine keeps on its thread. `args` has from `first` on: engine ('' for no change), bytes of all of
+-- it afterwards, its TTL, number of puts, then key and value of each, then the keys that are deleted. The thread
+-- lists it.
+local function remember(memory, thread, args, first)
+  local engine, size, ttl = args[first], args[first + 1], args[first + 2]
+  if engine == '' then
+    return
+  end
+  local at = first + 4
+  for _ = 1, tonumber(args[first + 3]) do
+    redis.call('HSET', memory, args[at], args[at + 1])
+    at = at + 2
+  end
+  while args[at] do
+    redis.call('HDEL', memory, args[at])
+    at = at + 1
+  end
+  if redis.call('EXISTS', memory) == 1 then
+    redis.call('HSET', thread, 'memory:' .. engine, size)
+    extend(memory, ttl)
+    extend(thread, ttl)
+  else
+    redis.call('HDEL', thread, 'memory:' .. engine)
+  end
+end
+
+-- The engines that keep something on a thread.
+local function engines_of(thread)
+  local engines = {}
+  for _, field in ipairs(redis.call('HKEYS', thread)) do
+    engines[#engines + 1] = string.match(field, '^memory:(.+)$')
+  end
+  return engines
+end
+
+-- Remove a thread's own keys, unless it has runs. `keep`: '1' leaves what its engines keep on it.
+local function forget_thread(thread, runs, queue, keep)
+  if redis.call('ZCARD', runs) > 0 then
+    return
+  end
+  redis.call('DEL', queue)
+  if keep == '1' then
+    return
+  end
+  for _, engine in ipairs(engines_of(thread)) do
+    redis.call('DEL', memory_of(thread, engine))
+  end
+  redis.call('DEL', thread)
+end
+
 -- What users said to a run after input number `known`, in order; `total`: the record's `inputs`, if any.
 local function inputs_after(record, known, total)
   local entries = {}

@@ -1,16 +1,18 @@
 #!lua flags=allow-oom
 --[[
-End a run for good: append `run.finished`, keep its outcome for the retention, free its thread, and have its
-deltas dropped later.
+End a run for good: append `run.finished`, keep its outcome for the retention, commit what changed in its
+engine's memory of the thread, free the thread, and have its deltas dropped later.
 
 Runs under memory pressure: a run that cannot end would hold its thread and its memory.
 
 KEYS  1 record  2 log  3 snapshot  4 checkpoint  5 thread  6 thread queue  7 thread runs
-      8 active  9 compact
+      8 active  9 compact  10 memory
 ARGV  1 now_ms  2 nonce  3 run_id  4 epoch  5 owner, or '' for a run that nobody runs  6 expected top id
       7 status  8 reason  9 body  10 error, or ''  11 retention_ms
       12 inputs_read: how many of its inputs the caller's fold has; the others are handed back as `unread`
       13 control  14 when its deltas are dropped  15 when a sweeper looks at the run that the thread goes to
+      16 engine, or '' for an unchanged memory  17 bytes of the memory  18 its TTL in ms  19 puts
+      then key and value of each put, then the keys that are deleted
 Returns
   {'finished', epoch, next_run}  next_run: who holds the thread now and wants a message; or ''
   {'already', status, reason}    it ended before; the first outcome stands
@@ -18,9 +20,9 @@ Returns
   {'moved', top}                 the log has entries that the caller's fold does not cover
   {'gone'}
 --]]
-local record, log, snapshot, checkpoint, thread, queue, runs, unfinished, compact = unpack(KEYS)
+local record, log, snapshot, checkpoint, thread, queue, runs, unfinished, compact, memory = unpack(KEYS)
 local now, nonce, run_id, epoch, owner, expected_top, status, reason, body, err, retention, read,
-  control, compact_at, look_at =
+  control, compact_at, look_at, _, _, _, _ =
   unpack(ARGV)
 
 local r = redis.call('HMGET', record, 'status', 'epoch', 'owner', 'nonce', 'reason', 'next_run', 'inputs')
@@ -60,6 +62,7 @@ redis.call('DEL', snapshot, checkpoint)
 redis.call('PEXPIRE', record, retention)
 redis.call('PEXPIRE', log, retention)
 extend(runs, retention)
+remember(memory, thread, ARGV, 16)
 redis.call('ZREM', unfinished, run_id)
 redis.call('ZADD', compact, compact_at, run_id)
 local next_run = false

@@ -1,16 +1,17 @@
 #!lua flags=allow-oom
 --[[
-Remove a run that is over, with everything it has in its bucket's slot; the last one takes the thread along.
+Remove a run that is over, with everything it has in its bucket's slot; the last one takes the thread along, and
+what its engines keep on it.
 
 KEYS  1 record  2 log  3 snapshot  4 checkpoint  5 thread  6 thread runs  7 thread queue
       8 active  9 recent  10 compact
-ARGV  1 run_id
+ARGV  1 run_id  2 keep: 1 leaves the thread's memories, as the archive may have other runs of it
 Returns
   {'forgotten'}                  it is not there any more; also if it never was
   {'refused', status}            it is not over
 --]]
 local record, log, snapshot, checkpoint, thread, runs, queue, unfinished, recent, compact = unpack(KEYS)
-local run_id = ARGV[1]
+local run_id, keep = unpack(ARGV)
 
 local r = redis.call('HMGET', record, 'status', 'idem')
 if r[1] and ACTIVE[r[1]] then
@@ -28,7 +29,5 @@ end
 if redis.call('HGET', thread, 'active') == run_id then
   redis.call('HDEL', thread, 'active')
 end
-if redis.call('ZCARD', runs) == 0 then
-  redis.call('DEL', thread, queue)
-end
+forget_thread(thread, runs, queue, keep)
 return { 'forgotten' }

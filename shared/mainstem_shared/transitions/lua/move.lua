@@ -60,6 +60,11 @@ for _, run_id in ipairs(runs) do
     end
   end
 end
+for _, field in ipairs(redis.call('HKEYS', old .. ':thread')) do
+  if string.match(field, '^memory:') then
+    rename(':' .. field)
+  end
+end
 if redis.call('EXISTS', new_runs) == 1 then -- somebody who did not know of the old keys began anew
   local flat = redis.call('ZRANGE', old_runs, 0, -1, 'WITHSCORES')
   for i = 1, #flat, 2 do

@@ -115,9 +115,8 @@ def decisions(action: Mapping[str, Any], message: A2AMessage) -> dict[str, Any]:
         if isinstance(data, dict) and ("decisions" in data or "answers" in data):
             return {"decisions": data.get("decisions"), "answers": data.get("answers")}
     text = message.text.strip()
-    if action["kind"] == "question":
-        answers = [{"question_id": asked["question_id"], "text": text} for asked in action["questions"]]
-        return {"answers": answers, "decisions": None}
+    answers = [{"question_id": asked["question_id"], "text": text} for asked in action.get("questions", ())]
     approves = text.casefold() == "approve"
     verdict = {"type": "approve"} if approves else {"type": "reject", "reason": text or None}
-    return {"answers": None, "decisions": [{"call_id": c["call_id"], **verdict} for c in action["calls"]]}
+    judged = [{"call_id": call["call_id"], **verdict} for call in action.get("calls", ())]
+    return {"answers": answers or None, "decisions": judged or None}

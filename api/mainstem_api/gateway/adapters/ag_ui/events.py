@@ -294,7 +294,11 @@ def _asked(run_id: str, action: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _interrupt(asked: Mapping[str, Any], names: Names) -> dict[str, Any]:
     told: dict[str, Any] = {"id": asked["id"], "expiresAt": asked["expires_at"]}
     if question := asked.get("question"):
-        answer = {"type": "string", **({"examples": question["options"]} if question.get("options") else {})}
+        answer: Mapping[str, Any] = {"type": "string"}
+        if question.get("options"):
+            answer = {**answer, "examples": question["options"]}
+        if wanted := question.get("response_schema") or ({} if question.get("type") == "data" else None):
+            answer = wanted
         schema = {"type": "object", "properties": {"answer": answer}, "required": ["answer"]}
         return {**told, "reason": "input_required", "message": question["text"], "responseSchema": schema}
     call = asked["call"]

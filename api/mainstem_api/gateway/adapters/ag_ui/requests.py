@@ -9,7 +9,7 @@ decision is taken only if it is spelled out: a resolved interrupt without a payl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -98,21 +98,21 @@ class Verdicts(NamedTuple):
         """Whether the user decided nothing, but closed what was asked."""
         return all(entry.status == "cancelled" for _, entry in self.entries)
 
-    def decisions(self) -> list[dict[str, Any]]:
-        """Return the entries as decisions about tool calls.
+    def decisions(self, questions: Collection[str] = ()) -> list[dict[str, Any]]:
+        """Return the entries that are about none of these questions as decisions about tool calls.
 
         Raises:
             InvalidDecision: a payload decides nothing.
         """
-        return [_decision(call_id, entry) for call_id, entry in self.entries]
+        return [_decision(call_id, entry) for call_id, entry in self.entries if call_id not in questions]
 
-    def answers(self) -> list[dict[str, Any]]:
-        """Return the entries as answers to questions.
+    def answers(self, questions: Collection[str]) -> list[dict[str, Any]]:
+        """Return the entries that are about these questions as answers.
 
         Raises:
             InvalidDecision: a payload is no answer.
         """
-        return [_answer(question_id, entry) for question_id, entry in self.entries]
+        return [_answer(asked_id, entry) for asked_id, entry in self.entries if asked_id in questions]
 
 
 def verdicts(resume: Sequence[ResumeEntry]) -> Verdicts:
@@ -166,7 +166,7 @@ def _decision(call_id: str, entry: ResumeEntry) -> dict[str, Any]:
 
 def _answer(question_id: str, entry: ResumeEntry) -> dict[str, Any]:
     payload: Any = entry.payload
-    text: Any = payload.get("answer") if isinstance(payload, dict) else payload  # pyright: ignore[reportUnknownMemberType]
-    if entry.status == "cancelled" or not isinstance(text, str):
-        raise errors.InvalidDecision("Answer every question with a text: {answer}; or cancel all of them.")
-    return {"question_id": question_id, "text": text}
+    answer: Any = payload.get("answer") if isinstance(payload, dict) else payload  # pyright: ignore[reportUnknownMemberType]
+    if entry.status == "cancelled" or answer is None:
+        raise errors.InvalidDecision("Answer every question: {answer}; or cancel all of them.")
+    return {"question_id": question_id, ("text" if isinstance(answer, str) else "value"): answer}

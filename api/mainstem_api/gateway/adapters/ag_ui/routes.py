@@ -8,7 +8,7 @@ kept beside the thread's idempotency keys, for as long (`_also_known_as`).
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 from fastapi import APIRouter
@@ -156,8 +156,8 @@ def _spent_before(attach_point: AttachPoint, turn: int) -> Mapping[str, Any] | N
 
 
 async def _decide(given: Verdicts, attach_point: AttachPoint, gateway: Gateway, caller: Principal) -> None:
-    is_question = _kind(given.action_id, attach_point) == "question"
-    if is_question and given.all_cancelled and _is_pending(given.action_id, attach_point):
+    questions = _questions(given.action_id, attach_point)
+    if questions and given.all_cancelled and _is_pending(given.action_id, attach_point):
         await gateway.runs.abort(
             given.run_id, wait=ABORT_WAIT_S, user_id=caller.user_id, tenant=caller.tenant
         )
@@ -165,8 +165,8 @@ async def _decide(given: Verdicts, attach_point: AttachPoint, gateway: Gateway, 
     await gateway.runs.resume(
         given.run_id,
         given.action_id,
-        decisions=None if is_question else given.decisions(),
-        answers=given.answers() if is_question else None,
+        decisions=given.decisions(questions) or None,
+        answers=given.answers(questions) or None,
         user_id=caller.user_id,
         tenant=caller.tenant,
     )
@@ -177,9 +177,15 @@ def _is_pending(action_id: str, attach_point: AttachPoint) -> bool:
     return attach_point.outcome is None and action is not None and action["action_id"] == action_id
 
 
-def _kind(action_id: str, attach_point: AttachPoint) -> str | None:
-    known: Sequence[Mapping[str, Any]] = [*attach_point.pauses, attach_point.fold.action or {}]
-    return next((each["kind"] for each in known if each.get("action_id") == action_id), None)
+def _questions(action_id: str, attach_point: AttachPoint) -> frozenset[str]:
+    """Return the ids of what an action asks that is no tool call."""
+    action = attach_point.fold.action or {}
+    if action.get("action_id") == action_id:
+        return frozenset(asked["question_id"] for asked in action.get("questions", ()))
+    decided = (
+        d for pause in attach_point.pauses if pause["action_id"] == action_id for d in pause["decisions"]
+    )
+    return frozenset(decision["id"] for decision in decided if "name" not in decision)
 
 
 async def _also_known_as(

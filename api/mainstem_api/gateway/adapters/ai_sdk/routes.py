@@ -201,13 +201,13 @@ async def _decide(
         return None
     if run is None:
         raise errors.StaleAction
-    is_approval = bool(given.answers) and await _asked_for_approval(run, given.action_id, gateway, caller)
-    answered = messages.as_decisions(given.answers) if is_approval else []
+    calls = await _asked_calls(run, given.action_id, gateway, caller) if given.answers else frozenset[str]()
+    judged = messages.as_decisions([a for a in given.answers if a["question_id"] in calls])
     await gateway.runs.resume(
         run.run_id,
         given.action_id,
-        decisions=[*given.decisions, *(answered if is_approval else ())] or None,
-        answers=given.answers if given.answers and not is_approval else None,
+        decisions=[*given.decisions, *judged] or None,
+        answers=[a for a in given.answers if a["question_id"] not in calls] or None,
         user_id=caller.user_id,
         tenant=caller.tenant,
     )
@@ -218,12 +218,13 @@ async def _decide(
     )
 
 
-async def _asked_for_approval(run: Run, action_id: str, gateway: Gateway, caller: Principal) -> bool:
-    """Tell whether what was answered is the approval of calls, which `ai` 5 gets as a question."""
+async def _asked_calls(run: Run, action_id: str, gateway: Gateway, caller: Principal) -> frozenset[str]:
+    """Return the ids of an action's calls, whose approval `ai` 5 gets as a question."""
     if run.action is not None and run.action["action_id"] == action_id:
-        return run.action["kind"] == "tool_approval"
+        return frozenset(call["call_id"] for call in run.action.get("calls", ()))
     pauses = (await attaching.read(gateway.store, run.run_id, caller)).pauses
-    return any(pause["action_id"] == action_id and pause["kind"] == "tool_approval" for pause in pauses)
+    decided = (d for pause in pauses if pause["action_id"] == action_id for d in pause["decisions"])
+    return frozenset(decision["id"] for decision in decided if "name" in decision)
 
 
 async def _run_of(

@@ -24,6 +24,8 @@ from mainstem_shared.model.events import Type
 
 ASK_USER: Final = "ask_user"
 """The name of the client's tool that a question calls: `{"text", "options"?}`; its output is the answer."""
+_ASKED: Final = ("text", "options", "type", "value", "response_schema")
+"""Members of a question that clients see."""
 DENIED: Final = "The user rejected this call."
 WAITS: Final = "Not run yet: it waits for the decision about another call."
 """Stands in for a result, at a pause, for clients that send decisions only once no call is open."""
@@ -229,10 +231,10 @@ class UIMessageStream(Translator):
             request = _request(action, call)
             reason = call.get("reason")
             self.say(request if reason is None else {**request, "reason": reason})
-        if action["kind"] == "tool_approval" and self._version != 5:
+        if action.get("calls") and self._version != 5:
             self._approve_others(action)
         for question in action.get("questions", ()):
-            asked = {name: question[name] for name in ("text", "options") if name in question}
+            asked = {name: question[name] for name in _ASKED if name in question}
             self._ask(action, question["question_id"], asked)
 
     def _ask(self, action: Mapping[str, Any], asked_id: str, question: Mapping[str, Any]) -> None:
@@ -259,10 +261,10 @@ class UIMessageStream(Translator):
     ) -> None:
         for decision in decisions:
             about = f"{action['action_id']}:{decision['id']}"
-            if action["kind"] == "question":
-                self._answered(about, decision)
-            else:
+            if "name" in decision:  # of the tool that was decided about
                 self._judged(about, decision)
+            else:
+                self._answered(about, decision)
 
     def _judged(self, approval_id: str, decision: Mapping[str, Any]) -> None:
         approved = decision["type"] != "reject"

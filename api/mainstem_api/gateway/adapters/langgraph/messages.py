@@ -87,10 +87,9 @@ def decisions(action: Mapping[str, Any], resume: Any) -> dict[str, Any]:
     """Return what `command.resume` decides: `true`, `approve` or an object with decisions; a text answers."""
     if isinstance(resume, dict) and ("decisions" in resume or "answers" in resume):
         return {"decisions": resume.get("decisions"), "answers": resume.get("answers")}
-    if action["kind"] == "question":
-        text = resume if isinstance(resume, str) else json_text(resume)
-        answers = [{"question_id": asked["question_id"], "text": text} for asked in action["questions"]]
-        return {"decisions": None, "answers": answers}
+    text = resume if isinstance(resume, str) else json_text(resume)
+    answers = [{"question_id": asked["question_id"], "text": text} for asked in action.get("questions", ())]
     approves = resume in (True, "approve") or (isinstance(resume, dict) and resume.get("approved") is True)
     verdict = {"type": "approve"} if approves else {"type": "reject"}
-    return {"decisions": [{"call_id": c["call_id"], **verdict} for c in action["calls"]], "answers": None}
+    judged = [{"call_id": call["call_id"], **verdict} for call in action.get("calls", ())]
+    return {"decisions": judged or None, "answers": answers or None}

@@ -14,14 +14,15 @@ export class ActionCard {
     this.action = action;
     this.error = el("p", { class: "card-error", role: "alert", hidden: true });
     this.expiry = el("span", { class: "expiry" });
-    const isQuestion = action.kind === "question";
-    this.asked = isQuestion
-      ? action.questions.map((question) => new Question(question, () => this.changed()))
-      : action.calls.map((call) => new Call(call, { alone: action.calls.length === 1, changed: () => this.changed(), done: () => this.send() }));
-    const title = isQuestion ? "A question for you" : this.asked.length > 1 ? `${this.asked.length} tool calls need your approval` : "Needs your approval";
+    const { calls = [], questions = [] } = action;
+    const isQuestion = !calls.length, alone = calls.length === 1 && !questions.length;
+    this.calls = calls.map((call) => new Call(call, { alone, changed: () => this.changed(), done: () => this.send() }));
+    this.questions = questions.map((question) => new Question(question, () => this.changed()));
+    this.asked = [...this.calls, ...this.questions];
+    const title = isQuestion ? "A question for you" : questions.length ? "Needs your decisions" : this.asked.length > 1 ? `${this.asked.length} tool calls need your approval` : "Needs your approval";
     this.submit = el("button", { type: "button", class: "button primary", on: { click: () => this.send() } }, isQuestion ? "Answer" : "Send decisions");
     this.bar = el("div", { class: "card-bar" }, this.submit);
-    this.bar.hidden = !isQuestion && this.asked.length === 1;
+    this.bar.hidden = alone;
     this.node = el("section", { class: "action-card", "aria-label": title },
       el("header", {}, icon(isQuestion ? "ask" : "shield"), el("h3", {}, title), this.expiry),
       ...this.asked.map((one) => one.node), this.error, this.bar);
@@ -30,7 +31,7 @@ export class ActionCard {
     });
     this.changed();
     this.tick();
-    const asks = isQuestion ? action.questions.map((q) => q.text).join(" ") : action.calls.map((c) => c.name).join(", ");
+    const asks = [calls.map((c) => c.name).join(", "), ...questions.map((q) => q.text)].filter(Boolean).join(" ");
     announce(`${title}: ${line(asks, 500)}`);
   }
 
@@ -46,13 +47,13 @@ export class ActionCard {
   }
 
   async send() {
-    const decided = this.asked.map((one) => one.decision());
-    if (this.sending || decided.some((one) => !one)) return;
+    const decisions = this.calls.map((one) => one.decision()), answers = this.questions.map((one) => one.decision());
+    if (this.sending || [...decisions, ...answers].some((one) => !one)) return;
     this.lock(true);
     this.error.hidden = true;
-    const key = this.action.kind === "question" ? "answers" : "decisions";
+    const given = { ...(decisions.length ? { decisions } : {}), ...(answers.length ? { answers } : {}) };
     try {
-      await api.resume(this.runId, { action_id: this.action.action_id, [key]: decided });
+      await api.resume(this.runId, { action_id: this.action.action_id, ...given });
       announce("Decision sent.");
     } catch (error) {
       this.lock(false);
@@ -195,6 +196,8 @@ class Question {
     });
     this.node = el("div", { class: "asked", data: { question: question.question_id } },
       el("label", {}, el("span", { class: "question-text" }, clip(question.text)), this.input),
+      question.type === "data" ? el("pre", { class: "asked-arguments", tabindex: "0", "aria-label": "Data" }, pretty(question.value)) : null,
+      question.response_schema ? el("p", { class: "field-hint" }, `JSON that fits: ${clip(JSON.stringify(question.response_schema))}`) : null,
       options.length ? el("div", { class: "options" }, ...options) : null);
   }
 

@@ -1,0 +1,303 @@
+"""`Emitter` takes the events that an engine emits: text, parts, tool calls, steps, usage.
+
+Every `await` here is usually over at once: events are buffered and written in groups. It waits when the
+buffer is full, which is how the store slows an engine down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any, Final
+
+from typing_extensions import Unpack
+
+from mainstem_shared import errors
+from mainstem_shared.blobs.files import Files
+from mainstem_shared.model import contents, events, ids, jsontext, messages, transcripts
+from mainstem_shared.model.cursors import Cursor
+from mainstem_shared.model.events import Type
+from mainstem_shared.model.runs import ms_of
+from mainstem_shared.model.time import now_ms
+from mainstem_tasks.sdk.channel import Channel
+from mainstem_tasks.sdk.pauses import Paused
+from mainstem_tasks.sdk.provider_calls import ProviderCall, ProviderCalls, Used
+
+RESULT_LIMIT: Final = events.EVENT_LIMIT - 4096
+"""A larger result of a tool goes to a file beside the run; its event holds the rest."""
+_SHOWN_OF_RESULT: Final = 2000  # characters of such a result that readers see at once
+
+_MESSAGE: Final = Type.MESSAGE_DELTA  # looking a member up costs as much as a step of a token's way
+_YIELD_EVERY: Final = 32
+"""Events after which other runs have their turn: half a millisecond of an engine that never waits."""
+
+
+class Emitter:
+    """Emits into a run's log. Safe to use from all tasks the engine starts.
+
+    Every method may raise `Fenced` or `ChannelClosed` (the run is over for this segment: let it pass),
+    `EventTooLarge` (over 256 KB) and `ContentTooLarge` (over 8 MB in total).
+    """
+
+    def __init__(
+        self, channel: Channel, *, run_id: str, segment: int, files: Files | None, calls: ProviderCalls
+    ) -> None:
+        self._channel = channel
+        self._files = files
+        self._run = run_id
+        self._segment = segment
+        self._turn = 0
+        self._steps = 0
+        # The channel's fold lags behind, so what was emitted here is remembered here.
+        fold = channel.fold
+        self._calls = calls
+        open_calls = frozenset(fold.open_calls)
+        self._open = {s["step_id"]: ms_of(s["started_at"]) for s in fold.steps if s["step_id"] in open_calls}
+        self._answered = set(fold.calls) - open_calls
+
+    # -- text
+
+    async def text(self, text: str) -> None:
+        """Append to the answer."""
+        channel = self._channel
+        channel.text(_MESSAGE, text)
+        self._turn += 1  # `_emitted`, without a coroutine per token
+        if channel.congested or self._turn % _YIELD_EVERY == 0:
+            await self._give_way()
+
+    async def reasoning(self, text: str) -> None:
+        """Append to the model's visible reasoning."""
+        self._channel.text(Type.REASONING_DELTA, text)
+        await self._emitted()
+
+    async def refusal(self, text: str) -> None:
+        """Append to the model's refusal to answer: a part of its own, no part of the run's `text`."""
+        self._channel.text(Type.REFUSAL_DELTA, text)
+        await self._emitted()
+
+    async def annotate(self, annotation: Mapping[str, Any]) -> None:
+        """Note something about the last text, such as a citation: `{"type": "url_citation", "url", …}`."""
+        await self._emit(Type.ANNOTATION, {"annotation": dict(annotation)})
+
+    # -- parts that come whole
+
+    async def data(self, id: str, name: str, value: Any) -> None:  # noqa: A002 - what it is called everywhere
+        """Show a value of your own, which stays in the content; the same `id` replaces it in its place."""
+        await self._part({"type": "data", "id": id, "name": name, "value": value})
+
+    async def source(
+        self,
+        url: str | None = None,
+        *,
+        id: str | None = None,  # noqa: A002
+        title: str | None = None,
+        media_type: str | None = None,
+    ) -> None:
+        """Name a source of the answer: a page (`url`), or a document (`title` and `media_type`).
+
+        Raises:
+            ValueError: it has neither `url` nor `title`.
+        """
+        if not url and not title:
+            raise ValueError("a source needs a url, or a title")
+        named = {"url": url, "title": title, "media_type": media_type}
+        given = {name: value for name, value in named.items() if value is not None}
+        await self._part({"type": "source", "id": id or url or str(title), **given})
+
+    async def file(
+        self,
+        data: bytes,
+        media_type: str,
+        *,
+        name: str | None = None,
+        id: str | None = None,  # noqa: A002
+    ) -> None:
+        """Show a file, which lies beside the run as long as the run is kept; the same `id` replaces it.
+
+        Raises:
+            BlobTooLarge: it is over MAINSTEM_BLOB_MAX_MB.
+        """
+        if self._files is None:
+            raise RuntimeError("This segment has nowhere to put files.")
+        blob = await self._files.put(self._run, data, media_type)
+        named = {} if name is None else {"name": name}
+        await self._part({"id": id or blob.digest, **messages.blob_part(blob), **named})
+
+    async def _part(self, part: dict[str, Any]) -> None:
+        await self._emit(Type.PART, {"part": part})
+
+    async def output(self, value: Any) -> None:
+        """Give the run its structured result, anything that JSON can hold; the latest one counts.
+
+        What an engine returns is its output, unless it returns nothing.
+        """
+        await self._emit(Type.OUTPUT, {"value": value})
+
+    # -- tools and steps
+
+    async def tool_call(self, call_id: str, name: str, arguments: Mapping[str, Any]) -> None:
+        """State that a tool is called, with its complete arguments; the log knows when this returns.
+
+        After `tool_call_start` with the same id this replaces the streamed text by the parsed arguments.
+
+        Raises:
+            ValueError: the call has its result already; each call needs an id of its own.
+        """
+        await self._call_started(call_id, name, dict(arguments))
+        await self._channel.flush()
+
+    async def tool_call_start(self, call_id: str, name: str) -> None:
+        """State that a tool call begins whose arguments are still streaming.
+
+        Raises:
+            ValueError: the call has its result already; each call needs an id of its own.
+        """
+        await self._call_started(call_id, name, "")
+
+    async def tool_call_delta(self, call_id: str, arguments: str) -> None:
+        """Append to the streaming arguments of a tool call.
+
+        Raises:
+            ValueError: no such call is open.
+        """
+        self._require_open(call_id)
+        if arguments:
+            await self._emit(Type.STEP_DELTA, {"step_id": call_id, "arguments": arguments})
+
+    async def tool_result(self, call_id: str, result: Any, *, failed: bool = False) -> None:
+        """Answer a tool call; `result` is anything JSON can hold.
+
+        Raises:
+            ValueError: no such call is open.
+        """
+        self._require_open(call_id)
+        result = await self._in_bounds(result)
+        state = "failed" if failed else "completed"
+        self._channel.emit(Type.STEP_COMPLETED, _completed(call_id, state, result))
+        del self._open[call_id]
+        self._answered.add(call_id)
+        await self._emitted()
+
+    async def _in_bounds(self, result: Any) -> Any:
+        """Return a result, or for one that no event can hold where it lies, and how it begins."""
+        if self._files is None or len(data := jsontext.dumps(result)) <= RESULT_LIMIT:
+            return result
+        blob = await self._files.put(self._run, data, "application/json")
+        shown = transcripts.json_text(result)[:_SHOWN_OF_RESULT]
+        return {"beginning": shown, "file": messages.blob_part(blob)}
+
+    async def _call_started(self, call_id: str, name: str, arguments: dict[str, Any] | str) -> None:
+        if call_id in self._answered:
+            raise ValueError(f"Tool call {call_id!r} has its result already; give each call its own id.")
+        at = self._open.get(call_id, now_ms())
+        self._channel.emit(
+            Type.STEP_STARTED,
+            {"step_id": call_id, "kind": "tool_call", "name": name, "arguments": arguments, "at": at},
+        )
+        self._open[call_id] = at
+        await self._emitted()
+
+    def _require_open(self, call_id: str) -> None:
+        if call_id not in self._open:
+            raise ValueError(f"No tool call {call_id!r} is open; start it with tool_call or tool_call_start.")
+
+    @contextlib.asynccontextmanager
+    async def step(self, name: str) -> AsyncGenerator[str]:
+        """Show a named step while the block runs; it ends as the block does. Yields its id."""
+        self._steps += 1
+        step_id = f"step_{self._segment}_{self._steps}"
+        await self._emit(
+            Type.STEP_STARTED, {"step_id": step_id, "kind": "step", "name": name, "at": now_ms()}
+        )
+        try:
+            yield step_id
+        except BaseException as error:
+            stopped = isinstance(error, asyncio.CancelledError | Paused)
+            state = "aborted" if stopped else "failed"
+            with contextlib.suppress(errors.MainstemError):  # the block's own failure is the one to see
+                self._channel.emit(Type.STEP_COMPLETED, _completed(step_id, state, None))
+            raise
+        await self._emit(Type.STEP_COMPLETED, _completed(step_id, "completed", None))
+
+    # -- about the run
+
+    async def title(self, title: str) -> None:
+        """Name the conversation."""
+        await self._emit(Type.TITLE, {"title": title})
+
+    async def usage(self, **used: Unpack[Used]) -> None:
+        """Add one provider call's tokens to the run's usage, and its cost if its `model` has a price.
+
+        Cached, written, reasoning and audio tokens are parts of input and output, `total_tokens` their sum
+        unless given. `estimated`: the provider did not count (all of) them.
+
+        Raises:
+            ValueError: a count is negative, or no whole number.
+        """
+        self._calls.charge(self._calls.add(**used))
+        await self._emitted()
+
+    @contextlib.asynccontextmanager
+    async def provider_call(
+        self,
+        *,
+        model: str,
+        provider: str | None = None,
+        input_tokens: int = 0,
+        max_output_tokens: int | None = None,
+    ) -> AsyncGenerator[ProviderCall]:
+        """Make one call of a provider in this block, inside the budgets of the run, its user and tenant.
+
+        Tell what it used with `call.used(…)`; else it is charged as reserved, unless it was `not_made` or
+        fails with ProviderError. Bound the answer to `call.max_output_tokens`.
+
+        Raises:
+            BudgetReached: a budget has no room for the most that this call may cost.
+            UnknownPrice: a budget in dollars applies, and the model has no price.
+        """
+        call = self._calls.prepare(model, provider, max_output_tokens, emitted=self._emitted)
+        async with self._calls.making(call, input_tokens=input_tokens):
+            yield call
+
+    async def context_usage(self, **snapshot: Any) -> None:
+        """Show how full the model's context is; the latest snapshot stays."""
+        await self._emit(Type.CONTEXT_USAGE, snapshot)
+
+    async def agent(self, name: str, **details: Any) -> None:
+        """State which agent is at work now."""
+        await self._emit(Type.AGENT_UPDATED, {**details, "name": name})
+
+    async def custom(self, name: str, data: Any = None, *, transient: bool = True) -> None:
+        """Emit an event of your own for who reads now; with `transient=False` a `data` part, which stays."""
+        if transient:
+            await self._emit(Type.CUSTOM, {"name": name, "data": data})
+        else:
+            await self.data(f"{name}_{ids.token()}", name, data)
+
+    async def finish_reason(self, reason: str) -> None:
+        """Say why the model stopped, in its provider's word, such as `stop`, `length` or `tool_calls`."""
+        await self.custom(contents.FINISH, {"finish_reason": reason})
+
+    async def flush(self) -> Cursor:
+        """Wait until everything emitted so far is durable; returns the cursor of the last event."""
+        return await self._channel.flush()
+
+    async def _emit(self, kind: Type, payload: dict[str, Any]) -> None:
+        self._channel.emit(kind, payload)
+        await self._emitted()
+
+    async def _emitted(self) -> None:
+        self._turn += 1
+        if self._channel.congested or self._turn % _YIELD_EVERY == 0:
+            await self._give_way()
+
+    async def _give_way(self) -> None:
+        if self._channel.congested:
+            await self._channel.drained()
+        if self._turn % _YIELD_EVERY == 0:
+            await asyncio.sleep(0)
+
+
+def _completed(step_id: str, state: str, result: Any) -> dict[str, Any]:
+    return {"step_id": step_id, "state": state, "result": result, "at": now_ms()}
