@@ -98,8 +98,7 @@ class _Answer:
         self._text, self._calls, self._results = "", [], []
 
     def _call(self, part: Mapping[str, Any]) -> None:
-        arguments = part["arguments"]
-        function = {"name": part["name"], "arguments": json_text(arguments) if arguments else "{}"}
+        function = {"name": part["name"], "arguments": _arguments(part["arguments"])}
         self._calls.append({"id": part["call_id"], "type": "function", "function": function})
         answered = part["state"] in ("completed", "failed") or part["result"] is not None
         content = json_text(part["result"]) if answered else UNANSWERED
@@ -113,6 +112,15 @@ class _Answer:
                 self._text += asked.get(decision["id"], "")
                 yield from self._round()
                 yield {"role": "user", "content": decision["text"]}
+
+
+def _arguments(value: Any) -> str:
+    """Return arguments as a JSON object: text that broke off is none, and some providers look."""
+    text = json_text(value)
+    try:
+        return text if isinstance(jsontext.loads(text), dict) else "{}"
+    except (ValueError, RecursionError):
+        return "{}"
 
 
 def json_text(value: Any) -> str:

@@ -62,15 +62,28 @@ def fault_of(messages: list[dict[str, Any]]) -> str | None:
             return f"message {number}: the calls {pending} have no result"
         if message["role"] == "assistant":
             pending = [call["id"] for call in message.get("tool_calls") or ()]
-            if not pending and not text_of(message) and not message.get("refusal"):
-                return f"message {number}: an answer that says nothing"
-            for call in message.get("tool_calls") or ():
-                json.loads(call["function"]["arguments"])
+            if fault := _fault_of_answer(message):
+                return f"message {number}: {fault}"
     if pending:
         return f"the calls {pending} have no result at the end"
     if not messages or messages[-1]["role"] == "assistant":
         return "there is nothing to answer"
     return None
+
+
+def _fault_of_answer(message: dict[str, Any]) -> str | None:
+    calls = message.get("tool_calls") or ()
+    if not calls and not text_of(message) and not message.get("refusal"):
+        return "an answer that says nothing"
+    broken = [call["id"] for call in calls if not _is_object(call["function"]["arguments"])]
+    return f"the arguments of {broken} are no JSON object" if broken else None
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
 
 
 class StrictProvider:

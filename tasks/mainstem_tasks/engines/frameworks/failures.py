@@ -18,8 +18,8 @@ from mainstem_shared import errors
 from mainstem_tasks.engines.openai import failures
 
 _CLIENTS: Final = (
-    "openai", "anthropic", "httpx", "httpx2", "httpcore", "google.genai", "google.api_core", "mistralai",
-    "groq", "cohere", "botocore", "boto3", "huggingface_hub", "xai_sdk",
+    "openai", "anthropic", "httpx", "httpx2", "httpcore", "httpcore2", "google.genai", "google.api_core",
+    "mistralai", "groq", "cohere", "botocore", "boto3", "huggingface_hub", "xai_sdk",
 )  # fmt: skip
 """Packages that speak to providers: what they raise is a provider's failure."""
 _BASES: Final = frozenset({"ModelAPIError"})

@@ -134,8 +134,8 @@ class _Segment:
 
 def _output_type(wanted: Any) -> Any:
     """Return the agent's output type, with the calls that a run may wait for."""
-    kinds = list(wanted) if isinstance(wanted, list | tuple) else [wanted]
-    return wanted if DeferredToolRequests in kinds else [*kinds, DeferredToolRequests]
+    kinds: list[Any] = [*wanted] if isinstance(wanted, list | tuple) else [wanted]
+    return kinds if DeferredToolRequests in kinds else [*kinds, DeferredToolRequests]
 
 
 def _approval(decided: Decision) -> ToolApproved | ToolDenied:
