@@ -45,6 +45,9 @@ class Violation(AssertionError):
 class _Host:
     """A writer that does nothing by itself: the exploration decides when things are sent."""
 
+    url = ""
+
+    def moved(self, channel: Channel) -> None: ...
     def mark(self, channel: Channel) -> None: ...
     def retry_later(self, channel: Channel) -> None: ...
     def probe(self, channel: Channel) -> None:

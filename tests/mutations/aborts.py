@@ -113,7 +113,7 @@ MUTATIONS: Final = (
     M(
         rows=(103, 143),
         file=_CHANNELS,
-        old='elif failure == "" or "equal or smaller" in failure:\n            self._writer.probe(self)',
+        old='elif failure == "" or "equal or smaller" in failure:\n            self.writer.probe(self)',
         new='elif failure == "" or "equal or smaller" in failure:\n            self.landed()',
         only=("test_a_run_that_ended_elsewhere_is_lost",),
     ),
@@ -141,9 +141,9 @@ MUTATIONS: Final = (
     ),
     M(
         rows=(147,),
-        file=f"{SHARED}/eventlog/writing/writer.py",
-        old="self._probe_all()\n        self.connected.set()",
-        new="self.connected.set()",
+        file=f"{SHARED}/eventlog/writing/node_writers.py",
+        old="self._probe_all()\n        self._connected(is_connected=True)",
+        new="self._connected(is_connected=True)",
         only=("test_an_idle_zombie_notices_at_its_next_connection",),
     ),
     M(

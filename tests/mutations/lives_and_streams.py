@@ -192,8 +192,8 @@ MUTATIONS: Final = (
     M(
         rows=(33,),
         file=_CHANNELS,
-        old="raw_connections.bulk(keys.run(control.run_id).log.encode())",
-        new='raw_connections.bulk(globals().setdefault("_LOG", keys.run(control.run_id).log.encode()))',
+        old="raw_connections.bulk(self.key.encode())",
+        new='raw_connections.bulk(globals().setdefault("_LOG", self.key.encode()))',
         only=("test_many_runs_write_at_once_and_each_log_is_its_own",),
     ),
     M(
@@ -281,12 +281,12 @@ MUTATIONS: Final = (
         new="append_control(log, 1, '0-0', 'run.queued', body)",
         only=("test_start_creates_a_queued_run_with_its_first_entry",),
     ),
-    M(rows=(48,), file=_CHANNELS, old="not isinstance(last, _Delta)", new="True"),
+    M(rows=(48,), file=_CHANNELS, old="not isinstance(last, Delta)", new="True"),
     M(
         rows=(49,),
         file=_CHANNELS,
-        old="self._pending.append(_Event(",
-        new="self._pending.appendleft(_Event(",
+        old="self._pending.append(Event(",
+        new="self._pending.appendleft(Event(",
         only=("test_whatever_is_merged_the_log_is_what_the_engine_said",),
     ),
     M(
@@ -318,7 +318,7 @@ MUTATIONS: Final = (
     M(
         rows=(54,),
         file=f"{SHARED}/store/client.py",
-        old="except NoScriptError:",
-        new="except KeyError:",
+        old='except NoScriptError:\n            return (await node.send([("EVAL"',
+        new='except KeyError:\n            return (await node.send([("EVAL"',
     ),
 )

@@ -30,6 +30,8 @@ MESSAGE = Type.MESSAGE_DELTA
 class Carrier:
     """The writer's place: notes what the channel asks for, and keeps the log that results."""
 
+    url = ""
+
     def __init__(self, fold: Content | None = None) -> None:
         self.asked: list[str] = []
         self.marked = False
@@ -49,6 +51,9 @@ class Carrier:
 
     def reconnect(self) -> None:
         self.asked.append("reconnect")
+
+    def moved(self, channel: Channel) -> None:
+        self.asked.append("moved")
 
     def resync(self, channel: Channel) -> None:
         self.asked.append("resync")

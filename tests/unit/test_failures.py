@@ -31,6 +31,9 @@ PASSING = (
     "NOMASTERLINK Can't SYNC while not connected with my master",
     "THROTTLED a code that no server has yet",
     "ERR max number of clients reached",
+    "MOVED 866 127.0.0.1:7001",
+    "ASK 866 127.0.0.1:7001",
+    "TRYAGAIN Multiple keys request during rehashing of slot",
     "ERR upstream failure",
     "ERR Connection refused",
     "ERR The server is shutting down",
@@ -42,7 +45,6 @@ OUR_FAULT = (
     "ERR user_script:5: Script attempted to access nonexistent global variable 'x' script: abc",
     "ERR The ID specified in XADD is equal or smaller than the target stream top item",
     "CROSSSLOT Keys in request don't hash to the same slot",
-    "MOVED 866 127.0.0.1:7001",
 )
 
 

@@ -26,6 +26,7 @@ READERS = {
     "shared/mainstem_shared/operations/queries/summaries.py": "reads unfinished runs",
     "shared/mainstem_shared/operations/migration.py": "reads which threads version 1 kept",
     "shared/mainstem_shared/transitions/first_version.py": "looks whether version 1 kept a run",
+    "shared/mainstem_shared/store/topologies.py": "looks whether a server that becomes a shard has runs",
     "shared/mainstem_shared/coordination/leases.py": "looks whether a process owns anything",
     "api/mainstem_api/cli/doctor.py": "counts unfinished and recent runs",
     "shared/mainstem_shared/transitions/quota.py": "the verb `take_slot`, whose key a user's slots are",

@@ -24,7 +24,8 @@ class SilentWriter:
     def mark(self, channel: Channel) -> None:
         """Nothing: the test sends."""
 
-    retry_later = probe = resync = forget = mark
+    url = ""
+    retry_later = moved = probe = resync = forget = mark
 
     def reconnect(self) -> None:
         """Nothing is ever connected."""

@@ -35,7 +35,7 @@ class RunsStep(bootsteps.StartStopStep):
         super().__init__(parent, **kwargs)
         self._host = pool_hosts.host_for(parent)
         if not isinstance(self._host, pool_hosts.NoPoolHost):
-            _refuse_cluster(parent.app)
+            _check_servers(parent.app)
 
     def start(self, parent: Any) -> None:
         configuration_checks.warn(parent)
@@ -61,10 +61,10 @@ def _is_plain(formatter: logging.Formatter) -> bool:
     return type(formatter) in {logging.Formatter, ColorFormatter, TaskFormatter}
 
 
-def _refuse_cluster(app: Any) -> None:
+def _check_servers(app: Any) -> None:
     """Have a worker whose runs could not be kept end with a sentence, as it does on a pool that cannot."""
     broker: str = app.conf.broker_read_url or app.conf.broker_url or ""
     try:
-        readiness.refuse_cluster(endpoints.store_url(app.conf.mainstem_settings), broker)
-    except errors.ClusterUnsupported as error:
+        readiness.check_servers(endpoints.store_url(app.conf.mainstem_settings), broker)
+    except (errors.ClusterUnsupported, errors.Misconfigured) as error:
         raise ImproperlyConfigured(str(error)) from error

@@ -116,7 +116,7 @@ class Housekeeping:
         with contextlib.suppress(errors.StoreUnavailable):
             await migration.learn(here.store)
         await here.writer.start()
-        mailbox = MailboxReader(here.store.url, lambda: here.lease.owner, here.deliver)
+        mailbox = MailboxReader(here.store, lambda: here.lease.owner, here.deliver)
         sweeper = Sweeper(
             operations=here.operations, owner=lambda: here.lease.owner, on_unseen=here.lease.beat_soon
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Final
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 
 from mainstem_shared.coordination import mailboxes
 from mainstem_shared.store import keys, raw_connections
-from mainstem_shared.store.client import LONGEST_DELAY_S
+from mainstem_shared.store.client import LONGEST_DELAY_S, Store
 from mainstem_shared.store.failures import RedisError
 
 logger = logging.getLogger(__name__)
@@ -25,9 +26,9 @@ class MailboxReader:
     """Delivers every message of the current owner's mailbox once, in order, to `deliver`."""
 
     def __init__(
-        self, url: str, owner: Callable[[], str], deliver: Callable[[mailboxes.Message], None]
+        self, store: Store, owner: Callable[[], str], deliver: Callable[[mailboxes.Message], None]
     ) -> None:
-        self._url = url
+        self._store = store
         self._owner = owner
         self._deliver = deliver
         self._after: tuple[str, bytes] = ("", b"0-0")
@@ -35,10 +36,12 @@ class MailboxReader:
     async def run(self) -> None:
         """Read until cancelled; reconnects by itself and goes on where it was."""
         while True:
+            owner = self._owner()
             try:
-                connection = await raw_connections.open_raw_connection(self._url)
+                node = await self._store.node_of(keys.mailbox(owner))
+                connection = await raw_connections.open_raw_connection(node.url)
                 try:
-                    await self._read(connection)
+                    await self._read(connection, owner)
                 finally:
                     connection.abort()
             except (RedisError, OSError, TimeoutError) as error:
@@ -46,14 +49,15 @@ class MailboxReader:
                     "the mailbox cannot be read", extra={"action": "mailbox_away", "error": repr(error)}
                 )
                 await asyncio.sleep(LONGEST_DELAY_S)
+                with contextlib.suppress(RedisError, OSError):
+                    await self._store.refresh()
 
-    async def _read(self, connection: raw_connections.RawConnection) -> None:
-        while True:
-            owner = self._owner()
-            if self._after[0] != owner:
-                self._after = (owner, b"0-0")
-            key = keys.mailbox(owner).encode()
-            block = b"%d" % BLOCK_MS
+    async def _read(self, connection: raw_connections.RawConnection, owner: str) -> None:
+        """Read one owner's mailbox, until the process has another name."""
+        if self._after[0] != owner:
+            self._after = (owner, b"0-0")
+        key, block = keys.mailbox(owner).encode(), b"%d" % BLOCK_MS
+        while self._owner() == owner:
             async with asyncio.timeout(STALL_S):
                 reply = await connection.call(
                     b"XREAD", b"COUNT", b"100", b"BLOCK", block, b"STREAMS", key, self._after[1]

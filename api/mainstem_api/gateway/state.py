@@ -134,9 +134,10 @@ class Holder:
 
         Raises:
             ClusterUnsupported: store or broker is a node of a Cluster.
+            Misconfigured: the store's servers are not those that its address means.
         """
         urls = endpoints.store_url(self.settings), endpoints.broker_url(self.settings)
-        await asyncio.to_thread(readiness.refuse_cluster, *urls)
+        await asyncio.to_thread(readiness.check_servers, *urls)
         with contextlib.suppress(errors.StoreUnavailable):
             await migration.learn(self.gateway.store)
 

@@ -24,7 +24,7 @@ from mainstem_shared.metrics import catalogue as metrics
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
-from mainstem_shared.store.connections import connect_blocking
+from mainstem_shared.store.blocking import BlockingStore
 from mainstem_shared.store.failures import RedisError
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class Lease:
         self.beaten_at = clocks.now()
         self._on_suspended = on_suspended
         timeout_s = min(TIMEOUT_S, settings.lease_s / BEATS_PER_LEASE)
-        self._client = connect_blocking(url, timeout_s=timeout_s)
+        self._store = BlockingStore(url, timeout_s=timeout_s)
         self._wakeup = threading.Event()
         self._stopped = threading.Event()
         self._moved = False
@@ -111,7 +111,7 @@ class Lease:
         for thread in self._threads:
             thread.join()
         self._release(self.owner)
-        self._client.close()
+        self._store.close()
 
     @property
     def age_s(self) -> float:
@@ -136,7 +136,7 @@ class Lease:
             self._wakeup.clear()
             if self._moved:
                 self._moved = False
-                self._client.connection_pool.disconnect()
+                self._store.disconnect()
             delay = self._settings.lease_s / BEATS_PER_LEASE if self._beat() else RETRY_S
 
     def _notice_suspensions(self) -> None:
@@ -158,15 +158,15 @@ class Lease:
 
     def _beat(self) -> bool:
         try:
-            with self._client.pipeline(transaction=False) as pipe:
-                pipe.set(keys.lease(self.owner), self._about, px=int(self._settings.lease_s * 1000))
-                pipe.zadd(keys.WORKERS, {self.owner: now_ms()})
-                pipe.execute()
+            self._store.commands(
+                ("SET", keys.lease(self.owner), self._about, "PX", int(self._settings.lease_s * 1000)),
+                ("ZADD", keys.WORKERS, now_ms(), self.owner),
+            )
         except (RedisError, OSError) as error:
             logger.warning(
                 "cannot renew the lease", extra={"action": "lease_beat_failed", "error": repr(error)}
             )
-            self._client.connection_pool.disconnect()  # the server behind it may be no primary any more
+            self._store.disconnect()  # the server behind it may be no primary any more
             metrics.LEASE_BEATS.labels("failed").inc()
             return False
         metrics.LEASE_BEATS.labels("ok").inc()
@@ -175,11 +175,9 @@ class Lease:
 
     def _release(self, owner: str) -> None:
         try:
-            self._client.delete(keys.lease(owner))
-            if self._client.exists(keys.owned(owner)):
-                # Listed, it is swept. It was already, if a claim that was under way began the set anew.
-                self._client.zadd(keys.WORKERS, {owner: now_ms()}, nx=True)
-            else:
-                self._client.zrem(keys.WORKERS, owner)
+            _, owns = self._store.commands(("DEL", keys.lease(owner)), ("EXISTS", keys.owned(owner)))
+            # Listed, it is swept. It was already, if a claim that was under way began the set anew.
+            listed = ("ZADD", keys.WORKERS, "NX", now_ms(), owner) if owns else ("ZREM", keys.WORKERS, owner)
+            self._store.commands(listed)
         except (RedisError, OSError):
             pass  # it lapses by itself

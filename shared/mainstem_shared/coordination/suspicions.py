@@ -14,6 +14,7 @@ from typing import Any
 
 from mainstem_shared.store import failures
 from mainstem_shared.store.client import Store
+from mainstem_shared.store.nodes import Node
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,12 +26,21 @@ class Server:
 
 
 async def server_of(store: Store) -> Server:
-    """Ask the server that answers a store's calls who it is.
+    """Ask the servers that answer a store's calls who they are: together they are one witness.
 
-    Its run id is another after a restart, its replication id after a promotion.
+    A run id is another after a restart, a replication id after a promotion.
     """
+    servers = [await _server_at(node) for node in await store.nodes()]
+    identities = [server.identity for server in servers]
+    return Server(
+        identity="|".join(identities) if any(identities) else "",
+        is_replica=any(server.is_replica for server in servers),
+    )
+
+
+async def _server_at(node: Node) -> Server:
     try:
-        info: dict[str, Any] = await store.client.info("server", "replication")
+        info: dict[str, Any] = await node.client.info("server", "replication")
     except failures.RedisError as error:
         if failures.code_of(error) in ("NOPERM", "ERR"):
             return Server()  # we may not ask, as with some managed services

@@ -70,7 +70,8 @@ async def take(store: Store, indexes: Indexes) -> Census:
         batch = run_ids[first : min(first + _BATCH, SCAN_LIMIT)]
         counting.add(batch, await transitions.read_many(store, batch, *_FIELDS))
     await counting.date_the_rest(store)
-    info: Any = await store.command("INFO", "memory")
+    infos = await store.each("INFO", "memory")
+    limits = [_number(info, "maxmemory") for info in infos]
     census = Census(
         at_ms=now,
         complete=len(run_ids) <= SCAN_LIMIT,
@@ -80,8 +81,8 @@ async def take(store: Store, indexes: Indexes) -> Census:
         unpublished_since_ms=counting.unpublished_since,
         engines=[name.decode() for name in await store.command("HKEYS", keys.ENGINES)],
         processes=await _processes(store),
-        memory_bytes=_number(info, "used_memory"),
-        memory_limit_bytes=_number(info, "maxmemory"),
+        memory_bytes=sum(_number(info, "used_memory") for info in infos),
+        memory_limit_bytes=sum(limits) if all(limits) else 0,
     )
     await store.command("SET", keys.CENSUS, census.model_dump_json(), "PX", TTL_MS)
     return census

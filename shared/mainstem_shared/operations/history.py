@@ -128,10 +128,10 @@ class History:
 
     async def check(self, *, force: bool = False) -> None:
         """Make lost changes again, if the store may be another one. Asks nobody while connections hold."""
-        if not self._watched or not (force or self._store.shared.losses != self._losses):
+        if not self._watched or not (force or self._store.losses != self._losses):
             return
         async with self._lock:
-            losses = self._store.shared.losses
+            losses = self._store.losses
             try:
                 server = await suspicions.server_of(self._store)
             except (failures.RedisError, OSError):

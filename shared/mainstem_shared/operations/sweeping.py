@@ -122,7 +122,7 @@ class Sweeper:
         """Do one round: settle what is lost, and all that is due, or as much as an interval has time for."""
         self.drained = True  # also after a failure: the next sweep comes after a pause
         asked = time.monotonic()
-        await self._store.command("PING", patience_s=0)
+        await self._store.each("PING", patience_s=0)
         self.store_latency_s, self.store_up = time.monotonic() - asked, True
         listed = await migration.learn(self._store)
         await self._settle_lost()

@@ -1,25 +1,27 @@
-"""`Store` runs verbs and commands with Mainstem's own retry policy.
+"""`Store` runs verbs and commands with Mainstem's own retry policy, on the servers that have their keys.
 
 redis-py's retries know nothing of idempotence, so they are off: a verb carries a nonce and is repeated here
-after a lost reply. Verbs share one connection (`shared_connections`); everything else goes through redis-py's
-pool. Blocking reads and the event writer have connections of their own (`raw_connections`).
+after a lost reply. Verbs share one connection for each server (`nodes`); everything else goes through
+redis-py's pools. Blocking reads and the event writer have connections of their own (`raw_connections`).
+Which server has a key says the store's topology (`topologies`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from functools import cached_property
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from redis.exceptions import NoScriptError, RedisError
 
 from mainstem_shared import errors
-from mainstem_shared.store import connections, failures, shared_connections
+from mainstem_shared.store import failures, shared_connections, topologies
+from mainstem_shared.store.nodes import Node
 
 if TYPE_CHECKING:
     from mainstem_shared.archive.database import Archive
@@ -28,6 +30,9 @@ T = TypeVar("T")
 
 FIRST_DELAY_S: Final = 0.02
 LONGEST_DELAY_S: Final = 1.0
+LOOK_TIMEOUT_S: Final = 1.0
+"""How long a server may take to say which slots there are, before another one is asked."""
+_UNANSWERED: Final = object()
 LARGE: Final = 64 * 1024
 """Bytes of one argument with which a verb goes over a connection of its own: nobody shall wait behind it."""
 
@@ -52,32 +57,105 @@ class Store:
 
     def __init__(self, url: str, *, patience_s: float = 2.0, archive: Archive | None = None) -> None:
         self.url = url
+        self.topology = topologies.of(url)
         self.archive = archive
         """Where finished runs go from here, and who reads them looks next; closed with the store."""
         self.patience_s = patience_s
+        self.connections: dict[str, Node] = {}
+        """The servers that this process is connected to, by address."""
+        self._refresh: asyncio.Task[None] | None = None
 
-    @cached_property
-    def client(self) -> Any:
-        """The redis-py client; made on first use, inside the loop that uses it.
+    def node(self, url: str) -> Node:
+        """Return this process's connections to one of the store's servers."""
+        found = self.connections.get(url)
+        if found is None:
+            found = self.connections[url] = Node(url)
+        return found
 
-        Untyped: redis-py annotates every reply form of every protocol; ours is fixed (RESP2, bytes).
+    async def nodes(self) -> list[Node]:
+        """Return all servers of the store.
+
+        Raises:
+            redis.exceptions.RedisError, OSError: nobody says which there are.
+            Misconfigured: they are others than the address means.
         """
-        return connections.connect(self.url)
+        if not self.topology.nodes:
+            await self.refresh()
+        return [self.node(url) for url in self.topology.nodes]
 
-    @cached_property
+    @property
+    def client(self) -> Any:
+        """The redis-py client of the one server."""
+        return self.node(self.topology.only or self.topology.nodes[0]).client
+
+    @property
     def shared(self) -> shared_connections.SharedConnection:
-        """The connection that all short calls share; made like `client`."""
-        return shared_connections.SharedConnection(self.url)
+        """The connection to the one server that all short calls share."""
+        return self.node(self.topology.only or self.topology.nodes[0]).shared
+
+    @property
+    def losses(self) -> int:
+        """How often a connection was lost: after each, another server may answer."""
+        return sum(node.losses for node in self.connections.values())
 
     async def close(self) -> None:
         """Close all connections."""
-        if "shared" in self.__dict__:
-            await self.shared.close()
-        if "client" in self.__dict__:
-            await connections.close_sentinels(self.client)
-            await self.client.aclose()
+        if self._refresh is not None:
+            self._refresh.cancel()
+            await asyncio.gather(self._refresh, return_exceptions=True)
+        for node in self.connections.values():
+            await node.close()
         if self.archive is not None:
             await self.archive.close()
+
+    # -- where keys are
+
+    async def refresh(self, *, first: str | None = None) -> None:
+        """Bring the topology up to date, once for all who ask meanwhile; `first` is asked at first.
+
+        Raises:
+            redis.exceptions.RedisError, OSError: nobody who can say it answers.
+            Misconfigured: the servers are others than the address means.
+        """
+        if self._refresh is None:
+            look = self.topology.look(first=first)
+            if look is None:
+                return
+            self._refresh = asyncio.create_task(self._look(look))
+            self._refresh.add_done_callback(self._refreshed)
+        await asyncio.shield(self._refresh)
+
+    def _refreshed(self, task: asyncio.Task[None]) -> None:
+        self._refresh = None
+        if not task.cancelled():
+            task.exception()  # whoever waited has it; nobody may have
+
+    async def _look(self, look: topologies.Look) -> None:
+        try:
+            url, command = next(look)
+            while True:
+                try:
+                    async with asyncio.timeout(LOOK_TIMEOUT_S):
+                        (reply,) = await self.node(url).shared.call(command)
+                except (RedisError, OSError, TimeoutError) as error:
+                    url, command = look.throw(error)
+                else:
+                    url, command = look.send(reply)
+        except StopIteration:
+            return
+
+    async def node_of(self, key: str | bytes) -> Node:
+        """Return the server that has a key.
+
+        Raises:
+            redis.exceptions.RedisError, OSError: nobody says which it is.
+            Misconfigured: the servers are others than the address means.
+        """
+        try:
+            return self.node(self.topology.node_of(key))
+        except topologies.Unlearned:
+            await self.refresh()
+            return self.node(self.topology.node_of(key))
 
     async def verb(
         self,
@@ -102,17 +180,20 @@ class Store:
         """
         if not calls:
             return []
-        first = await self.verb(script, *calls[0])  # from then on the server knows the script
-        rest = (("EVALSHA", script.digest, len(named), *named, *args) for named, args in calls[1:])
-        return [first, *await self.commands(*rest, large=True)]
+        commands = [("EVALSHA", script.digest, len(named), *named, *args) for named, args in calls]
+        try:
+            return await self.commands(*commands, large=True)
+        except NoScriptError:
+            await self.each("SCRIPT", "LOAD", script.source)
+            return await self.commands(*commands, large=True)
 
     async def _evaluate(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> list[Any]:
         large = script.large or any(isinstance(arg, bytes) and len(arg) > LARGE for arg in args)
-        call = self._call_alone if large else self.call
+        node = await self.node_of(keys[0])
         try:
-            return await call("EVALSHA", script.digest, len(keys), *keys, *args)
+            return (await node.send([("EVALSHA", script.digest, len(keys), *keys, *args)], large=large))[0]
         except NoScriptError:
-            return await call("EVAL", script.source, len(keys), *keys, *args)
+            return (await node.send([("EVAL", script.source, len(keys), *keys, *args)], large=large))[0]
 
     async def command(self, *command: Any, patience_s: float | None = None, large: bool = False) -> Any:
         """Send one command and return its reply. It must be safe to repeat.
@@ -135,23 +216,46 @@ class Store:
         """
         if not commands:
             return []
-        send = self._send_alone if large else self.shared.call
-        return await self.patiently(lambda: send(*commands), patience_s=patience_s)
+        replies = [_UNANSWERED] * len(commands)
+        return await self.patiently(lambda: self._send(commands, replies, large=large), patience_s=patience_s)
 
-    async def _send_alone(self, *commands: tuple[Any, ...]) -> list[Any]:
-        if len(commands) == 1:
-            return [await self.client.execute_command(*commands[0])]
-        async with self.client.pipeline(transaction=False) as pipe:
-            for command in commands:
-                pipe.execute_command(*command)
-            return await pipe.execute()
+    async def _send(
+        self, commands: Sequence[tuple[Any, ...]], replies: list[Any], *, large: bool
+    ) -> list[Any]:
+        """Send the commands that have no reply yet, each to the server that has its key, to all at once."""
+        if self.topology.only is not None:
+            return await self.node(self.topology.only).send(commands, large=large)
+        by_node: dict[Node, list[int]] = {}
+        for place, command in enumerate(commands):
+            if replies[place] is _UNANSWERED:
+                by_node.setdefault(await self.node_of(topologies.key_of(command)), []).append(place)
+        sent = (
+            node.send([commands[place] for place in places], large=large) for node, places in by_node.items()
+        )
+        answers = await asyncio.gather(*sent, return_exceptions=True)
+        failure: BaseException | None = None
+        for places, answer in zip(by_node.values(), answers, strict=True):
+            if isinstance(answer, BaseException):
+                failure = answer
+                continue
+            for place, reply in zip(places, answer, strict=True):
+                replies[place] = reply
+        if failure is not None:
+            raise failure
+        return replies
 
-    async def call(self, *command: Any) -> Any:
-        """Send one short command over the shared connection, once; raises as `SharedConnection.call`."""
-        return (await self.shared.call(command))[0]
+    async def each(self, *command: Any, patience_s: float | None = None) -> list[Any]:
+        """Send one command to each server; returns their replies. Repeating it must be safe.
 
-    async def _call_alone(self, *command: Any) -> Any:
-        return await self.client.execute_command(*command)
+        Raises:
+            StoreUnavailable: one of them does not answer within `patience_s`.
+        """
+
+        async def send() -> list[Any]:
+            nodes = await self.nodes()
+            return [reply for (reply,) in await asyncio.gather(*(node.send([command]) for node in nodes))]
+
+        return await self.patiently(send, patience_s=patience_s)
 
     async def patiently(self, operation: Callable[[], Awaitable[T]], *, patience_s: float | None = None) -> T:
         """Run an idempotent operation, repeated while the store is unavailable, within `patience_s`.
@@ -172,5 +276,12 @@ class Store:
                     raise
                 if time.monotonic() + wait > deadline:
                     raise errors.StoreUnavailable from error
+                await self._look_elsewhere(error)
             await asyncio.sleep(wait)
             delay = min(2 * delay, LONGEST_DELAY_S)
+
+    async def _look_elsewhere(self, error: BaseException) -> None:
+        """Ask where keys are after a failure that may have come of not knowing it; the next attempt tells."""
+        if failures.may_have_moved(error):
+            with contextlib.suppress(RedisError, OSError, TimeoutError):
+                await self.refresh()

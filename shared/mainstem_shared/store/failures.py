@@ -17,7 +17,16 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, OutOfMemoryError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-__all__ = ["ConnectionLost", "RedisError", "code_of", "is_elsewhere", "is_out_of_memory", "is_transient"]
+__all__ = [
+    "ConnectionLost",
+    "RedisError",
+    "code_of",
+    "has_moved",
+    "is_elsewhere",
+    "is_out_of_memory",
+    "is_transient",
+    "may_have_moved",
+]
 
 ConnectionLost = RedisConnectionError
 """redis-py's error for a connection that broke, for those who find out by other means."""
@@ -25,7 +34,7 @@ ConnectionLost = RedisConnectionError
 _LOST: Final = (RedisConnectionError, RedisTimeoutError, InvalidResponse, OSError)
 """The connection was lost, could not be made (for want of rights, too), or speaks no RESP any more."""
 _WRONG: Final = frozenset(
-    {"WRONGTYPE", "CROSSSLOT", "MOVED", "ASK", "NOSCRIPT", "BUSYGROUP", "NOGROUP", "BUSYKEY", "NOPROTO"}
+    {"WRONGTYPE", "CROSSSLOT", "NOSCRIPT", "BUSYGROUP", "NOGROUP", "BUSYKEY", "NOPROTO"}
 )
 """Codes by which the caller is wrong: the same call fails for ever, and its failure must show."""
 _STATE: Final = re.compile(
@@ -48,6 +57,8 @@ _ELSEWHERE: Final = frozenset(
     }
 )
 """Codes of a server that is no primary (any more): another connection may lead to the one that is."""
+_OTHER_SLOT: Final = frozenset({"MOVED", "ASK", "TRYAGAIN"})
+"""Codes by which a Cluster's node says that it has not the key's slot, or not for the moment."""
 _IN_PIPELINE: Final = re.compile(r"^Command # \d+ \(.*\) of pipeline caused error: ", re.DOTALL)
 _CODES: Final[dict[Any, str]] = {
     kind: code for code, kind in BaseParser.EXCEPTION_CLASSES.items() if isinstance(kind, type)
@@ -76,6 +87,16 @@ def is_transient(error: BaseException) -> bool:
 def is_elsewhere(error: BaseException | str) -> bool:
     """Tell whether the reply comes from a server that is no primary: connect anew before trying again."""
     return code_of(error) in _ELSEWHERE
+
+
+def has_moved(error: BaseException | str) -> bool:
+    """Tell whether the reply says that the key's slot is another server's, or is about to be."""
+    return code_of(error) in _OTHER_SLOT
+
+
+def may_have_moved(error: BaseException | str) -> bool:
+    """Tell whether the key may be another server's by now: this one says so, or says nothing."""
+    return has_moved(error) or is_elsewhere(error) or isinstance(error, _LOST)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

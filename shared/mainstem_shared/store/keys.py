@@ -21,6 +21,8 @@ SWEEP: Final = f"{PREFIX}:sweep"
 """STRING lock: one sweeper at a time."""
 CENSUS: Final = f"{PREFIX}:census"
 """STRING: figures of the whole store, as one sweeper counted them; JSON (`operations.census`)."""
+SHARD: Final = f"{PREFIX}:shard"
+"""STRING on each static shard: which place of which list it has; JSON (`store.topologies`)."""
 STREAM_SECRET: Final = f"{PREFIX}:stream-secret"
 """STRING: what gateways sign stream tokens with."""
 
@@ -175,9 +177,12 @@ def wake(tailer: str) -> str:
     return f"{PREFIX}:{{t:{tailer}}}:wake"
 
 
-def readiness(probe: str) -> str:
-    """STRING, HASH or ZSET, in turn, that one check of readiness writes; each check has keys of its own."""
-    return f"{PREFIX}:{{p:{probe}}}"
+def readiness(probe: str, *, tag: str | None = None) -> str:
+    """STRING, HASH or ZSET, in turn, that one check of readiness writes; each check has keys of its own.
+
+    `tag`: the hash tag of a server's keys; by default the key's slot is its own.
+    """
+    return f"{PREFIX}:{{p:{probe}}}" if tag is None else f"{PREFIX}:{{{tag}}}:p:{probe}"
 
 
 def user_runs(tenant: str, user_id: str) -> str:

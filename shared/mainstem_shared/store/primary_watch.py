@@ -1,4 +1,6 @@
-"""`PrimaryWatch` asks the Sentinels every second which server is the primary, and leaves the former one.
+"""`PrimaryWatch` keeps knowing which servers are the primaries, and leaves a former one.
+
+It asks Sentinels every second, and a Cluster every five for its slots.
 
 A primary that stood still goes on acknowledging on open connections when it wakes up, for about ten seconds
 after another was promoted: what it says in that time is lost. Only the Sentinels know. Without them (a name
@@ -20,11 +22,14 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 
 from mainstem_shared.store import failures, raw_connections
 from mainstem_shared.store.client import Store
+from mainstem_shared.store.nodes import Node
 
 logger = logging.getLogger(__name__)
 
 POLL_S: Final = 1.0
 """Sentinels take seconds to promote a server: asking more often finds it no sooner."""
+REFRESH_S: Final = 5.0
+"""A node that lost a slot says so itself; this is for connections that are silent."""
 
 
 class PrimaryWatch:
@@ -33,24 +38,36 @@ class PrimaryWatch:
     def __init__(self, store: Store, on_moved: Callable[[], None] = lambda: None) -> None:
         self._store = store
         self._on_moved = on_moved
-        self._known: tuple[Any, ...] | None = None
+        self._known: dict[str, tuple[Any, ...]] = {}
 
     async def run(self) -> None:
-        """Watch until cancelled; return at once where no Sentinels are to be asked."""
-        pool = self._store.client.connection_pool
+        """Watch until cancelled; return at once where nobody is to be asked."""
+        watches = [self._watch(self._store.node(url)) for url in self._store.topology.nodes]
+        await asyncio.gather(*watches, self._refresh())
+
+    async def _refresh(self) -> None:
+        """Look from time to time whether slots have moved of which nobody said so."""
+        while self._store.topology.look() is not None:
+            with contextlib.suppress(failures.RedisError, OSError):
+                await self._store.refresh()
+            await asyncio.sleep(REFRESH_S)
+
+    async def _watch(self, node: Node) -> None:
+        pool = node.client.connection_pool
         while isinstance(pool, SentinelConnectionPool):
             # An error: there is no primary now, or nobody knows of one. Connections break by themselves.
             with contextlib.suppress(failures.RedisError, OSError):
-                self._judge(await pool.get_master_address())  # idle connections to another are closed by it
+                # idle connections to another are closed by it
+                self._judge(node, await pool.get_master_address())
             await asyncio.sleep(POLL_S)
 
-    def _judge(self, address: tuple[Any, ...]) -> None:
-        former, self._known = self._known, address
+    def _judge(self, node: Node, address: tuple[Any, ...]) -> None:
+        former, self._known[node.url] = self._known.get(node.url), address
         if former in (None, address):
             return
         logger.warning(
             "the store has another primary; leaving the former one",
             extra={"action": "primary_moved", "former": former, "primary": address},
         )
-        raw_connections.abort_all(self._store.url)
+        raw_connections.abort_all(node.url)
         self._on_moved()

@@ -16,8 +16,10 @@ from redis.exceptions import RedisError
 
 from mainstem_shared import errors
 from mainstem_shared.store import failures, keys
+from mainstem_shared.store.blocking import BlockingStore
 from mainstem_shared.store.client import Store
 from mainstem_shared.store.connections import connect_blocking
+from mainstem_shared.store.topologies import Topology
 
 PATIENCE_S: Final = 2.0
 """Probes of orchestrators give up after a few seconds; a server this slow is not ready anyway."""
@@ -35,16 +37,18 @@ async def check_writes(store: Store) -> None:
     """
     try:
         async with asyncio.timeout(PATIENCE_S):
-            await _write(store.client)
+            for node in await store.nodes():
+                await _write(node.client, store.topology, node.url)
     except (RedisError, OSError, TimeoutError) as error:
         raise _unready(error) from error
 
 
-async def _write(client: Any) -> None:
-    one, other = keys.readiness(secrets.token_hex(4)), keys.readiness(secrets.token_hex(4))
+async def _write(client: Any, topology: Topology, node: str) -> None:
+    one = keys.readiness(secrets.token_hex(4), tag=topology.tag_at(node))
     queue, log = f"{one}:q", f"{one}:l"
     pipe = client.pipeline(transaction=False)
-    pipe.eval(_TWO_SLOTS, 2, one, other)
+    if not topology.by_slot:
+        pipe.eval(_TWO_SLOTS, 2, one, keys.readiness(secrets.token_hex(4)))
     pipe.hset(one, "at", 1)
     pipe.eval("return redis.call('HSET', KEYS[1], 'at', 2)", 1, one)
     pipe.hdel(one, "at")
@@ -61,6 +65,20 @@ async def _write(client: Any) -> None:
     pipe.xtrim(log, maxlen=0)
     pipe.delete(one, queue, log)
     await pipe.execute()
+
+
+def check_servers(store_url: str, broker_url: str) -> None:
+    """Make sure that runs can be kept on these servers. Blocking; one that is away is not judged.
+
+    Raises:
+        ClusterUnsupported: one of them is a node of a Cluster.
+        Misconfigured: the store's are not those that its address means.
+    """
+    store = BlockingStore(store_url, timeout_s=PATIENCE_S)
+    refuse_cluster(*store.topology.nodes, broker_url)
+    with contextlib.suppress(RedisError, OSError):
+        store.check()
+    store.close()
 
 
 def refuse_cluster(*urls: str) -> None:

@@ -16,30 +16,24 @@ RELEASE: Final = Script("release")
 
 async def release(store: Store, run_id: str, *, nonce: str, hot_ms: int) -> bool:
     """Let go of a finished run; False if the store has another end of it than the archive."""
-    return (await release_all(store, [(run_id, nonce)], hot_ms=hot_ms))[0]
+    answer = await store.verb(RELEASE, *_call(run_id, nonce, hot_ms))
+    return answer[0] == b"released"
+
+
+def _call(run_id: str, nonce: str, hot_ms: int) -> tuple[Sequence[str], Sequence[object]]:
+    k = keys.run(run_id)
+    return (k.record, k.log, k.thread_runs, k.recent, k.compact), (run_id, nonce, hot_ms)
 
 
 async def release_all(store: Store, ended: Sequence[tuple[str, str]], *, hot_ms: int) -> list[bool]:
     """Let go of finished runs, by id and the nonce of their end; tells for each whether it was this end."""
-    calls = [
-        ((k.record, k.log, k.thread_runs, k.recent, k.compact), (run_id, nonce, hot_ms))
-        for run_id, nonce in ended
-        for k in (keys.run(run_id),)
-    ]
-    if not calls:
-        return []
-    first = await store.verb(RELEASE, *calls[0])  # from then on the server knows the script
-    rest = (("EVALSHA", RELEASE.digest, len(named), *named, *args) for named, args in calls[1:])
-    answers = [first, *await store.commands(*rest, large=True)]
+    calls = [_call(run_id, nonce, hot_ms) for run_id, nonce in ended]
+    answers = await store.verbs(RELEASE, calls)
     return [answer[0] == b"released" for answer in answers]
 
 
 async def dump_many(store: Store, run_ids: Sequence[str]) -> list[Dump | Gone]:
-    """Read everything that is stored of some runs, each as of one moment, in two round trips."""
-    if not run_ids:
-        return []
-    first = await dumps.dump(store, run_ids[0])
-    named = [keys.run(run_id) for run_id in run_ids[1:]]
-    rest = (("EVALSHA", dumps.DUMP.digest, 3, k.record, k.log, k.snapshot) for k in named)
-    replies = await store.commands(*rest, large=True)
-    return [first, *(dumps.dumped(run_id, reply) for run_id, reply in zip(run_ids[1:], replies, strict=True))]
+    """Read everything that is stored of some runs, each as of one moment, in one round trip."""
+    named = [keys.run(run_id) for run_id in run_ids]
+    replies = await store.verbs(dumps.DUMP, [((k.record, k.log, k.snapshot), ()) for k in named])
+    return [dumps.dumped(run_id, reply) for run_id, reply in zip(run_ids, replies, strict=True)]

@@ -170,7 +170,7 @@ async def test_a_former_primary_is_left_while_it_still_acknowledges(tmp_path: Pa
         watching = asyncio.create_task(PrimaryWatch(store, on_moved=moved).run())
         lease.start()
         try:
-            await store.call("SET", "before", "1", "PX", "60000")
+            await store.command("SET", "before", "1", "PX", "60000")
             former = made.primary
             former.freeze()
             new = await asyncio.to_thread(made.wait_for_other_primary, former)

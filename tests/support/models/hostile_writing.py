@@ -14,6 +14,7 @@ from typing import Any
 
 from mainstem_shared import transitions
 from mainstem_shared.eventlog.writing.channels import Channel
+from mainstem_shared.eventlog.writing.node_writers import NodeWriter
 from mainstem_shared.eventlog.writing.writer import Writer
 from mainstem_shared.model import contents, events, jsontext
 from mainstem_shared.model.cursors import START, Cursor
@@ -27,11 +28,17 @@ from support.models.emitting import Model, perform
 SETTINGS = Settings()
 
 
-class Untrimmed(Writer):
-    """A writer that takes no snapshots, so that a test finds the whole log afterwards."""
+class UntrimmedNode(NodeWriter):
+    """Takes no snapshots."""
 
     def snapshot(self, channel: Channel, cursor: Cursor, state: bytes) -> None:
         channel.snapshot_pending = False
+
+
+class Untrimmed(Writer):
+    """A writer that takes no snapshots, so that a test finds the whole log afterwards."""
+
+    kind = UntrimmedNode
 
 
 @asynccontextmanager

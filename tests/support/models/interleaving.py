@@ -44,7 +44,7 @@ class GatedStore(Store):
 
     def __init__(self, store: Store, name: str, turnstile: Turnstile) -> None:
         super().__init__(store.url)
-        self.__dict__ |= {"client": store.client, "shared": store.shared}  # its connections
+        self.connections = store.connections
         self._name = name
         self._turnstile = turnstile
 

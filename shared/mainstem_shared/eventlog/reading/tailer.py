@@ -26,6 +26,7 @@ from mainstem_shared.model import cursors
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
+from mainstem_shared.store.failures import RedisError
 
 WAKE_TTL_MS: Final = 10_000
 """Outlives the blocked read that it interrupts, and not much more."""
@@ -109,8 +110,9 @@ class Tailer:
 
     async def follow(self, followed: FollowedRun) -> None:
         """Give a run to a tail connection, and interrupt its blocking read so that it learns of it."""
-        free = (connection for connection in self._connections if connection.has_room)
-        connection = next(free, None) or self._open_connection()
+        url = self.store.topology.node_of(followed.key)
+        free = (it for it in self._connections if it.has_room and it.url == url)
+        connection = next(free, None) or self._open_connection(url)
         followed.connection = connection
         connection.add(followed)
         if connection.blocked:
@@ -126,12 +128,12 @@ class Tailer:
     async def _wake(self, connection: TailConnection) -> None:
         key = connection.wake_key
         wake = (("XADD", key, "MAXLEN", 1, "*", "k", ""), ("PEXPIRE", key, WAKE_TTL_MS))
-        with contextlib.suppress(errors.StoreUnavailable):  # the read ends by itself within two seconds
-            await self.store.commands(*wake, patience_s=0)
+        with contextlib.suppress(RedisError, OSError):  # the read ends by itself within two seconds
+            await self.store.node(connection.url).send(wake)
 
-    def _open_connection(self) -> TailConnection:
+    def _open_connection(self, url: str) -> TailConnection:
         self._made += 1
-        connection = TailConnection(self.store.url, keys.wake(f"{self._name}.{self._made}"))
+        connection = TailConnection(url, keys.wake(f"{self._name}.{self._made}"))
         task = asyncio.create_task(connection.run(), name="tail-connection")
         self._connections[connection] = task
         task.add_done_callback(lambda _: self._retire(connection))

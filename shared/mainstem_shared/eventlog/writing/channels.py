@@ -5,7 +5,7 @@ down as a state machine before it was code:
 
     OPEN ──encode──▶ IN_FLIGHT ──acknowledged──▶ OPEN
       ▲                 │ refused for want of memory, disk or rights: WAITING, then the same bytes again
-      │                 │ connection lost, no primary, or "equal or smaller": outcome unknown
+      │                 │ connection lost, no primary, moved, or "equal or smaller": outcome unknown
       │                 ▼
       │              PROBING: the record and the log's top entry decide (also idle channels, after reconnects)
       ├── landed ───────┤
@@ -24,13 +24,12 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum, auto
-from typing import Any, Final, NamedTuple, Protocol
-
-import hiredis
+from typing import Any, Final, Protocol
 
 from mainstem_shared import errors, transitions
+from mainstem_shared.eventlog.writing.groups import Delta, Event, Group, failure_of
 from mainstem_shared.model import contents, events, jsontext
 from mainstem_shared.model.contents import PART_SIZE, Content, type_of_delta, utf8_size
 from mainstem_shared.model.cursors import Cursor
@@ -74,6 +73,15 @@ _FIELDS: Final = {kind: raw_connections.bulk(events.field(kind).encode()) for ki
 class ChannelWriter(Protocol):
     """What a channel needs of the writer that carries it."""
 
+    @property
+    def url(self) -> str:
+        """The address of the server that it writes to."""
+        ...
+
+    def moved(self, channel: Channel) -> None:
+        """Have a channel in doubt probed by the server that has its run by now."""
+        ...
+
     def mark(self, channel: Channel) -> None:
         """Note that the channel has something to send."""
         ...
@@ -107,40 +115,6 @@ class ChannelWriter(Protocol):
         ...
 
 
-class _Delta:
-    """Consecutive deltas of one part, merged as long as they wait. `length` counts characters."""
-
-    __slots__ = ("kind", "length", "part", "pieces")
-
-    def __init__(self, kind: Type, part: int) -> None:
-        self.kind, self.part, self.length = kind, part, 0
-        self.pieces: list[str] = []
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Event:
-    """Any other event: encoded when emitted, folded when sent.
-
-    The payload is decoded from the data: what the engine does to its own objects afterwards, and types that
-    JSON does not have, cannot make the fold differ from the log.
-    """
-
-    kind: str
-    data: bytes
-    payload: dict[str, Any]
-    weight: int
-
-
-class Group(NamedTuple):
-    """Encoded events whose ids and bytes never change again."""
-
-    packed: bytes
-    replies: int
-    items: int
-    last: Cursor
-    size: int
-
-
 class Channel:
     """Emit a run's events. All methods belong to the loop of the writer."""
 
@@ -152,8 +126,11 @@ class Channel:
         self.group: Group | None = None
         self.on_lost: Callable[[], None] | None = None
         self.failure: Exception | None = None
-        self._writer = writer
-        self._pending: deque[_Delta | _Event] = deque()
+        self.question: object = None
+        """The latest probe: answers to former ones, perhaps of another server, count no more."""
+        self.writer = writer
+        """Who carries it: another one, when its slot has moved."""
+        self._pending: deque[Delta | Event] = deque()
         self._closed = self.snapshot_pending = False
         self.first_emit = 0.0  # when (monotonic) the engine first emitted content; 0: not yet
         self._last_emit = time.monotonic()
@@ -164,7 +141,8 @@ class Channel:
         self._flushes: list[tuple[int, asyncio.Future[None]]] = []
         self._drains: list[asyncio.Future[None]] = []
         self._snapshots = Snapshots(fold.size)
-        xadd = raw_connections.bulk(b"XADD") + raw_connections.bulk(keys.run(control.run_id).log.encode())
+        self.key = keys.run(control.run_id).log
+        xadd = raw_connections.bulk(b"XADD") + raw_connections.bulk(self.key.encode())
         self._xadd = b"*6\r\n" + xadd + _NOMKSTREAM
 
     # -- emitting
@@ -190,11 +168,11 @@ class Channel:
         last = self._pending[-1] if self._pending else None
         for piece in (text,) if len(text) <= events.MERGE_LIMIT else _pieces(text):
             if (
-                not isinstance(last, _Delta)
+                not isinstance(last, Delta)
                 or last.part != self._parts - 1
                 or last.length + len(piece) > events.MERGE_LIMIT
             ):
-                last = _Delta(kind, self._parts - 1)
+                last = Delta(kind, self._parts - 1)
                 self._pending.append(last)
                 self._enqueued += 1
             last.pieces.append(piece)
@@ -217,7 +195,7 @@ class Channel:
             self._opens(key)
         elif kind == Type.INPUT_ACCEPTED:
             self._part_kind = None  # what follows is another part: readers can tell its place
-        self._pending.append(_Event(kind=kind, data=data, payload=decoded, weight=weight))
+        self._pending.append(Event(kind=kind, data=data, payload=decoded, weight=weight))
         self._enqueued += 1
         self._emitted(weight)
 
@@ -240,7 +218,7 @@ class Channel:
         self.buffered += size
         self._last_emit = time.monotonic()
         if self.phase is _OPEN:
-            self._writer.mark(self)
+            self.writer.mark(self)
 
     @property
     def last_emit(self) -> float:
@@ -305,7 +283,7 @@ class Channel:
         try:
             return await self.flush()
         finally:
-            self._writer.forget(self)
+            self.writer.forget(self)
 
     def discard(self) -> None:
         """Drop what is not sent and leave the writer: for a segment that must write nothing more."""
@@ -346,9 +324,9 @@ class Channel:
         packed = b"".join((_MULTI, *commands, _EXEC))
         return Group(packed, items + 2, items, cursor, size + items * ENTRY_OVERHEAD)
 
-    def _folded(self, item: _Delta | _Event) -> tuple[bytes, bytes]:
+    def _folded(self, item: Delta | Event) -> tuple[bytes, bytes]:
         """Fold an item now that it is sent; returns its packed field and its payload."""
-        if isinstance(item, _Delta):
+        if isinstance(item, Delta):
             text = item.pieces[0] if len(item.pieces) == 1 else "".join(item.pieces)
             size = utf8_size(text)
             if 0 < len(self.fold.parts) <= item.part:
@@ -372,17 +350,20 @@ class Channel:
         if not replies:
             self.phase = Phase.PROBING  # the writer probes every channel when it is connected again
             return
-        failure = _failure(replies)
+        failure = failure_of(replies)
         if failure is None:
             self.landed()
         elif failure == "" or "equal or smaller" in failure:
-            self._writer.probe(self)
+            self.writer.probe(self)
         elif failures.is_elsewhere(failure):
             self.phase = Phase.PROBING  # a fail-over: the new primary is behind another connection
-            self._writer.reconnect()
+            self.writer.reconnect()
+        elif failures.has_moved(failure):
+            self.phase = Phase.PROBING
+            self.writer.moved(self)
         else:
             self.phase = Phase.WAITING
-            self._writer.retry_later(self)
+            self.writer.retry_later(self)
 
     def landed(self) -> None:
         """The group is in the log."""
@@ -404,7 +385,7 @@ class Channel:
         if self._snapshots.log > self._snapshots.due and self._may_snapshot():
             self._take_snapshot()
         if self._pending or self.group is not None:
-            self._writer.mark(self)
+            self.writer.mark(self)
 
     def _may_snapshot(self) -> bool:
         return self.group is None and not self.snapshot_pending and not self._closed
@@ -418,9 +399,9 @@ class Channel:
             return
         self.snapshot_pending = True
         if due.patch is None:
-            self._writer.snapshot(self, self.acknowledged, due.state)
+            self.writer.snapshot(self, self.acknowledged, due.state)
         else:
-            self._writer.patch(self, self.acknowledged, due.state, due.patch)
+            self.writer.patch(self, self.acknowledged, due.state, due.patch)
 
     def snapshotted(self, *, stored: bool) -> None:
         """Take what became of the snapshot under way."""
@@ -446,7 +427,7 @@ class Channel:
             self.again()
         else:
             self.phase = Phase.RESYNC
-            self._writer.resync(self)
+            self.writer.resync(self)
 
     def resynced(self, epoch: int, *, nonce: str = "") -> None:
         """The fold, the group in flight included, is the log's first entry in a new epoch."""
@@ -465,7 +446,7 @@ class Channel:
         self.phase, self.failure = Phase.LOST, failure
         self._pending.clear()
         self.group = None
-        self._writer.forget(self)
+        self.writer.forget(self)
         self._release([waiter for _, waiter in self._flushes])
         self._flushes.clear()
         self._release(self._drains)
@@ -482,19 +463,3 @@ class Channel:
 
 def _pieces(text: str) -> list[str]:
     return [text[at : at + events.MERGE_LIMIT] for at in range(0, len(text), events.MERGE_LIMIT)]
-
-
-def _failure(replies: list[raw_connections.Reply]) -> str | None:
-    """Return why a group was refused; None if it landed, "" if its log is missing (NOMKSTREAM)."""
-    if len(replies) == 1:
-        reply = replies[0]
-        return str(reply) if isinstance(reply, hiredis.ReplyError) else None if reply else ""
-    for reply in (*replies[1:-1], replies[-1]):
-        if isinstance(reply, hiredis.ReplyError):
-            return str(reply)
-    for reply in replies[-1] or [None]:
-        if isinstance(reply, hiredis.ReplyError):
-            return str(reply)
-        if reply is None:
-            return ""
-    return None

@@ -1,53 +1,36 @@
-"""A process's one writer sends the events of all its runs over one connection, in groups.
+"""A process's one writer carries the events of all its runs, each to the server that has its log.
 
-It decides when groups go out (a window that widens with load), keeps the connection, and on every
-reconnect asks the log of each run what became of it. What a run's events go through is in `channels`.
+It has a `NodeWriter` for each server. When a slot has another owner, or a server cannot be reached, it looks
+where each of the runs in doubt is now, and has them probed there. What was in flight stays in doubt until its
+server has answered or the connection is lost: only then may a run's events go elsewhere.
 """
-
-# what clients and providers send is checked by models or by hand, not by types.
-# pyright: reportUnknownArgumentType=false
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-import math
-import random
-import time
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
 
-from mainstem_shared import errors, transitions
-from mainstem_shared.eventlog.writing.channels import Channel, Group, Phase
-from mainstem_shared.model import ids, jsontext
+from mainstem_shared import transitions
+from mainstem_shared.eventlog.writing.channels import Channel, Phase
+from mainstem_shared.eventlog.writing.node_writers import RETRY_S, NodeWriter, Surroundings
+from mainstem_shared.eventlog.writing.pacing import Pace
 from mainstem_shared.model.contents import Content
-from mainstem_shared.model.cursors import Cursor
-from mainstem_shared.model.snapshot_pacing import Patch
-from mainstem_shared.settings import Settings, WriteProfile
-from mainstem_shared.store import raw_connections
-from mainstem_shared.store.client import FIRST_DELAY_S, LONGEST_DELAY_S, Store
+from mainstem_shared.settings import Settings
+from mainstem_shared.store import keys, topologies
+from mainstem_shared.store.client import Store
 from mainstem_shared.store.failures import RedisError
 
 logger = logging.getLogger(__name__)
 
-FULL_RATE: Final = 33_000
-"""Groups a second, of all runs, at which a core of this process is nearly full: the window is widest."""
-LATENCY_WINDOW_S: Final = 0.030
-"""At 50 tokens/s a run, three tokens come in two windows: they share what an entry costs."""
-ECONOMY_WINDOW_S: Final = 0.080
-"""At 40 tokens/s a run merges about three tokens in this window."""
-RATE_MEMORY_S: Final = 0.1
-BATCH: Final = 256
-"""Channels sent in one go: then other work of the loop has its turn."""
-STALL_S: Final = 10.0
-"""A connection whose oldest command waits so long is given up: the server may have been replaced."""
-RETRY_S: Final = 0.2
-FOREVER: Final = math.inf
+__all__ = ["RETRY_S", "Writer"]
 
 
 class Writer:
     """Carries channels. `start` and `stop` frame its life on one loop."""
+
+    kind = NodeWriter
 
     def __init__(
         self,
@@ -64,94 +47,76 @@ class Writer:
         `before_probing` is awaited before channels ask a server that was reached what it has of them.
         """
         self._store = store
-        self._settings = settings
-        self._may_write = may_write
-        self._on_suspended = on_suspended
-        self._on_reached = on_reached
-        self._before_probing = before_probing
-        self._channels: dict[Channel, None] = {}
-        self._dirty: dict[Channel, None] = {}
-        self._timer: asyncio.Handle | None = None
-        self._connection: raw_connections.RawConnection | None = None
-        self._refused = False
-        self._keeper: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._rate = 0.0
-        self._sent_at = 0.0
+        self._pace = Pace(settings.write_profile)
+        self._around = Surroundings(
+            store=store,
+            settings=settings,
+            pace=self._pace,
+            may_write=may_write,
+            on_suspended=on_suspended,
+            on_reached=on_reached,
+            before_probing=before_probing,
+            on_connection=self._connection_changed,
+            on_unreachable=self._unreachable,
+            on_homeless=self._homeless,
+        )
+        self._writers: dict[str, NodeWriter] = {}
+        self._unplaced: dict[Channel, None] = {}
+        self._placing: asyncio.Task[None] | None = None
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._past = (0, 0)
         self.connected = asyncio.Event()
-        self.groups_sent = 0
-        self.bytes_sent = 0
 
     async def start(self) -> None:
         """Begin to connect; events are accepted at once and wait for the connection."""
-        self._keep()
+        if not self._store.topology.nodes:
+            with contextlib.suppress(RedisError, OSError):
+                await self._store.refresh()
+        self._store.topology.changed.append(self._slots_changed)
+        for url in self._store.topology.nodes:
+            self._at(url)
 
-    def _keep(self) -> None:
-        self._keeper = asyncio.create_task(self._keep_connected(), name="mainstem-writer")
-        self._keeper.add_done_callback(self._keeper_ended)
-
-    def _keeper_ended(self, keeper: asyncio.Task[None]) -> None:
-        if keeper is not self._keeper:
-            return  # stopped
-        failure = None if keeper.cancelled() else keeper.exception()
-        noted = {"action": "writer_keeper_ended"}
-        logger.critical("the writer's connection was let go; taking it up", extra=noted, exc_info=failure)
-        if self._connection is not None:
-            self._connection.abort()
-            self._connection = None
-            self.connected.clear()
-        self._probe_all()
-        asyncio.get_running_loop().call_later(RETRY_S, self._keep)
+    def _at(self, url: str) -> NodeWriter:
+        found = self._writers.get(url)
+        if found is None:
+            found = self._writers[url] = self.kind(url, self._around)
+            self._connection_changed()
+            found.start()
+        return found
 
     async def stop(self) -> None:
-        """Close the connection. Channels must have been closed before: what they hold is dropped."""
-        keeper, self._keeper = self._keeper, None
-        if keeper is not None:
-            keeper.cancel()
-            await asyncio.gather(keeper, return_exceptions=True)
-        for task in list(self._tasks):
+        """Close all connections. Channels must have been closed before: what they hold is dropped."""
+        with contextlib.suppress(ValueError):  # it was never started
+            self._store.topology.changed.remove(self._slots_changed)
+        placing = () if self._placing is None else (self._placing,)
+        for task in placing:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for channel in list(self._channels):
-            channel.discard()  # whoever still waits for it is told
-        if self._timer is not None:
-            self._timer.cancel()
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.abort()
-            await connection.lost
+        await asyncio.gather(*placing, *self._retiring, return_exceptions=True)
+        for writer in list(self._writers.values()):
+            await writer.stop()
 
     def open(self, control: transitions.Control, fold: Content | None = None) -> Channel:
         """Return the channel of a run that was just claimed; `fold` is its content so far."""
-        channel = Channel(self, control, fold or Content())
-        self._channels[channel] = None
+        writer = self._at(self._store.topology.node_of(keys.run(control.run_id).log))
+        channel = Channel(writer, control, fold or Content())
+        writer.take(channel)
         return channel
 
-    # -- sending
+    def lose_all(self) -> None:
+        """Drop every channel: this process was suspended, and its runs belong to others by now."""
+        for channel in self._channels:
+            channel.lose()
 
-    def mark(self, channel: Channel) -> None:
-        self._dirty[channel] = None
-        if self._timer is None:
-            self._timer = self._schedule()
+    # -- figures
 
-    def _schedule(self) -> asyncio.Handle:
-        loop = asyncio.get_running_loop()
-        window = self._window()
-        return loop.call_later(window, self._send) if window else loop.call_soon(self._send)
-
-    def _window(self) -> float:
-        if self._settings.write_profile is WriteProfile.ECONOMY:
-            return ECONOMY_WINDOW_S
-        elapsed = time.monotonic() - self._sent_at
-        rate = self._rate * math.exp(-elapsed / RATE_MEMORY_S)
-        # The square: a process that has time to spare writes at once, one that is nearly full gathers.
-        window = LATENCY_WINDOW_S * min(1.0, rate / FULL_RATE) ** 2
-        return window if window > 0.0001 else 0.0  # a timer shorter than its own cost is none
+    @property
+    def _channels(self) -> list[Channel]:
+        return [channel for writer in self._writers.values() for channel in writer.channels]
 
     @property
     def window_s(self) -> float:
         """How long events wait to be merged now."""
-        return self._window()
+        return self._pace.window_s
 
     @property
     def buffered_bytes(self) -> int:
@@ -163,219 +128,84 @@ class Writer:
         """Runs whose events it carries."""
         return len(self._channels)
 
-    def _send(self) -> None:
-        self._timer = None
-        if self._connection is None:
-            return  # every channel is probed and marked when the connection is back
-        if not self._may_write():
-            self._on_suspended()
-            if self._dirty:
-                self._timer = asyncio.get_running_loop().call_later(RETRY_S, self._send)
-            return
-        batch = list(self._dirty)[:BATCH]
-        packed: list[bytes] = []
-        for channel in batch:
-            del self._dirty[channel]
-            group = self._group_of(channel)
-            if group is not None:
-                packed.append(group.packed)
-                self._connection.expect(channel.replied, replies=group.replies)
-        if packed:
-            data = b"".join(packed)
-            self._connection.write(data)
-            self.groups_sent += len(packed)
-            self.bytes_sent += len(data)
-        self._measure(len(packed))
-        if self._dirty:
-            self._timer = (
-                self._schedule() if len(batch) < BATCH else asyncio.get_running_loop().call_soon(self._send)
-            )
+    @property
+    def groups_sent(self) -> int:
+        return self._past[0] + sum(writer.groups_sent for writer in self._writers.values())
 
-    @staticmethod
-    def _group_of(channel: Channel) -> Group | None:
+    @property
+    def bytes_sent(self) -> int:
+        return self._past[1] + sum(writer.bytes_sent for writer in self._writers.values())
+
+    # -- where runs are
+
+    def _connection_changed(self) -> None:
+        if self._writers and all(writer.is_connected for writer in self._writers.values()):
+            self.connected.set()
+        else:
+            self.connected.clear()
+
+    def _homeless(self, channel: Channel) -> None:
+        """Find a channel in doubt its server, where there are several."""
+        if self._store.topology.only is not None:
+            channel.writer.probe(channel)
+            return
+        self._unplaced[channel] = None
+        if self._placing is None:
+            self._placing = asyncio.create_task(self._place_all(), name="mainstem-writer-placing")
+            self._placing.add_done_callback(self._placed)
+
+    def _unreachable(self, writer: NodeWriter) -> None:
+        if self._store.topology.only is None:
+            for channel in writer.channels:
+                self._homeless(channel)
+
+    def _placed(self, task: asyncio.Task[None]) -> None:
+        self._placing = None
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            logger.error("runs were not placed", extra={"action": "writer_lost_way"}, exc_info=failure)
+
+    async def _place_all(self) -> None:
+        """Look where slots are, then have every channel in doubt probed by the server that has its run."""
+        while self._unplaced:
+            with contextlib.suppress(RedisError, OSError):
+                await self._store.refresh()
+            unplaced, self._unplaced = self._unplaced, {}
+            for channel in unplaced:
+                if channel.phase is Phase.PROBING:
+                    self._place(channel)
+                    channel.writer.probe(channel)
+        self._retire()
+
+    def _place(self, channel: Channel) -> bool:
+        """Give a channel that has nothing in flight to the server of its run; False if it is there."""
         try:
-            return channel.next_group() if channel.ready else None
-        except Exception as error:
-            # A run whose events cannot be encoded must not take the others with it: replies are matched to
-            # runs by their order alone.
-            logger.exception(
-                "cannot encode a run's events; dropping the run",
-                extra={"action": "encode_failed", "run_id": channel.control.run_id},
-            )
-            channel.lose(error)
-            return None
+            url = self._store.topology.node_of(channel.key)
+        except topologies.Unlearned:
+            return False
+        if channel.writer.url == url:
+            return False
+        channel.writer.forget(channel)
+        self._at(url).take(channel)
+        return True
 
-    def _measure(self, groups: int) -> None:
-        now = time.monotonic()
-        elapsed, self._sent_at = now - self._sent_at, now
-        decay = math.exp(-elapsed / RATE_MEMORY_S)
-        self._rate = self._rate * decay + groups / RATE_MEMORY_S
+    def _slots_changed(self) -> None:
+        """Carry runs to where they are now; those with events in flight follow when they are refused."""
+        here = self._store.topology.nodes
+        for writer in list(self._writers.values()):
+            if writer.url not in here:
+                writer.give_up()  # what is in flight there is in doubt from now on
+            for channel in writer.channels:
+                if channel.phase is not Phase.IN_FLIGHT and self._place(channel):
+                    channel.writer.probe(channel)
+        self._retire()
 
-    def retry_later(self, channel: Channel) -> None:
-        def again() -> None:
-            if channel.phase is Phase.WAITING:
-                channel.again()
-
-        logger.warning(
-            "the store refuses writes; events wait",
-            extra={"action": "write_refused", "run_id": channel.control.run_id},
-        )
-        asyncio.get_running_loop().call_later(RETRY_S * random.uniform(0.5, 1.5), again)
-
-    # -- connection
-
-    async def _keep_connected(self) -> None:
-        delay = FIRST_DELAY_S
-        while True:
-            self._refused = True
-            try:
-                connection = await raw_connections.open_to_primary(self._store.url)
-            except (RedisError, OSError, TimeoutError) as error:
-                logger.warning(
-                    "cannot reach the store; events wait",
-                    extra={"action": "writer_connect_failed", "error": repr(error)},
-                )
-            else:
-                await self._carry_over(connection)
-            if not self._refused:
-                delay = FIRST_DELAY_S
-                continue
-            await asyncio.sleep(delay * random.uniform(0.5, 1.5))
-            delay = min(2 * delay, LONGEST_DELAY_S)
-
-    async def _carry_over(self, connection: raw_connections.RawConnection) -> None:
-        """Send over one connection until it is lost, or leads to a server that takes no writes."""
-        self._connection, self._refused = connection, False
-        self._on_reached()
-        if self._before_probing is not None:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._before_probing(), STALL_S)
-        self._probe_all()
-        self.connected.set()
-        await self._until_lost(connection)
-        self._connection = None
-        self.connected.clear()
-        self._probe_all()
-
-    def _probe_all(self) -> None:
-        for channel in list(self._channels):
-            self.probe(channel)
-
-    async def _until_lost(self, connection: raw_connections.RawConnection) -> None:
-        while not connection.lost.done():
-            await asyncio.wait({connection.lost}, timeout=1.0)
-            if connection.silence_s > STALL_S:
-                logger.warning("the store is silent; reconnecting", extra={"action": "writer_stalled"})
-                connection.abort()
-
-    def probe(self, channel: Channel) -> None:
-        if channel.phase in (Phase.RESYNC, Phase.LOST):
-            return
-        channel.phase = Phase.PROBING
-        if self._connection is None:
-            return
-
-        def on_reply(replies: list[raw_connections.Reply]) -> None:
-            if channel.phase is not Phase.PROBING or channel not in self._channels or not replies:
-                return  # no reply: the next connection asks again; closed: its run's end is not a loss
-            found = transitions.probed(channel.control.run_id, replies)
-            if found is None:
-                asyncio.get_running_loop().call_later(RETRY_S, again)
-                return
-            channel.probed(found)
-
-        def again() -> None:
-            if channel.phase is Phase.PROBING:
-                self.probe(channel)
-
-        command = transitions.probe_command(channel.control.run_id)
-        self._connection.send(command, on_reply, replies=transitions.PROBE_REPLIES)
-
-    # -- verbs on behalf of channels
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("the writer failed a run", extra={"action": "writer_failed"}, exc_info=error)
-
-    def reconnect(self) -> None:
-        self._refused = True  # not at once: the next server may refuse as well
-        if self._connection is not None:
-            self._connection.abort()
-
-    def resync(self, channel: Channel) -> None:
-        self._spawn(self._resync(channel))
-
-    async def _resync(self, channel: Channel) -> None:
-        logger.error(
-            "the store lost acknowledged events; writing the whole state again",
-            extra={"action": "resync", "run_id": channel.control.run_id},
-        )
-        self._on_reached()
-        nonce = ids.nonce()
-        while channel.phase is Phase.RESYNC:
-            try:
-                outcome = await transitions.resync(
-                    self._store,
-                    channel.control,
-                    nonce=nonce,
-                    state=jsontext.dumps(channel.fold.dump()),
-                    live_ttl_ms=self._settings.live_ttl_ms,
-                )
-            except errors.StoreUnavailable:
-                continue
-            except ValueError as error:  # the state cannot be encoded
-                channel.lose(error)
-                break
-            if isinstance(outcome, int):
-                channel.resynced(outcome, nonce=nonce)
-                self.probe(channel)
-            else:
-                channel.lose()
-
-    def snapshot(self, channel: Channel, cursor: Cursor, state: bytes) -> None:
-        self._spawn(self._snapshot(channel, cursor, state))
-
-    async def _snapshot(self, channel: Channel, cursor: Cursor, state: bytes) -> None:
-        stored = False
-        try:
-            stored = await transitions.snapshot(
-                self._store,
-                channel.control,
-                cursor=cursor,
-                state=state,
-                live_ttl_ms=self._settings.live_ttl_ms,
-            )
-        except errors.StoreUnavailable:
-            pass  # a snapshot saves memory and time, it is no promise: the next one will do
-        finally:
-            channel.snapshotted(stored=stored)
-
-    def patch(self, channel: Channel, cursor: Cursor, text: bytes, patch: Patch) -> None:
-        """Extend the stored snapshot, over the connection of the events: a tenth of a verb's cost."""
-        if self._connection is None:
-            channel.snapshotted(stored=False)
-            return
-
-        def on_reply(replies: list[raw_connections.Reply]) -> None:
-            # Refused, unknown, or the server lost its scripts: the next snapshot is a whole one.
-            reply = replies[0] if replies else None
-            channel.snapshotted(stored=isinstance(reply, list) and reply[0] == b"stored")
-
-        ttl_ms = self._settings.live_ttl_ms
-        command = transitions.snapshot_command(channel.control, cursor, text, patch, live_ttl_ms=ttl_ms)
-        self._connection.send(command, on_reply)
-
-    def forget(self, channel: Channel) -> None:
-        self._channels.pop(channel, None)
-        self._dirty.pop(channel, None)
-
-    def lose_all(self) -> None:
-        """Drop every channel: this process was suspended, and its runs belong to others by now."""
-        for channel in list(self._channels):
-            channel.lose()
+    def _retire(self) -> None:
+        """Let go of servers that have nothing of this store any more."""
+        for url, writer in list(self._writers.items()):
+            if url not in self._store.topology.nodes and writer.is_idle:
+                del self._writers[url]
+                self._past = (self._past[0] + writer.groups_sent, self._past[1] + writer.bytes_sent)
+                task = asyncio.create_task(writer.stop())
+                self._retiring.add(task)
+                task.add_done_callback(self._retiring.discard)
+        self._connection_changed()

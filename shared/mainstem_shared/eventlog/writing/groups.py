@@ -1,0 +1,65 @@
+"""A group is what a channel sends at once: events whose ids and bytes never change again.
+
+Here are its parts, as they wait and as they are sent, and what the server's replies to one mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import hiredis
+
+from mainstem_shared.model.cursors import Cursor
+from mainstem_shared.model.events import Type
+from mainstem_shared.store import raw_connections
+
+
+class Delta:
+    """Consecutive deltas of one part, merged as long as they wait. `length` counts characters."""
+
+    __slots__ = ("kind", "length", "part", "pieces")
+
+    def __init__(self, kind: Type, part: int) -> None:
+        self.kind, self.part, self.length = kind, part, 0
+        self.pieces: list[str] = []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Any other event: encoded when emitted, folded when sent.
+
+    The payload is decoded from the data: what the engine does to its own objects afterwards, and types that
+    JSON does not have, cannot make the fold differ from the log.
+    """
+
+    kind: str
+    data: bytes
+    payload: dict[str, Any]
+    weight: int
+
+
+class Group(NamedTuple):
+    """Encoded events whose ids and bytes never change again."""
+
+    packed: bytes
+    replies: int
+    items: int
+    last: Cursor
+    size: int
+
+
+def failure_of(replies: list[raw_connections.Reply]) -> str | None:
+    """Return why a group was refused; None if it landed, "" if its log is missing (NOMKSTREAM)."""
+    if len(replies) == 1:
+        reply = replies[0]
+        return str(reply) if isinstance(reply, hiredis.ReplyError) else None if reply else ""
+    for reply in (*replies[1:-1], replies[-1]):
+        if isinstance(reply, hiredis.ReplyError):
+            return str(reply)
+    for reply in replies[-1] or [None]:
+        if isinstance(reply, hiredis.ReplyError):
+            return str(reply)
+        if reply is None:
+            return ""
+    return None
