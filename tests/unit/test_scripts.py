@@ -21,7 +21,7 @@ from mainstem_shared.model.events import Type
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys as store_keys
 from mainstem_shared.store.client import Script, Store
-from mainstem_shared.transitions.descriptions import of_thread
+from mainstem_shared.transitions.descriptions import of_run
 from support.models.specs import spec
 
 RUN = ids.run_id("t", "t", uuid.UUID(int=1))
@@ -57,12 +57,14 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "stop": lambda s: transitions.stop(s, RUN, reason=runs.Reason.USER_ABORT),
     "published": lambda s: transitions.published(s, RUN, task_id="t"),
     "describe": lambda s: transitions.describe(
-        s, of_thread("t", "t"), change=Description(title="t", labels=None, metadata={})
+        s, of_run(RUN), change=Description(title="t", labels=None, metadata={}), again=(RUN, 1)
     ),
     "compact": lambda s: transitions.compact(s, RUN),
     "read": lambda s: transitions.read(s, RUN),
     "page": lambda s: transitions.page(s, RUN, after=TOP),
-    "release": lambda s: transitions.release(s, RUN, nonce="n", hot_ms=1),
+    "release": lambda s: transitions.release(
+        s, transitions.Ended(run_id=RUN, user_id="u", nonce="n"), hot_ms=1
+    ),
     "dump": lambda s: transitions.dump(s, RUN),
     "pause": lambda s: transitions.pause(
         s,

@@ -35,7 +35,7 @@ class Conversations:
             NotFound: it does not exist, or not for this user.
         """
         await run_states.check_owner(self._store, run_id, tenant=tenant, user_id=user_id)
-        record = await transitions.read_fields(self._store, run_id, Record.run_input)
+        record = await transitions.find_fields(self._store, run_id, Record.run_input)
         if isinstance(record, transitions.Gone):
             raise errors.NotFound
         return record.run_input

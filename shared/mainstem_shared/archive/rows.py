@@ -37,11 +37,11 @@ class StoredRun:
         return Record(self.fields, _DECLARED | self.fields.keys())
 
 
-def row_of(run: StoredRun) -> dict[str, Any]:
-    """Return the row of a finished run.
+def row_of(run: StoredRun, *, read_ms: int | None = None) -> dict[str, Any]:
+    """Return the row of a finished run that was read from the store at that time (default: now).
 
     Raises:
-        KeyError, ValueError: the record is damaged, or of a later version.
+        ValueError, KeyError, TypeError, AttributeError: the record is damaged, or of a later version.
     """
     record, data = run.record(), b"" if run.final is None else run.final.data
     spec, reason = record.spec, record.reason
@@ -63,7 +63,7 @@ def row_of(run: StoredRun) -> dict[str, Any]:
         "record": json.dumps(rest).encode(),
         "final_id": None if run.final is None else str(run.final.cursor),
         "final": data or None,
-        "archived_ms": now_ms(),
+        "archived_ms": now_ms() if read_ms is None else read_ms,
         "deleted_ms": None,
     }
     return {**row, "size": sum(len(row[name] or b"") for name in _SIZED)}
@@ -83,6 +83,16 @@ def run_of(run_id: str, row: Mapping[str, Any]) -> StoredRun:
         fields={**fields, "spec": bytes(row["spec"]), "input": bytes(row["input"])},
         final=final,
     )
+
+
+def described(record: bytes, changes: Mapping[str, bytes | None]) -> bytes:
+    """Return a row's `record` with other members of its description; None removes one."""
+    fields: dict[str, str] = json.loads(record)
+    for name, value in changes.items():
+        fields.pop(name, None)
+        if value is not None:
+            fields[name] = _text(value)
+    return json.dumps(fields).encode()
 
 
 def _text(value: bytes) -> str:

@@ -168,6 +168,11 @@ LEASE_SUSPENSIONS: Final = _counter(
 )
 _declare("gauge", "mainstem_lease_age_seconds", "Since the lease was renewed; it lapses at MAINSTEM_LEASE_S.")
 SWEEPS: Final = _counter("mainstem_sweeps", "Sweeps of this process: ok, failed.", "result")
+ARCHIVED: Final = _counter(
+    "mainstem_archive_runs",
+    "Finished runs: archived; away: the archive did not answer; refused: it takes others, but not these.",
+    "result",
+)
 _declare("gauge", "mainstem_sweep_age_seconds", "Since this process's last complete sweep, or its start.")
 _declare(
     "gauge",
@@ -229,6 +234,8 @@ for _result in ("ok", "failed"):
     LEASE_BEATS.labels(_result)
     SWEEPS.labels(_result)
     PUBLISHED.labels(_result)
+for _result in ("archived", "away", "refused"):
+    ARCHIVED.labels(_result)
 for _outcome in ("handed_over", "ended"):
     RUNS_RECOVERED.labels(_outcome)
 

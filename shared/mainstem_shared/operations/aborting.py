@@ -110,14 +110,18 @@ class Aborter:
             rounds.begin()
             intent, told = await self._stop(run_id, reason)
             if isinstance(intent, transitions.Gone):
-                if isinstance(await transitions.find_fields(self._store, run_id), transitions.Gone):
-                    raise errors.NotFound
-                return Abort(outcome=AbortOutcome.ALREADY_FINISHED)  # the archive has it
+                return await self._gone(run_id)
             if isinstance(intent, transitions.Already):
                 return Abort(outcome=AbortOutcome.ALREADY_FINISHED)
             done = told or await self._end(run_id, intent)
             if done is not None:
                 return done
+
+    async def _gone(self, run_id: str) -> Abort:
+        """Answer about a run that the store does not have: the archive may."""
+        if isinstance(await transitions.find_fields(self._store, run_id), transitions.Gone):
+            raise errors.NotFound
+        return Abort(outcome=AbortOutcome.ALREADY_FINISHED)
 
     async def _stop(
         self, run_id: str, reason: Reason
@@ -151,7 +155,7 @@ class Aborter:
             self.operations, run_id, sealer=self.sealer(), reason=intent.reason, expected_epoch=intent.epoch
         )
         if ended is None:
-            raise errors.NotFound
+            return await self._gone(run_id)
         if ended.mine:
             await self._drop_message(intent)
         elif not ended.status.is_terminal:
@@ -210,7 +214,7 @@ class Aborter:
     async def _judge(self, run_id: str, told: Told) -> Abort:
         """Say what has become of it."""
         intent = told.intent
-        record = await transitions.read_fields(self._store, run_id, Record.reason, Record.owner)
+        record = await transitions.find_fields(self._store, run_id, Record.reason, Record.owner)
         if isinstance(record, transitions.Gone) or not record.has(Record.status):
             raise errors.NotFound
         is_over = record.status.is_terminal
@@ -241,7 +245,9 @@ async def until_over(tailer: Tailer, store: Store, run_id: str) -> bool:
     """
     seen = await transitions.peek(store, run_id)
     if isinstance(seen, transitions.Gone):
-        raise errors.NotFound
+        if isinstance(await transitions.find_fields(store, run_id), transitions.Gone):
+            raise errors.NotFound
+        return True  # the archive has runs that are over
     if seen.status.is_terminal:
         return True
     async with tailer.subscribe(run_id, after=seen.top) as subscription:

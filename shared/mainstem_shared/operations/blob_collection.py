@@ -1,4 +1,7 @@
-"""Removes the blobs of runs that are gone: their retention is over, or their start was refused."""
+"""Removes the blobs of runs that are gone: their retention is over, or their start was refused.
+
+A deletion removes its runs' blobs itself; what it left when it was killed is found here.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import logging
 import time
 from typing import Final
 
+from mainstem_shared import errors
 from mainstem_shared.blobs import drivers
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
@@ -29,24 +33,36 @@ class BlobCollector:
         self._last = 0.0
 
     async def collect_sometimes(self) -> None:
-        """Collect if that is due. With an archive, which keeps runs that the store has not, nothing is."""
-        if getattr(self._settings, "archive_url", None) or time.monotonic() - self._last < PAUSE_S:
+        """Collect if that is due."""
+        if time.monotonic() - self._last < PAUSE_S:
             return
         self._last = time.monotonic()
         await self.collect()
 
     async def collect(self) -> int:
-        """Remove the blobs of runs whose record is gone; returns of how many. Those of new runs stay."""
+        """Remove the blobs of runs that are gone, from store and archive; returns of how many.
+
+        Those of new runs stay: their start may be under way. Nothing is removed while the archive is away.
+        """
         driver, count = drivers.of(self._settings), 0
         aged_s = min(self._settings.retention_s, 3600.0)
-        old = await asyncio.to_thread(lambda: list(itertools.islice(driver.older_than(aged_s), SLICE)))
-        if not old:
-            return 0
-        there = await self._store.commands(*(("EXISTS", keys.run(run_id).record) for run_id in old))
-        for run_id, exists in zip(old, there, strict=True):
-            if not exists:
+        listed = driver.older_than(aged_s)
+        while old := await asyncio.to_thread(lambda: list(itertools.islice(listed, SLICE))):
+            for run_id in await self._gone(old):
                 await asyncio.to_thread(driver.drop, run_id)
                 count += 1
         if count:
             logger.info("Blobs collected", extra={"action": "blobs_collected", "runs": count})
         return count
+
+    async def _gone(self, run_ids: list[str]) -> list[str]:
+        """Return those that nobody has. The store is asked first: what leaves it is archived by then."""
+        there = await self._store.commands(*(("EXISTS", keys.run(run_id).record) for run_id in run_ids))
+        gone = [run_id for run_id, exists in zip(run_ids, there, strict=True) if not exists]
+        if self._store.archive is None or not gone:
+            return gone
+        try:
+            kept = await self._store.archive.known(gone)
+        except errors.ArchiveUnavailable:
+            return []
+        return [run_id for run_id in gone if run_id not in kept]

@@ -1,25 +1,28 @@
 """Deletes a thread's or a user's data: aborts its runs, and takes those that do not stop in time.
 
-The archive's tombstone comes before the store's keys go.
-Content never outlives a run's record: entries that a crash leaves in indexes are of a run that is gone, and
-repeating the call does the rest.
+The archive's tombstone comes before the store's keys go, and files last. A process that dies on the way
+leaves a tombstone that says so: a sweeper does the rest (`finish_deletions`), as repeating the call does.
+Content never outlives a run's record: entries that a crash leaves in indexes are of a run that is gone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from mainstem_shared import errors, transitions
+from mainstem_shared.archive.tombstones import Doomed, Whose
 from mainstem_shared.model import contents
+from mainstem_shared.model.principals import DEFAULT_TENANT
 from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import Reason, Spec, WaitingFor
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import performing
 from mainstem_shared.operations.aborting import Aborter, AbortOutcome, end_by_force
-from mainstem_shared.operations.performing import FORGET, nobody
+from mainstem_shared.operations.performing import FORGET, Operations, nobody
 from mainstem_shared.operations.queries import listings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
@@ -31,6 +34,8 @@ WAIT_S: Final = 5.0
 BATCH: Final = 200
 AT_ONCE: Final = 16
 UNBORN_MS: Final = 60_000
+ABANDONED_MS: Final = 60_000
+"""A deletion that is not through by then was given up by whoever began it."""
 ROUNDS: Final = 5
 
 
@@ -67,21 +72,26 @@ class Deleter:
         listed = [run_id.decode() for run_id in raw]
         found = await self._find(listed)
         mine = [f for f in found if _may_delete(f.spec, tenant, user_id)]
+        whose = Whose(tenant=tenant, thread_id=thread_id, user_id=user_id)
+        if self._store.archive is not None and len(mine) == len(found):
+            await self._store.archive.deletions.bury_threads(whose, [thread_id])
         await self._delete(mine, owner=(tenant, user_id))
-        archived = await self._bury_all(tenant=tenant, thread_id=thread_id, user_id=user_id)
-        if archived:  # of runs that the store has, the last one takes the memories along
-            await transitions.erase(self._store, tenant, thread_id)
+        archived = await self._delete_archived(whose)
         if not mine and not archived:
             raise errors.NotFound("No such thread.")
         for expired in set(listed) - {f.run_id for f in found}:
             await self._forget(expired, (tenant, user_id))
         return len(mine) + archived
 
-    async def _bury_all(self, *, tenant: str, thread_id: str | None = None, user_id: str | None) -> int:
-        """Delete what only the archive has."""
+    async def _delete_archived(self, whose: Whose) -> int:
+        """Delete what the archive lists; returns how many runs. Their records may still be in the store."""
         if self._store.archive is None:
             return 0
-        return await self._store.archive.bury_all(tenant=tenant, thread_id=thread_id, user_id=user_id)
+        count = 0
+        while doomed := await self._store.archive.deletions.bury_some(whose):
+            await clear(self.aborter.operations, doomed)
+            count += len(doomed)
+        return count
 
     async def delete_run(self, run_id: str, *, tenant: str, user_id: str | None) -> None:
         """Delete one run; those that wait behind it go on.
@@ -90,9 +100,10 @@ class Deleter:
             NotFound: it does not exist, or it is not theirs.
         """
         found = [f for f in await self._find([run_id]) if _may_delete(f.spec, tenant, user_id)]
-        if not found:
+        await self._delete(found, owner=(tenant, user_id))
+        archived = await self._delete_archived(Whose(tenant=tenant, user_id=user_id, run_id=run_id))
+        if not found and not archived:
             raise errors.NotFound
-        await self._delete(found, owner=(tenant, user_id), keep_memory=self._store.archive is not None)
 
     async def delete_user(self, *, tenant: str, user_id: str) -> int:
         """Delete all runs of a user, on all threads; returns how many."""
@@ -100,6 +111,7 @@ class Deleter:
         for _ in range(ROUNDS):  # also what was started meanwhile
             entries = await indexes.of_user(tenant, user_id)
             found = await self._find(list(entries))
+            await self._bury_threads(found, Whose(tenant=tenant, user_id=user_id))
             await self._delete(found, owner=(tenant, user_id))
             count += len(found)
             gone = set(entries) - {f.run_id for f in found}
@@ -107,11 +119,12 @@ class Deleter:
             await indexes.drop_of_user(tenant, user_id, old)
             if not found:
                 break
-        if self._store.archive is None:
-            return count
-        for thread_id in await self._store.archive.threads_of(tenant=tenant, user_id=user_id):
-            await transitions.erase(self._store, tenant, thread_id)
-        return count + await self._bury_all(tenant=tenant, user_id=user_id)
+        return count + await self._delete_archived(Whose(tenant=tenant, user_id=user_id))
+
+    async def _bury_threads(self, found: list[_Found], whose: Whose) -> None:
+        if self._store.archive is not None:
+            threads = sorted({f.spec.thread_id for f in found if f.spec is not None})
+            await self._store.archive.deletions.bury_threads(whose, threads)
 
     async def _find(self, run_ids: list[str]) -> list[_Found]:
         found: list[_Found] = []
@@ -123,33 +136,30 @@ class Deleter:
                     found.append(_found(run_id, record))
         return found
 
-    async def _delete(
-        self, found: list[_Found], *, owner: tuple[str, str | None], keep_memory: bool = False
-    ) -> None:
+    async def _delete(self, found: list[_Found], *, owner: tuple[str, str | None]) -> None:
         # Those that wait first: else ending the one that holds the thread would start the next.
         for waits in (True, False):
             group = [f for f in found if f.waits is waits]
             for first in range(0, len(group), AT_ONCE):
-                batch = (
-                    self._delete_run(f, owner, keep_memory=keep_memory)
-                    for f in group[first : first + AT_ONCE]
-                )
+                batch = (self._delete_run(f, owner) for f in group[first : first + AT_ONCE])
                 for failure in await asyncio.gather(*batch, return_exceptions=True):
                     if failure is not None:
                         raise failure
 
-    async def _delete_run(self, found: _Found, owner: tuple[str, str | None], *, keep_memory: bool) -> None:
+    async def _delete_run(self, found: _Found, owner: tuple[str, str | None]) -> None:
         run_id, spec = found.run_id, found.spec
+        tenant, user_id = owner if spec is None else (spec.tenant, spec.user_id)
+        doomed = Doomed(
+            run_id=run_id, tenant=tenant, user_id=user_id, thread_id=None if spec is None else spec.thread_id
+        )
         await self._end(run_id)
         if self._store.archive is not None:
-            await self._store.archive.bury([run_id])  # first: from now on no sweeper archives it
-        whose = owner if spec is None else (spec.tenant, spec.user_id)
-        if not await self._forget(run_id, whose, keep_memory=keep_memory):
-            raise performing.contended()
+            await self._store.archive.deletions.bury([doomed])  # first: from now on no sweeper archives it
+        await clear(self.aborter.operations, [doomed])
         logger.info("run deleted", extra={"action": "run_deleted", "run_id": run_id})
 
-    async def _forget(self, run_id: str, owner: tuple[str, str | None], *, keep_memory: bool = False) -> bool:
-        forget = FORGET.of(run_id, owner=owner, keep_memory=keep_memory)
+    async def _forget(self, run_id: str, owner: tuple[str, str | None]) -> bool:
+        forget = FORGET.of(run_id, owner=owner, keep_memory=self._store.archive is not None)
         return await self.aborter.operations.perform(forget, notify=nobody)
 
     async def _end(self, run_id: str) -> None:
@@ -162,6 +172,50 @@ class Deleter:
             return
         if done.outcome is AbortOutcome.PENDING:
             await end_by_force(self.aborter, run_id, reason=Reason.THREAD_DELETED)
+
+
+async def clear(operations: Operations, doomed: Sequence[Doomed]) -> None:
+    """Remove what store and blobs have of runs that are deleted; the archive forgets whose they were.
+
+    Raises:
+        StoreUnavailable: also if a run is at work again: its end was lost, and somebody has to end it first.
+    """
+    for first in range(0, len(doomed), AT_ONCE):
+        batch = (_clear(operations, one) for one in doomed[first : first + AT_ONCE])
+        for failure in await asyncio.gather(*batch, return_exceptions=True):
+            if failure is not None:
+                raise failure
+    archive = operations.store.archive
+    if archive is None:
+        return
+    threads = sorted({(one.tenant or DEFAULT_TENANT, one.thread_id) for one in doomed if one.thread_id})
+    for tenant, thread_id in threads:  # of runs that only the store has, the last one takes memories along
+        if await archive.threads.owner(tenant, thread_id) is None:
+            await transitions.erase(operations.store, tenant, thread_id)
+    await archive.deletions.cleared([one.run_id for one in doomed])
+
+
+async def _clear(operations: Operations, doomed: Doomed) -> None:
+    whose, archived = (doomed.tenant or DEFAULT_TENANT, doomed.user_id), operations.store.archive is not None
+    forget = FORGET.of(doomed.run_id, owner=whose, keep_memory=archived)
+    if not await operations.perform(forget, notify=nobody):
+        raise performing.contended()
+    await operations.files.drop(doomed.run_id)
+
+
+async def finish_deletions(operations: Operations) -> int:
+    """Do the rest of deletions whose process died on the way; returns of how many runs.
+
+    Raises:
+        StoreUnavailable, ArchiveUnavailable: some are done.
+    """
+    archive, count = operations.store.archive, 0
+    if archive is None:
+        return 0
+    while doomed := await archive.deletions.doomed(before_ms=now_ms() - ABANDONED_MS):
+        await clear(operations, doomed)
+        count += len(doomed)
+    return count
 
 
 def _found(run_id: str, record: Record) -> _Found:

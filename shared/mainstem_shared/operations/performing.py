@@ -254,7 +254,6 @@ async def _after_forget(
     if answer:
         tenant, user_id = owner
         await indexes.deleted(run_id, tenant=tenant, user_id=user_id)
-        await Files(indexes.settings).drop(run_id)
 
 
 # -- verbs that need more than their script

@@ -86,6 +86,7 @@ async def start_run(
         ThreadQueueFull: too many wait already.
         IdempotencyKeyReused: the key stands for another request.
         Conflict: a run with this id was started by somebody else.
+        ArchiveUnavailable: only the archive knows whose the thread is.
         StoreUnavailable: not started, or (a lost reply) started and found by its idempotency key.
     """
     store, settings = operations.store, operations.settings
@@ -106,9 +107,13 @@ async def start_run(
         live_ttl_ms=settings.live_ttl_ms,
         thread_ttl_ms=settings.thread_ttl_ms,
         idempotency=idempotency,
-        private=private_threads,
+        private="" if not private_threads else "archived" if store.archive else "private",
     )
-    answer = await operations.perform(start, notify=functools.partial(_publish, operations, spec))
+    notify = functools.partial(_publish, operations, spec)
+    answer = await operations.perform(start, notify=notify)
+    if isinstance(answer, transitions.Unknown):
+        await _check_archived_owner(store, spec)
+        answer = await operations.perform(start.bound(private="private"), notify=notify)
     if not isinstance(answer, transitions.Started):
         return _refused(spec, answer)
     log.info("Run started", extra={"action": "start_run", "run_id": spec.run_id, "engine": spec.engine})
@@ -116,6 +121,18 @@ async def start_run(
     for replaced in filter(None, (answer.superseded, replaces)):
         await _stop_replaced(operations, replaced)
     return StartAnswer(run_id=spec.run_id, waiting=answer.waiting, replaces=replaces)
+
+
+async def _check_archived_owner(store: Store, spec: Spec) -> None:
+    """Make sure that a thread whose runs have all left the store is not another user's.
+
+    Raises:
+        NotFound: it is.
+        ArchiveUnavailable: nobody can tell.
+    """
+    owner = await store.archive.threads.owner(spec.tenant, spec.thread_id) if store.archive else None
+    if owner not in (None, spec.user_id):
+        raise errors.NotFound("No such thread.")
 
 
 async def _stored(operations: Operations, request: StartRequest, spec: Spec) -> bytes:
@@ -253,11 +270,16 @@ async def _stop_replaced(operations: Operations, run_id: str) -> None:
 
 
 def _refused(
-    spec: Spec, answer: transitions.Exists | transitions.Replayed | transitions.Busy | transitions.Gone
+    spec: Spec,
+    answer: transitions.Exists
+    | transitions.Replayed
+    | transitions.Busy
+    | transitions.Gone
+    | transitions.Unknown,
 ) -> StartAnswer:
     if isinstance(answer, transitions.Exists):
         raise errors.Conflict("A run with this id exists already.", run_id=spec.run_id)
-    if isinstance(answer, transitions.Gone):
+    if isinstance(answer, transitions.Gone | transitions.Unknown):
         raise errors.NotFound("No such thread.")
     if isinstance(answer, transitions.Busy):
         raise (errors.ThreadQueueFull if answer.queue_full else errors.ThreadBusy)(run_id=answer.active)

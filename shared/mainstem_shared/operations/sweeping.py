@@ -23,7 +23,7 @@ from mainstem_shared.model import runs
 from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import Reason, Status, WaitingFor
 from mainstem_shared.model.time import now_ms
-from mainstem_shared.operations import census, ending, migration, recovery, resuming, steering
+from mainstem_shared.operations import census, deleting, ending, migration, recovery, resuming, steering
 from mainstem_shared.operations.aborting import Abort, Aborter
 from mainstem_shared.operations.archiving import AWAY_HOLD_MS, Archiver
 from mainstem_shared.operations.blob_collection import BlobCollector
@@ -346,3 +346,5 @@ class Sweeper:
         settings = self.operations.settings
         await self._indexes.drop_old(now_ms() - settings.retention_ms - settings.live_ttl_ms)
         await self._blobs.collect_sometimes()
+        with contextlib.suppress(errors.ArchiveUnavailable):  # it is back some day
+            await deleting.finish_deletions(self.operations)

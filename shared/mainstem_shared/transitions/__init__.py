@@ -53,6 +53,7 @@ from mainstem_shared.transitions.lifecycle import (
     Intended,
     Replayed,
     Started,
+    Unknown,
     claim,
     finish,
     handover,
@@ -90,7 +91,7 @@ from mainstem_shared.transitions.log import (
 from mainstem_shared.transitions.moves import MOVE, move
 from mainstem_shared.transitions.quota import TAKE_SLOT, take_slot
 from mainstem_shared.transitions.records import read_fields, read_many
-from mainstem_shared.transitions.releases import RELEASE, dump_many, release, release_all
+from mainstem_shared.transitions.releases import RELEASE, Ended, dump_many, release, release_all
 from mainstem_shared.transitions.results import (
     Already,
     Control,
@@ -159,6 +160,7 @@ __all__ = [
     "Control",
     "Decided",
     "Declined",
+    "Ended",
     "Exceeded",
     "Exists",
     "Expired",
@@ -180,6 +182,7 @@ __all__ = [
     "Started",
     "State",
     "Stopping",
+    "Unknown",
     "Waiting",
     "checkpoint",
     "claim",

@@ -7,7 +7,7 @@ takes a nonce where repeating it must answer the same caller the same. Each may 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from mainstem_shared.model import cursors, jsontext, memories, runs
 from mainstem_shared.model.cursors import Cursor
@@ -72,6 +72,11 @@ class Busy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unknown:
+    """The store does not know whose the thread is; its archive may."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
     """The run is the caller's. It writes in `epoch`, starting after the control entry `<epoch>-0`."""
 
@@ -119,11 +124,12 @@ async def start(
     live_ttl_ms: int,
     thread_ttl_ms: int,
     idempotency: tuple[str, str] | None = None,
-    private: bool = False,
-) -> Started | Exists | Replayed | Busy | Gone:
+    private: Literal["", "private", "archived"] = "",
+) -> Started | Exists | Replayed | Busy | Gone | Unknown:
     """Create a run. `idempotency` is (digest of the key's scope, digest of the body).
 
-    With `private`, a thread with another user's runs is as good as not there.
+    With `private`, a thread with another user's runs is as good as not there; `archived`: besides, nothing is
+    created if only an archive can tell whose it is.
     """
     k = keys.run(spec.run_id)
     scope, body_digest = idempotency or ("", "")
@@ -146,7 +152,7 @@ async def start(
         [
             spec.created_ms, nonce, spec.run_id, spec.model_dump_json(), run_input, body, live_ttl_ms,
             thread_ttl_ms, if_active, body_digest, IDEMPOTENCY_TTL_MS, QUEUE_LIMIT, spec.v,
-            "private" if private else "", spec.created_ms + looks.FIRST_MS, spec.created_ms + looks.STOP_MS,
+            private, spec.created_ms + looks.FIRST_MS, spec.created_ms + looks.STOP_MS,
         ],
     )  # fmt: skip
     match reply[0]:
@@ -163,6 +169,8 @@ async def start(
             return Replayed(run_id=reply[1].decode(), same_body=reply[0] == b"replayed")
         case b"foreign":
             return Gone()
+        case b"unknown":
+            return Unknown()
         case _:
             return Busy(active=reply[1].decode(), queue_full=reply[0] == b"queue_full")
 

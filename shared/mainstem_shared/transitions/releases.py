@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from mainstem_shared.model.verification import Dump
@@ -14,21 +15,36 @@ from mainstem_shared.transitions.results import Gone
 RELEASE: Final = Script("release")
 
 
-async def release(store: Store, run_id: str, *, nonce: str, hot_ms: int) -> bool:
-    """Let go of a finished run; False if the store has another end of it than the archive."""
-    answer = await store.verb(RELEASE, *_call(run_id, nonce, hot_ms))
+OWNER_MS: Final = 60_000
+"""How long a thread without runs says whose it was: starts that asked the archive before are over then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """The end of a run that the archive has, with the description that it has; b'' where there is none."""
+
+    run_id: str
+    user_id: str
+    nonce: str
+    description: tuple[bytes, bytes, bytes] = (b"", b"", b"")
+
+
+async def release(store: Store, ended: Ended, *, hot_ms: int) -> bool:
+    """Let go of a finished run; False if the store has another end, or another description, of it."""
+    answer = await store.verb(RELEASE, *_call(ended, hot_ms))
     return answer[0] == b"released"
 
 
-def _call(run_id: str, nonce: str, hot_ms: int) -> tuple[Sequence[str], Sequence[object]]:
-    k = keys.run(run_id)
-    return (k.record, k.log, k.thread_runs, k.recent, k.compact), (run_id, nonce, hot_ms)
+def _call(ended: Ended, hot_ms: int) -> tuple[Sequence[str], Sequence[object]]:
+    k = keys.run(ended.run_id)
+    named = (k.record, k.log, k.thread, k.thread_runs, k.recent, k.compact)
+    about = (ended.run_id, ended.nonce, *ended.description)
+    return named, (*about, hot_ms, ended.user_id, max(hot_ms, OWNER_MS))
 
 
-async def release_all(store: Store, ended: Sequence[tuple[str, str]], *, hot_ms: int) -> list[bool]:
-    """Let go of finished runs, by id and the nonce of their end; tells for each whether it was this end."""
-    calls = [_call(run_id, nonce, hot_ms) for run_id, nonce in ended]
-    answers = await store.verbs(RELEASE, calls)
+async def release_all(store: Store, ended: Sequence[Ended], *, hot_ms: int) -> list[bool]:
+    """Let go of finished runs; tells for each whether the archive has all of it."""
+    answers = await store.verbs(RELEASE, [_call(end, hot_ms) for end in ended])
     return [answer[0] == b"released" for answer in answers]
 
 

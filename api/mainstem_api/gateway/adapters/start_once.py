@@ -40,5 +40,5 @@ async def start_once(
 
 
 async def _status(gateway: Gateway, run_id: str) -> Status | None:
-    seen = await transitions.peek(gateway.store, run_id)
+    seen = await transitions.find_fields(gateway.store, run_id)
     return None if isinstance(seen, transitions.Gone) else seen.status

@@ -26,7 +26,9 @@ async def newest_active(store: Store, thread_id: str, caller: Principal) -> Spec
     Raises:
         StoreUnavailable: the store does not answer.
     """
-    async for spec, status in _newest(store, thread_id, caller):
+    index = keys.thread_runs(caller.tenant, thread_id)  # the archive has none that is active
+    listed = await store.command("ZREVRANGE", index, 0, _NEWEST)
+    async for spec, status in _theirs(store, [raw_id.decode() for raw_id in listed], caller):
         if not status.is_terminal:
             return spec
     return None
@@ -36,18 +38,17 @@ async def newest(store: Store, thread_id: str, caller: Principal) -> Spec | None
     """Return the newest run of a thread that is the caller's, over or not.
 
     Raises:
-        StoreUnavailable: the store does not answer.
+        StoreUnavailable, ArchiveUnavailable: nobody can tell.
     """
-    async for spec, _ in _newest(store, thread_id, caller):
+    listed = await listings.newest_of_thread(store, caller.tenant, thread_id, limit=_NEWEST)
+    async for spec, _ in _theirs(store, listed, caller):
         return spec
     return None
 
 
-async def _newest(store: Store, thread_id: str, caller: Principal) -> AsyncIterator[tuple[Spec, Status]]:
-    index = keys.thread_runs(caller.tenant, thread_id)
-    newest = await store.command("ZREVRANGE", index, 0, _NEWEST)
-    for run_id in (raw_id.decode() for raw_id in newest):
-        record = await transitions.read_fields(store, run_id, Record.spec)
+async def _theirs(store: Store, run_ids: list[str], caller: Principal) -> AsyncIterator[tuple[Spec, Status]]:
+    records = await transitions.find_many(store, run_ids, Record.spec)
+    for run_id, record in zip(run_ids, records, strict=True):
         known = None if isinstance(record, transitions.Gone) else listings.spec_and_status(run_id, record)
         if known is not None and caller.owns(known[0]):
             yield known

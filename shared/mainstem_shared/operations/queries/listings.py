@@ -214,7 +214,7 @@ async def _merged_after(store: Store, position: Position | None) -> list[Positio
                 for bucket in keys.every_index()
             )
         )
-        listed = [_positions(flat) for flat in replies]
+        listed = [positions_of(flat) for flat in replies]
         horizon = max((found[-1] for found in listed if len(found) == each), default=None)
         fresh = [
             entry
@@ -228,14 +228,14 @@ async def _merged_after(store: Store, position: Position | None) -> list[Positio
 
 
 async def _entries(store: Store, index: str, ceiling: str | int, skipped: int) -> list[Position]:
-    return _positions(
+    return positions_of(
         await store.command(
             "ZREVRANGEBYSCORE", index, ceiling, "-inf", "WITHSCORES", "LIMIT", skipped, _BATCH
         )
     )
 
 
-def _positions(flat: list[bytes]) -> list[Position]:
+def positions_of(flat: list[bytes]) -> list[Position]:
     return [
         Position(int(score), member.decode()) for member, score in zip(flat[::2], flat[1::2], strict=True)
     ]

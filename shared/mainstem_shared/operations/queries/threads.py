@@ -5,23 +5,29 @@ A thread is listed where its newest run stands among the user's: no index is kep
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mainstem_shared import errors, transitions
 from mainstem_shared.eventlog.reading import run_states
 from mainstem_shared.model import messages
 from mainstem_shared.model.descriptions import Description
 from mainstem_shared.model.record import Record
-from mainstem_shared.model.runs import Run
+from mainstem_shared.model.runs import Run, Spec
 from mainstem_shared.operations.queries import listings
 from mainstem_shared.operations.queries.listings import Position
+from mainstem_shared.settings import UNARCHIVED_MS
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 from mainstem_shared.transitions import descriptions
 
+if TYPE_CHECKING:
+    from mainstem_shared.archive.database import Archive
+
 TITLE_LENGTH: Final = 120
 """Characters of what was said that stand in for a title."""
+_NOWHERE: Final = Position(0, "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +55,8 @@ async def page(
     while scanned < listings.SCAN_LIMIT:
         batch, cursor = await listings.positions(store, query, limit=limit, cursor=cursor)
         scanned += max(len(batch), 1)
-        for position in batch:
-            thread = await _thread(store, query, position)
-            if thread is not None and search.casefold() in (thread.description.title or "").casefold():
+        for position, thread in await _threads(store, query, batch):
+            if search.casefold() in (thread.description.title or "").casefold():
                 found.append(thread)
                 if len(found) == limit:
                     return found, str(position)
@@ -60,30 +65,69 @@ async def page(
     return found, cursor
 
 
-async def _thread(store: Store, query: listings.Query, position: Position) -> Thread | None:
-    """Return the thread whose newest run of this user stands here; None if it has a newer one."""
-    run_keys = keys.run(position.run_id)
-    newest, values = await store.commands(
-        ("ZREVRANGE", run_keys.thread_runs, 0, 9), ("HMGET", run_keys.thread, *descriptions.NAMES)
-    )
-    ids = [raw.decode() for raw in newest]
-    scores = await store.commands(*(("ZSCORE", query.index, run_id) for run_id in ids)) if ids else []
-    mine = next((run_id for run_id, at in zip(ids, scores, strict=True) if at is not None), None)
-    if mine != position.run_id:
-        return None
+async def _threads(
+    store: Store, query: listings.Query, batch: list[Position]
+) -> list[tuple[Position, Thread]]:
+    """Return the threads whose newest run of this user stands in this batch, and where."""
+    records = await transitions.find_many(store, [at.run_id for at in batch], Record.spec)
+    specs = {
+        at: known[0]
+        for at, record in zip(batch, records, strict=True)
+        if not isinstance(record, transitions.Gone)
+        and (known := listings.spec_and_status(at.run_id, record)) is not None
+    }
+    newest = await _newest(store, query, {spec.run_id: spec.thread_id for spec in specs.values()})
+    mine = [at for at, spec in specs.items() if newest[spec.thread_id] == at]
+    said = await _descriptions(store, [specs[at] for at in mine])
+    threads = await asyncio.gather(*(_thread(store, at.run_id, said[at.run_id]) for at in mine))
+    return [(at, thread) for at, thread in zip(mine, threads, strict=True) if thread is not None]
+
+
+async def _newest(store: Store, query: listings.Query, threads: dict[str, str]) -> dict[str, Position]:
+    """Return where the user's newest run of each thread stands; `threads` are named by runs of them."""
+    any_run = {thread_id: run_id for run_id, thread_id in threads.items()}
+    looks = [("ZREVRANGE", keys.run(run_id).thread_runs, 0, 9, "WITHSCORES") for run_id in any_run.values()]
+    listed = [listings.positions_of(flat) for flat in await store.commands(*looks, large=True)]
+    ids = [entry.run_id for entries in listed for entry in entries]
+    scores = await store.commands(*(("ZSCORE", query.index, run_id) for run_id in ids), large=True)
+    theirs = {run_id for run_id, score in zip(ids, scores, strict=True) if score is not None}
+    found = {
+        thread_id: max((entry for entry in entries if entry.run_id in theirs), default=_NOWHERE)
+        for thread_id, entries in zip(any_run, listed, strict=True)
+    }
+    if store.archive is not None and query.user_id is not None:  # after the store: runs move this way
+        kept = await store.archive.threads.newest(
+            tenant=query.tenant, user_id=query.user_id, thread_ids=list(any_run)
+        )
+        for thread_id, (at, run_id) in kept.items():
+            found[thread_id] = max(found[thread_id], Position(at, run_id))
+    return found
+
+
+async def _descriptions(store: Store, runs: list[Spec]) -> dict[str, Description]:
+    """Return what is said about these runs' threads, by run: the archive knows, or else the store."""
+    looks = (("HMGET", keys.run(run.run_id).thread, *descriptions.NAMES) for run in runs)
+    found = await store.commands(*looks, large=True)
+    said = {run.run_id: values for run, values in zip(runs, found, strict=True)}
+    if store.archive is not None and runs:
+        kept = await store.archive.threads.described(runs[0].tenant, [run.thread_id for run in runs])
+        said.update({run.run_id: kept[run.thread_id] for run in runs if run.thread_id in kept})
+    return {run_id: descriptions.parsed(values) for run_id, values in said.items()}
+
+
+async def _thread(store: Store, run_id: str, described: Description) -> Thread | None:
     try:
-        run = await run_states.get_run(store, position.run_id)
+        run = await run_states.get_run(store, run_id)
     except errors.NotFound:
         return None
-    described = descriptions.parsed(values)
     if described.title is None:
-        title = run.title or await _said(store, position.run_id) or run.thread_id
+        title = run.title or await _said(store, run.run_id) or run.thread_id
         described = described.model_copy(update={"title": title})
     return Thread(thread_id=run.thread_id, description=described, run=run)
 
 
 async def _said(store: Store, run_id: str) -> str:
-    record = await transitions.read_fields(store, run_id, Record.run_input)
+    record = await transitions.find_fields(store, run_id, Record.run_input)
     if isinstance(record, transitions.Gone):
         return ""
     spoken = messages.said(record.run_input, is_first=False)
@@ -96,6 +140,8 @@ async def describe_thread(
 ) -> Description:
     """Change what is said about a thread of this user (None: of anybody).
 
+    With an archive, that has it: people may change what they say for as long as the thread has runs.
+
     Raises:
         NotFound: there is no such thread, or it has no run of theirs.
     """
@@ -103,7 +149,20 @@ async def describe_thread(
     theirs, _ = await listings.positions(store, query, limit=1)
     if not theirs:
         raise errors.NotFound("No such thread.")
-    return _there(await transitions.describe(store, descriptions.of_thread(tenant, thread_id), change=change))
+    if store.archive is None:
+        target = descriptions.of_thread(tenant, thread_id)
+        return _there(await transitions.describe(store, target, change=change))
+    return await _describe_archived(store.archive, tenant, thread_id, change, born_ms=theirs[0].created_ms)
+
+
+async def _describe_archived(
+    archive: Archive, tenant: str, thread_id: str, change: Description, *, born_ms: int
+) -> Description:
+    """Change what the archive keeps of a thread, some run of which was created then."""
+    if not await archive.threads.describe(tenant, thread_id, descriptions.changed(change), born_ms=born_ms):
+        raise errors.NotFound("No such thread.")
+    said = await archive.threads.described(tenant, [thread_id])
+    return descriptions.parsed(said.get(thread_id, (None,) * len(descriptions.NAMES)))
 
 
 async def describe_run(
@@ -115,7 +174,13 @@ async def describe_run(
         NotFound: there is no such run, or it is not theirs.
     """
     await run_states.check_owner(store, run_id, tenant=tenant, user_id=user_id)
-    _there(await transitions.describe(store, descriptions.of_run(run_id), change=change))
+    again = None if store.archive is None else (run_id, UNARCHIVED_MS)
+    answer = await transitions.describe(store, descriptions.of_run(run_id), change=change, again=again)
+    if isinstance(answer, transitions.Gone) and store.archive is not None:
+        if not await store.archive.describe(run_id, descriptions.changed(change)):
+            raise errors.NotFound
+    else:
+        _there(answer)
     return await run_states.get_run(store, run_id)
 
 

@@ -5,37 +5,43 @@ A dump holds what users said and what models answered: it is as confidential as 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from mainstem_shared import errors, transitions
 from mainstem_shared.model import cursors, events, jsontext
 from mainstem_shared.model.verification import Dump
-from mainstem_shared.store import keys
+from mainstem_shared.operations.queries import listings
 from mainstem_shared.store.client import Store
 from mainstem_shared.transitions.results import Gone
 
+RUNS: Final = 100_000
+"""Runs of a thread that are verified, the newest ones."""
+
 
 async def dump(store: Store, run_id: str) -> Dump:
-    """Read what is stored of a run.
+    """Read what is stored of a run, here or in the archive.
 
     Raises:
         NotFound: there is no such run.
-        StoreUnavailable: the store does not answer.
+        StoreUnavailable, ArchiveUnavailable: nobody can tell.
     """
     found = await transitions.dump(store, run_id)
-    if isinstance(found, Gone):
+    if not isinstance(found, Gone):
+        return found
+    kept = None if store.archive is None else await store.archive.get(run_id)
+    if kept is None:
         raise errors.NotFound(f"No such run: {run_id}.")
-    return found
+    entries = [] if kept.final is None else [kept.final]
+    return Dump(run_id=run_id, record=kept.fields, entries=entries, snapshot=None)
 
 
 async def thread_run_ids(store: Store, tenant: str, thread_id: str) -> list[str]:
-    """Return the ids of a thread's runs that the store still has, oldest first.
+    """Return the ids of a thread's newest runs, oldest first.
 
     Raises:
-        StoreUnavailable: the store does not answer.
+        StoreUnavailable, ArchiveUnavailable: nobody can tell.
     """
-    found: list[bytes] = await store.command("ZRANGE", keys.thread_runs(tenant, thread_id), 0, -1, large=True)
-    return [run_id.decode() for run_id in found]
+    return (await listings.newest_of_thread(store, tenant, thread_id, limit=RUNS))[::-1]
 
 
 def encode(found: Dump) -> bytes:

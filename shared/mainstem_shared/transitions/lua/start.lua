@@ -6,7 +6,7 @@ KEYS  1 record  2 log  3 thread  4 thread runs  5 thread queue  6 idempotency
       7 active  8 recent
 ARGV  1 now_ms  2 nonce  3 run_id  4 spec  5 input  6 created body  7 live_ttl_ms  8 thread_ttl_ms
       9 if_active  10 body digest, or '' for no idempotency key  11 idempotency_ttl_ms  12 queue_limit
-      13 version of the record  14 private, or '' where users share threads
+      13 version of the record  14 private; '' where users share threads; archived: answer 'unknown'
       15 when a sweeper first looks at it  16 when one looks whether a run that it replaces stopped
 Returns
   {'started', waiting, active, superseded}
@@ -18,6 +18,7 @@ Returns
   {'busy', active}               the thread is taken (if_active = reject)
   {'queue_full', active}         as many runs wait as may
   {'foreign'}                    the thread has another user's runs
+  {'unknown'}                    nobody here knows whose the thread is: the archive may
 --]]
 local record, log, thread, runs, queue, idem, unfinished, recent = unpack(KEYS)
 local now, nonce, run_id, spec, input, body, live_ttl, thread_ttl, if_active, digest, idem_ttl, limit,
@@ -31,9 +32,9 @@ local function want_replaced(another)
   look_by(unfinished, another, stop_look_at)
 end
 
-local function is_foreign(other)
-  local theirs = other and redis.call('HGET', record_of(thread, other), 'spec')
-  return theirs and cjson.decode(theirs).user_id ~= cjson.decode(spec).user_id
+local function user_of(run)
+  local found = run and redis.call('HGET', record_of(thread, run), 'spec')
+  return found and cjson.decode(found).user_id
 end
 
 local mine = redis.call('HMGET', record, 'n0', 'behind')
@@ -50,9 +51,17 @@ if digest ~= '' then
     return { first == digest and 'replayed' or 'reused', owner }
   end
 end
-local active = redis.call('HGET', thread, 'active')
-if private ~= '' and (is_foreign(active) or is_foreign(redis.call('ZREVRANGE', runs, 0, 0)[1])) then
-  return { 'foreign' }
+local held = redis.call('HMGET', thread, 'active', 'user')
+local active = held[1]
+if private ~= '' then
+  local me = cjson.decode(spec).user_id
+  local holder, last = user_of(active), user_of(redis.call('ZREVRANGE', runs, 0, 0)[1])
+  if (holder and holder ~= me) or (last and last ~= me) or (not last and held[2] and held[2] ~= me) then
+    return { 'foreign' }
+  end
+  if private == 'archived' and not (holder or last or held[2]) then
+    return { 'unknown' }
+  end
 end
 if active and not ACTIVE[redis.call('HGET', record_of(thread, active), 'status') or ''] then
   active = false -- its record expired: nobody holds the thread

@@ -1,0 +1,184 @@
+"""The `Connection` to the archive's database: opens it once, upgrades its tables, translates its failures.
+
+PostgreSQL and SQLite; any process may use it, each has a few connections. What is asked of the database
+stands in `database`, `deletions`, `threads` and `retention`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import Executable, Table, event
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    SQLAlchemyError,
+    StatementError,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from mainstem_shared import errors
+from mainstem_shared.archive import migrating
+
+T = TypeVar("T")
+
+PATIENCE_S: Final = 10.0
+"""Longest wait for the database: one that hangs must not hold requests, or a sweep."""
+CONNECTIONS: Final = 4
+_DRIVERS: Final = {
+    "postgresql": "postgresql+psycopg",
+    "postgres": "postgresql+psycopg",
+    "sqlite": "sqlite+aiosqlite",
+}
+_OF_DATA: Final = ("22", "23", "54")
+"""Classes of SQLSTATE that blame the row: its data, a constraint, a limit of the program."""
+
+
+class RowRefused(errors.ArchiveUnavailable):
+    """The database refuses what it was given, and would refuse it again."""
+
+
+class Connection:
+    """One process's way to the database. Made anywhere, used on one loop."""
+
+    def __init__(self, url: str) -> None:
+        self.url = _parse(url)
+        self._engine: AsyncEngine | None = None
+        self._opening = asyncio.Lock()
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.url.get_backend_name() == "sqlite"
+
+    async def close(self) -> None:
+        """Close all connections; a later call opens new ones."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            await engine.dispose()
+
+    def insert(self, table: Table) -> Any:
+        """Return an INSERT of this database's dialect: both know ON CONFLICT, in the same words."""
+        return (sqlite.insert if self.is_sqlite else postgresql.insert)(table)
+
+    async def write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """Do something in one transaction. It must be safe to repeat.
+
+        Raises:
+            RowRefused: the database takes nothing of it, because of what it is.
+            ArchiveUnavailable: done or not.
+        """
+
+        async def transact(engine: AsyncEngine) -> T:
+            async with engine.begin() as connection:
+                return await work(connection)
+
+        return await self._twice(transact)
+
+    async def read(self, query: Executable) -> Sequence[Any]:
+        """Return a query's rows, as mappings.
+
+        Raises:
+            ArchiveUnavailable: nobody knows.
+        """
+
+        async def ask(engine: AsyncEngine) -> Sequence[Any]:
+            # Without a transaction: a read is one round trip.
+            async with engine.connect() as connection:
+                await connection.execution_options(isolation_level="AUTOCOMMIT")
+                return (await connection.execute(query)).mappings().all()
+
+        return await self._twice(ask)
+
+    async def _twice(self, work: Callable[[AsyncEngine], Awaitable[T]]) -> T:
+        """Do it once more if a pooled connection turned out to be dead: the database was restarted."""
+        async with _translated():
+            engine = await self.open()
+            try:
+                return await work(engine)
+            except DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+            return await work(engine)
+
+    async def open(self) -> AsyncEngine:
+        """Return the engine; the first call brings the tables up to date."""
+        async with self._opening:
+            if self._engine is None:
+                engine = _engine(self.url)
+                try:
+                    await migrating.upgrade(engine)
+                except BaseException:
+                    await engine.dispose()
+                    raise
+                self._engine = engine
+            return self._engine
+
+
+def _parse(url: str) -> URL:
+    """Return the address with the driver that we use.
+
+    Raises:
+        Misconfigured: it is no address of PostgreSQL or SQLite.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise errors.Misconfigured("MAINSTEM_ARCHIVE_URL is no database address.") from error
+    driver = _DRIVERS.get(parsed.drivername.partition("+")[0])
+    if driver is None:
+        raise errors.Misconfigured("MAINSTEM_ARCHIVE_URL: postgresql://… or sqlite:///… is wanted.")
+    return parsed.set(drivername=driver)
+
+
+def _engine(url: URL) -> AsyncEngine:
+    if url.get_backend_name() == "sqlite":
+        engine = create_async_engine(url, connect_args={"timeout": PATIENCE_S})
+        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+        return engine
+    return create_async_engine(
+        url,
+        pool_size=CONNECTIONS,
+        max_overflow=0,
+        pool_timeout=PATIENCE_S,
+        connect_args={"connect_timeout": 5, "application_name": "mainstem"},
+    )
+
+
+def _prepare_sqlite(connection: Any, _: object) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")  # readers go on while a sweeper writes
+    cursor.execute("PRAGMA synchronous=FULL")  # the store forgets what was committed here
+    cursor.close()
+
+
+@asynccontextmanager
+async def _translated() -> AsyncGenerator[None]:
+    """Turn the database's failures into ours."""
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            yield
+    except (ValueError, TypeError, OverflowError) as error:
+        raise RowRefused from error  # a driver cannot even say it to the database
+    except (SQLAlchemyError, OSError, TimeoutError) as error:
+        if _blames_row(error):
+            raise RowRefused from error
+        raise errors.ArchiveUnavailable from error
+
+
+def _blames_row(error: Exception) -> bool:
+    """Tell whether a failure is due to what was to be written, and not to the database's state."""
+    if not isinstance(error, DBAPIError):
+        return isinstance(error, StatementError)
+    if error.connection_invalidated:
+        return False
+    state = getattr(error.orig, "sqlstate", None)
+    if isinstance(state, str):
+        return state.startswith(_OF_DATA)
+    return isinstance(error, (DataError, IntegrityError))

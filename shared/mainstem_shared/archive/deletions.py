@@ -1,0 +1,151 @@
+"""Deletions of archived runs: a tombstone first, which also keeps away whoever would put the run later.
+
+A tombstone is *doomed* until its run's keys and files are removed elsewhere, too, and `cleared` is called: if
+the process dies before, a sweeper finds it (`doomed`) and does the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import ColumnElement, and_, delete, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mainstem_shared.archive.tables import RUNS, THREADS
+from mainstem_shared.archive.tombstones import Doomed, Whose
+from mainstem_shared.model.time import now_ms
+
+if TYPE_CHECKING:
+    from mainstem_shared.archive.connection import Connection
+
+SLICE: Final = 500
+_OWNER: Final = ("run_id", "tenant", "user_id", "thread_id")
+_EMPTIED: Final = {
+    column.name: None
+    for column in RUNS.c
+    if column.name not in (*_OWNER, "created_ms", "deleted_ms", "doomed")
+}
+_FORGOTTEN: Final = {"tenant": None, "user_id": None, "thread_id": None, "created_ms": None, "doomed": None}
+
+
+def _condition(whose: Whose) -> ColumnElement[bool]:
+    """Return the condition that the runs meet that are meant.
+
+    Raises:
+        ValueError: it is met by all runs of a tenant.
+    """
+    named = {"thread_id": whose.thread_id, "user_id": whose.user_id, "run_id": whose.run_id}
+    wanted = [RUNS.c[name] == value for name, value in named.items() if value is not None]
+    if not wanted:
+        raise ValueError("nobody deletes a whole tenant by mistake")
+    return and_(RUNS.c.tenant == whose.tenant, RUNS.c.deleted_ms.is_(None), *wanted)
+
+
+class Deletions:
+    """The deletions of one archive. Each method may be repeated; each may raise ArchiveUnavailable."""
+
+    def __init__(self, database: Connection) -> None:
+        self._database = database
+
+    async def bury(self, doomed: Sequence[Doomed]) -> None:
+        """Delete runs, and have them never kept again: also those that are not here yet."""
+        insert, now = self._database.insert(RUNS), now_ms()
+        new = insert.excluded
+        whose = {name: new[name] for name in _OWNER[1:]}
+        tomb = insert.on_conflict_do_update(
+            index_elements=[RUNS.c.run_id], set_={**_EMPTIED, **whose, "deleted_ms": now, "doomed": 1}
+        )
+        made = [
+            {
+                "run_id": one.run_id,
+                "tenant": one.tenant,
+                "user_id": one.user_id,
+                "thread_id": one.thread_id,
+                "deleted_ms": now,
+                "doomed": 1,
+            }
+            for one in doomed
+        ]
+
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(tomb, made)
+
+        if made:
+            await self._database.write(work)
+
+    async def bury_some(self, whose: Whose, *, limit: int = SLICE) -> list[Doomed]:
+        """Delete some of the runs that are meant; returns them, none once all are deleted."""
+        some = select(RUNS.c.run_id).where(_condition(whose)).limit(limit)
+        return await self._bury_where(RUNS.c.run_id.in_(some))
+
+    async def bury_before(self, tenant: str, before_ms: int, *, limit: int = SLICE) -> list[Doomed]:
+        """Delete some of a tenant's runs that ended before then; returns them."""
+        is_old = (RUNS.c.tenant == tenant, RUNS.c.created_ms < before_ms, RUNS.c.finished_ms < before_ms)
+        some = select(RUNS.c.run_id).where(*is_old, RUNS.c.deleted_ms.is_(None)).limit(limit)
+        return await self._bury_where(RUNS.c.run_id.in_(some))
+
+    async def _bury_where(self, condition: ColumnElement[bool]) -> list[Doomed]:
+        gone = (
+            update(RUNS)
+            .where(condition, RUNS.c.deleted_ms.is_(None))
+            .values(**_EMPTIED, deleted_ms=now_ms(), doomed=1)
+            .returning(*(RUNS.c[name] for name in _OWNER))
+        )
+
+        async def work(connection: AsyncConnection) -> Sequence[Any]:
+            return (await connection.execute(gone)).mappings().all()
+
+        return [Doomed(**row) for row in await self._database.write(work)]
+
+    async def bury_threads(self, whose: Whose, thread_ids: Sequence[str] = ()) -> None:
+        """Delete what was said about threads of which nobody else has an archived run.
+
+        They are those of the runs that are meant, and those that are named besides.
+        """
+        meant = select(RUNS.c.thread_id).where(_condition(whose)).distinct()
+        others = select(RUNS.c.thread_id).where(
+            RUNS.c.tenant == whose.tenant, RUNS.c.deleted_ms.is_(None), RUNS.c.user_id != whose.user_id
+        )
+        condition = or_(THREADS.c.thread_id.in_(meant), THREADS.c.thread_id.in_(list(thread_ids)))
+        if whose.user_id is not None:
+            condition = and_(condition, THREADS.c.thread_id.not_in(others.where(RUNS.c.thread_id.in_(meant))))
+        gone = (
+            update(THREADS)
+            .where(THREADS.c.tenant == whose.tenant, condition)
+            .values(title=None, labels=None, metadata=None, deleted_ms=now_ms())
+        )
+
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(gone)
+
+        await self._database.write(work)
+
+    async def doomed(self, *, before_ms: int, limit: int = SLICE) -> list[Doomed]:
+        """Return some runs that were deleted before then, and of which something may be left elsewhere."""
+        query = (
+            select(*(RUNS.c[name] for name in _OWNER))
+            .where(RUNS.c.doomed == 1, RUNS.c.deleted_ms < before_ms)
+            .order_by(RUNS.c.deleted_ms)
+            .limit(limit)
+        )
+        return [Doomed(**row) for row in await self._database.read(query)]
+
+    async def cleared(self, run_ids: Sequence[str]) -> None:
+        """Note that nothing is left of deleted runs anywhere, and forget whose they were."""
+        clear = update(RUNS).where(RUNS.c.run_id.in_(run_ids), RUNS.c.deleted_ms.is_not(None))
+
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(clear.values(**_FORGOTTEN))
+
+        if run_ids:
+            await self._database.write(work)
+
+    async def drop_tombstones(self, *, before_ms: int) -> int:
+        """Remove tombstones of runs that were deleted before then; returns how many."""
+        old = delete(RUNS).where(RUNS.c.deleted_ms < before_ms, RUNS.c.doomed.is_(None))
+
+        async def work(connection: AsyncConnection) -> int:
+            return (await connection.execute(old)).rowcount
+
+        return await self._database.write(work)

@@ -1,0 +1,52 @@
+"""The archive's tables are what the migrations make, also of an earlier revision with rows in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, text
+
+from mainstem_shared.archive import migrating
+from mainstem_shared.archive.connection import _engine, _parse
+from mainstem_shared.archive.database import Archive
+from mainstem_shared.archive.tables import METADATA
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def archive_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Both databases."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/archive.db"
+    return request.getfixturevalue("postgresql_url")
+
+
+def differences(connection: Connection) -> list[Any]:
+    context = MigrationContext.configure(connection, opts={"version_table": migrating.VERSION_TABLE})
+    return list(compare_metadata(context, METADATA))
+
+
+async def test_migrations_make_the_tables(archive_url: str) -> None:
+    """From the first revision, with a row, to the newest: the row is read, and nothing else is to be changed."""
+    engine = _engine(_parse(archive_url))
+    async with engine.begin() as connection:
+
+        def first(sync: Connection) -> None:
+            config = migrating._config()
+            config.attributes["connection"] = sync
+            command.upgrade(config, "0001")
+
+        await connection.run_sync(first)
+        await connection.execute(text("INSERT INTO mainstem_runs (run_id, tenant) VALUES ('a_b', 't')"))
+    archive = Archive(archive_url)
+    try:
+        assert await archive.known(["a_b"]) == {"a_b"}
+    finally:
+        await archive.close()
+    async with engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+    await engine.dispose()
