@@ -427,12 +427,12 @@ class BrokerUnavailable(Unavailable):
 
 
 class ClusterUnsupported(Unavailable):
-    """The store or broker is a node of a Redis or Valkey Cluster, whose slots no run could leave."""
+    """The broker is a node of a Cluster, or the store is one and its address does not say so."""
 
     code = "cluster_unsupported"
     message = (
-        "The store or broker is a node of a Cluster, which Mainstem cannot run on yet: "
-        "set MAINSTEM_REDIS_URL and MAINSTEM_BROKER_URL to a single primary, or to its Sentinels."
+        "The store or broker is a node of a Cluster. Begin the store's address, MAINSTEM_REDIS_URL, with "
+        "redis+cluster:// then; MAINSTEM_BROKER_URL has to be a single primary, or its Sentinels."
     )
 
 

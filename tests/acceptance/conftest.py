@@ -13,6 +13,7 @@ from mainstem_shared.store import keys
 from support.clients import npm_clients
 from support.clients.commands import System
 from support.paths import TESTS
+from support.processes.fleets import Fleet
 from support.processes.gateways import GatewayThread
 from support.processes.processes import Child, worker
 from support.processes.servers import ValkeyProcess
@@ -28,7 +29,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 class Live:
     """The addresses of a live system, and ways to start parts of it."""
 
-    def __init__(self, store: ValkeyProcess, broker: ValkeyProcess, directory: Path) -> None:
+    def __init__(self, store: ValkeyProcess | Fleet, broker: ValkeyProcess, directory: Path) -> None:
         self.store, self.broker, self.directory = store, broker, directory
         self.env = {"MAINSTEM_REDIS_URL": store.url(0), "MAINSTEM_BROKER_URL": broker.url(1)}
         self.stack = contextlib.ExitStack()
@@ -61,6 +62,12 @@ class Live:
     def engines_announced(self) -> bool:
         with self.store.client() as client:
             return bool(client.hlen(keys.ENGINES))
+
+
+@pytest.fixture(scope="session")
+def live_system() -> type[Live]:
+    """How a module makes a live system of its own servers."""
+    return Live
 
 
 @pytest.fixture

@@ -19,16 +19,7 @@ from typing import Final
 from support.paths import ROOT
 
 PACKAGES: Final = ("shared", "tasks", "workers", "api")
-COPIED: Final = (
-    *PACKAGES,
-    "tests",
-    "docs",
-    "examples",
-    "deploy",
-    "requirements",
-    "pyproject.toml",
-    "README.md",
-)
+COPIED: Final = (*PACKAGES, "tests", "docs", "examples", "deploy", "requirements", "pyproject.toml")
 _LEFT: Final = shutil.ignore_patterns("__pycache__", "node_modules", ".*_cache", "*.pyc")
 
 

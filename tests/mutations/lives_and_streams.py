@@ -142,17 +142,10 @@ MUTATIONS: Final = (
         new="",
     ),
     M(
-        rows=(21,),
+        rows=(21, 22),
         file=f"{WORKERS}/pool/shutdown.py",
-        old="job.cancel(CancelCause.SHUTDOWN)",
+        old="slots.close()",
         new="pass",
-        only=("test_sigterm_waits_for_short_runs_and_ends_long_ones",),
-    ),
-    M(
-        rows=(22,),
-        file=f"{WORKERS}/pool/jobs.py",
-        old="revoked = self.cancellation.cause is CancelCause.REVOKED",
-        new="revoked = True",
         only=("test_waiting_tasks_go_back",),
     ),
     M(
@@ -166,7 +159,7 @@ MUTATIONS: Final = (
         file=_TAIL,
         old="except (\n            Exception\n        ) as error:",
         new="except KeyboardInterrupt as error:",
-        only=("test_a_reader_that_breaks_harms_no_other_run",),
+        only=("test_a_malformed_entry_hides_nothing_else",),
     ),
     M(
         rows=(26,),
@@ -198,9 +191,9 @@ MUTATIONS: Final = (
     ),
     M(
         rows=(33,),
-        file=f"{SHARED}/eventlog/writing/writer.py",
-        old="channel = Channel(writer, control, fold or Content())",
-        new='channel = Channel(writer, control, fold or globals().setdefault("_FOLD", Content()))',
+        file=_CHANNELS,
+        old="raw_connections.bulk(self.key.encode())",
+        new='raw_connections.bulk(globals().setdefault("_LOG", self.key.encode()))',
         only=("test_many_runs_write_at_once_and_each_log_is_its_own",),
     ),
     M(

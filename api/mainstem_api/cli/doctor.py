@@ -22,10 +22,11 @@ from mainstem_api.cli._options import Exit, Url, gateway_url
 from mainstem_shared import errors
 from mainstem_shared.coordination import leases
 from mainstem_shared.settings import Settings
-from mainstem_shared.store import endpoints, failures, keys, server_checks
+from mainstem_shared.store import endpoints, failures, keys, server_checks, topologies
+from mainstem_shared.store.blocking import BlockingStore
 from mainstem_shared.store.connections import BlockingClient, connect_blocking
 from mainstem_shared.store.embedded import ServerNotRunningError
-from mainstem_shared.store.sentinel_addresses import is_sentinel, redacted
+from mainstem_shared.store.sentinel_addresses import redacted
 from mainstem_tasks.celery_support.publisher import CeleryPublisher
 
 TIMEOUT_S: Final = 3.0
@@ -123,25 +124,30 @@ def _installation() -> Iterator[Finding]:
 def _store(settings: Settings) -> Iterator[Finding]:
     try:
         url = endpoints.store_url(settings)
-        client = connect_blocking(url, timeout_s=TIMEOUT_S)
+        store = BlockingStore(url, timeout_s=TIMEOUT_S)
     except (errors.MainstemError, ValueError) as error:
         yield Finding(Mark.BAD, "address", str(error))
         return
-    with client:
-        try:
-            yield from (found := list(_server(client, url)))
-            if all(finding.name != "cluster" for finding in found):
-                yield from _fleet(client)
-        except (failures.RedisError, OSError) as error:
-            yield Finding(
-                Mark.BAD,
-                "connection",
-                f"{redacted(url)}: {error}",
-                "Start it, or set MAINSTEM_REDIS_URL.",
-            )
+    node = url
+    try:
+        names: set[str] = set()
+        for node in store.nodes():
+            found = list(_server(store.client(node), node, in_cluster=store.topology.by_slot))
+            names |= {finding.name for finding in found}
+            yield from found
+        if "cluster" not in names:
+            store.check()
+            yield from _fleet(store)
+    except errors.Misconfigured as error:
+        yield Finding(Mark.BAD, "address", str(error))
+    except (failures.RedisError, OSError) as error:
+        remedy = "Start it, or set MAINSTEM_REDIS_URL."
+        yield Finding(Mark.BAD, "connection", f"{redacted(node)}: {error}", remedy)
+    finally:
+        store.close()
 
 
-def _server(client: BlockingClient, url: str) -> Iterator[Finding]:
+def _server(client: BlockingClient, url: str, *, in_cluster: bool) -> Iterator[Finding]:
     begun = time.perf_counter()
     client.ping()
     took_ms = (time.perf_counter() - begun) * 1000
@@ -155,7 +161,8 @@ def _server(client: BlockingClient, url: str) -> Iterator[Finding]:
         "maxmemory": _memory(info),
         "clocks": f"{(apart_s := _skew(client)) * 1000:.0f} ms apart from the server's",
     }
-    yield from _promised([*server_checks.of_store(info), *server_checks.of_clock(apart_s)], good)
+    broken = [*server_checks.of_store(info, in_cluster=in_cluster), *server_checks.of_clock(apart_s)]
+    yield from _promised(broken, good)
 
 
 def _promised(broken: list[server_checks.Shortcoming], good: dict[str, str]) -> Iterator[Finding]:
@@ -181,9 +188,10 @@ def _skew(client: BlockingClient) -> float:
     return abs(seconds + micros / 1e6 - (before + time.time()) / 2)
 
 
-def _fleet(client: Any) -> Iterator[Finding]:
-    owners = [name.decode() for name in client.zrange(keys.WORKERS, 0, -1)]
-    roles: list[bytes | None] = client.mget([keys.lease(owner) for owner in owners]) if owners else []
+def _fleet(store: BlockingStore) -> Iterator[Finding]:
+    listed, announced = store.commands(("ZRANGE", keys.WORKERS, 0, -1), ("HKEYS", keys.ENGINES))
+    owners = [name.decode() for name in listed]
+    roles: list[bytes | None] = store.commands(*(("GET", keys.lease(owner)) for owner in owners))
     alive = sum(role is not None and role.decode().split(" ")[0] == leases.WORKER for role in roles)
     lost = roles.count(None)
     yield _judge(
@@ -193,7 +201,7 @@ def _fleet(client: Any) -> Iterator[Finding]:
         remedy="Start one with `mainstem worker`; until then runs stay queued.",
         otherwise=Mark.WARNING,
     )
-    engines = sorted(name.decode() for name in client.hkeys(keys.ENGINES))
+    engines = sorted(name.decode() for name in announced)
     yield _judge(
         "engines",
         ", ".join(engines) or "none was ever announced",
@@ -201,17 +209,14 @@ def _fleet(client: Any) -> Iterator[Finding]:
         remedy="Workers announce theirs when they start.",
         otherwise=Mark.WARNING,
     )
-    active, kept = _counted(client)
+    active, kept = _counted(store)
     yield Finding(Mark.GOOD, "runs", f"{active:,} active, {kept:,} kept")
 
 
-def _counted(client: Any) -> tuple[int, int]:
+def _counted(store: BlockingStore) -> tuple[int, int]:
     """Return how many runs are unfinished, and how many kept, in all buckets."""
-    pipe = client.pipeline(transaction=False)
-    for bucket in keys.INDEXES:
-        pipe.zcard(bucket.active)
-        pipe.zcard(bucket.recent)
-    counts = pipe.execute()
+    looks = (("ZCARD", index) for bucket in keys.INDEXES for index in (bucket.active, bucket.recent))
+    counts = store.commands(*looks)
     return sum(counts[::2]), sum(counts[1::2])
 
 
@@ -242,7 +247,7 @@ def _broker(settings: Settings) -> Iterator[Finding]:
 
 
 def _queue(url: str, name: str) -> Iterator[Finding]:
-    if not url.startswith(("redis://", "rediss://", "unix://")) and not is_sentinel(url):
+    if not topologies.is_ours(url):
         return
     with connect_blocking(url, timeout_s=TIMEOUT_S) as client:
         waiting: Any = client.llen(name)

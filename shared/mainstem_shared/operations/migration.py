@@ -28,6 +28,8 @@ async def learn(store: Store) -> dict[str, list[str]]:
     Raises:
         StoreUnavailable: the store does not answer; what was known stays.
     """
+    if store.topology.only is None:
+        return {}  # version 1 knew one server
     sizes = await store.commands(*(("ZCARD", index) for index in keys.FIRST_INDEXES))
     listed: dict[str, list[str]] = {}
     if any(sizes):

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from redis.exceptions import NoScriptError, RedisError
 
 from mainstem_shared import errors
-from mainstem_shared.model import time as clock
 from mainstem_shared.store import failures, shared_connections, topologies
 from mainstem_shared.store.nodes import Node
 
@@ -50,6 +49,8 @@ class Script:
         """Whether its replies may be megabytes."""
         shebang, _, body = (_LUA / f"{name}.lua").read_text("utf-8").partition("\n")
         self.source = f"{shebang}\n{_PRELUDE}{body}"
+        self.appends = "append_control(" in body
+        """Whether it appends to a log, so that whoever reads the log is to be woken."""
         self.digest = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
 
@@ -191,10 +192,12 @@ class Store:
     async def _evaluate(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> list[Any]:
         large = script.large or any(isinstance(arg, bytes) and len(arg) > LARGE for arg in args)
         node = await self.node_of(keys[0])
+        wakes = [_wake_of(keys[0])] if script.appends and self.topology.by_slot else []
+        rest = (len(keys), *keys, *args)
         try:
-            return (await node.send([("EVALSHA", script.digest, len(keys), *keys, *args)], large=large))[0]
+            return (await node.send([("EVALSHA", script.digest, *rest), *wakes], large=large))[0]
         except NoScriptError:
-            return (await node.send([("EVAL", script.source, len(keys), *keys, *args)], large=large))[0]
+            return (await node.send([("EVAL", script.source, *rest), *wakes], large=large))[0]
 
     async def command(self, *command: Any, patience_s: float | None = None, large: bool = False) -> Any:
         """Send one command and return its reply. It must be safe to repeat.
@@ -245,15 +248,6 @@ class Store:
             raise failure
         return replies
 
-    async def learn_time(self) -> None:
-        """Know the store's time from here on: what is written next, others compare with theirs.
-
-        Raises:
-            StoreUnavailable: as `each`.
-        """
-        if not clock.CLOCK.is_known:
-            await self.each("PING")  # connections ask for the time as they open
-
     async def each(self, *command: Any, patience_s: float | None = None) -> list[Any]:
         """Send one command to each server; returns their replies. Repeating it must be safe.
 
@@ -295,3 +289,8 @@ class Store:
         if failures.may_have_moved(error):
             with contextlib.suppress(RedisError, OSError, TimeoutError):
                 await self.refresh()
+
+
+def _wake_of(key: str) -> tuple[str, str, str]:
+    """Return the command that wakes whoever follows a run of the key's bucket on a Cluster."""
+    return "SPUBLISH", f"{key[: key.index('}') + 1]}:appended", ""

@@ -64,6 +64,8 @@ INDEXES: Final = tuple(_indexes(tag) for tag in buckets.TAGS)
 """The indexes of every bucket, in their order."""
 
 
+APPENDED: Final = tuple(f"{PREFIX}:{{{tag}}}:appended".encode() for tag in buckets.TAGS)
+"""A Cluster's channel of each bucket, on which is said that one of its logs has grown."""
 FIRST_INDEXES: Final = IndexKeys(
     active=f"{PREFIX}:active", recent=f"{PREFIX}:recent", compact=f"{PREFIX}:compact"
 )
@@ -175,6 +177,11 @@ def mail_read(owner: str) -> str:
 def wake(tailer: str) -> str:
     """STREAM that interrupts a tailer's blocking read when it must follow another key."""
     return f"{PREFIX}:{{t:{tailer}}}:wake"
+
+
+def appended(run_id: str) -> bytes:
+    """Return the name of a Cluster's channel on which is said that a log of the run's bucket has grown."""
+    return APPENDED[buckets.bucket_of(run_id)]
 
 
 def readiness(probe: str, *, tag: str | None = None) -> str:

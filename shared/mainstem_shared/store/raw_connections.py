@@ -12,7 +12,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 import hiredis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -153,8 +153,46 @@ async def open_to_primary(url: str) -> RawConnection:
     return connection
 
 
+class SubscribedConnection(RawConnection):
+    """A connection in which the server speaks when it wants to: what it says goes to `on_message`."""
+
+    on_message: Callable[[Reply], None]
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        while (message := self._reader.gets()) is not False:
+            self.on_message(message)
+
+
+Kind = TypeVar("Kind", bound=RawConnection)
+
+
+async def open_subscribed_connection(url: str, on_message: Callable[[Reply], None]) -> SubscribedConnection:
+    """Open a connection for subscriptions; `on_message` gets whatever the server says, errors too.
+
+    Raises:
+        redis.exceptions.RedisError, OSError: it does not answer, or refuses us.
+    """
+    return await _open(url, lambda writer: _subscribed(writer, url, on_message))
+
+
+def _subscribed(writer: object, url: str, on_message: Callable[[Reply], None]) -> SubscribedConnection:
+    made = SubscribedConnection(keep_alive=writer, url=url)
+    made.on_message = on_message
+    return made
+
+
 async def open_raw_connection(url: str) -> RawConnection:
     """Open a connection to the store at `url`.
+
+    Raises:
+        redis.exceptions.RedisError, OSError: it does not answer, or refuses us.
+    """
+    return await _open(url, lambda writer: RawConnection(keep_alive=writer, url=url))
+
+
+async def _open(url: str, make: Callable[[object], Kind]) -> Kind:
+    """Take over the transport of a connection that redis-py opens.
 
     Raises:
         redis.exceptions.RedisError, OSError: it does not answer, or refuses us.
@@ -168,7 +206,7 @@ async def open_raw_connection(url: str) -> RawConnection:
     writer = connection._writer  # noqa: SLF001 - the one place that takes a transport over
     assert writer is not None
     connection._writer = connection._reader = None  # noqa: SLF001
-    pipe = RawConnection(keep_alive=writer, url=url)
+    pipe = make(writer)
     transport = writer.transport
     transport.set_protocol(pipe)
     pipe.connection_made(transport)

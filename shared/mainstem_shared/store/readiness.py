@@ -75,7 +75,7 @@ def check_servers(store_url: str, broker_url: str) -> None:
         Misconfigured: the store's are not those that its address means.
     """
     store = BlockingStore(store_url, timeout_s=PATIENCE_S)
-    refuse_cluster(*store.topology.nodes, broker_url)
+    refuse_cluster(*(() if store.topology.by_slot else store.topology.nodes), broker_url)
     with contextlib.suppress(RedisError, OSError):
         store.check()
     store.close()

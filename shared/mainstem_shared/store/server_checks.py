@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,10 +15,11 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 
 from mainstem_shared import errors
-from mainstem_shared.store import failures
+from mainstem_shared.model.time import now_ms
+from mainstem_shared.store import failures, topologies
 from mainstem_shared.store.client import Store
 from mainstem_shared.store.connections import CONNECT_TIMEOUT_S
-from mainstem_shared.store.sentinel_addresses import is_sentinel
+from mainstem_shared.store.nodes import Node
 
 logger = logging.getLogger(__name__)
 
@@ -53,11 +53,11 @@ def report(found: list[Shortcoming], where: str) -> None:
         )
 
 
-def of_store(info: Mapping[str, Any]) -> list[Shortcoming]:
-    """Return what a store whose INFO this is cannot promise."""
+def of_store(info: Mapping[str, Any], *, in_cluster: bool = False) -> list[Shortcoming]:
+    """Return what a store whose INFO this is cannot promise; `in_cluster`: its address is a Cluster's."""
     evicted = "deletes parts of runs when memory is short."
     return [
-        *_cluster(info),
+        *([] if in_cluster else _cluster(info)),
         *_durability(info),
         *_eviction(info, evicted),
         *_memory(info),
@@ -77,7 +77,7 @@ def _cluster(info: Mapping[str, Any]) -> Iterator[Shortcoming]:
         yield Shortcoming(
             setting="cluster",
             consequence="a node of a Cluster: nothing can be started, and no worker or gateway starts.",
-            remedy="Use a single primary, or its Sentinels; see docs/scaling.md.",
+            remedy="A store may be one: write redis+cluster://. A broker cannot; see docs/scaling.md.",
             fatal=True,
         )
 
@@ -145,8 +145,7 @@ def of_clock(apart_s: float) -> list[Shortcoming]:
     return [
         Shortcoming(
             setting="clocks",
-            consequence=f"{apart_s:.1f} s apart from the server's, by which runs go: tokens of identity "
-            "providers expire early or late, and log lines do not line up.",
+            consequence=f"{apart_s:.1f} s apart from the server's: sweeps and expiries come early or late.",
             remedy="Run a time service (NTP) on all machines.",
             fatal=apart_s >= SKEWED_S,
         )
@@ -159,7 +158,7 @@ async def watch_start(store_url: str, broker_url: str) -> None:
 
 
 async def _report_on(url: str, where: str) -> None:
-    if not url.startswith(("redis://", "rediss://", "unix://")) and not is_sentinel(url):
+    if not topologies.is_ours(url):
         return  # other brokers have no such settings
     server = Store(url, patience_s=CONNECT_TIMEOUT_S)
     try:
@@ -178,16 +177,25 @@ async def _report_on(url: str, where: str) -> None:
 async def _patiently(server: Store, where: str) -> list[Shortcoming]:
     while True:
         try:
-            info: Mapping[str, Any] = await server.patiently(lambda: server.client.info("everything"))
-            if where == "broker":
-                return of_broker(info)
-            before = time.time()
-            seconds, micros = await server.patiently(server.client.time)
+            nodes = await server.patiently(server.nodes)
+            found = [await _of_node(server, node, where) for node in nodes]
         except errors.StoreUnavailable as error:
             cause = error.__cause__
             if isinstance(cause, RedisError) and failures.code_of(cause) == "NOPERM":
                 raise cause from None  # asking again gives no right to ask
             await asyncio.sleep(RETRY_S)
         else:
-            here_s = (before + time.time()) / 2  # this machine's clock, not what it has learnt
-            return [*of_store(info), *of_clock(abs(seconds + micros / 1e6 - here_s))]
+            return list(
+                {(broken.setting, broken.consequence): broken for node in found for broken in node}.values()
+            )
+
+
+async def _of_node(server: Store, node: Node, where: str) -> list[Shortcoming]:
+    info: Mapping[str, Any] = await server.patiently(lambda: node.client.info("everything"))
+    if where == "broker":
+        return of_broker(info)
+    before = now_ms()
+    seconds, micros = await server.patiently(node.client.time)
+    here_s = (before + now_ms()) / 2000
+    in_cluster = server.topology.by_slot
+    return [*of_store(info, in_cluster=in_cluster), *of_clock(abs(seconds + micros / 1e6 - here_s))]

@@ -22,7 +22,7 @@ from mainstem_shared import errors
 from mainstem_shared.model import jsontext
 from mainstem_shared.model.buckets import BUCKETS, SLOTS, TAGS
 from mainstem_shared.store import failures, keys
-from mainstem_shared.store.sentinel_addresses import redacted
+from mainstem_shared.store.sentinel_addresses import is_sentinel, redacted
 
 Look = Generator[tuple[str, tuple[Any, ...]], Any, None]
 """Questions to servers: yields address and command, is sent the reply, or has the failure thrown into it."""
@@ -90,6 +90,11 @@ class Topology(Protocol):
 def is_cluster(url: str) -> bool:
     """Tell whether an address is a Cluster's."""
     return url.partition("://")[0].lower() in CLUSTER_SCHEMES
+
+
+def is_ours(url: str) -> bool:
+    """Tell whether an address is one of Valkey's or Redis': brokers may be others."""
+    return url.startswith(("redis://", "rediss://", "unix://")) or is_sentinel(url) or is_cluster(url)
 
 
 def shards_of(url: str) -> list[str]:

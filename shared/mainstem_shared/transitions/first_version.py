@@ -13,6 +13,8 @@ from mainstem_shared.store.client import Store
 
 async def recognise(store: Store, run_id: str) -> bool:
     """Look where a run is that was not found; True if it is elsewhere than was thought: look again."""
+    if store.topology.only is None:
+        return False  # version 1 knew one server
     tag, _ = ids.split(run_id)
     is_old = await store.command("ZSCORE", keys.FIRST_INDEXES.recent, run_id) is not None
     if is_old == (tag in keys.FIRST_VERSION):

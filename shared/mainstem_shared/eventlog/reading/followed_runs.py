@@ -24,6 +24,8 @@ from mainstem_shared.store.client import Store
 class LogReader(Protocol):
     """What reads a followed run's log (`tail_connections.TailConnection`)."""
 
+    url: str
+
     def remove(self, followed: FollowedRun) -> None: ...
 
 

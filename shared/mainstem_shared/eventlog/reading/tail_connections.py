@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
 from mainstem_shared import errors, transitions
@@ -54,8 +55,12 @@ class _Keys(NamedTuple):
 class TailConnection:
     """One connection and its followed runs. `run` is its task; everything else is synchronous."""
 
-    def __init__(self, url: str, wake_key: str) -> None:
+    def __init__(
+        self, url: str, wake_key: str, *, on_lost: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        """`on_lost` is awaited when the server does not answer: its slots may be another server's."""
         self.url = url
+        self._on_lost = on_lost
         self.wake_key = wake_key
         self.followed_runs: dict[bytes, FollowedRun] = {}
         self.blocked = False
@@ -122,12 +127,14 @@ class TailConnection:
         if now - self._away_since > subscriptions.PATIENCE_S:
             for followed in list(self.followed_runs.values()):
                 followed.fail(errors.StoreUnavailable())
+        if self._on_lost is not None:
+            await self._on_lost()
         await asyncio.sleep(self._delay * random.uniform(0.5, 1.5))
         self._delay = min(2 * self._delay, LONGEST_DELAY_S)
 
     async def _read_on(self, connection: RawConnection) -> None:
         load = raw_connections.pack(b"SCRIPT", b"LOAD", transitions.PAGE.source.encode())
-        await _ask(connection, load, replies=1, timeout_s=SLACK_S)
+        await ask(connection, load, replies=1, timeout_s=SLACK_S)
         # A new connection may lead to a server that restarted with a shorter log: look at every run.
         await self._look(connection, list(self.followed_runs.values()))
         self._away_since, self._delay = None, FIRST_DELAY_S
@@ -152,7 +159,7 @@ class TailConnection:
         ]
         self._reading, self.blocked = True, False
         try:
-            [reply] = await _ask(connection, b"".join(parts), replies=1, timeout_s=BLOCK_MS / 1000 + SLACK_S)
+            [reply] = await ask(connection, b"".join(parts), replies=1, timeout_s=BLOCK_MS / 1000 + SLACK_S)
         finally:
             self._reading = self.blocked = False
         self.reads += 1
@@ -193,13 +200,23 @@ class TailConnection:
         if not followed_runs:
             return
         commands = b"".join(followed.peek_command for followed in followed_runs)
-        replies = await _ask(connection, commands, replies=len(followed_runs), timeout_s=SLACK_S)
+        replies = await ask(connection, commands, replies=len(followed_runs), timeout_s=SLACK_S)
         for followed, reply in zip(followed_runs, replies, strict=True):
             followed.peeked(transitions.peeked(reply))
 
 
-async def _ask(connection: RawConnection, packed: bytes, *, replies: int, timeout_s: float) -> list[Reply]:
-    """Send packed commands and wait for their replies; a refusal or silence counts as a lost connection."""
+async def ask(
+    connection: RawConnection,
+    packed: bytes,
+    *,
+    replies: int,
+    timeout_s: float,
+    allow: Callable[[str], bool] = lambda _: False,
+) -> list[Reply]:
+    """Send packed commands and wait for their replies.
+
+    Silence counts as a lost connection, and so does a refusal, unless the caller allows it.
+    """
     answered: asyncio.Future[list[Reply]] = asyncio.get_running_loop().create_future()
 
     def on_reply(received: list[Reply]) -> None:
@@ -212,6 +229,6 @@ async def _ask(connection: RawConnection, packed: bytes, *, replies: int, timeou
     if not received:
         raise ConnectionLost("connection lost before the reply")
     for reply in received:
-        if isinstance(reply, Exception):
+        if isinstance(reply, Exception) and not allow(str(reply)):
             raise ConnectionLost(str(reply)) from reply
     return received

@@ -22,12 +22,15 @@ from mainstem_shared import errors
 from mainstem_shared.eventlog.reading.followed_runs import FollowedRun
 from mainstem_shared.eventlog.reading.subscriptions import End, Subscription
 from mainstem_shared.eventlog.reading.tail_connections import TailConnection
+from mainstem_shared.eventlog.reading.woken_tails import WokenTail
 from mainstem_shared.model import cursors
 from mainstem_shared.model.cursors import Cursor
-from mainstem_shared.store import keys
+from mainstem_shared.store import keys, topologies
 from mainstem_shared.store.client import Store
 from mainstem_shared.store.failures import RedisError
 
+SEEK_S: Final = 0.05
+"""Pause before slots are looked for: many runs of a node that is gone are looked for at once."""
 WAKE_TTL_MS: Final = 10_000
 """Outlives the blocked read that it interrupts, and not much more."""
 
@@ -43,6 +46,8 @@ class Tailer:
         self._made = 0
         self._closed = False
         self._past_reads = self._past_events = 0
+        self._seeking: asyncio.Task[None] | None = None
+        store.topology.changed.append(self._slots_changed)
 
     async def __aenter__(self) -> Self:
         return self
@@ -108,16 +113,48 @@ class Tailer:
                 self._followed.pop(run_id, None)
                 self.unfollow(followed)
 
-    async def follow(self, followed: FollowedRun) -> None:
-        """Give a run to a tail connection, and interrupt its blocking read so that it learns of it."""
+    def _give(self, followed: FollowedRun) -> TailConnection:
         url = self.store.topology.node_of(followed.key)
         free = (it for it in self._connections if it.has_room and it.url == url)
         connection = next(free, None) or self._open_connection(url)
         followed.connection = connection
         connection.add(followed)
+        return connection
+
+    async def follow(self, followed: FollowedRun) -> None:
+        """Give a run to a tail connection, and interrupt its blocking read so that it learns of it."""
+        connection = self._give(followed)
         if connection.blocked:
             connection.blocked = False
             await self._wake(connection)
+
+    def _slots_changed(self) -> None:
+        """Have runs read where they are now; each goes on at its cursor."""
+        for followed in list(self._followed.values()):
+            reader = followed.connection
+            if reader is not None and reader.url != self._url_of(followed, reader.url):
+                self.unfollow(followed)
+                self._give(followed)
+
+    def _url_of(self, followed: FollowedRun, otherwise: str) -> str:
+        try:
+            return self.store.topology.node_of(followed.key)
+        except topologies.Unlearned:
+            return otherwise  # asked again when somebody knows
+
+    async def _seek(self) -> None:
+        """Look where slots are now, soon and once for all who ask."""
+        if self._seeking is None:
+            self._seeking = asyncio.create_task(self._refresh(), name="tailer-refresh")
+        await asyncio.shield(self._seeking)
+
+    async def _refresh(self) -> None:
+        try:
+            await asyncio.sleep(SEEK_S)
+            with contextlib.suppress(RedisError, OSError):
+                await self.store.refresh()
+        finally:
+            self._seeking = None
 
     def unfollow(self, followed: FollowedRun) -> None:
         """Take a run from its tail connection: nobody follows it any more, or nothing more will come."""
@@ -133,7 +170,12 @@ class Tailer:
 
     def _open_connection(self, url: str) -> TailConnection:
         self._made += 1
-        connection = TailConnection(url, keys.wake(f"{self._name}.{self._made}"))
+        wake_key = keys.wake(f"{self._name}.{self._made}")
+        connection = (
+            WokenTail(url, wake_key, on_lost=self._seek)
+            if self.store.topology.by_slot
+            else TailConnection(url, wake_key)
+        )
         task = asyncio.create_task(connection.run(), name="tail-connection")
         self._connections[connection] = task
         task.add_done_callback(lambda _: self._retire(connection))
@@ -153,7 +195,11 @@ class Tailer:
     async def close(self) -> None:
         """Drain, and close all connections."""
         self.drain()
+        with contextlib.suppress(ValueError):
+            self.store.topology.changed.remove(self._slots_changed)
         pending = set(self._connections.values())
+        if self._seeking is not None:
+            pending.add(self._seeking)
         while pending:  # Python 3.11's wait_for, which redis-py connects with, can swallow a cancellation
             for task in pending:
                 task.cancel()

@@ -26,7 +26,7 @@ from mainstem_shared.model import ids, jsontext
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.snapshot_pacing import Patch
 from mainstem_shared.settings import Settings
-from mainstem_shared.store import raw_connections
+from mainstem_shared.store import keys, raw_connections
 from mainstem_shared.store.client import FIRST_DELAY_S, LONGEST_DELAY_S, Store
 from mainstem_shared.store.failures import RedisError
 
@@ -64,7 +64,9 @@ class NodeWriter:
     def __init__(self, url: str, surroundings: Surroundings) -> None:
         self.url = url
         self._around = surroundings
-        self._channels: dict[Channel, None] = {}
+        self._channels: dict[Channel, bytes] = {}
+        self._announces = surroundings.store.topology.by_slot
+        """Whether followers are woken: nobody can wait for logs of several slots."""
         self._dirty: dict[Channel, None] = {}
         self._timer: asyncio.Handle | None = None
         self._connection: raw_connections.RawConnection | None = None
@@ -126,7 +128,8 @@ class NodeWriter:
 
     def take(self, channel: Channel) -> None:
         """Carry a channel from now on."""
-        self._channels[channel] = None
+        wake = keys.appended(channel.control.run_id) if self._announces else b""
+        self._channels[channel] = raw_connections.pack(b"SPUBLISH", wake, b"") if wake else b""
         channel.writer = self
 
     def give_up(self) -> None:
@@ -163,16 +166,26 @@ class NodeWriter:
             if group is not None:
                 packed.append(group.packed)
                 self._connection.expect(channel.replied, replies=group.replies)
+        groups = len(packed)
         if packed:
+            if self._announces:
+                self._announce(batch, packed)
             data = b"".join(packed)
             self._connection.write(data)
-            self.groups_sent += len(packed)
+            self.groups_sent += groups
             self.bytes_sent += len(data)
-        self._around.pace.measure(len(packed))
+        self._around.pace.measure(groups)
         if self._dirty:
             self._timer = (
                 self._schedule() if len(batch) < BATCH else asyncio.get_running_loop().call_soon(self._send)
             )
+
+    def _announce(self, batch: list[Channel], packed: list[bytes]) -> None:
+        """Wake the followers of the buckets of a batch, once each, after its groups."""
+        wakes = {wake for channel in batch if (wake := self._channels.get(channel))}
+        packed += wakes
+        assert self._connection is not None
+        self._connection.expect(_ignore, replies=len(wakes))
 
     @staticmethod
     def _group_of(channel: Channel) -> Group | None:
@@ -365,3 +378,7 @@ class NodeWriter:
     def forget(self, channel: Channel) -> None:
         self._channels.pop(channel, None)
         self._dirty.pop(channel, None)
+
+
+def _ignore(replies: list[raw_connections.Reply]) -> None:
+    """Take replies that nobody needs: followers that were not woken look by themselves."""

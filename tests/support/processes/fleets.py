@@ -1,0 +1,139 @@
+"""Stores of several servers, as real processes: static shards, and Clusters with replicas; killed, moved, promoted."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from mainstem_shared.store import topologies
+from support.processes.servers import ValkeyProcess, free_port
+from support.waiting import wait_until
+
+SLOTS = 16384
+NODE_TIMEOUT_MS = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """A store of several servers. `primaries` as they began."""
+
+    primaries: tuple[ValkeyProcess, ...]
+    replicas: tuple[ValkeyProcess, ...] = ()
+    is_cluster: bool = False
+
+    def url(self, db: int = 0) -> str:
+        """The store's address."""
+        if self.is_cluster:
+            return f"redis+cluster://127.0.0.1:{self.primaries[0].port}/{db}"
+        return ",".join(server.url(db) for server in self.primaries)
+
+    @property
+    def servers(self) -> tuple[ValkeyProcess, ...]:
+        return (*self.primaries, *self.replicas)
+
+    def clear(self) -> None:
+        """Delete all keys but the shards' marks."""
+        for server in self.servers:
+            with server.client() as client, contextlib.suppress(redis.exceptions.ReadOnlyError):
+                client.flushall()
+
+    def move_slot(self, slot: int, target: ValkeyProcess) -> None:
+        """Move a slot key by key, as `valkey-cli --cluster reshard` does."""
+        source = self._owner_of(slot)
+        ids = {server: _id_of(server) for server in (source, target)}
+        with source.client() as here, target.client() as there:
+            there.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source])
+            here.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target])
+            while keys := here.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 10):
+                here.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+            there.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
+            here.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
+
+    def _owner_of(self, slot: int) -> ValkeyProcess:
+        with self.primaries[0].client() as client:
+            ranges: Any = client.execute_command("CLUSTER", "SLOTS")
+        port = next(primary[1] for first, last, primary, *_ in ranges if first <= slot <= last)
+        return next(server for server in self.servers if server.port == port)
+
+    def wait_for_primary(self, server: ValkeyProcess) -> None:
+        """Wait until a replica was promoted."""
+
+        def is_primary() -> bool:
+            with server.client() as client:
+                return client.info("replication")["role"] == "master"
+
+        wait_until(is_primary, description="a replica to be promoted", timeout_s=30)
+
+
+def _id_of(server: ValkeyProcess) -> str:
+    with server.client() as client:
+        return client.execute_command("CLUSTER", "MYID")
+
+
+@contextmanager
+def shards(directory: Path, *, count: int = 3) -> Iterator[Fleet]:
+    """Static shards: servers that know nothing of each other."""
+    with contextlib.ExitStack() as stack:
+        yield Fleet(
+            primaries=tuple(stack.enter_context(ValkeyProcess(directory / f"shard{n}")) for n in range(count))
+        )
+
+
+@contextmanager
+def cluster(directory: Path, *, count: int = 3, with_replicas: bool = False) -> Iterator[Fleet]:
+    """A Cluster of primaries, each with its share of the slots, and each with a replica if wanted."""
+    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS))
+    with contextlib.ExitStack() as stack:
+        # Not the default, 10,000 above the other one: many a free port has none there.
+        buses = [free_port() for _ in range(count * (2 if with_replicas else 1))]
+        servers = [
+            stack.enter_context(ValkeyProcess(directory / f"node{n}", *options, "--cluster-port", str(bus)))
+            for n, bus in enumerate(buses)
+        ]
+        clients = [stack.enter_context(server.client()) for server in servers]
+        for n, client in enumerate(clients):
+            client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", n + 1)
+            if n < count:
+                first, last = n * SLOTS // count, (n + 1) * SLOTS // count - 1
+                client.execute_command("CLUSTER", "ADDSLOTSRANGE", first, last)
+        for server, bus in list(zip(servers, buses, strict=True))[1:]:
+            clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", server.port, bus)
+        primaries, replicas = servers[:count], servers[count:]
+        for replica, primary in zip(clients[count:], clients, strict=False):
+            _replicate(replica, primary)
+        for client in clients:
+            wait_until(lambda c=client: _is_whole(c, len(servers)), description="the Cluster", timeout_s=40)
+        yield Fleet(primaries=tuple(primaries), replicas=tuple(replicas), is_cluster=True)
+
+
+def _replicate(replica: Any, primary: Any) -> None:
+    name = primary.execute_command("CLUSTER", "MYID")
+
+    def done() -> bool:
+        with contextlib.suppress(redis.ResponseError):  # it does not know the other one yet
+            replica.execute_command("CLUSTER", "REPLICATE", name)
+            return True
+        return False
+
+    wait_until(done, description="a replica to know its primary", timeout_s=20)
+    wait_until(
+        lambda: replica.info("replication").get("master_link_status") == "up",
+        description="a replica to have its primary's data",
+        timeout_s=20,
+    )
+
+
+def _is_whole(client: Any, count: int) -> bool:
+    told = client.execute_command("CLUSTER", "INFO")
+    info = (
+        told
+        if isinstance(told, dict)
+        else dict(line.split(":", 1) for line in told.splitlines() if ":" in line)
+    )
+    return info["cluster_state"] == "ok" and int(info["cluster_known_nodes"]) == count
