@@ -222,7 +222,14 @@ def test_one_outcome_and_everybody_is_told_the_truth(
 
         runner.run(compete(one, kinds, choose, seen))
 
+    async def expire() -> None:  # an outcome that few draws lead to
+        one = Race(store, "fail")
+        for module in (resuming, approvals):
+            monkeypatch.setattr(module, "now_ms", one.now)
+        await compete(one, ["time", "expire"], lambda names: names[0], seen)
+
     try:
+        runner.run(expire())
         race()
     finally:
         runner.run(closed(store))
