@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run demo test check docs budgets hooks coverage bench bench-quick bench-full draining plots chaos fuzz-providers rabbitmq celery-tests prove guards mutants soak lock clean
+.PHONY: help run demo test check docs budgets hooks coverage npm bench bench-quick bench-full draining plots chaos fuzz-providers rabbitmq frameworks celery-tests prove guards mutants soak lock clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -80,6 +80,9 @@ frameworks: $(VENV)/.test ## frameworks of PyPI (openai-agents, langchain-openai
 	@test -x .venv-frameworks/bin/python || $(PYTHON) -m venv .venv-frameworks
 	@.venv-frameworks/bin/pip install --quiet --requirement requirements/frameworks.txt
 	@exec env MAINSTEM_FRAMEWORKS=$(CURDIR)/.venv-frameworks/bin/python $(BIN)/pytest tests/acceptance/clients/test_frameworks.py $(ARGS)
+
+npm: $(VENV)/.run ## build and pack the TypeScript client into dist/; needs Node >= 20 with npm
+	@api/typescript/pack $(BIN)/python dist
 
 celery-tests: $(VENV)/.test ## Celery's own tests, from its source distribution, on our pool
 	@exec env PYTHONPATH=tests $(BIN)/python tests/upstream/run.py $(ARGS)

@@ -45,6 +45,7 @@ ROOT_PAGES = {
     "CONTRIBUTING.md": "project/contributing.md",
     "CODE_OF_CONDUCT.md": "project/code-of-conduct.md",
     "SECURITY.md": "project/security.md",
+    "api/typescript/README.md": "typescript.md",
 }
 LINK = re.compile(r"\[(?P<text>[^\[\]]*)\]\((?P<target>[^)#\s:]+)(?P<anchor>#[^)\s]*)?\)")
 HTML_LINK = re.compile(r'\b(?P<name>src|srcset|href)="(?P<target>[^"#:]+)"')
@@ -63,7 +64,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Let links that lead out of docs/ lead to the page made of their target, or nowhere."""
     del config
     path = page.file.src_uri
-    home = "" if path in ROOT_PAGES.values() else posixpath.join("docs", posixpath.dirname(path))
+    origin = next((name for name, made in ROOT_PAGES.items() if made == path), posixpath.join("docs", path))
+    home = posixpath.dirname(origin)
 
     def place(target: str) -> str | None:
         return _place(posixpath.normpath(posixpath.join(home, target)), path, files)
