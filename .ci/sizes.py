@@ -41,12 +41,17 @@ def main() -> int:
     return 1 if complaints else 0
 
 
+MADE = {"node_modules", "dist", "openapi.ts"}
+"""Folders and files of what is installed or built."""
+
+
 def source_files() -> list[Path]:
     return sorted(
         path
         for root in ROOTS
-        for pattern in ("*.py", "*.lua", "*.js", "*.css", "*.html")
+        for pattern in ("*.py", "*.lua", "*.js", "*.ts", "*.css", "*.html")
         for path in Path(root).rglob(pattern)
+        if not MADE & set(path.parts)
     )
 
 
