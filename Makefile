@@ -70,6 +70,9 @@ chaos: $(VENV)/.test ## kill, freeze and cut everything under load, over and ove
 budgets: $(VENV)/.test ## 1,000 runs at once under one budget while their workers are killed: nothing is overspent
 	@exec env MAINSTEM_SPENDERS=1000 MAINSTEM_SPENDERS_KILLS=6 $(BIN)/pytest -s --timeout=900 tests/acceptance/engines/test_budgets.py $(ARGS)
 
+effects: $(VENV)/.test ## 10,000 side effects while their workers are killed: executed = intended
+	@exec env MAINSTEM_EFFECTS=10000 $(BIN)/pytest -s --timeout=1800 tests/acceptance/engines/test_effects.py $(ARGS)
+
 fuzz-providers: $(VENV)/.test ## 200,000 streams of providers, whole, split and cut: the same message or an honest failure
 	@exec env MAINSTEM_FUZZ_STREAMS=200000 $(BIN)/pytest -s --timeout=0 tests/unit/test_provider_streams.py -k one_message $(ARGS)
 

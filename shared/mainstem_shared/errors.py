@@ -35,7 +35,9 @@ MainstemError
 │   ├── BlobTooLarge          blob_too_large
 │   ├── CheckpointTooLarge    checkpoint_too_large
 │   ├── MemoryTooLarge        memory_too_large
+│   ├── EffectsFull           effects_full
 │   └── ContentTooLarge       content_too_large
+├── EffectUnknown             effect_unknown
 ├── ProviderError             provider_error
 ├── Fenced                    fenced
 ├── ChannelClosed             channel_closed
@@ -66,6 +68,8 @@ __all__ = [
     "ContentTooLarge",
     "DecisionConflict",
     "DecisionNotAllowed",
+    "EffectUnknown",
+    "EffectsFull",
     "EngineLimit",
     "EventTooLarge",
     "Fenced",
@@ -373,11 +377,25 @@ class MemoryTooLarge(EngineLimit):
     )
 
 
+class EffectsFull(EngineLimit):
+    """A run has as many effects as it may."""
+
+    code = "effects_full"
+    message = "The run has {limit} effects already; do several things in one, or start another run."
+
+
 class ContentTooLarge(EngineLimit):
     """The run's whole content is larger than a run may hold."""
 
     code = "content_too_large"
     message = "The run's content is over {limit} bytes."
+
+
+class EffectUnknown(MainstemError):
+    """A worker was lost during an effect, and the engine wants to hear of that."""
+
+    code = "effect_unknown"
+    message = "Nobody knows whether effect {key!r} happened: a worker was lost while it was under way."
 
 
 class ProviderError(MainstemError):

@@ -108,6 +108,9 @@ class Settings(BaseSettings):
     memory_max_keys: Annotated[int, Field(ge=1, le=3000)] = 1000
     """The most keys that it may have there; one commit changes no more, and a script takes so many."""
 
+    blocking_threads: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Threads of a worker for what blocks (`asyncio.to_thread`, plain tools of frameworks); others wait."""
+
     # Files
     blob_url: str | None = None
     """Where files and large results lie: `file:///path`, shared by all processes. None: in `data_dir`."""

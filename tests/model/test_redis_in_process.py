@@ -33,6 +33,7 @@ TYPES: dict[str, list[st.SearchStrategy[tuple[str, ...]]]] = {
         st.tuples(st.just("HINCRBY"), KEYS, WORDS, NUMBERS),
         st.tuples(st.just("HEXISTS"), KEYS, WORDS),
         st.tuples(st.just("HKEYS"), KEYS),
+        st.tuples(st.just("HLEN"), KEYS),
     ],
     "list": [
         st.tuples(st.just("LPUSH"), KEYS, WORDS),

@@ -13,6 +13,7 @@ import functools
 import itertools
 import logging
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -111,6 +112,9 @@ class Housekeeping:
     async def start(self) -> None:
         """Take the lease, connect, and start the loops. An unavailable store delays runs, not the start."""
         here = self.runtime
+        # asyncio's own has a few threads more than cores, which one run's blocking tools would fill.
+        threads = ThreadPoolExecutor(here.settings.blocking_threads, "mainstem-blocking")
+        here.loop.set_default_executor(threads)
         registry.load_modules(here.settings.engines)
         await asyncio.to_thread(here.lease.start)
         with contextlib.suppress(errors.StoreUnavailable):

@@ -360,6 +360,7 @@ WITHOUT_PROTOCOL: Final = {
     "inbox": "the owner's: it changes neither what is to be done nor by whom",
     "describe": "changes what people say about a run, nothing about its life",
     "published": "notes that a notification went out",
+    "effect": "the owner's: it changes neither what is to be done nor by whom",
     "erase": "removes what engines keep on a thread that has no run any more",
     "compact": "gives back memory of a run that is over",
     "release": "lets go of a run that is over, once the archive has it",

@@ -47,6 +47,7 @@ class RunKeys(NamedTuple):
     """Where a verb writes a log anew before it replaces it: there only while the verb runs."""
     snapshot: str
     checkpoint: str
+    effects: str
     thread: str
     thread_runs: str
     thread_queue: str
@@ -123,6 +124,7 @@ def run(run_id: str) -> RunKeys:
         spare=f"{own}:spare",
         snapshot=f"{own}:snapshot",
         checkpoint=f"{own}:checkpoint",
+        effects=f"{own}:effects",
         thread=f"{thread}:thread",
         thread_runs=f"{thread}:runs",
         thread_queue=f"{thread}:queue",

@@ -26,6 +26,7 @@ from mainstem_shared.transitions.archived import find, find_fields, find_many, f
 from mainstem_shared.transitions.descriptions import DESCRIBE, describe
 from mainstem_shared.transitions.due import TAKE_DUE, take_due, take_due_of
 from mainstem_shared.transitions.dumps import DUMP, dump
+from mainstem_shared.transitions.effects import EFFECT, EFFECTS_LIMIT, effect
 from mainstem_shared.transitions.inputs import (
     INBOX,
     INPUTS_LIMIT,
@@ -121,6 +122,8 @@ __all__ = [
     "COMPACT",
     "DESCRIBE",
     "DUMP",
+    "EFFECT",
+    "EFFECTS_LIMIT",
     "ERASE",
     "FINISH",
     "FORGET",
@@ -191,6 +194,7 @@ __all__ = [
     "describe",
     "dump",
     "dump_many",
+    "effect",
     "erase",
     "find",
     "find_fields",

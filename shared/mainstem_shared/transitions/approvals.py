@@ -114,7 +114,7 @@ async def pause(
         PAUSE,
         [
             k.record, k.log, k.snapshot, k.checkpoint, k.thread, k.thread_runs, k.thread_queue, k.spare,
-            k.active, keys.memory(control.run_id, memory),
+            k.active, keys.memory(control.run_id, memory), k.effects,
         ],
         [
             now, nonce, control.epoch, control.owner, str(top), action.action_id, action.model_dump_json(),
@@ -172,7 +172,7 @@ async def resolve(
     k, now = keys.run(run_id), now_ms()
     reply = await store.verb(
         RESOLVE,
-        [k.record, k.log, k.snapshot, k.checkpoint, k.active],
+        [k.record, k.log, k.snapshot, k.checkpoint, k.active, k.effects],
         [
             now, nonce, action_id, fingerprint, digest, jsontext.dumps(decisions), kind.value,
             jsontext.dumps(body), live_ttl_ms, int(kind is Type.APPROVAL_EXPIRED), run_id,

@@ -330,7 +330,7 @@ async def finish(
         FINISH,
         [
             k.record, k.log, k.snapshot, k.checkpoint, k.thread, k.thread_queue, k.thread_runs, k.active,
-            k.compact, keys.memory(control.run_id, memory),
+            k.compact, keys.memory(control.run_id, memory), k.effects,
         ],
         [
             now, nonce, control.run_id, control.epoch, control.owner, str(top), reason.status.value,

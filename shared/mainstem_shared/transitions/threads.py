@@ -71,7 +71,7 @@ async def forget(store: Store, run_id: str, *, keep_memory: bool = False) -> boo
         FORGET,
         [
             k.record, k.log, k.snapshot, k.checkpoint, k.thread, k.thread_runs, k.thread_queue, k.active,
-            k.recent, k.compact,
+            k.recent, k.compact, k.effects,
         ],
         [run_id, int(keep_memory)],
     )  # fmt: skip

@@ -54,6 +54,11 @@ PAUSED: Final = "paused"
 """What `execute` returns for a run that waits for a human now."""
 HANDED_OVER: Final = "handed over"
 """What it returns for a run that goes on elsewhere."""
+_LONGEST: Final = "start it with a greater max_duration_s, or raise MAINSTEM_MAX_RUN_S."
+_SOFT: Final = "Its Celery task was over its time limit: raise task_soft_time_limit and task_time_limit."
+_SILENT: Final = (
+    "raise MAINSTEM_IDLE_TIMEOUT_S, or work in `run.step`, `run.busy`, or between a tool's call and result."
+)
 ABORTED_BEFORE: Final = "aborted before"
 """What it returns for a run that was aborted while no worker heard of it."""
 
@@ -138,6 +143,7 @@ class Segment:
         self._channel: Channel | None = None
         self._run: context.RunContext[Any] | None = None
         self._checkpointed = False
+        self._limit = _SOFT
         self._addressed = addressed or claimed.inputs > 0
         self._metrics = SegmentMetrics(claimed)
         # From here on a steady clock: a step of the wall clock must not end a run that is healthy.
@@ -176,9 +182,14 @@ class Segment:
         self._metrics.watch(channel)
         if self.cause is not None:
             return
-        over = self._spent_s + clocks.now() - self._begun > self._claimed.spec.max_duration_s
+        longest_s = self._claimed.spec.max_duration_s
+        over = self._spent_s + clocks.now() - self._begun > longest_s
         silent = time.monotonic() - channel.last_emit > settings.idle_timeout_s and channel.idle
-        if over or silent:
+        if over:
+            self._limit = f"It ran for more than {longest_s:g} s: {_LONGEST}"
+            self.stop(StopCause.TIMED_OUT)
+        elif silent and not (self._run is not None and self._run.working):
+            self._limit = f"It emitted nothing for more than {settings.idle_timeout_s:g} s: {_SILENT}"
             self.stop(StopCause.TIMED_OUT)
 
     def silence_s(self) -> float:
@@ -254,6 +265,7 @@ class Segment:
             history=histories.of(self._runtime, spec),
             files=self._runtime.operations.files,
             purse=self._purse,
+            note_effect=functools.partial(self._note_effect, channel),
         )
         try:
             await engine.execute(run)
@@ -276,6 +288,19 @@ class Segment:
             raise errors.Fenced(run_id=self.run_id)
         self._checkpointed = True
         return saved
+
+    async def _note_effect(self, channel: Channel, key: str, entry: bytes, replace: bool) -> bytes | None:  # noqa: FBT001
+        """Make an entry about an effect durable, as the owner of the run."""
+        await channel.flush()  # what was said before it is there, and `control` is what the store has
+        return await transitions.effect(
+            self._runtime.store,
+            channel.control,
+            key=key,
+            entry=entry,
+            replace=replace,
+            live_ttl_ms=self._runtime.settings.live_ttl_ms,
+            patience_s=STORE_PATIENCE_S,
+        )
 
     async def _watch(self, engine: asyncio.Task[None]) -> bool:
         """Wait for the engine's end; returns whether the pool delivered a cancel meanwhile."""
@@ -415,9 +440,7 @@ class Segment:
             case StopCause.SHUTDOWN | StopCause.SUSPENDED:
                 return Verdict(reason=Reason.SHUTDOWN)
             case StopCause.TIMED_OUT:
-                return verdicts.failed(
-                    Reason.TIMED_OUT, "The engine was over its time, or silent for too long."
-                )
+                return verdicts.failed(Reason.TIMED_OUT, f"The engine was stopped. {self._limit}")
             case _:
                 return verdicts.of_engine(engine, self._runtime.settings, log=logger)
 

@@ -18,8 +18,9 @@ from mainstem_shared.model.interrupts import Item
 from mainstem_shared.model.memories import Changes
 from mainstem_shared.model.messages import Message
 from mainstem_shared.settings import Settings
-from mainstem_tasks.sdk import pauses
+from mainstem_tasks.sdk import effects, pauses
 from mainstem_tasks.sdk.channel import Channel
+from mainstem_tasks.sdk.effects import Effects, NoteEffect, OnUnknown
 from mainstem_tasks.sdk.emitter import Emitter
 from mainstem_tasks.sdk.inboxes import Inbox
 from mainstem_tasks.sdk.memory import Memory
@@ -66,6 +67,7 @@ class RunContext(RunView[InputT], Emitter, Generic[InputT]):
         history: ReadHistory | None = None,
         files: Files | None = None,
         purse: Purse | None = None,
+        note_effect: NoteEffect | None = None,
     ) -> None:
         RunView.__init__(  # pyright: ignore[reportUnknownMemberType]
             self,
@@ -92,6 +94,14 @@ class RunContext(RunView[InputT], Emitter, Generic[InputT]):
         back to them when the run ends."""
         self.pause: Pause | None = None
         """What the engine asked a human for, once it has."""
+        self.effects: Final[Effects] = Effects(
+            note_effect or effects.forgetting(),
+            run_id=run_id,
+            files=files,
+            decisions=self.decisions,
+            ask=lambda item: self.interrupt([item]),
+        )
+        """What `effect` is made of."""
         self._save = save
         self._saving = asyncio.Lock()
         self._history = history
@@ -129,6 +139,29 @@ class RunContext(RunView[InputT], Emitter, Generic[InputT]):
             changes = self.memory.changes()
             if await self._save(checked, await self._channel.flush(), changes):
                 self.memory.committed(changes)
+
+    async def effect(
+        self, key: str, perform: Callable[[str], Any], *, on_unknown: OnUnknown = "retry"
+    ) -> Any:
+        """Perform a side effect once in the run's life; return its result, now and on every re-entry.
+
+        `perform` gets an idempotency key, the same whenever it is called for this effect, and returns what
+        JSON can hold; a plain `def` runs in a thread. If it raises, or its worker is lost meanwhile, nobody
+        knows whether the effect happened. Whoever asks next then does as `on_unknown` says: `retry` performs
+        it again, with the same idempotency key; `ask` pauses once for a human who knows; `fail` raises.
+
+        Raises:
+            EffectUnknown: nobody knows whether it happened, and that is not to be found out by a retry.
+            EffectsFull: the run has 10,000 already.
+            ValueError: the key is empty or over 256 bytes, or the result is no JSON.
+        """
+        with self.busy():
+            async with self.effects.alone(key):
+                known = await self.effects.begin(key, on_unknown=on_unknown)
+                if known.done:
+                    return known.result
+                result = await effects.perform(perform, self.idempotency_key(key))
+                return await self.effects.end(key, result)
 
     # -- asking humans
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping
 from typing import Any, Final
 
 from typing_extensions import Unpack
 
 from mainstem_shared import errors
 from mainstem_shared.blobs.files import Files
-from mainstem_shared.model import contents, events, ids, jsontext, messages, transcripts
+from mainstem_shared.model import contents, digests, events, ids, jsontext, messages, transcripts
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import ms_of
@@ -26,6 +26,8 @@ from mainstem_tasks.sdk.provider_calls import ProviderCall, ProviderCalls, Used
 
 RESULT_LIMIT: Final = events.EVENT_LIMIT - 4096
 """A larger result of a tool goes to a file beside the run; its event holds the rest."""
+CALL_ID_LIMIT: Final = 120
+"""Characters of a tool call's id; a longer one of a provider is replaced by its digest."""
 _SHOWN_OF_RESULT: Final = 2000  # characters of such a result that readers see at once
 
 _MESSAGE: Final = Type.MESSAGE_DELTA  # looking a member up costs as much as a step of a token's way
@@ -55,6 +57,8 @@ class Emitter:
         open_calls = frozenset(fold.open_calls)
         self._open = {s["step_id"]: ms_of(s["started_at"]) for s in fold.steps if s["step_id"] in open_calls}
         self._answered = set(fold.calls) - open_calls
+        self._call_ids = set(fold.calls)
+        self._working: set[str] = set()
 
     # -- text
 
@@ -145,6 +149,7 @@ class Emitter:
             ValueError: the call has its result already; each call needs an id of its own.
         """
         await self._call_started(call_id, name, dict(arguments))
+        self._working.add(call_id)
         await self._channel.flush()
 
     async def tool_call_start(self, call_id: str, name: str) -> None:
@@ -176,8 +181,37 @@ class Emitter:
         state = "failed" if failed else "completed"
         self._channel.emit(Type.STEP_COMPLETED, _completed(call_id, state, result))
         del self._open[call_id]
+        self._working.discard(call_id)
         self._answered.add(call_id)
         await self._emitted()
+
+    def call_id(self, raw: str) -> str:
+        """Return an id for a new tool call that no other call of the run has: the raw one, if it is free.
+
+        Some providers number the calls of each answer anew, some give none at all.
+        """
+        wanted = raw if len(raw) <= CALL_ID_LIMIT else f"call_{digests.hex_digest(raw.encode())}"
+        found, number = wanted or f"call_{ids.token()}", 1
+        while found in self._call_ids:
+            number += 1
+            found = f"{wanted}_{number}"
+        self._call_ids.add(found)
+        return found
+
+    @property
+    def working(self) -> bool:
+        """Whether a tool or a step is under way: its silence is not the engine's."""
+        return bool(self._working)
+
+    @contextlib.contextmanager
+    def busy(self) -> Generator[None]:
+        """Count as at work while the block runs, however long it emits nothing."""
+        block = ids.token()
+        self._working.add(block)
+        try:
+            yield
+        finally:
+            self._working.discard(block)
 
     async def _in_bounds(self, result: Any) -> Any:
         """Return a result, or for one that no event can hold where it lies, and how it begins."""
@@ -196,6 +230,7 @@ class Emitter:
             {"step_id": call_id, "kind": "tool_call", "name": name, "arguments": arguments, "at": at},
         )
         self._open[call_id] = at
+        self._call_ids.add(call_id)
         await self._emitted()
 
     def _require_open(self, call_id: str) -> None:
@@ -211,7 +246,8 @@ class Emitter:
             Type.STEP_STARTED, {"step_id": step_id, "kind": "step", "name": name, "at": now_ms()}
         )
         try:
-            yield step_id
+            with self.busy():
+                yield step_id
         except BaseException as error:
             stopped = isinstance(error, asyncio.CancelledError | Paused)
             state = "aborted" if stopped else "failed"

@@ -21,6 +21,7 @@ from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.interrupts import Item
 from mainstem_shared.model.messages import Message
 from mainstem_tasks.sdk.context import RunContext
+from mainstem_tasks.sdk.effects import OnUnknown
 from mainstem_tasks.sdk.pauses import Paused
 from mainstem_tasks.sdk.provider_calls import SyncProviderCall, Used
 from mainstem_tasks.sdk.run_view import InputT, RunView
@@ -111,6 +112,7 @@ class SyncRunContext(RunView[InputT]):
         self._lock = threading.Lock()
         self._waiting: set[concurrent.futures.Future[Any]] = set()
         self._closed = False
+        self._effects: dict[str, threading.Lock] = {}
         self.inbox: SyncInbox = SyncInbox(run, self._call)
         """Text that users send while the run is at work. See `RunContext.inbox`."""
 
@@ -187,6 +189,25 @@ class SyncRunContext(RunView[InputT]):
         """Answer a tool call; `result` is anything JSON can hold."""
         self._call(self._run.tool_result(call_id, result, failed=failed))
 
+    def call_id(self, raw: str) -> str:
+        """Return an id for a new tool call that no other call of the run has. See `RunContext.call_id`."""
+
+        async def unique() -> str:
+            return self._run.call_id(raw)
+
+        return self._call(unique())
+
+    @property
+    def working(self) -> bool:
+        """Whether a tool or a step is under way: its silence is not the engine's."""
+        return self._run.working
+
+    @contextlib.contextmanager
+    def busy(self) -> Generator[None]:
+        """Count as at work while the block runs, however long it emits nothing."""
+        with self._run.busy():
+            yield
+
     @contextlib.contextmanager
     def step(self, name: str) -> Generator[str]:
         """Show a named step while the block runs; it ends as the block does. Yields its id."""
@@ -256,6 +277,18 @@ class SyncRunContext(RunView[InputT]):
     def checkpoint(self, state: bytes = b"") -> None:
         """Save the engine's own state. See `RunContext.checkpoint`."""
         self._call(self._run.checkpoint(state))
+
+    def effect(self, key: str, perform: Callable[[str], Any], *, on_unknown: OnUnknown = "retry") -> Any:
+        """Perform a side effect once in the run's life, in this thread. See `RunContext.effect`."""
+        with self._lock:
+            alone = self._effects.setdefault(key, threading.Lock())
+        with alone:
+            known = self._call(self._run.effects.begin(key, on_unknown=on_unknown))
+            if known.done:
+                return known.result
+            with self.busy():
+                result = perform(self.idempotency_key(key))
+            return self._call(self._run.effects.end(key, result))
 
     def interrupt(
         self,

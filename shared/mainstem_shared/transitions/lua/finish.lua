@@ -6,7 +6,7 @@ engine's memory of the thread, free the thread, and have its deltas dropped late
 Runs under memory pressure: a run that cannot end would hold its thread and its memory.
 
 KEYS  1 record  2 log  3 snapshot  4 checkpoint  5 thread  6 thread queue  7 thread runs
-      8 active  9 compact  10 memory
+      8 active  9 compact  10 memory  11 effects
 ARGV  1 now_ms  2 nonce  3 run_id  4 epoch  5 owner, or '' for a run that nobody runs  6 expected top id
       7 status  8 reason  9 body  10 error, or ''  11 retention_ms
       12 inputs_read: how many of its inputs the caller's fold has; the others are handed back as `unread`
@@ -20,7 +20,7 @@ Returns
   {'moved', top}                 the log has entries that the caller's fold does not cover
   {'gone'}
 --]]
-local record, log, snapshot, checkpoint, thread, queue, runs, unfinished, compact, memory = unpack(KEYS)
+local record, log, snapshot, checkpoint, thread, queue, runs, unfinished, compact, memory, effects = unpack(KEYS)
 local now, nonce, run_id, epoch, owner, expected_top, status, reason, body, err, retention, read,
   control, compact_at, look_at, _, _, _, _ =
   unpack(ARGV)
@@ -59,6 +59,7 @@ for number = 1, tonumber(r[7] or '0') do
   redis.call('HDEL', record, 'input:' .. number)
 end
 redis.call('DEL', snapshot, checkpoint)
+redis.call('DEL', effects)
 redis.call('PEXPIRE', record, retention)
 redis.call('PEXPIRE', log, retention)
 extend(runs, retention)

@@ -4,13 +4,13 @@ Remove a run that is over, with everything it has in its bucket's slot; the last
 what its engines keep on it.
 
 KEYS  1 record  2 log  3 snapshot  4 checkpoint  5 thread  6 thread runs  7 thread queue
-      8 active  9 recent  10 compact
+      8 active  9 recent  10 compact  11 effects
 ARGV  1 run_id  2 keep: 1 leaves the thread's memories, as the archive may have other runs of it
 Returns
   {'forgotten'}                  it is not there any more; also if it never was
   {'refused', status}            it is not over
 --]]
-local record, log, snapshot, checkpoint, thread, runs, queue, unfinished, recent, compact = unpack(KEYS)
+local record, log, snapshot, checkpoint, thread, runs, queue, unfinished, recent, compact, effects = unpack(KEYS)
 local run_id, keep = unpack(ARGV)
 
 local r = redis.call('HMGET', record, 'status', 'idem')
@@ -22,6 +22,7 @@ if r[2] then
   redis.call('DEL', r[2]) -- in the same slot by construction
 end
 redis.call('DEL', record, log, snapshot, checkpoint)
+redis.call('DEL', effects)
 redis.call('LREM', queue, 0, run_id)
 for _, index in ipairs({ runs, unfinished, recent, compact }) do
   redis.call('ZREM', index, run_id)

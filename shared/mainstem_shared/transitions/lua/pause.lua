@@ -6,7 +6,7 @@ changed in its engine's memory of the thread, let go of it.
 Runs under memory pressure: a run that could neither pause nor go on would hold its worker.
 
 KEYS  1 record  2 log  3 snapshot  4 checkpoint  5 thread  6 thread runs  7 thread queue  8 spare
-      9 active  10 memory
+      9 active  10 memory  11 effects
 ARGV  1 now_ms  2 nonce  3 epoch  4 owner  5 expected top id  6 action_id  7 action  8 fingerprint  9 body
       10 state of the fold  11 expires_ms  12 live_ttl_ms  13 thread_ttl_ms
       14 has_checkpoint: 0 keeps the last state  15 checkpoint  16 control  17 run_id
@@ -19,7 +19,7 @@ Returns
   {'moved', top}
   {'gone'}
 --]]
-local record, log, snapshot, checkpoint, thread, runs, queue, spare, unfinished, memory = unpack(KEYS)
+local record, log, snapshot, checkpoint, thread, runs, queue, spare, unfinished, memory, effects = unpack(KEYS)
 local now, nonce, epoch, owner, expected_top, action_id, action, fingerprint, body, state, expires, live_ttl,
   thread_ttl, has_checkpoint, bytes, control, run_id, _, _, _, _ = unpack(ARGV)
 
@@ -53,6 +53,7 @@ if has_checkpoint == '1' then
   redis.call('HSET', checkpoint, 'state', bytes)
 end
 remember(memory, thread, ARGV, 18)
+extend(effects, live_ttl)
 for _, key in ipairs({ record, log, snapshot, checkpoint }) do
   extend(key, live_ttl)
 end

@@ -4,7 +4,7 @@ Put a paused run back into the queue, with what was decided about its action; a 
 
 The first decision stands: its digest is kept as long as the run, so that the same one is answered the same.
 
-KEYS  1 record  2 log  3 snapshot  4 checkpoint  5 active
+KEYS  1 record  2 log  3 snapshot  4 checkpoint  5 active  6 effects
 ARGV  1 now_ms  2 nonce  3 action_id  4 fingerprint of the action that was judged  5 digest of the decisions
       6 decisions  7 event type  8 body  9 live_ttl_ms  10 at_expiry: 1 for an action whose window is over
       11 run_id  12 when a sweeper looks whether its message went out
@@ -18,7 +18,7 @@ Returns
   {'refused', status, epoch}     not paused
   {'gone'}
 --]]
-local record, log, snapshot, checkpoint, unfinished = unpack(KEYS)
+local record, log, snapshot, checkpoint, unfinished, effects = unpack(KEYS)
 local now, nonce, action_id, fingerprint, digest, decisions, kind, body, live_ttl, at_expiry, run_id,
   look_at = unpack(ARGV)
 
@@ -60,5 +60,6 @@ redis.call('HDEL', record, 'action', 'expires', 'fingerprint', 'publishes')
 for _, key in ipairs({ record, log, snapshot, checkpoint }) do
   extend(key, live_ttl)
 end
+extend(effects, live_ttl)
 look_by(unfinished, run_id, look_at)
 return { 'resolved', epoch }
