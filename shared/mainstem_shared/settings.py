@@ -82,6 +82,8 @@ class Settings(BaseSettings):
     """How long an ended run and its log are kept."""
     approval_window_s: Seconds = 86_400
     """How long a paused run waits for people, unless its engine says otherwise."""
+    event_lookback_s: Seconds = 86_400
+    """How long an event is kept for runs that wait for it later, unless 100 newer ones of its key came."""
     drain_s: Annotated[float, Field(ge=0)] = 10
     """How long a worker that is told to stop lets its runs go on before it hands them over."""
     max_active_runs_per_user: Annotated[int, Field(ge=0)] = 0

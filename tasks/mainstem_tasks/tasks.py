@@ -1,4 +1,4 @@
-"""The Celery tasks: `mainstem.generate` executes one segment of a run, `submit` starts one, `resume` decides.
+"""The Celery tasks: `mainstem.generate` executes a segment, `submit` starts a run, others let it go on.
 
 All are thin: what they do lives in `segments` and in `mainstem_shared` (`starting`, `resuming`). Their names
 and arguments are a contract with web tiers that have only Celery.
@@ -23,7 +23,7 @@ from mainstem_shared.eventlog.reading import run_states
 from mainstem_shared.model import actions, ids
 from mainstem_shared.model.principals import Principal
 from mainstem_shared.model.runs import Reason, Status
-from mainstem_shared.operations import resuming, starting
+from mainstem_shared.operations import resuming, starting, waits
 from mainstem_tasks.celery_support.async_task import AsyncTask
 from mainstem_tasks.celery_support.cancellation import CancelCause, cancel_cause
 from mainstem_tasks.celery_support.publisher import GENERATE
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 SUBMIT: Final = "mainstem.submit"
 RESUME: Final = "mainstem.resume"
+EVENT: Final = "mainstem.event"
 EVENT_S: Final = 2.0
 """An unavailable broker delays the end of a paused or aborted run's task by no more than this."""
 _STATUS: Final = {reason.value: reason.status for reason in Reason}
@@ -176,8 +177,34 @@ class Resume(AsyncTask):
             raise self.retry(exc=error, countdown=1, max_retries=None) from error
 
 
+class Event(AsyncTask):
+    """Tell a user's runs that an event happened, for senders that have only Celery; a repeat is no other."""
+
+    name = EVENT
+    ignore_result = True
+    acks_late = True  # short and repeatable
+    max_retries = None
+
+    async def run(
+        self,
+        key: str,
+        payload: Any = None,
+        event_id: str | None = None,
+        *,
+        user_id: str,
+        tenant: str = "default",
+    ) -> None:
+        here = await runtime.ready()
+        fields = {"payload": payload, "event_id": event_id or str(self.request.id)}
+        request = waits.parse_request(key, fields)
+        try:
+            await waits.send(here.operations, tenant=tenant, user_id=user_id, key=key, request=request)
+        except errors.Unavailable as error:
+            raise self.retry(exc=error, countdown=1, max_retries=None) from error
+
+
 def register(app: Celery) -> None:
     """Add the tasks to a Celery app."""
-    for task in (Generate, Submit, Resume):
+    for task in (Generate, Submit, Resume, Event):
         # A class per app: Celery writes an app's task_annotations into the class.
         app.register_task(type(str(task.__name__), (task,), {"__module__": task.__module__})())

@@ -37,6 +37,7 @@ def test_every_key_is_in_the_table():
         keys.thread_runs("t", "thread"),
         keys.idempotency(run_id, "x" * 32),
         keys.memory_of(run_id, "<engine>"),
+        *keys.events("t", "u", "event"),
         keys.lease("owner"),
         keys.owned("owner"),
         keys.mailbox("owner"),
@@ -48,6 +49,7 @@ def test_every_key_is_in_the_table():
     ]
     table = {row.split("`")[1] for row in ARCHITECTURE.splitlines() if row.startswith("| `ms:")}
     names = (
+        (ids.event_tag("t", "u", "event"), "<event>"),
         (tag, "<tag>"),
         (f"{{{TAGS[bucket_of(tag)]}}}", "{bucket}"),
         (unique, "<unique>"),

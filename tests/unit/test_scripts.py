@@ -95,6 +95,12 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "promote": lambda s: transitions.promote(s, RUN, live_ttl_ms=1, thread_ttl_ms=1),
     "forget": lambda s: transitions.forget(s, RUN),
     "effect": lambda s: transitions.effect(s, CONTROL, key="k", entry=b"{}", replace=False, live_ttl_ms=1),
+    "keep_event": lambda s: transitions.keep_event(
+        s, store_keys.events("t", "u", "e"), event_id="e", entry=b"1 2", ttl_ms=1
+    ),
+    "await_event": lambda s: transitions.await_event(
+        s, store_keys.events("t", "u", "e"), run_id=RUN, ttl_ms=1
+    ),
     "erase": lambda s: transitions.erase(s, "t", "t"),
     "steer": lambda s: transitions.steer(s, RUN, input_id="i", text="t", by=None),
     "inbox": lambda s: transitions.inbox(s, CONTROL, read=1, known=1),

@@ -24,13 +24,14 @@ from mainstem_shared.eventlog.reading.tailer import Tailer
 from mainstem_shared.model import actions, cursors
 from mainstem_shared.model.principals import DEFAULT_TENANT, LOCAL_USER, Owned, Principal
 from mainstem_shared.model.runs import IfActive, OnWorkerLost, Run, Status, WaitingFor
-from mainstem_shared.operations import aborting, resuming, starting, steering
+from mainstem_shared.operations import aborting, resuming, starting, steering, waits
 from mainstem_shared.operations.aborting import Aborter, AbortOutcome
 from mainstem_shared.operations.deleting import Deleter
 from mainstem_shared.operations.performing import Operations
 from mainstem_shared.operations.queries import listings
 from mainstem_shared.operations.queries.listings import Page, Query
 from mainstem_shared.operations.steering import Receipt
+from mainstem_shared.operations.waits import EventReceipt
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import endpoints
 from mainstem_shared.store.client import Store
@@ -424,6 +425,26 @@ class AsyncRuns(Conversations):
         request = steering.parse_request({"text": text, "input_id": input_id})
         spec = await run_states.check_owner(self._store, run_id, tenant=tenant, user_id=user_id)
         return await steering.send(self._operations, spec, request=request, by=user_id)
+
+    async def send_event(
+        self,
+        key: str,
+        payload: Any = None,
+        *,
+        event_id: str | None = None,
+        user_id: str,
+        tenant: str = DEFAULT_TENANT,
+    ) -> EventReceipt:
+        """Tell a user's runs that wait for an event that it happened; it is kept for later ones.
+
+        The same call again, with the same `event_id`, is the same event.
+
+        Raises:
+            InvalidRequest: the key or the id does not fit, or the payload is no JSON.
+            InputTooLarge: the payload is over 64 KB.
+        """
+        request = waits.parse_request(key, {"payload": payload, "event_id": event_id})
+        return await waits.send(self._operations, tenant=tenant, user_id=user_id, key=key, request=request)
 
     async def list(
         self,

@@ -66,6 +66,7 @@ class Runs:
     abort = _blocking(AsyncRuns.abort)
     resume = _blocking(AsyncRuns.resume)
     send_input = _blocking(AsyncRuns.send_input)
+    send_event = _blocking(AsyncRuns.send_event)
     delete_thread = _blocking(AsyncRuns.delete_thread)
     delete_user = _blocking(AsyncRuns.delete_user)
     kill = _blocking(AsyncRuns.kill)

@@ -27,12 +27,24 @@ from mainstem_api.gateway.middleware.rate_limits import Limits
 from mainstem_api.gateway.middleware.request_limits import RequestLimits
 from mainstem_api.gateway.middleware.request_metrics import RequestCount
 from mainstem_api.gateway.middleware.request_traces import RequestTraces, untraced
-from mainstem_api.gateway.routes import approvals, details, endings, health, overview, runs, threads, usage
+from mainstem_api.gateway.routes import (
+    approvals,
+    details,
+    endings,
+    events,
+    health,
+    overview,
+    runs,
+    threads,
+    usage,
+)
 from mainstem_api.gateway.state import Holder
 from mainstem_shared.operations import spending
 from mainstem_shared.settings import Settings
 
-_ROUTERS = tuple(one.router for one in (runs, threads, endings, approvals, overview, details, usage, health))
+_ROUTERS = tuple(
+    one.router for one in (runs, threads, endings, approvals, events, overview, details, usage, health)
+)
 _TELEMETRY: Final[Any] = {"exclude": untraced, "logs": False, "operation_spans": False}
 """Of FastAPI releases that trace by themselves: no exceptions' texts, no addresses with tokens."""
 _LOCKED_RESPONSES = runs.problem_documents(401, 403, 408, 413, 429, 431, 503)

@@ -98,14 +98,29 @@ class Question(_Strict):
         return {**shown, "type": self.type, "value": self.value} if self.type == "data" else shown
 
 
+class Wait(_Strict):
+    """What a run waits for that no human decides: a time, or an event.
+
+    Attributes:
+        wait_id: what its outcome is found by, in `run.decisions`.
+        event: the key of the event; None: the end of the action's window.
+        since_ms: events since then count, also if they came before the run waited.
+    """
+
+    wait_id: _Id
+    event: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+    since_ms: int = 0
+
+
 class Action(_Strict):
     """What a paused run waits for, as its record has it."""
 
     action_id: _Id
-    kind: Literal["tool_approval", "question", "interrupt"]
-    """`interrupt`: calls and questions, or many questions."""
+    kind: Literal["tool_approval", "question", "interrupt", "sleep", "event"]
+    """`interrupt`: calls and questions, or many questions. `sleep`, `event`: a `wait`."""
     calls: Annotated[tuple[Call, ...], Field(max_length=128)] = ()
     questions: Annotated[tuple[Question, ...], Field(max_length=128)] = ()
+    wait: Wait | None = None
     expires_ms: int
     on_expiry: OnExpiry = "fail"
     mark: dict[str, Any] | None = None
@@ -114,7 +129,7 @@ class Action(_Strict):
     @model_validator(mode="after")
     def _asks_something_once(self) -> Self:
         asked = [*(c.call_id for c in self.calls), *(q.question_id for q in self.questions)]
-        if not asked or len(set(asked)) != len(asked):
+        if bool(asked) == (self.wait is not None) or len(set(asked)) != len(asked):
             raise ValueError("an action asks about at least one thing, and about each once")
         if self.kind == "question" and len(self.questions) > QUESTIONS_LIMIT:
             raise ValueError(f"up to {QUESTIONS_LIMIT} questions at once; an interrupt may have more items")
@@ -127,6 +142,8 @@ class Action(_Strict):
             asked["calls"] = [call.public() for call in self.calls]
         if self.questions:
             asked["questions"] = [question.public() for question in self.questions]
+        if self.wait is not None and self.wait.event is not None:
+            asked["event"] = self.wait.event
         expires_at = runs.rfc3339(self.expires_ms)
         return {"action_id": self.action_id, "kind": self.kind, **asked, "expires_at": expires_at}
 
@@ -184,7 +201,8 @@ class Decision:
 
     Attributes:
         id: the call's or question's id.
-        type: `approve`, `reject`, `edit` or `respond`; `answer` for a question.
+        type: `approve`, `reject`, `edit` or `respond`; `answer` for a question; `woken`, `event` or
+            `timeout` for what no human decided.
         name: the tool; None for a question.
         arguments: what the tool is to be called with: as approved, or as edited.
         text: the answer, or what stands in for the tool's result (`respond`).
@@ -236,6 +254,8 @@ def judge(action: Action, request: ResumeRequest) -> list[dict[str, Any]]:
         InvalidDecision: a decision means nothing, or is about nothing the action asks.
         DecisionNotAllowed: the call's policy does not allow it.
     """
+    if action.wait is not None:
+        raise errors.InvalidDecision("The run waits for a time or an event: nobody decides about that.")
     decisions, answers = request.decisions or (), request.answers or ()
     if (answers and not action.questions) or (decisions and not action.calls):
         raise errors.InvalidDecision("Calls want decisions, questions want answers: no more, no less.")
@@ -244,6 +264,8 @@ def judge(action: Action, request: ResumeRequest) -> list[dict[str, Any]]:
 
 def rejected(action: Action, reason: str) -> list[dict[str, Any]]:
     """Return what is kept when nobody decides in time: every call is rejected, every question unanswered."""
+    if action.wait is not None:
+        return [{"id": action.wait.wait_id, "type": "timeout" if action.wait.event else "woken"}]
     return [
         *({"id": c.call_id, "type": "reject", "name": c.name, "reason": reason} for c in action.calls),
         *({"id": q.question_id, "type": "reject", "reason": reason} for q in action.questions),

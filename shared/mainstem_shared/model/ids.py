@@ -83,6 +83,11 @@ def token() -> str:
     return secrets.token_urlsafe(9)
 
 
+def event_tag(tenant: str, user_id: str, event: str) -> str:
+    """Return the tag of what a user's runs may wait for under this key."""
+    return thread_tag(tenant, f"{user_id}\x00{event}")
+
+
 def user_tag(tenant: str, user_id: str) -> str:
     """Return the digest that stands for a user in keys."""
     return thread_tag(tenant, user_id)

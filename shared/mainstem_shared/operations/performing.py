@@ -361,6 +361,8 @@ WITHOUT_PROTOCOL: Final = {
     "describe": "changes what people say about a run, nothing about its life",
     "published": "notes that a notification went out",
     "effect": "the owner's: it changes neither what is to be done nor by whom",
+    "keep_event": "changes no run: it keeps what happened elsewhere",
+    "await_event": "lists a run before its pause, which a sweeper finds",
     "erase": "removes what engines keep on a thread that has no run any more",
     "compact": "gives back memory of a run that is over",
     "release": "lets go of a run that is over, once the archive has it",

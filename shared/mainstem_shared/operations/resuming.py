@@ -77,6 +77,16 @@ async def expire(operations: Operations, run_id: str, *, sealer: str = "") -> bo
     return True
 
 
+async def wake(
+    operations: Operations, seen: Waiting, action: Action, *, digest: str, decided: list[dict[str, Any]]
+) -> Any:
+    """Let a run go on that waits for no human: with what it waited for. Returns the verb's answer.
+
+    A user without a free slot is over the limit for as long as this takes: nobody waits for an answer.
+    """
+    return await _resolve(operations, seen, action, digest=digest, decided=decided)
+
+
 def _action_of(seen: Waiting, action_id: str) -> Action:
     """Return the action that the run waits for, if it is this one."""
     if seen.status is not Status.REQUIRES_ACTION or seen.action is None:

@@ -23,7 +23,16 @@ from mainstem_shared.model import runs
 from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import Reason, Status, WaitingFor
 from mainstem_shared.model.time import now_ms
-from mainstem_shared.operations import census, deleting, ending, migration, recovery, resuming, steering
+from mainstem_shared.operations import (
+    census,
+    deleting,
+    ending,
+    migration,
+    recovery,
+    resuming,
+    steering,
+    waits,
+)
 from mainstem_shared.operations.aborting import Abort, Aborter
 from mainstem_shared.operations.archiving import AWAY_HOLD_MS, Archiver
 from mainstem_shared.operations.blob_collection import BlobCollector
@@ -297,7 +306,7 @@ class Sweeper:
             raise ValueError("a paused run whose action never expires")
         if now >= expires_ms:
             await resuming.expire(self.operations, run_id, sealer=self.owner())
-        else:
+        elif not await waits.check(self.operations, run_id):
             await self._look_again(run_id, min(expires_ms, now + PAUSED_LOOK_MS))
 
     async def _look_at_queued(self, run_id: str, record: Record, *, now: int, publish: bool) -> bool:

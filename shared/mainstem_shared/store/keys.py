@@ -219,6 +219,21 @@ def memory_of(run_id: str, engine: str) -> str:
     return f"{_thread(tag)}:memory:{engine}"
 
 
+class EventKeys(NamedTuple):
+    """The keys of what a user's runs may wait for under one name; in a slot of their own."""
+
+    events: str
+    """HASH event id → when it came (ms), and its payload."""
+    waiting: str
+    """SET of the runs that wait for one."""
+
+
+def events(tenant: str, user_id: str, event: str) -> EventKeys:
+    """Return the keys of a user's events of this name."""
+    slot = f"{PREFIX}:{{e:{ids.event_tag(tenant, user_id, event)}}}"
+    return EventKeys(f"{slot}:events", f"{slot}:waiting")
+
+
 def run_spending(run_id: str) -> str:
     """HASH: what a run's provider calls cost, and what is reserved for those under way; in the run's slot.
 

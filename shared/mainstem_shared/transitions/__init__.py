@@ -27,6 +27,7 @@ from mainstem_shared.transitions.descriptions import DESCRIBE, describe
 from mainstem_shared.transitions.due import TAKE_DUE, take_due, take_due_of
 from mainstem_shared.transitions.dumps import DUMP, dump
 from mainstem_shared.transitions.effects import EFFECT, EFFECTS_LIMIT, effect
+from mainstem_shared.transitions.events import AWAIT_EVENT, KEEP_EVENT, KEPT_EVENTS, await_event, keep_event
 from mainstem_shared.transitions.inputs import (
     INBOX,
     INPUTS_LIMIT,
@@ -117,6 +118,7 @@ from mainstem_shared.transitions.spending import (
 from mainstem_shared.transitions.threads import ERASE, FORGET, PROMOTE, Held, erase, forget, promote, recall
 
 __all__ = [
+    "AWAIT_EVENT",
     "CHECKPOINT",
     "CLAIM",
     "COMPACT",
@@ -132,6 +134,8 @@ __all__ = [
     "INBOX",
     "INPUTS_LIMIT",
     "INPUTS_WAITING_LIMIT",
+    "KEEP_EVENT",
+    "KEPT_EVENTS",
     "MOVE",
     "PAGE",
     "PAGE_BYTES",
@@ -187,6 +191,7 @@ __all__ = [
     "Stopping",
     "Unknown",
     "Waiting",
+    "await_event",
     "checkpoint",
     "claim",
     "compact",
@@ -204,6 +209,7 @@ __all__ = [
     "forget",
     "handover",
     "inbox",
+    "keep_event",
     "last_checkpoint",
     "load_checkpoint",
     "mark",

@@ -122,6 +122,7 @@ async def pause(
             jsontext.dumps({**fold.dump(), "action": public}), action.expires_ms,
             settings.live_ttl_ms + longer_ms, settings.thread_ttl_ms + longer_ms,
             int(checkpoint is not None), checkpoint or b"", control.nonce, control.run_id,
+            _look_at(action, now),
             *memories.arguments(memory),
         ],
         patience_s=patience_s,
@@ -137,6 +138,12 @@ async def pause(
             return Moved(top=cursors.parse(reply[1]))
         case _:
             return Gone()
+
+
+def _look_at(action: Action, now: int) -> int:
+    """Return when a sweeper looks at a pause: soon if its event may have come while it began."""
+    waits_for_event = action.wait is not None and action.wait.event is not None
+    return min(action.expires_ms, now + looks.MESSAGE_MS) if waits_for_event else action.expires_ms
 
 
 def mark(fold: Content) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from mainstem_shared.model.events import Type
 from mainstem_shared.model.memories import Changes
 from mainstem_shared.model.runs import Reason, Status
 from mainstem_shared.model.time import now_ms
-from mainstem_shared.operations import ending, recovery
+from mainstem_shared.operations import ending, recovery, waits
 from mainstem_shared.operations.performing import CLAIM, PAUSE, STOP, BoundTransition, nobody
 from mainstem_tasks.celery_support.cancellation import CancelCause, cancel_cause
 from mainstem_tasks.execution import histories, memories, verdicts
@@ -382,7 +382,7 @@ class Segment:
                 memory=self._memory(),
                 patience_s=FINISH_PATIENCE_S,
             )
-            answer = await here.operations.perform(wait, notify=nobody)
+            answer = await waits.pause(here.operations, self._claimed.spec, pause.action, change=wait)
         except errors.Fenced:
             return self._lost()
         except (errors.StoreUnavailable, TimeoutError) as error:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any, Final, Generic, NoReturn
 
 from mainstem_shared.blobs.files import Files
 from mainstem_shared.model import transcripts
-from mainstem_shared.model.actions import Call, Decision, OnExpiry, Question
+from mainstem_shared.model.actions import Call, Decision, OnExpiry, Question, Wait
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.interrupts import Item
 from mainstem_shared.model.memories import Changes
 from mainstem_shared.model.messages import Message
+from mainstem_shared.model.time import now_ms
 from mainstem_shared.settings import Settings
 from mainstem_tasks.sdk import effects, pauses
 from mainstem_tasks.sdk.channel import Channel
@@ -27,6 +29,9 @@ from mainstem_tasks.sdk.memory import Memory
 from mainstem_tasks.sdk.pauses import Pause, Paused
 from mainstem_tasks.sdk.provider_calls import NoPurse, ProviderCalls, Purse
 from mainstem_tasks.sdk.run_view import InputT, RunView
+
+SHORT_SLEEP_MS: Final = 1000
+"""A sleep that is over sooner is slept in the worker: a pause costs more."""
 
 SaveCheckpoint = Callable[[bytes, Cursor, Changes | None], Awaitable[bool]]
 """Stores an engine's state, with what changed in its memory and the cursor of the last event it covers.
@@ -87,8 +92,7 @@ class RunContext(RunView[InputT], Emitter, Generic[InputT]):
         calls = ProviderCalls(channel, self.settings, purse or NoPurse(), channel.fold.usage)
         Emitter.__init__(self, channel, run_id=run_id, segment=segment, files=files, calls=calls)
         self.memory: Final[Memory] = memory or Memory(settings=self.settings)
-        """Bytes that the engine keeps on the thread for its later runs there; the next checkpoint, pause or
-        end commits them."""
+        """Bytes that the engine keeps on the thread; the next checkpoint, pause or end commits them."""
         self.inbox: Final[Inbox] = inbox or Inbox(channel)
         """Text that users send while the run is at work, in order of arrival. What is not read is handed
         back to them when the run ends."""
@@ -102,6 +106,7 @@ class RunContext(RunView[InputT], Emitter, Generic[InputT]):
             ask=lambda item: self.interrupt([item]),
         )
         """What `effect` is made of."""
+        self._waits = 0
         self._save = save
         self._saving = asyncio.Lock()
         self._history = history
@@ -235,9 +240,72 @@ class RunContext(RunView[InputT], Emitter, Generic[InputT]):
             pauses.pause_for_answers(questions, state=state, window_s=window_s, on_expiry=on_expiry)
         )
 
+    # -- waiting for a time, or an event
+
+    async def sleep(
+        self, until: float | datetime, *, key: str | None = None, state: bytes | None = None
+    ) -> None:
+        """Let the run rest for so many seconds, or until a time; no worker is held meanwhile.
+
+        More than a second ends this segment, as `request_approval` does: the engine's function is entered
+        again afterwards, and this returns at once. `key` tells sleeps apart; by default they are numbered in
+        the order of their calls, which then must be the same on each entry.
+        """
+        wait_id = self._wait_id("sleep", key)
+        if wait_id in self.decisions:
+            return
+        until_ms = _due_ms(until)
+        left_ms = until_ms - now_ms()
+        if left_ms <= SHORT_SLEEP_MS:
+            with self.busy():
+                await asyncio.sleep(max(0, left_ms) / 1000)
+            return
+        await self._wait_for_human(
+            pauses.pause_to_wait(Wait(wait_id=wait_id), state=state, until_ms=until_ms)
+        )
+
+    async def wait_event(
+        self,
+        event: str,
+        *,
+        timeout_s: float | None = None,
+        lookback_s: float = 0,
+        key: str | None = None,
+        state: bytes | None = None,
+    ) -> Any:
+        """Wait until somebody sends an event (`POST /v1/events/{key}`); return its payload.
+
+        No worker is held: the segment ends, and on the next entry this returns at once. Events of the run's
+        user count that come from now on, or came in the last `lookback_s` seconds. See `sleep` for `key`.
+
+        Raises:
+            TimeoutError: none came within `timeout_s`; by default MAINSTEM_APPROVAL_WINDOW_S.
+        """
+        wait_id = self._wait_id("event", key)
+        if (outcome := self.decisions.get(wait_id)) is not None:
+            if outcome.type == "timeout":
+                raise TimeoutError(f"nobody sent the event {event!r} in time")
+            return outcome.value
+        now, window_s = now_ms(), self.settings.approval_window_s if timeout_s is None else timeout_s
+        wait = Wait(wait_id=wait_id, event=event, since_ms=now - int(lookback_s * 1000))
+        pause = pauses.pause_to_wait(wait, state=state, until_ms=now + int(window_s * 1000))
+        return await self._wait_for_human(pause)
+
+    def _wait_id(self, kind: str, key: str | None) -> str:
+        self._waits += 1
+        return f"{kind}:{self._waits if key is None else key}"
+
     async def _wait_for_human(self, pause: Pause) -> NoReturn:
         if self.pause is None:  # of several tasks the first one asks; the others ask in the continuation
             self.pause = pause
             self.inbox.close()
         await self._channel.flush()
         raise Paused
+
+
+def _due_ms(until: float | datetime) -> int:
+    """Return when a sleep is over; a time without a zone is UTC."""
+    if not isinstance(until, datetime):
+        return now_ms() + int(until * 1000)
+    aware = until if until.tzinfo is not None else until.replace(tzinfo=UTC)
+    return int(aware.timestamp() * 1000)

@@ -80,7 +80,7 @@ class Effects:
         if on_unknown == "fail" or known.asked or (decided is not None and decided.type == "reject"):
             raise errors.EffectUnknown(key=key)
         if decided is None:
-            await self._ask(question(key))
+            return await self._ask(question(key))
         if decided.value == HAPPENED:
             return Known(done=True, result=await self.end(key, None))
         await self._note(key, _intent(asked=True), True)

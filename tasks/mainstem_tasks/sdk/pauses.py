@@ -22,6 +22,7 @@ from mainstem_shared.model.actions import (
     Call,
     OnExpiry,
     Question,
+    Wait,
 )
 from mainstem_shared.model.interrupts import Item
 from mainstem_shared.model.time import now_ms
@@ -94,6 +95,23 @@ def pause_for(
     """
     action = interrupts.action_of(
         items, action_id=_new_id(), expires_ms=_expiry(window_s), on_expiry=on_expiry
+    )
+    return Pause(action=_checked(action), state=checked_state(state))
+
+
+def pause_to_wait(wait: Wait, *, state: bytes | None, until_ms: int) -> Pause:
+    """Return the pause in which a run waits for a time, or for an event until then.
+
+    Raises:
+        ValueError: the key of the event does not fit.
+        CheckpointTooLarge: the state is.
+    """
+    action = Action(
+        action_id=_new_id(),
+        kind="sleep" if wait.event is None else "event",
+        wait=wait,
+        expires_ms=until_ms,
+        on_expiry="reject",
     )
     return Pause(action=_checked(action), state=checked_state(state))
 

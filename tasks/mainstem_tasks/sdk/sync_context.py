@@ -12,6 +12,7 @@ import contextlib
 import contextvars
 import threading
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
+from datetime import datetime
 from typing import Any, NoReturn, TypeVar
 
 from typing_extensions import Unpack
@@ -301,6 +302,23 @@ class SyncRunContext(RunView[InputT]):
         """Pause the run until people have decided about items. See `RunContext.interrupt`."""
         self._call(self._run.interrupt(items, state=state, window_s=window_s, on_expiry=on_expiry))
         raise Paused  # not reached: the call has raised it
+
+    def sleep(self, until: float | datetime, *, key: str | None = None, state: bytes | None = None) -> None:
+        """Let the run rest for so many seconds, or until a time. See `RunContext.sleep`."""
+        self._call(self._run.sleep(until, key=key, state=state))
+
+    def wait_event(
+        self,
+        event: str,
+        *,
+        timeout_s: float | None = None,
+        lookback_s: float = 0,
+        key: str | None = None,
+        state: bytes | None = None,
+    ) -> Any:
+        """Wait until somebody sends an event; return its payload. See `RunContext.wait_event`."""
+        wait = self._run.wait_event(event, timeout_s=timeout_s, lookback_s=lookback_s, key=key, state=state)
+        return self._call(wait)
 
     def request_approval(
         self,

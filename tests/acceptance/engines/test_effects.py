@@ -29,6 +29,7 @@ QUICK = {
 
 async def wave(live: Any, runs: AsyncRuns, number: int, names: itertools.count[int]) -> None:
     """Start some runs, kill the workers that have them, twice, and wait for their ends."""
+    before = RUNS * OF_A_RUN * number
     started = [
         (
             await runs.start(
@@ -42,7 +43,6 @@ async def wave(live: Any, runs: AsyncRuns, number: int, names: itertools.count[i
         with live.store.client(2) as receiver:
             return receiver.hlen("sent")
 
-    before = await sent()
     for kill in range(1, KILLS + 1):
         reached = before + kill * RUNS * OF_A_RUN // (KILLS + 2) + random.randrange(10)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import Any
 
@@ -17,6 +18,7 @@ async def many(run: RunContext[dict[str, Any]]) -> None:
 
         async def receive(key: str) -> int:
             await receiver.hincrby("sent", key, 1)
+            await asyncio.sleep(0.005)  # some time in which a worker can be killed
             return 1
 
         begin = int(run.state or b"0")

@@ -10,7 +10,8 @@ KEYS  1 record  2 log  3 snapshot  4 checkpoint  5 thread  6 thread runs  7 thre
 ARGV  1 now_ms  2 nonce  3 epoch  4 owner  5 expected top id  6 action_id  7 action  8 fingerprint  9 body
       10 state of the fold  11 expires_ms  12 live_ttl_ms  13 thread_ttl_ms
       14 has_checkpoint: 0 keeps the last state  15 checkpoint  16 control  17 run_id
-      18 engine, or '' for an unchanged memory  19 bytes of the memory  20 its TTL in ms  21 puts
+      18 when a sweeper looks at it
+      19 engine, or '' for an unchanged memory  20 bytes of the memory  21 its TTL in ms  22 puts
       then key and value of each put, then the keys that are deleted
 Returns
   {'paused', epoch}
@@ -21,7 +22,7 @@ Returns
 --]]
 local record, log, snapshot, checkpoint, thread, runs, queue, spare, unfinished, memory, effects = unpack(KEYS)
 local now, nonce, epoch, owner, expected_top, action_id, action, fingerprint, body, state, expires, live_ttl,
-  thread_ttl, has_checkpoint, bytes, control, run_id, _, _, _, _ = unpack(ARGV)
+  thread_ttl, has_checkpoint, bytes, control, run_id, look_at, _, _, _, _ = unpack(ARGV)
 
 local r = redis.call('HMGET', record, 'status', 'epoch', 'owner', 'nonce', 'stop_reason')
 if not r[1] then
@@ -52,7 +53,7 @@ redis.call('HDEL', checkpoint, 'fold') -- it is the snapshot's, until a continua
 if has_checkpoint == '1' then
   redis.call('HSET', checkpoint, 'state', bytes)
 end
-remember(memory, thread, ARGV, 18)
+remember(memory, thread, ARGV, 19)
 extend(effects, live_ttl)
 for _, key in ipairs({ record, log, snapshot, checkpoint }) do
   extend(key, live_ttl)
@@ -63,6 +64,6 @@ end
 for _, engine in ipairs(engines_of(thread)) do
   extend(memory_of(thread, engine), thread_ttl)
 end
-redis.call('ZADD', unfinished, expires, run_id)
+redis.call('ZADD', unfinished, look_at, run_id)
 shrink(log, spare) -- a pause may last for days
 return { 'paused', last }
