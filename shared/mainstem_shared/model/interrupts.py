@@ -6,7 +6,7 @@ Engines give items; `action_of` turns them into the action that the run's record
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -55,7 +55,7 @@ class Item(BaseModel):
         """
         if not isinstance(self.value, Mapping):
             raise ValueError(f"item {self.id!r}: the value of an approval has 'name' and 'arguments'")  # noqa: TRY004
-        about: dict[str, Any] = dict(self.value)
+        about = dict(cast("Mapping[str, Any]", self.value))
         decisions = self.allowed_decisions or DEFAULT_DECISIONS
         return Call.model_validate(
             {
