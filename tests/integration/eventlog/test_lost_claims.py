@@ -155,6 +155,54 @@ async def test_another_lost_change_of_control_and_its_successor(private_valkey: 
         assert await text_of(store, control.run_id) == "".join(of_b)
 
 
+@pytest.mark.timeout(60)
+async def test_a_repair_that_another_fail_over_loses_is_made_again(private_valkey: ValkeyProcess):
+    """The record says what it said before the repair: that was its owner's too, who writes everything once more."""
+    lost = list[str]()
+    async with stored(private_valkey.url()) as store, writing(private_valkey.url()) as writer:
+        run_id = v.new_run()
+        await v.start(store, run_id)
+        a = opened(writer, await claimed(store, run_id, owner="A", nonce=v.without_gap()), lost, "A")
+        mark, words, nonces = private_valkey.written, await said(a, "A"), {a.control.nonce}
+        for number in range(3):
+            await asyncio.to_thread(private_valkey.go_back, mark)
+            await wait_until_async(
+                lambda: lost or a.control.nonce not in nonces, description="a repair", timeout_s=20
+            )
+            assert lost == []
+            nonces.add(a.control.nonce)
+            words += await said(a, f"{number}")
+        assert await text_of(store, run_id) == "".join(words)
+        assert len(nonces) == 4
+
+
+@pytest.mark.timeout(60)
+async def test_a_run_that_was_taken_after_a_lost_repair_is_given_up(private_valkey: ValkeyProcess):
+    """Whoever sealed the run as it was before the repair has it: its former owner is told, and adds nothing."""
+    lost = list[str]()
+    async with (
+        stored(private_valkey.url()) as store,
+        Proxy(private_valkey.port or 0) as proxy,
+        writing(proxy.url) as writer,
+    ):
+        run_id = v.new_run()
+        await v.start(store, run_id)
+        first = await claimed(store, run_id, owner="A", nonce=v.without_gap())
+        a = opened(writer, first, lost, "A")
+        mark = private_valkey.written
+        await said(a, "A")
+        await asyncio.to_thread(private_valkey.go_back, mark)
+        await wait_until_async(lambda: a.control != first, description="a repair", timeout_s=20)
+        proxy.stall()
+        await asyncio.to_thread(private_valkey.go_back, mark)
+        await v.seal(store, first, sealer="S")
+        before = await log_of(store, run_id)
+        await back(proxy, a)
+        await wait_until_async(lambda: lost, description="the former owner to be told")
+        assert await said(a, "A") == []
+        assert await log_of(store, run_id) == before
+
+
 async def test_who_has_no_control_cannot_take_it_by_writing(store: Store, store_url: str):
     """A zombie in a later epoch of a lost history, over a connection that survived: the owner repairs, and goes on."""
     zombie = await raw_connections.open_raw_connection(store_url)

@@ -120,6 +120,7 @@ class Channel:
 
     def __init__(self, writer: ChannelWriter, control: transitions.Control, fold: Content) -> None:
         self.control = control
+        self._former: list[transitions.Control] = []  # what it had before its repairs, newest first
         self.fold = fold
         self.phase = Phase.OPEN
         self.acknowledged = Cursor(control.epoch, 0)
@@ -419,18 +420,31 @@ class Channel:
         Ids alone do not tell: a server that lost its last writes may have given them to somebody else.
         And what somebody without control appended takes no run from its owner, who writes the fold anew.
         """
-        if found.control is None or not found.control.is_held_by(self.control):
+        held = self._held(found.control)
+        if held is None:
             self.lose()
+        elif held is not self.control:  # the store lost a repair: nobody has had the run since
+            self.control = held
+            self._repair()
         elif self.group is not None and found.top == self.group.last:
             self.landed()
         elif found.top == self.acknowledged:
             self.again()
         else:
-            self.phase = Phase.RESYNC
-            self.writer.resync(self)
+            self._repair()
+
+    def _held(self, recorded: transitions.Control | None) -> transitions.Control | None:
+        """Return the control that this channel has, or had before a repair, if it is the recorded one."""
+        mine = (self.control, *(former for former in self._former if former.nonce))
+        return next((one for one in mine if recorded is not None and recorded.is_held_by(one)), None)
+
+    def _repair(self) -> None:
+        self.phase = Phase.RESYNC
+        self.writer.resync(self)
 
     def resynced(self, epoch: int, *, nonce: str = "") -> None:
         """The fold, the group in flight included, is the log's first entry in a new epoch."""
+        self._former.insert(0, self.control)
         self.control = replace(self.control, epoch=epoch, nonce=nonce)
         if self.group is not None:
             self._settled += self.group.items

@@ -339,6 +339,9 @@ class NodeWriter:
             if isinstance(outcome, int):
                 channel.resynced(outcome, nonce=nonce)
                 channel.writer.probe(channel)
+            elif isinstance(outcome, transitions.Refused):  # taken, or set back once more: its record tells
+                channel.phase = Phase.PROBING
+                channel.writer.probe(channel)
             else:
                 channel.lose()
 
