@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run demo test check docs budgets hooks coverage npm bench bench-quick bench-full draining plots chaos fuzz-providers rabbitmq frameworks celery-tests prove guards mutants soak lock clean
+.PHONY: help run demo test shuffled check docs budgets hooks coverage npm bench bench-quick bench-full draining plots chaos fuzz-providers rabbitmq frameworks celery-tests prove guards mutants soak lock clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -27,6 +27,12 @@ test: $(VENV)/.test ## all tests; PROCESSES=0 in one process (to debug), ARGS fo
 	@if [ -n "$(ARGS)" ]; then exec $(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile $(ARGS); fi; \
 	$(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile --ignore=tests/chaos && \
 	exec $(BIN)/pytest tests/chaos # alone: it judges healthy processes by their leases
+
+SEED ?= $(shell date +%s)
+
+shuffled: $(VENV)/.test ## tests of units, model and integration in random order; SEED=n repeats one
+	@exec $(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile -p randomly --randomly-seed=$(SEED) \
+		tests/unit tests/model tests/integration $(ARGS)
 
 check: $(VENV)/.check ## lint, format, types, import layers, size ceilings
 	$(BIN)/ruff check
