@@ -76,7 +76,7 @@ MUTATIONS: Final = (
         file=f"{LUA}/stop.lua",
         old="if not ACTIVE[r[1]] then",
         new="if false then",
-        only=("test_finished_runs_stay_as_they_are",),
+        only=("test_an_abort_of_a_finished_run_leaves_no_trace",),
     ),
     M(
         rows=(96,),

@@ -19,7 +19,16 @@ from typing import Final
 from support.paths import ROOT
 
 PACKAGES: Final = ("shared", "tasks", "workers", "api")
-COPIED: Final = (*PACKAGES, "tests", "docs", "examples", "deploy", "requirements", "pyproject.toml")
+COPIED: Final = (
+    *PACKAGES,
+    "tests",
+    "docs",
+    "examples",
+    "deploy",
+    "requirements",
+    "pyproject.toml",
+    "README.md",
+)
 _LEFT: Final = shutil.ignore_patterns("__pycache__", "node_modules", ".*_cache", "*.pyc")
 
 

@@ -143,9 +143,9 @@ MUTATIONS: Final = (
     ),
     M(
         rows=(21, 22),
-        file=f"{WORKERS}/pool/shutdown.py",
-        old="slots.close()",
-        new="pass",
+        file=f"{WORKERS}/pool/admission.py",
+        old="        self._closed = True\n        self.drop_waiting()",
+        new="        pass",
         only=("test_waiting_tasks_go_back",),
     ),
     M(
@@ -159,7 +159,7 @@ MUTATIONS: Final = (
         file=_TAIL,
         old="except (\n            Exception\n        ) as error:",
         new="except KeyboardInterrupt as error:",
-        only=("test_a_malformed_entry_hides_nothing_else",),
+        only=("test_a_reader_that_breaks_harms_no_other_run",),
     ),
     M(
         rows=(26,),

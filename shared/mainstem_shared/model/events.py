@@ -104,7 +104,7 @@ def entry(raw_id: bytes, fields: Sequence[bytes] | Mapping[bytes, bytes]) -> Ent
         name, data = next(iter(fields.items()))
     else:
         name, data = fields[0], fields[1]
-    kind = _TYPES.get(name) or name.decode()
+    kind = _TYPES.get(name) or name.decode(errors="replace")  # of a later version, or damaged
     epoch, _, seq = raw_id.partition(b"-")
     return Entry(cursor=Cursor(int(epoch), int(seq)), type=kind, data=data)
 

@@ -221,7 +221,8 @@ async def test_a_log_that_is_lost_while_the_run_goes_on_is_repaired(store: Store
                 assert (frame.type, frame.payload()["text"]) == (Type.RESYNC, "w0 w1 w2")
 
 
-async def test_a_malformed_entry_hides_nothing_else(store: Store, tailer: Tailer) -> None:
+@pytest.mark.parametrize("name", [b"custom", b"\xff\xfe"], ids=["payload", "type"])
+async def test_a_malformed_entry_hides_nothing_else(store: Store, tailer: Tailer, name: bytes) -> None:
     """It is left out: the readers of its own run, and those of the other runs of the connection, go on."""
     bad, good = await RunLog.start(store), await RunLog.start(store)
     async with tailer.subscribe(bad.run_id) as one, tailer.subscribe(good.run_id) as other:
@@ -229,13 +230,33 @@ async def test_a_malformed_entry_hides_nothing_else(store: Store, tailer: Tailer
         await bad.claim()
         assert (await waiting)[-1].cursor == bad.top
         epoch = bad.top.epoch
-        await store.client.xadd(bad.keys.log, {"custom": "no JSON"}, id=f"{epoch}-1")
+        await store.client.xadd(bad.keys.log, {name: "no JSON"}, id=f"{epoch}-1")
         await store.client.xadd(bad.keys.log, {"custom": '{"name":"x","data":1}'}, id=f"{epoch}-2")
         seen: list[Cursor] = []
         while Cursor(epoch, 2) not in seen:
             seen += [frame.cursor for frame in await asyncio.wait_for(anext(one), 10)]
         await good.claim()
         assert (await also)[0].cursor == good.top
+
+
+async def test_a_reader_that_breaks_harms_no_other_run(
+    store: Store, tailer: Tailer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever fails while an event is handed over ends the readers of that run; the connection's other runs go on."""
+    broken, good = await RunLog.start(store), await RunLog.start(store)
+    async with tailer.subscribe(broken.run_id) as one, tailer.subscribe(good.run_id) as other:
+        waiting, also = await parked(one, broken), await parked(other, good)
+
+        def offer(batch: object) -> None:
+            raise MemoryError
+
+        monkeypatch.setattr(one, "offer", offer)
+        await broken.claim()
+        with pytest.raises(MemoryError):
+            await asyncio.wait_for(waiting, 10)
+        await good.claim()
+        assert (await asyncio.wait_for(also, 10))[0].cursor == good.top
+        assert one.end is None, "it failed; nothing told it an end"
 
 
 async def test_a_resync_reaches_live_readers(store: Store, tailer: Tailer) -> None:

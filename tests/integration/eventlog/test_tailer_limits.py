@@ -88,20 +88,23 @@ async def drink_until(subscription: Subscription, reader: Reader, cursor: Cursor
 
 
 class GatedStore(Store):
-    """A real store whose answers to pages can be held back: what a busy loop does to a reader."""
+    """A real store whose pages, or the questions for them, can be held back: what a busy loop does to a reader."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, holds_questions: bool = False) -> None:
         super().__init__(url)
         self.gate = asyncio.Event()
         self.gate.set()
         self.held = 0
+        self._holds_questions = holds_questions
 
     async def verb(self, script: Script, *args: Any, **options: Any) -> Any:
-        reply = await super().verb(script, *args, **options)
-        if script is transitions.PAGE:
-            self.held += 1
-            await self.gate.wait()
-        return reply
+        if script is not transitions.PAGE:
+            return await super().verb(script, *args, **options)
+        if not self._holds_questions:
+            reply = await super().verb(script, *args, **options)
+        self.held += 1
+        await self.gate.wait()
+        return await super().verb(script, *args, **options) if self._holds_questions else reply
 
 
 @pytest.mark.parametrize("missed", [5, 7])
@@ -112,7 +115,19 @@ async def test_what_overflows_while_a_reader_catches_up_is_read_again(
     then (5), or holds later events (7), nothing is missing.
     """
     monkeypatch.setattr(subscriptions, "QUEUE_FRAMES", 4)
-    store = GatedStore(store_url)
+    await overtaken(GatedStore(store_url), missed)
+
+
+@pytest.mark.parametrize("holds_questions", [False, True], ids=["after the page", "in the page too"])
+async def test_what_lands_while_a_reader_catches_up_comes_once(
+    store_url: str, *, holds_questions: bool
+) -> None:
+    """Events that are queued while a page is read follow it; those that the page has as well come once."""
+    await overtaken(GatedStore(store_url, holds_questions=holds_questions), 3)
+
+
+async def overtaken(store: GatedStore, missed: int) -> None:
+    """Let so many events land while a late reader waits for its page, and follow the run to its end."""
     async with Tailer(store) as tailer:
         log = await RunLog.start(store)
         await log.claim()

@@ -126,9 +126,20 @@ async def test_a_run_that_ends_by_itself_was_not_aborted(store: Store, runs: Asy
     log = await owned_run(store, "w1")
     await transitions.stop(store, log.run_id, reason=Reason.USER_ABORT)
     waiting = asyncio.create_task(runs.abort(log.run_id, wait=20))
+    await wait_until_async(lambda: store.client.exists(keys.mailbox("w1")), description="the owner's message")
     await log.finish(Reason.COMPLETED)
     answer = await asyncio.wait_for(waiting, 5)
     assert (answer.outcome, answer.won_from, answer.run.status) == ("already_finished", None, "succeeded")
+
+
+async def test_an_abort_of_a_finished_run_leaves_no_trace(store: Store, runs: AsyncRuns):
+    """No intent is written, no sweeper looks at it again, and the thread's next run goes on."""
+    log = await owned_run(store, "w1")
+    await log.finish(Reason.COMPLETED)
+    before = await store.client.hgetall(log.keys.record)
+    assert (await runs.abort(log.run_id)).outcome == "already_finished"
+    assert await store.client.hgetall(log.keys.record) == before
+    assert await listed.scores(store.client, "active") == {}
 
 
 @pytest.mark.parametrize("status", ["queued for a worker", "queued behind its thread"])

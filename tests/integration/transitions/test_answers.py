@@ -10,6 +10,7 @@ import pytest
 from mainstem_shared import errors, transitions
 from mainstem_shared.model import buckets, events, runs
 from mainstem_shared.model.cursors import Cursor
+from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import Reason, Status, WaitingFor
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
@@ -26,7 +27,7 @@ async def test_start_creates_a_queued_run_with_its_first_entry(store: Store):
     state = await transitions.read(store, run_id)
     assert isinstance(state, transitions.State)
     assert (state.status, state.epoch, state.owner, state.top) == (Status.QUEUED, 1, "", Cursor(1, 0))
-    assert state.entries[0].prev == Cursor(0, 0)
+    assert (state.entries[0].type, state.entries[0].prev) == (Type.CREATED, Cursor(0, 0))
     assert state.entries[0].payload()["run_id"] == run_id
     assert await store.client.hget(keys.run(run_id).thread, "active") == run_id.encode()
 
@@ -59,6 +60,9 @@ async def test_an_idempotency_key_belongs_to_its_first_run(store: Store):
     """The same body is replayed, another body is told apart; the key outlives nothing for ever."""
     first, second = v.new_run("t"), v.new_run("t")
     await v.start(store, first, idempotency=("scope", "body"))
+    kept = [await store.client.pttl(key) async for key in store.client.scan_iter("*:idem:*")]
+    assert len(kept) == 1
+    assert 0 < kept[0] <= transitions.IDEMPOTENCY_TTL_MS
     before = await v.everything(store)
     assert await v.start(store, second, idempotency=("scope", "body")) == transitions.Replayed(
         run_id=first, same_body=True
