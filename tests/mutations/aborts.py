@@ -17,7 +17,7 @@ MUTATIONS: Final = (
         file=f"{LUA}/start.lua",
         old="local waiting = active and 'thread' or 'worker'",
         new="local waiting = 'worker'",
-        only=("test_a_replacement_starts_after_the_end_of_what_it_replaces",),
+        only=("test_a_busy_thread_refuses_queues_or_replaces",),
     ),
     M(
         rows=(85, 163),
@@ -123,7 +123,7 @@ MUTATIONS: Final = (
         file=f"{LUA}/start.lua",
         old="append_control(log, 1, '0-0', 'run.created', body)",
         new="redis.call('HSET', record, 'status', 'queued')\nappend_control(log, 1, '0-0', 'run.created', body)",
-        only=("test_a_verb_that_the_log_refuses_changes_nothing",),
+        only=("test_a_start_that_the_log_refuses_leaves_nothing",),
     ),
     M(
         rows=(142,),

@@ -138,6 +138,20 @@ async def test_errors_of_emitting_are_raised_where_the_engine_emits():
     assert [step["state"] for step in result.fold.steps] == ["failed"]
 
 
+async def test_a_plain_engine_pauses_like_any_other():
+    """What it asks ends its function, and the run waits for the answer."""
+
+    def body(run: SyncRunContext[Words]) -> None:
+        run.text("before")
+        run.ask(["Well?"])
+        run.text("never said")
+
+    result = await ran(body)
+    assert result.text == "before"
+    assert result.action is not None
+    assert [question.text for question in result.action.questions] == ["Well?"]
+
+
 async def test_a_stopped_plain_engine_ends_at_its_next_call():
     """The run ends at once; the thread sees `stopping`, and its next call raises CancelledError."""
     channel, ended = MemoryChannel(), threading.Event()

@@ -288,7 +288,31 @@ async def test_a_pause_is_shown_once_to_whoever_comes(store: Store, tailer: Tail
         assert reader.fold.action["action_id"] == "a"
         assert reader.types.count(Type.APPROVAL_REQUIRED) == (comes != "after")
         assert not reader.finished
+        await decide(log)
+        await reached(reader, log.top)
+        assert reader.fold.action is None, "nothing is waited for any more"
         task.cancel()
+
+
+async def decide(log: RunLog) -> None:
+    """Answer what the run waits for."""
+    seen = await transitions.read_action(log.store, log.run_id, "a")
+    assert isinstance(seen, transitions.Waiting)
+    kept = {"action_id": "a", "kind": "tool_approval", "decisions": [{"call_id": "c", "type": "approve"}]}
+    resolved = await transitions.resolve(
+        log.store,
+        log.run_id,
+        nonce=ids.nonce(),
+        action_id="a",
+        fingerprint=seen.fingerprint,
+        digest="d",
+        decisions=kept,
+        kind=Type.APPROVAL_RESOLVED,
+        body={**kept, "by": None, "at": now_ms()},
+        live_ttl_ms=60_000,
+    )
+    assert isinstance(resolved, transitions.Resolved)
+    await log.learn()
 
 
 async def test_an_owner_that_meets_a_pause_or_no_run_just_lets_go(store: Store):

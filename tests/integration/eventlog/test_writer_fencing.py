@@ -131,6 +131,10 @@ async def test_a_woken_zombies_verbs_are_all_refused(store: Store, store_url: st
         assert isinstance(await v.handover(store, zombie, top=Cursor(newer.epoch, 0)), transitions.Refused)
         assert isinstance(await v.resync(store, zombie), transitions.Refused)
         assert isinstance(await v.seal(store, zombie), transitions.Refused)
+        saved = transitions.checkpoint(
+            store, zombie, cursor=top, state=b"old", fold=b"{}", live_ttl_ms=v.LIVE_MS
+        )
+        assert isinstance(await saved, transitions.Refused)
         assert await v.everything(store) == before
         engine.channel.text(Type.MESSAGE_DELTA, "from the grave")
         with pytest.raises(errors.Fenced):

@@ -198,6 +198,8 @@ async def test_an_idempotency_key_belongs_to_user_thread_and_body(store: Store, 
     assert len({first.run_id, elsewhere.run_id, bob.run_id}) == 3
     assert not elsewhere.replayed
     assert not bob.replayed
+    with pytest.raises(errors.ThreadBusy):  # not a replay of Ann's run
+        await start(store, messages, idempotency_key="k", principal=Principal(user_id="bob"))
 
 
 async def test_a_replay_does_not_need_its_engine_any_more(store: Store, messages: Messages):

@@ -183,6 +183,29 @@ async def test_a_failing_sweep_is_logged_and_the_next_one_tried(
         assert here.lease.may_write
 
 
+async def test_a_sweep_that_meets_nonsense_is_not_the_last(
+    store: Store, broker_url: str, caplog: pytest.LogCaptureFixture
+):
+    """What no sweeper foresees (here a key of another type) fails a sweep, is logged, and the next one works."""
+    async with working(Settings(redis_url=store.url, broker_url=broker_url, sweep_s=0.1)):
+        await store.client.rename(keys.WORKERS, "aside")
+        await store.client.set(keys.WORKERS, "nonsense", px=60_000)
+
+        def failed() -> bool:
+            return any(vars(record).get("action") == "sweep_failed" for record in caplog.records)
+
+        await wait_until_async(failed, description="a sweep to fail")
+        await store.client.rename("aside", keys.WORKERS)
+        log = await RunLog.start(store)
+        await transitions.stop(store, log.run_id, reason=Reason.USER_ABORT)
+        await listed.put(store.client, "active", {log.run_id: 0})
+
+        async def ended() -> bool:
+            return await store.client.hget(log.keys.record, "status") == b"aborted"
+
+        await wait_until_async(ended, description="the next sweep to end the run")
+
+
 @pytest.mark.parametrize("step_h", [2, -2])
 async def test_a_step_of_the_wall_clock_ends_no_healthy_run(
     runs: AsyncRuns, settings: Settings, monkeypatch: pytest.MonkeyPatch, step_h: int

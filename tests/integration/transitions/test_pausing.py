@@ -86,10 +86,15 @@ async def resolve(
 async def test_a_paused_run_is_its_record(store: Store):
     """No owner, the action for readers without what is for the server, the checkpoint; one log entry."""
     control = await v.running(store)
-    asked = action()
+    other = Call(call_id="b", name="tool", arguments={}, allowed_decisions=("reject",))
+    asked = action().model_copy(update={"calls": (*action().calls, other)})
     assert await pause(store, control, what=asked) == transitions.Paused(epoch=3)
     run = await run_states.get_run(store, control.run_id)
     assert (run.status, run.worker, run.action) == (Status.REQUIRES_ACTION, None, asked.public())
+    assert [(call["call_id"], call["allowed_decisions"]) for call in run.action["calls"]] == [
+        ("c", ["approve", "reject", "edit"]),
+        ("b", ["reject"]),
+    ]
     assert (await v.log_types(store, control.run_id))[-1] == "3-0 approval.required"
     assert await transitions.load_checkpoint(store, control.run_id) == b"state"
     seen = await transitions.read_action(store, control.run_id, "act")
@@ -171,6 +176,21 @@ async def test_the_first_decision_stands_for_ever(store: Store):
     await v.finish(store, transitions.Control(run_id=control.run_id, epoch=again.epoch, owner="me"))
     assert await asked_again() == expected
     assert not await store.client.exists(keys.run(control.run_id).checkpoint)
+
+
+async def test_a_resume_lengthens_the_life_of_all_that_goes_on(store: Store):
+    """Record, log, snapshot and checkpoint live as long as a run that starts now, and a sweeper looks at it soon."""
+    control = await v.running(store)
+    await pause(store, control)
+    k = keys.run(control.run_id)
+    kept = [key for key in (k.record, k.log, k.snapshot, k.checkpoint) if await store.client.exists(key)]
+    assert len(kept) == 4
+    for key in kept:
+        await store.client.pexpire(key, 60_000)
+    assert v.LIVE_MS > 120_000
+    await resolve(store, control.run_id)
+    assert [key for key in kept if await store.client.pttl(key) <= 120_000] == []
+    assert await store.client.zscore(k.active, control.run_id) is not None
 
 
 async def test_what_a_resolve_is_refused_for(store: Store):

@@ -198,3 +198,15 @@ async def test_a_verb_that_the_log_refuses_changes_nothing(store: Store):
         with pytest.raises(Exception, match="equal or smaller"):
             await ask(store, control, name)
         assert await v.everything(store) == before, name
+
+
+async def test_a_start_that_the_log_refuses_leaves_nothing(store: Store):
+    """No record, no thread, no index, no key of the caller's: the same start succeeds as soon as it can."""
+    run_id = v.new_run()
+    await store.client.xadd(keys.run(run_id).log, {"x": "y"}, id="9-9")
+    before = await v.everything(store)
+    with pytest.raises(Exception, match="equal or smaller"):
+        await v.start(store, run_id, idempotency=("scope", "body"))
+    assert await v.everything(store) == before
+    await store.client.delete(keys.run(run_id).log)
+    assert isinstance(await v.start(store, run_id, idempotency=("scope", "body")), transitions.Started)
