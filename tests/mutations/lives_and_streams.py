@@ -198,9 +198,9 @@ MUTATIONS: Final = (
     ),
     M(
         rows=(33,),
-        file=_CHANNELS,
-        old="raw_connections.bulk(self.key.encode())",
-        new='raw_connections.bulk(globals().setdefault("_LOG", self.key.encode()))',
+        file=f"{SHARED}/eventlog/writing/writer.py",
+        old="channel = Channel(self, control, fold or Content())",
+        new='channel = Channel(self, control, fold or globals().setdefault("_FOLD", Content()))',
         only=("test_many_runs_write_at_once_and_each_log_is_its_own",),
     ),
     M(

@@ -10,6 +10,7 @@ machine): others may have taken its runs meanwhile, so it must let go of everyth
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import logging
 import os
@@ -21,6 +22,7 @@ from typing import Final
 
 from mainstem_shared.coordination import clocks
 from mainstem_shared.metrics import catalogue as metrics
+from mainstem_shared.model import time
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
@@ -171,7 +173,14 @@ class Lease:
             return False
         metrics.LEASE_BEATS.labels("ok").inc()
         self.beaten_at = clocks.now()
+        self._learn_time()
         return True
+
+    def _learn_time(self) -> None:
+        with contextlib.suppress(RedisError, OSError):  # one who may not ask goes by this machine's clock
+            client, asked_ns = self._store.client(self._store.nodes()[0]), time.steady_ns()
+            seconds, micros = client.time()
+            time.CLOCK.learn(seconds, micros, asked_ns=asked_ns)
 
     def _release(self, owner: str) -> None:
         try:

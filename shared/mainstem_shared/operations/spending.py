@@ -12,15 +12,16 @@ import functools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from mainstem_shared import errors, transitions
-from mainstem_shared.model import jsontext, prices, usage, validation
+from mainstem_shared.model import jsontext, prices, runs, usage, validation
 from mainstem_shared.model.runs import Budget, Spec
+from mainstem_shared.model.time import now_ms
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
@@ -52,8 +53,8 @@ class _Account:
 
 
 def today() -> str:
-    """Return the day that is charged now: UTC."""
-    return f"{datetime.now(UTC):%Y-%m-%d}"
+    """Return the day that is charged now, the same in every process: UTC, by the store's clock."""
+    return f"{runs.at_ms(now_ms()):%Y-%m-%d}"
 
 
 def check(settings: Settings) -> None:
@@ -305,7 +306,7 @@ def _spent(day: str, account: transitions.Account) -> DaySpending:
 
 async def spent(store: Store, *, tenant: str, user_id: str | None, days: int = 1) -> list[DaySpending]:
     """Return what a user (None: all of the tenant) spent on each of the last days, newest first."""
-    now = datetime.now(UTC)
+    now = runs.at_ms(now_ms())
     named = [f"{now - timedelta(days=back):%Y-%m-%d}" for back in range(days)]
     accounts = [
         keys.tenant_spending(tenant, day) if user_id is None else keys.user_spending(tenant, user_id, day)

@@ -90,6 +90,7 @@ async def start_run(
         StoreUnavailable: not started, or (a lost reply) started and found by its idempotency key.
     """
     store, settings = operations.store, operations.settings
+    await store.learn_time()
     spec = _spec(
         request, settings=settings, principal=principal, thread_id=thread_id, run_id=run_id, trigger=trigger
     )

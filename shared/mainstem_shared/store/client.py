@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from redis.exceptions import NoScriptError, RedisError
 
 from mainstem_shared import errors
+from mainstem_shared.model import time as clock
 from mainstem_shared.store import failures, shared_connections, topologies
 from mainstem_shared.store.nodes import Node
 
@@ -247,6 +248,15 @@ class Store:
         if failure is not None:
             raise failure
         return replies
+
+    async def learn_time(self) -> None:
+        """Know the store's time from here on: what is written next, others compare with theirs.
+
+        Raises:
+            StoreUnavailable: as `each`.
+        """
+        if not clock.CLOCK.is_known:
+            await self.each("PING")  # connections ask for the time as they open
 
     async def each(self, *command: Any, patience_s: float | None = None) -> list[Any]:
         """Send one command to each server; returns their replies. Repeating it must be safe.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,7 +16,6 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 
 from mainstem_shared import errors
-from mainstem_shared.model.time import now_ms
 from mainstem_shared.store import failures, topologies
 from mainstem_shared.store.client import Store
 from mainstem_shared.store.connections import CONNECT_TIMEOUT_S
@@ -145,7 +145,8 @@ def of_clock(apart_s: float) -> list[Shortcoming]:
     return [
         Shortcoming(
             setting="clocks",
-            consequence=f"{apart_s:.1f} s apart from the server's: sweeps and expiries come early or late.",
+            consequence=f"{apart_s:.1f} s apart from the server's, by which runs go: tokens of identity "
+            "providers expire early or late, and log lines do not line up.",
             remedy="Run a time service (NTP) on all machines.",
             fatal=apart_s >= SKEWED_S,
         )
@@ -194,8 +195,8 @@ async def _of_node(server: Store, node: Node, where: str) -> list[Shortcoming]:
     info: Mapping[str, Any] = await server.patiently(lambda: node.client.info("everything"))
     if where == "broker":
         return of_broker(info)
-    before = now_ms()
+    before = time.time()
     seconds, micros = await server.patiently(node.client.time)
-    here_s = (before + now_ms()) / 2000
+    here_s = (before + time.time()) / 2  # this machine's clock, not what it has learnt
     in_cluster = server.topology.by_slot
     return [*of_store(info, in_cluster=in_cluster), *of_clock(abs(seconds + micros / 1e6 - here_s))]

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import hiredis
 from redis._parsers.base import BaseParser
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from mainstem_shared.model import time as clock
 from mainstem_shared.store import failures, raw_connections
 from mainstem_shared.store.raw_connections import RawConnection, Reply
 
@@ -85,6 +86,7 @@ class SharedConnection:
         if not opening.cancelled() and opening.exception() is None:
             self._connection = opening.result()
             self._connection.lost.add_done_callback(self._lost)
+            _learn_time(self._connection)
 
     def _lost(self, _: object) -> None:
         self.losses += 1
@@ -114,3 +116,15 @@ class SharedConnection:
         if connection is not None:
             connection.abort()
             await connection.lost
+
+
+def _learn_time(connection: RawConnection) -> None:
+    """Ask for the server's time, ahead of the first command: another server may have another clock."""
+    asked_ns = clock.steady_ns()
+
+    def on_reply(replies: list[Reply]) -> None:
+        if replies and isinstance(replies[0], list):  # else the connection was lost, or we may not ask
+            seconds, micros = cast("list[bytes]", replies[0])
+            clock.CLOCK.learn(int(seconds), int(micros), asked_ns=asked_ns)
+
+    connection.send(raw_connections.pack(b"TIME"), on_reply)
