@@ -199,8 +199,8 @@ MUTATIONS: Final = (
     M(
         rows=(33,),
         file=f"{SHARED}/eventlog/writing/writer.py",
-        old="channel = Channel(self, control, fold or Content())",
-        new='channel = Channel(self, control, fold or globals().setdefault("_FOLD", Content()))',
+        old="channel = Channel(writer, control, fold or Content())",
+        new='channel = Channel(writer, control, fold or globals().setdefault("_FOLD", Content()))',
         only=("test_many_runs_write_at_once_and_each_log_is_its_own",),
     ),
     M(
