@@ -99,9 +99,11 @@ class Settings(BaseSettings):
     write_profile: WriteProfile = WriteProfile.LATENCY
     """How the writer merges tokens: `latency` soon, `economy` in fewer commands."""
     archive_url: SecretStr | None = None
-    """The SQL database that finished runs go to: `postgresql://…` or `sqlite:///…`. None: there is none."""
+    """The SQL database that finished runs go to: `postgresql://…`, `sqlite:///…`, or `none`."""
     archive_hot_s: Annotated[float, Field(ge=0)] = 600
     """How long a run that the archive has stays in the store as well."""
+    archive_retention_days: dict[str, Annotated[float, Field(gt=0)]] | None = None
+    """How long the archive keeps runs after their end, as JSON by tenant, `*`: the others. None: for ever."""
     compact_after_s: Annotated[float, Field(ge=0)] = 60
     """How long after its end a run's deltas stay readable one by one; then only the final event is kept."""
 
@@ -199,9 +201,23 @@ class Settings(BaseSettings):
         return self.live_ttl_ms + self.retention_ms
 
     @property
+    def archive_address(self) -> str | None:
+        """The archive's address; beside an embedded store the one that `mainstem up` made, if it did."""
+        if self.archive_url is not None:
+            given = self.archive_url.get_secret_value()
+            return None if given == "none" else given
+        made = self.embedded_archive
+        return f"sqlite:///{made}" if self.redis_url is None and made.exists() else None
+
+    @property
+    def embedded_archive(self) -> Path:
+        """The archive's file beside the embedded store."""
+        return self.data_dir.resolve() / "archive.db"
+
+    @property
     def retention_ms(self) -> int:
         """Lifetime of a finished run's keys, counted from the terminal event; the archive shortens it."""
-        return int(self.retention_s * 1000) if self.archive_url is None else UNARCHIVED_MS
+        return int(self.retention_s * 1000) if self.archive_address is None else UNARCHIVED_MS
 
     def environment(self) -> dict[str, str]:
         """Return the variables that give another process the same settings: those that were set at all."""

@@ -37,6 +37,7 @@ COMMANDS: Final = {
     "usage": "mainstem_api.cli.usage",
     "doctor": "mainstem_api.cli.doctor",
     "verify": "mainstem_api.cli.verify",
+    "archive": "mainstem_api.cli.archive",
     "addresses": "mainstem_api.cli.addresses",
 }
 """Where each command is; in the order of the help."""
@@ -55,8 +56,12 @@ def build_app(names: Iterable[str] = tuple(COMMANDS)) -> typer.Typer:
     )
     app.callback()(_nothing)  # with a single command typer would drop its name
     for name in names:
+        command = getattr(importlib.import_module(COMMANDS[name]), name)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+            continue
         passing = {"ignore_unknown_options": True, "allow_extra_args": True} if name in PASSING else {}
-        app.command(name, context_settings=passing)(getattr(importlib.import_module(COMMANDS[name]), name))
+        app.command(name, context_settings=passing)(command)
     return app
 
 

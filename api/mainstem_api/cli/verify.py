@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from mainstem_api.cli._options import Exit, Json, store_reported
+from mainstem_shared import archive as archives
 from mainstem_shared.model.verification import Dump, Verdict
 from mainstem_shared.model.verification import verify as verify_dump
 from mainstem_shared.operations.queries import verification
@@ -56,7 +57,8 @@ def verify(
 
 
 async def _from_store(run_ids: list[str], thread: str | None, tenant: str) -> list[Dump]:
-    store = Store(endpoints.store_url(Settings()))
+    settings = Settings()
+    store = Store(endpoints.store_url(settings), archive=archives.connect(settings))
     try:
         if thread is not None:
             run_ids = [*run_ids, *await verification.thread_run_ids(store, tenant, thread)]

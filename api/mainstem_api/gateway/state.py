@@ -59,6 +59,7 @@ class Gateway:
         self.metrics.observe(self.tailer)
         self._tasks: list[asyncio.Task[None]] = []
         self._lease: Lease | None = None
+        self.sweeper: Sweeper | None = None
         uvicorn_internals.expect_resets()
 
     def start(self) -> None:
@@ -68,6 +69,7 @@ class Gateway:
         lease.start_soon()
         sweeper = Sweeper(operations=self.operations, owner=lambda: lease.owner, on_unseen=lease.beat_soon)
         broker = BrokerWatch(self.publisher)
+        self.sweeper = sweeper
         self.metrics.observe_housekeeping(sweeper=sweeper, lease=lease, broker=broker)
         primary = PrimaryWatch(self.store, on_moved=lambda: lease.beat_soon(moved=True))
         self._tasks = [

@@ -208,11 +208,21 @@ class Stack:
             "MAINSTEM_REDIS_URL": self._url(self._settings.redis_url, STORE_DB),
             "MAINSTEM_BROKER_URL": self._url(self._settings.broker_url, BROKER_DB),
             "MAINSTEM_DATA_DIR": str(self._data_dir),
+            **self._archive(),
             "MAINSTEM_PORT": str(port),
             "MAINSTEM_FLOWER_PORT": str(self._flower_port),
             "MAINSTEM_FLOWER_URL": self._settings.flower_url or self._flower_url(),
             "PYTHONUNBUFFERED": "1",  # lines when they are written, not when a pipe's buffer is full
         }
+
+    def _archive(self) -> dict[str, str]:
+        """Keep finished runs beside the embedded server, if nothing else is said and libraries are there."""
+        settings = self._settings
+        libraries = ("alembic", "aiosqlite", "sqlalchemy")
+        if settings.archive_url is None and settings.redis_url is None and all(map(_is_installed, libraries)):
+            settings.embedded_archive.touch(mode=0o600)  # others see by it that there is an archive
+        address = settings.archive_address
+        return {} if address is None else {"MAINSTEM_ARCHIVE_URL": address}
 
     def _flower_url(self) -> str:
         found = importlib.util.find_spec("flower") is not None
@@ -269,6 +279,10 @@ class Stack:
         while make is not None and not await set_within(self._stopping, _MAKE_POLL_S):
             if make.has_given_up():
                 self._stop("make was stopped")
+
+
+def _is_installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
 
 
 def _where(state_file: Path) -> str:

@@ -21,7 +21,8 @@ def connect(settings: Settings) -> Archive | None:
     Raises:
         Misconfigured: its address is none, or the extra `archive` is not installed.
     """
-    if settings.archive_url is None:
+    address = settings.archive_address
+    if address is None:
         return None
     try:
         from mainstem_shared.archive.database import Archive
@@ -29,4 +30,4 @@ def connect(settings: Settings) -> Archive | None:
         raise errors.Misconfigured(
             f"MAINSTEM_ARCHIVE_URL needs {error.name}: pip install 'mainstem[archive]'."
         ) from error
-    return Archive(settings.archive_url.get_secret_value())
+    return Archive(address)

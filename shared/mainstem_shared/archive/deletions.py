@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import ColumnElement, and_, delete, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mainstem_shared.archive.tables import RUNS, THREADS
@@ -78,6 +78,18 @@ class Deletions:
         """Delete some of the runs that are meant; returns them, none once all are deleted."""
         some = select(RUNS.c.run_id).where(_condition(whose)).limit(limit)
         return await self._bury_where(RUNS.c.run_id.in_(some))
+
+    async def tenants(self) -> list[str]:
+        """Return the tenants that have archived runs, one short query each: there are few, and many runs."""
+        found: list[str] = []
+        while True:
+            query = select(func.min(RUNS.c.tenant).label("tenant"))
+            if found:
+                query = query.where(RUNS.c.tenant > found[-1])
+            following = (await self._database.read(query))[0]["tenant"]
+            if following is None:
+                return found
+            found.append(following)
 
     async def bury_before(self, tenant: str, before_ms: int, *, limit: int = SLICE) -> list[Doomed]:
         """Delete some of a tenant's runs that ended before then; returns them."""

@@ -36,6 +36,10 @@ class Driver(Protocol):
         """
         ...
 
+    def digests(self, run_id: str) -> list[str]:
+        """Return the digests of a run's blobs, in their order."""
+        ...
+
     def drop(self, run_id: str) -> None:
         """Remove all blobs of a run, if there are any."""
         ...
@@ -79,6 +83,11 @@ class Folder:
         except FileNotFoundError:
             raise errors.NotFound("No such blob.") from None
 
+    def digests(self, run_id: str) -> list[str]:
+        """Return the names of the files that are whole."""
+        folder = self._of(run_id)
+        return sorted(path.name for path in folder.glob("*") if "." not in path.name)
+
     def drop(self, run_id: str) -> None:
         """Remove the run's folder, and its thread's if that is empty."""
         folder = self._of(run_id)
@@ -111,6 +120,10 @@ class Memory:
             return self.blobs[run_id, digest]
         except KeyError:
             raise errors.NotFound("No such blob.") from None
+
+    def digests(self, run_id: str) -> list[str]:
+        """Return the run's."""
+        return sorted(digest for owner, digest in self.blobs if owner == run_id)
 
     def drop(self, run_id: str) -> None:
         """Forget the run's."""

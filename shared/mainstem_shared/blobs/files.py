@@ -45,6 +45,10 @@ class Files:
         """
         return await asyncio.to_thread(self._driver.get, run_id, digest)
 
+    async def digests(self, run_id: str) -> list[str]:
+        """Return the digests of a run's blobs, in their order."""
+        return await asyncio.to_thread(self._driver.digests, run_id)
+
     async def drop(self, run_id: str) -> None:
         """Remove all blobs of a run."""
         await asyncio.to_thread(self._driver.drop, run_id)

@@ -173,6 +173,11 @@ ARCHIVED: Final = _counter(
     "Finished runs: archived; away: the archive did not answer; refused: it takes others, but not these.",
     "result",
 )
+_declare(
+    "gauge",
+    "mainstem_archive_lag_seconds",
+    "Since the end of the oldest run that an archive which is away did not take; 0: it takes them.",
+)
 _declare("gauge", "mainstem_sweep_age_seconds", "Since this process's last complete sweep, or its start.")
 _declare(
     "gauge",

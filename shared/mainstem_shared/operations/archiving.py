@@ -90,10 +90,7 @@ class Archiver:
 
     async def _keep_waiting(self, run_ids: set[str]) -> None:
         """Leave runs in the store that the archive refuses, and say so: they must not stop the others."""
-        at = now_ms() + REFUSED_HOLD_MS
-        await self._store.commands(
-            *(("ZADD", keys.run(run_id).compact, "XX", at, run_id) for run_id in sorted(run_ids))
-        )
+        await self._operations.indexes.archive_at(sorted(run_ids), now_ms() + REFUSED_HOLD_MS)
         for run_id in sorted(run_ids):
             metrics.ARCHIVED.labels("refused").inc()
             noted = {"action": "archive_refused", "run_id": run_id}

@@ -186,6 +186,20 @@ class Indexes:
         mine = ((keys.user_runs(spec.tenant, spec.user_id), spec.run_id) for spec in specs)
         await self.store.commands(*(("ZREM", index, run_id) for index, run_id in mine), large=True)
 
+    async def archive_at(self, run_ids: Sequence[str], at_ms: int) -> None:
+        """Have finished runs that wait for the archive tried again then."""
+        await self.store.commands(
+            *(("ZADD", keys.run(run_id).compact, "XX", at_ms, run_id) for run_id in run_ids)
+        )
+
+    async def to_compact(self, *, limit: int) -> tuple[int, list[str]]:
+        """Return how many finished runs are to be compacted, or archived, and some of them."""
+        lists = [listed.compact for listed in keys.every_index()]
+        counts = await self.store.commands(*(("ZCARD", listed) for listed in lists))
+        full = [listed for listed, count in zip(lists, counts, strict=True) if count]
+        found = await self.store.commands(*(("ZRANGE", listed, 0, 9) for listed in full), large=True)
+        return sum(counts), [raw.decode() for members in found for raw in members][:limit]
+
     async def drop_old(self, before_ms: int) -> None:
         """Take runs off the recent ones that were created before then: their retention is over."""
         await self.store.commands(

@@ -19,6 +19,7 @@ def install(exposition: Exposition, *, sweeper: Sweeper, lease: Lease) -> None:
         sweep_age_seconds=lambda: time.monotonic() - sweeper.swept_at,
         due_backlog=lambda: {(work,): float(count) for work, (count, _) in sweeper.backlog.items()},
         due_lateness_seconds=lambda: {(work,): late_s for work, (_, late_s) in sweeper.backlog.items()},
+        archive_lag_seconds=lambda: sweeper.archiver.lag_s,
         store_up=lambda: float(sweeper.store_up),
         store_latency_seconds=lambda: sweeper.store_latency_s,
     )

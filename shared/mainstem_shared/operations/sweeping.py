@@ -34,6 +34,7 @@ from mainstem_shared.operations import (
     waits,
 )
 from mainstem_shared.operations.aborting import Abort, Aborter
+from mainstem_shared.operations.archive_upkeep import Retention
 from mainstem_shared.operations.archiving import AWAY_HOLD_MS, Archiver
 from mainstem_shared.operations.blob_collection import BlobCollector
 from mainstem_shared.operations.due_work import HOLD_MS, SLICE, Drain
@@ -91,6 +92,7 @@ class Sweeper:
     def __post_init__(self) -> None:
         self.archiver = Archiver(self.operations)
         self.drain = Drain(kinds={CHECKS: self._look_at_due, COMPACTIONS: self._compact_due})
+        self._retention = Retention(self.operations)
         self._blobs = BlobCollector(self.operations.store, self.operations.settings)
 
     @property
@@ -357,3 +359,4 @@ class Sweeper:
         await self._blobs.collect_sometimes()
         with contextlib.suppress(errors.ArchiveUnavailable):  # it is back some day
             await deleting.finish_deletions(self.operations)
+            await self._retention.expire_sometimes()

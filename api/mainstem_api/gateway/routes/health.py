@@ -29,9 +29,10 @@ async def healthz() -> Response:
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses=problem_documents(503))
 async def readyz(gateway: Serving) -> Response:
-    """Answer 200 if store and broker take what a start writes, else 503."""
+    """Answer 200 if store and broker take what a start writes, else 503. The archive may lag: runs wait."""
     await asyncio.gather(readiness.check_writes(gateway.store), gateway.publisher.aping())
-    return JSONResponse({"status": "ready"})
+    lag_s = 0.0 if gateway.sweeper is None else gateway.sweeper.archiver.lag_s
+    return JSONResponse({"status": "ready", **({"archive_lag_s": round(lag_s, 1)} if lag_s else {})})
 
 
 @router.get("/metrics", include_in_schema=False)

@@ -188,7 +188,7 @@ async def after(store: Store, query: Query, position: Position | None) -> list[P
 async def _listed_after(store: Store, index: str | None, position: Position | None) -> list[Position]:
     """Return the entries that come next in an index of the store; none at its end."""
     if index is None:
-        return await _merged_after(store, position)
+        return await recent_after(store, position)
     ceiling = "+inf" if position is None else position.created_ms
     skipped = 0
     while True:
@@ -199,7 +199,7 @@ async def _listed_after(store: Store, index: str | None, position: Position | No
         skipped += len(found)  # of the same millisecond as the position, and before it
 
 
-async def _merged_after(store: Store, position: Position | None) -> list[Position]:
+async def recent_after(store: Store, position: Position | None) -> list[Position]:
     """Return the recent runs of all buckets that come next; none at the end.
 
     Of each bucket a few are read, in one round trip for all. What is older than the last one read of a bucket
