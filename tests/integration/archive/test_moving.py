@@ -69,8 +69,8 @@ async def test_an_archive_that_is_away_loses_nothing(
 ) -> None:
     """While the archive cannot be reached runs stay in the store, readable; later they move."""
     (tmp_path / "away").mkdir()
-    away = settings.model_copy(update={"archive_url": f"sqlite:///{tmp_path}/away/nothing/archive.db"})
     address = Settings(archive_url=f"sqlite:///{tmp_path}/away/nothing/archive.db")
+    away = settings.model_copy(update={"archive_url": address.archive_url})
     store = Store(store_url, archive=archive.connect(address))
     try:
         operations = Operations(store=store, settings=away, publisher=Messages())
