@@ -12,6 +12,7 @@ MainstemError
 ├── NotAuthenticated          not_authenticated
 ├── Forbidden                 forbidden
 ├── DecisionNotAllowed        decision_not_allowed
+├── CallbackNotAllowed        callback_not_allowed
 ├── NotFound                  not_found
 ├── Conflict
 │   ├── ThreadBusy            thread_busy
@@ -61,6 +62,7 @@ __all__ = [
     "BlobTooLarge",
     "BrokerUnavailable",
     "BudgetReached",
+    "CallbackNotAllowed",
     "ChannelClosed",
     "CheckpointTooLarge",
     "ClusterUnsupported",
@@ -203,6 +205,13 @@ class Forbidden(MainstemError):
 
     code = "forbidden"
     message = "This needs the scope admin."
+
+
+class CallbackNotAllowed(MainstemError):
+    """A run's callback names a task, or a webhook, that the operator does not allow."""
+
+    code = "callback_not_allowed"
+    message = "The callback {target!r} is not allowed: {why}."
 
 
 class DecisionNotAllowed(MainstemError):

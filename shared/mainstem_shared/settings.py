@@ -115,6 +115,20 @@ class Settings(BaseSettings):
     blocking_threads: Annotated[int, Field(ge=1, le=4096)] = 64
     """Threads of a worker for what blocks (`asyncio.to_thread`, plain tools of frameworks); others wait."""
 
+    # Callbacks
+    on_run_end: str = ""
+    """Who is told of every run's end: Celery tasks (`name`, `name@queue`) and webhooks, comma-separated."""
+    callback_tasks: str = ""
+    """Tasks, comma-separated, that a run's own callback may name; `name@queue` gives one its queue."""
+    callback_hosts: str = ""
+    """Hosts, comma-separated, that it may have webhooks on: `example.com`, `*.example.com:8443`; `*`: all."""
+    callback_http: bool = False
+    """Whether such a webhook may be plain http."""
+    callback_networks: str = ""
+    """Networks, comma-separated, beside the public ones that such a webhook may lie in: `10.1.0.0/16`."""
+    webhook_secrets: SecretStr | None = None
+    """What webhooks are signed with: `whsec_…`, two while rotating; `host=whsec_…` for one host."""
+
     # Files
     blob_url: str | None = None
     """Where files and large results lie: `file:///path`, shared by all processes. None: in `data_dir`."""

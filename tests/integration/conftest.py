@@ -25,7 +25,7 @@ _INDEXES = (
     keys.WORKERS,
     keys.ENGINES,
 )
-PERMANENT = {key.encode() for key in (*_INDEXES, keys.STREAM_SECRET)}
+PERMANENT = {key.encode() for key in (*_INDEXES, *keys.CALLBACKS, keys.STREAM_SECRET)}
 """Indexes whose entries are dropped one by one, and one secret."""
 
 

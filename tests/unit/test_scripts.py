@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mainstem_shared import transitions
-from mainstem_shared.model import ids, runs
+from mainstem_shared.model import callbacks, ids, runs
 from mainstem_shared.model.actions import Action, Question
 from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
@@ -28,6 +28,7 @@ RUN = ids.run_id("t", "t", uuid.UUID(int=1))
 CONTROL = transitions.Control(run_id=RUN, epoch=2, owner="me")
 SPEC = spec(RUN, tenant="t")
 TOP = Cursor(2, 1)
+DELIVERY = callbacks.parse_delivery(f"{RUN}.2.1")
 ACTION = Action(
     action_id="a", kind="question", questions=(Question(question_id="q", text="?"),), expires_ms=1
 )
@@ -104,6 +105,9 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "erase": lambda s: transitions.erase(s, "t", "t"),
     "steer": lambda s: transitions.steer(s, RUN, input_id="i", text="t", by=None),
     "inbox": lambda s: transitions.inbox(s, CONTROL, read=1, known=1),
+    "told": lambda s: transitions.told(s, DELIVERY),
+    "tell": lambda s: transitions.tell(s, RUN, epoch=2, spec=b"{}", event=b"{}", targets=["task"]),
+    "untell": lambda s: transitions.untell(s, RUN),
     "take_due": lambda s: transitions.take_due(s, store_keys.indexes(0).active, limit=1, hold_ms=1),
     "move": lambda s: transitions.move(s, RUN.split("_")[0], [RUN]),
     "reserve": lambda s: transitions.reserve(
@@ -226,6 +230,8 @@ def test_flags_say_what_a_verb_may_do(name: str):
         "take_due",
         "pause",
         "settle",
+        "told",
+        "untell",
     }
     assert ("allow-oom" in first) == (name in ends_or_frees)
     assert ("no-writes" in first) == (name in READS)

@@ -22,6 +22,7 @@ from mainstem_shared.coordination.leases import Lease
 from mainstem_shared.eventlog.writing.writer import Writer
 from mainstem_shared.model import jsontext
 from mainstem_shared.operations import migration
+from mainstem_shared.operations.courier import Courier
 from mainstem_shared.operations.performing import Operations
 from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
@@ -130,6 +131,7 @@ class Housekeeping:
         for name, loop in (
             ("mailbox", mailbox.run),
             ("sweeps", sweeper.run),
+            ("callbacks", Courier(here.operations).run),
             ("primary", primary.run),
             ("history", here.operations.history.run),
             ("clock", functools.partial(_every, clock_s, here.check_clocks)),

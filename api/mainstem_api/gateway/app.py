@@ -39,7 +39,7 @@ from mainstem_api.gateway.routes import (
     usage,
 )
 from mainstem_api.gateway.state import Holder
-from mainstem_shared.operations import spending
+from mainstem_shared.operations import callback_policy, spending
 from mainstem_shared.settings import Settings
 
 _ROUTERS = tuple(
@@ -61,6 +61,7 @@ def create_app(settings: Settings | None = None, *, authenticator: Authenticator
     """
     settings = settings or Settings()
     spending.check(settings)
+    callback_policy.check(settings)
     authenticator = authenticator or authenticators.authenticator(settings)
     holder = Holder(settings)
     origins = Origins(settings)

@@ -42,6 +42,7 @@ _STATUS: Final[Sequence[tuple[type[errors.MainstemError], HTTPStatus]]] = (
     (errors.NotFound, HTTPStatus.NOT_FOUND),
     (errors.IdempotencyKeyReused, HTTPStatus.UNPROCESSABLE_ENTITY),
     (errors.Conflict, HTTPStatus.CONFLICT),
+    (errors.CallbackNotAllowed, HTTPStatus.FORBIDDEN),
     (errors.DecisionNotAllowed, HTTPStatus.FORBIDDEN),
     (errors.ActionExpired, HTTPStatus.GONE),
     (errors.TooManyRuns, HTTPStatus.TOO_MANY_REQUESTS),

@@ -21,6 +21,7 @@ from mainstem_shared.coordination.leases import GATEWAY, Lease
 from mainstem_shared.eventlog.reading.joined_reads import JoinedReads
 from mainstem_shared.eventlog.reading.tailer import Tailer
 from mainstem_shared.operations import migration
+from mainstem_shared.operations.courier import Courier
 from mainstem_shared.operations.performing import Operations
 from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
@@ -77,6 +78,7 @@ class Gateway:
             asyncio.create_task(self.operations.history.run(), name="gateway-history"),
             asyncio.create_task(sweeper.run(), name="gateway-sweeper"),
             asyncio.create_task(broker.run(), name="gateway-broker-watch"),
+            asyncio.create_task(Courier(self.operations).run(), name="gateway-callbacks"),
             asyncio.create_task(self._drain_with_server(), name="gateway-drain"),
             asyncio.create_task(
                 server_checks.watch_start(self.store.url, endpoints.broker_url(self.settings)),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from mainstem_shared import errors, transitions
 from mainstem_shared.metrics import catalogue as metrics
@@ -31,6 +31,12 @@ class Publisher(Protocol):
         self, run_id: str, *, user_id: str, engine: str, descent: Descent | None = None
     ) -> str:
         """Publish a message that makes a worker claim the run; return its task id."""
+        ...
+
+    async def acall(
+        self, task: str, *, event: dict[str, Any], task_id: str, queue: str | None, run_id: str
+    ) -> None:
+        """Publish a message for a task of the user's own, which is told of an event."""
         ...
 
 

@@ -182,7 +182,7 @@ _declare("gauge", "mainstem_sweep_age_seconds", "Since this process's last compl
 _declare(
     "gauge",
     "mainstem_due_backlog",
-    "Work of the whole store that was due when this process last swept: checks, compactions.",
+    "Work of the whole store that was due when this process last swept: checks, compactions, callbacks.",
     "work",
 )
 _declare(
@@ -190,6 +190,21 @@ _declare(
 )
 PUBLISHED: Final = _counter(
     "mainstem_outbox_messages", "Messages of runs given to the broker by this process: ok, failed.", "result"
+)
+
+CALLBACKS: Final = _counter(
+    "mainstem_callbacks",
+    "Attempts of this process to tell a task or a webhook of a run: told, failed (tried again), given_up.",
+    "target result",
+)
+CALLBACK_DELAY: Final = _histogram(
+    "mainstem_callback_delay_seconds", "From an event of a run until a target was told of it.", "target"
+)
+_declare(
+    "gauge",
+    "mainstem_callbacks_untold",
+    "Callbacks of the whole store that are not delivered: waiting, given_up; as of the last census.",
+    "state",
 )
 
 # -- the fleet, store and broker
@@ -241,6 +256,9 @@ for _result in ("ok", "failed"):
     PUBLISHED.labels(_result)
 for _result in ("archived", "away", "refused"):
     ARCHIVED.labels(_result)
+for _target in ("task", "webhook"):
+    for _result in ("told", "failed", "given_up"):
+        CALLBACKS.labels(_target, _result)
 for _outcome in ("handed_over", "ended"):
     RUNS_RECOVERED.labels(_outcome)
 

@@ -91,6 +91,14 @@ class Record:
         deleted_by="finish",
         meaning="what to do on a busy thread: a replacement that waits can be replaced itself",
     )
+    callback = Field[dict[str, Any] | None](
+        "callback",
+        _object,
+        default=None,
+        unit=JSON,
+        written_by="start",
+        meaning="who is told of its end: `to`, whom it named, of `pauses` too if asked; `all`, everyone",
+    )
     idempotency_key = Field[str | None](
         "idem",
         _text,

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSche
 
 from mainstem_shared import errors
 from mainstem_shared.model import schemas
+from mainstem_shared.model.callbacks import Callback
 from mainstem_shared.model.usage import Usage, spelled
 
 RECORD_VERSION: Final = 2
@@ -182,6 +183,9 @@ class StartRequest(BaseModel):
     )
     budget: Budget | None = Field(
         default=None, exclude_if=_is_none, description="The most that the run's provider calls may cost."
+    )
+    callback: Callback | None = Field(
+        default=None, exclude_if=_is_none, description="Who is told of the run's end."
     )
 
 

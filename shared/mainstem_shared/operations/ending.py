@@ -20,6 +20,7 @@ from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.memories import Changes
 from mainstem_shared.model.runs import Reason, Spec, Status
 from mainstem_shared.model.time import now_ms
+from mainstem_shared.operations import callback_policy
 from mainstem_shared.operations.performing import FINISH, SEAL, Operations, Rounds, nobody
 from mainstem_shared.operations.spending import Spending
 from mainstem_shared.transitions import Control
@@ -99,6 +100,7 @@ async def _finish(
             compact_after_ms=int(operations.settings.compact_after_s * 1000),
             inputs_read=len(fold.inputs),
             memory=memory,
+            everyone=callback_policy.everyone_stored(operations.settings),
             patience_s=patience_s,
         )
         return await operations.perform(end, notify=hand_on)

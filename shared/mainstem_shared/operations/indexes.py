@@ -24,7 +24,9 @@ from mainstem_shared.store.client import Store
 
 CHECKS: Final = "checks"
 COMPACTIONS: Final = "compactions"
-"""The kinds of work that fall due, as metrics name them: checks of unfinished runs, dropping of deltas."""
+CALLBACKS: Final = "callbacks"
+"""The kinds of work that fall due, as metrics name them: checks of unfinished runs, dropping of deltas,
+telling somebody."""
 STALE: Final = 10
 """How many of a user's oldest entries a start looks at: more than it adds, so that lists stay short."""
 
@@ -158,11 +160,12 @@ class Indexes:
             for listed in keys.every_index()
             for place in ((CHECKS, listed.active), (COMPACTIONS, listed.compact))
         ]
+        places += [(CALLBACKS, index) for index in keys.CALLBACKS]
         heads = await self.store.commands(*(("ZRANGE", index, 0, 0, "WITHSCORES") for _, index in places))
         since = {place: int(float(head[1])) for place, head in zip(places, heads, strict=True) if head}
         due = [place for place, at in since.items() if at <= now]
         counts = await self.store.commands(*(("ZCOUNT", index, "-inf", now) for _, index in due))
-        backlogs = {kind: Backlog() for kind in (CHECKS, COMPACTIONS)}
+        backlogs = {kind: Backlog() for kind in (CHECKS, COMPACTIONS, CALLBACKS)}
         for (kind, index), count in zip(due, counts, strict=True):
             backlogs[kind].add(index, count=count, since_s=(now - since[kind, index]) / 1000)
         return backlogs

@@ -20,6 +20,7 @@ from mainstem_shared.blobs.files import Files
 from mainstem_shared.coordination import outbox
 from mainstem_shared.model.actions import Action
 from mainstem_shared.model.runs import Spec, Status
+from mainstem_shared.operations.callback_hints import Hints
 from mainstem_shared.operations.history import History
 from mainstem_shared.operations.indexes import Indexes
 from mainstem_shared.settings import Settings
@@ -125,6 +126,11 @@ class Operations:
         return Files(self.settings)
 
     @cached_property
+    def hints(self) -> Hints:
+        """Where this process's courier is told what is due."""
+        return Hints()
+
+    @cached_property
     def history(self) -> History:
         """What this process changed lately, to be changed again if the store loses it."""
         return History(self.store, lambda change, notify: self.perform(change, notify=notify))
@@ -141,6 +147,8 @@ class Operations:
         await change.prepare(self.indexes)
         answer = await change.verb(self.store)
         self.history.note(change, answer, notify)
+        if getattr(answer, "told", 0):
+            self.hints.add(keys.run(change.run_id).callbacks_due)
         await self._tidy(change, answer)
         await notify(answer)
         return answer
@@ -366,10 +374,13 @@ WITHOUT_PROTOCOL: Final = {
     "erase": "removes what engines keep on a thread that has no run any more",
     "compact": "gives back memory of a run that is over",
     "release": "lets go of a run that is over, once the archive has it",
+    "told": "notes what became of an attempt to tell somebody of a run",
+    "tell": "has somebody told of a run once more",
+    "untell": "drops what is to be told of a run",
     "take_slot": "changes a count, not a run",
     "reserve": "changes an account, not a run",
     "settle": "changes an account, not a run",
-    "take_due": "postpones a check, or a compaction, while its sweeper is at it",
+    "take_due": "postpones a check, a compaction, or a callback, while its sweeper is at it",
     "read": "writes nothing",
     "page": "writes nothing",
     "dump": "writes nothing",

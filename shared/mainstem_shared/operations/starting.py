@@ -21,7 +21,7 @@ from mainstem_shared.model.principals import Principal
 from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import Reason, Spec, StartRequest, WaitingFor
 from mainstem_shared.model.time import now_ms
-from mainstem_shared.operations import engine_catalogue, quotas
+from mainstem_shared.operations import callback_policy, engine_catalogue, quotas
 from mainstem_shared.operations.aborting import Aborter
 from mainstem_shared.operations.performing import START, Operations
 from mainstem_shared.settings import Settings
@@ -81,6 +81,7 @@ async def start_run(
     Raises:
         NotFound: the thread is another user's.
         InvalidRequest: also as InputTooLarge, UnknownEngine, InvalidInput.
+        CallbackNotAllowed: the request names somebody to be told whom the operator does not allow.
         TooManyRuns: the user has as many runs at work as may be.
         ThreadBusy: `run_id` holds the thread, and the request does not want to wait.
         ThreadQueueFull: too many wait already.
@@ -94,6 +95,7 @@ async def start_run(
     spec = _spec(
         request, settings=settings, principal=principal, thread_id=thread_id, run_id=run_id, trigger=trigger
     )
+    callback = callback_policy.stored(settings, request.callback)
     run_input = await _stored(operations, request, spec)
     idempotency = _idempotency(principal, thread_id, request, idempotency_key)
     if not await _is_replay(store, spec, idempotency):
@@ -109,6 +111,7 @@ async def start_run(
         thread_ttl_ms=settings.thread_ttl_ms,
         idempotency=idempotency,
         private="" if not private_threads else "archived" if store.archive else "private",
+        callback=callback,
     )
     notify = functools.partial(_publish, operations, spec)
     answer = await operations.perform(start, notify=notify)

@@ -38,7 +38,7 @@ from mainstem_shared.operations.archive_upkeep import Retention
 from mainstem_shared.operations.archiving import AWAY_HOLD_MS, Archiver
 from mainstem_shared.operations.blob_collection import BlobCollector
 from mainstem_shared.operations.due_work import HOLD_MS, SLICE, Drain
-from mainstem_shared.operations.indexes import CHECKS, COMPACTIONS, Backlog, Indexes
+from mainstem_shared.operations.indexes import CALLBACKS, CHECKS, COMPACTIONS, Backlog, Indexes
 from mainstem_shared.operations.performing import PROMOTE, Operations
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
@@ -139,6 +139,7 @@ class Sweeper:
         await self._settle_lost()
         self._due = await self._indexes.due()
         self.backlog = {kind: (due.count, due.since_s) for kind, due in self._due.items()}
+        self.operations.hints.add(*self._due[CALLBACKS].indexes)
         self._broker_away = False
         drained = await self.drain.run(self.operations.settings.sweep_s)
         for run_id, score in self._unborn.items():

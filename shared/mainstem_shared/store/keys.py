@@ -54,6 +54,9 @@ class RunKeys(NamedTuple):
     active: str
     recent: str
     compact: str
+    callbacks: str
+    """HASH of what is to be told about the run; it outlives a run that is deleted."""
+    callbacks_due: str
 
 
 def _indexes(tag: str) -> IndexKeys:
@@ -67,6 +70,10 @@ INDEXES: Final = tuple(_indexes(tag) for tag in buckets.TAGS)
 
 APPENDED: Final = tuple(f"{PREFIX}:{{{tag}}}:appended".encode() for tag in buckets.TAGS)
 """A Cluster's channel of each bucket, on which is said that one of its logs has grown."""
+CALLBACKS: Final = tuple(f"{PREFIX}:{{{tag}}}:callbacks" for tag in buckets.TAGS)
+"""ZSET by bucket: deliveries that are to be made, `<run id>.<epoch>.<number>`; score: when next (ms)."""
+
+
 FIRST_INDEXES: Final = IndexKeys(
     active=f"{PREFIX}:active", recent=f"{PREFIX}:recent", compact=f"{PREFIX}:compact"
 )
@@ -131,6 +138,8 @@ def run(run_id: str) -> RunKeys:
         active=listed.active,
         recent=listed.recent,
         compact=listed.compact,
+        callbacks=f"{of_bucket(tag).thread}:{unique}:callbacks",
+        callbacks_due=CALLBACKS[buckets.bucket_of(tag)],
     )
 
 

@@ -23,6 +23,7 @@ from mainstem_shared.transitions.approvals import (
     resolve,
 )
 from mainstem_shared.transitions.archived import find, find_fields, find_many, find_page
+from mainstem_shared.transitions.callbacks import TELL, TOLD, UNTELL, Due, read_due, tell, told, untell
 from mainstem_shared.transitions.descriptions import DESCRIBE, describe
 from mainstem_shared.transitions.due import TAKE_DUE, take_due, take_due_of
 from mainstem_shared.transitions.dumps import DUMP, dump
@@ -158,6 +159,9 @@ __all__ = [
     "STOP",
     "TAKE_DUE",
     "TAKE_SLOT",
+    "TELL",
+    "TOLD",
+    "UNTELL",
     "Accepted",
     "Account",
     "Already",
@@ -167,6 +171,7 @@ __all__ = [
     "Control",
     "Decided",
     "Declined",
+    "Due",
     "Ended",
     "Exceeded",
     "Exists",
@@ -226,6 +231,7 @@ __all__ = [
     "read",
     "read_account",
     "read_action",
+    "read_due",
     "read_fields",
     "read_many",
     "recall",
@@ -246,4 +252,7 @@ __all__ = [
     "take_due",
     "take_due_of",
     "take_slot",
+    "tell",
+    "told",
+    "untell",
 ]

@@ -33,6 +33,8 @@ class Paused:
     """The run waits for a human; nobody has control of it."""
 
     epoch: int
+    told: int = 0
+    """How many callbacks are due because of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +116,7 @@ async def pause(
         PAUSE,
         [
             k.record, k.log, k.snapshot, k.checkpoint, k.thread, k.thread_runs, k.thread_queue, k.spare,
-            k.active, keys.memory(control.run_id, memory), k.effects,
+            k.active, keys.memory(control.run_id, memory), k.effects, k.callbacks, k.callbacks_due,
         ],
         [
             now, nonce, control.epoch, control.owner, str(top), action.action_id, action.model_dump_json(),
@@ -129,7 +131,7 @@ async def pause(
     )  # fmt: skip
     match reply[0]:
         case b"paused":
-            return Paused(epoch=int(reply[1]))
+            return Paused(epoch=int(reply[1]), told=int(reply[2]) if len(reply) > 2 else 0)
         case b"stopping":
             return Stopping(reason=Reason(reply[1].decode()), epoch=int(reply[2]))
         case b"refused":

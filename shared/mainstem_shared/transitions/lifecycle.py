@@ -101,6 +101,8 @@ class Finished:
 
     epoch: int
     next_run: str | None
+    told: int = 0
+    """How many callbacks are due because of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,9 +127,11 @@ async def start(
     thread_ttl_ms: int,
     idempotency: tuple[str, str] | None = None,
     private: Literal["", "private", "archived"] = "",
+    callback: bytes = b"",
 ) -> Started | Exists | Replayed | Busy | Gone | Unknown:
     """Create a run. `idempotency` is (digest of the key's scope, digest of the body).
 
+    `callback` says who is told of its end (`model.callbacks`).
     With `private`, a thread with another user's runs is as good as not there; `archived`: besides, nothing is
     created if only an archive can tell whose it is.
     """
@@ -152,7 +156,7 @@ async def start(
         [
             spec.created_ms, nonce, spec.run_id, spec.model_dump_json(), run_input, body, live_ttl_ms,
             thread_ttl_ms, if_active, body_digest, IDEMPOTENCY_TTL_MS, QUEUE_LIMIT, spec.v,
-            private, spec.created_ms + looks.FIRST_MS, spec.created_ms + looks.STOP_MS,
+            private, spec.created_ms + looks.FIRST_MS, spec.created_ms + looks.STOP_MS, callback,
         ],
     )  # fmt: skip
     match reply[0]:
@@ -316,12 +320,14 @@ async def finish(
     compact_after_ms: int,
     inputs_read: int = 0,
     memory: memories.Changes | None = None,
+    everyone: bytes = b"",
     patience_s: float | None = None,
 ) -> Finished | Already | Refused | Moved | Gone:
     """End a run. `state` is its fold up to `top`, which must be the log's end.
 
     Inputs beyond the `inputs_read` that the fold has are handed back, as the final event's `unread`.
     `memory` is what changed in the engine's memory of the thread.
+    `everyone`: the targets that are told of every run's end, as JSON.
     """
     k, now = keys.run(control.run_id), now_ms()
     failure = error.model_dump() if error else None
@@ -330,19 +336,23 @@ async def finish(
         FINISH,
         [
             k.record, k.log, k.snapshot, k.checkpoint, k.thread, k.thread_queue, k.thread_runs, k.active,
-            k.compact, keys.memory(control.run_id, memory), k.effects,
+            k.compact, keys.memory(control.run_id, memory), k.effects, k.callbacks, k.callbacks_due,
         ],
         [
             now, nonce, control.run_id, control.epoch, control.owner, str(top), reason.status.value,
             reason.value, jsontext.dumps(body), jsontext.dumps(failure) if failure else "", retention_ms,
             inputs_read, control.nonce, now + compact_after_ms, now + looks.MESSAGE_MS,
-            *memories.arguments(memory),
+            everyone, *memories.arguments(memory),
         ],
         patience_s=patience_s,
     )  # fmt: skip
     match reply[0]:
         case b"finished":
-            return Finished(epoch=int(reply[1]), next_run=reply[2].decode() or None)
+            return Finished(
+                epoch=int(reply[1]),
+                next_run=reply[2].decode() or None,
+                told=int(reply[3]) if len(reply) > 3 else 0,
+            )
         case b"already":
             return Already(status=Status(reply[1].decode()), reason=Reason(reply[2].decode()))
         case b"refused":

@@ -35,6 +35,8 @@ T = TypeVar("T")
 
 GENERATE: Final = "mainstem.generate"
 """The task that executes one segment of a run."""
+RUN_HEADER: Final = "mainstem_run_id"
+"""The header of every message about a run: Celery's signals have it as `request.mainstem_run_id`."""
 QUEUE: Final = "celery"
 TIMEOUT_S: Final = 2.0
 """Longest wait for the broker: a start answers its caller within a breath, the outbox delivers later."""
@@ -77,6 +79,25 @@ class CeleryPublisher:
     ) -> str:
         """Do the same without blocking the loop."""
         return await self._await(self._submit(self._send, run_id, user_id, engine, descent))
+
+    async def acall(
+        self, task: str, *, event: dict[str, Any], task_id: str, queue: str | None, run_id: str
+    ) -> None:
+        """Publish a message for a task of the user's own, with `event` as its argument; repeats have one id.
+
+        Raises:
+            BrokerUnavailable: the broker did not take it in time. It may still arrive.
+        """
+        message = {
+            "name": task,
+            "kwargs": {"event": event},
+            "task_id": task_id,
+            "queue": queue or self.queue,
+            "argsrepr": task_id,
+            "kwargsrepr": repr({"type": event["type"]}),
+            "headers": {RUN_HEADER: run_id},
+        }
+        await self._await(self._submit(_send_message, message))
 
     def revoke(self, task_id: str, *, terminate: bool = True) -> None:
         """Tell all workers to drop a task's message and, with `terminate`, to cancel the task if it runs.
@@ -126,6 +147,7 @@ class CeleryPublisher:
             queue=self.queue,
             argsrepr=run_id,  # what Flower shows and searches: in two columns, one would be cut off
             kwargsrepr=repr({"user": user_id, "engine": engine}),
+            headers={RUN_HEADER: run_id},
             root_id=descent and descent.root,
             parent_id=descent and descent.parent,
             ignore_result=True,
@@ -262,6 +284,10 @@ def _sentinel_options(options: dict[str, Any]) -> dict[str, Any]:
 def _revoke(sender: _Sender, task_id: str, terminate: bool) -> None:  # noqa: FBT001 - passed through an executor
     # No reply queue: mailboxes of dead askers would stay in the broker for ever.
     sender.app.control.revoke(task_id, terminate=terminate, reply=False, connection=sender.connection)
+
+
+def _send_message(sender: _Sender, message: dict[str, Any]) -> None:
+    sender.app.send_task(producer=sender.producer, **message)
 
 
 def _ping(sender: _Sender) -> None:

@@ -151,3 +151,37 @@ local function promote_next(thread, queue, now)
     end
   end
 end
+
+-- How long what is to be told outlives the event, in ms: a day of attempts, and a week in which people see what failed.
+local CALLBACKS_KEPT = 8 * 86400000
+
+-- Who a record's `callback` says is to be told; nobody, if it is damaged: a run must be able to end.
+local function callback_of(text)
+  local readable, callback = pcall(cjson.decode, text or '')
+  if not readable or type(callback) ~= 'table' then
+    return { to = {}, all = {} }
+  end
+  return { to = callback.to or {}, all = callback.all or {}, pauses = callback.pauses == true }
+end
+
+-- Note that a run's targets are to be told of what happened in `epoch`: a delivery to each, due now. `lists` are JSON
+-- lists of targets. The run's spec is kept beside them, for the run may be deleted before they are told.
+local function call_back(callbacks, due, record, run_id, epoch, now, event, lists)
+  local count, known = 0, {}
+  for _, list in ipairs(lists) do
+    for _, target in ipairs(list) do
+      if not known[target] then
+        known[target] = true
+        count = count + 1
+        local delivery = string.format('%d.%d', epoch, count)
+        redis.call('HSET', callbacks, delivery, target)
+        redis.call('ZADD', due, now, run_id .. '.' .. delivery)
+      end
+    end
+  end
+  if count > 0 then
+    redis.call('HSET', callbacks, string.format('%d', epoch), event, 'spec', redis.call('HGET', record, 'spec') or '')
+    extend(callbacks, CALLBACKS_KEPT)
+  end
+  return count
+end

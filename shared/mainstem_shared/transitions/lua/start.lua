@@ -8,6 +8,7 @@ ARGV  1 now_ms  2 nonce  3 run_id  4 spec  5 input  6 created body  7 live_ttl_m
       9 if_active  10 body digest, or '' for no idempotency key  11 idempotency_ttl_ms  12 queue_limit
       13 version of the record  14 private; '' where users share threads; archived: answer 'unknown'
       15 when a sweeper first looks at it  16 when one looks whether a run that it replaces stopped
+      17 callback: who is told of its end, as JSON, or ''
 Returns
   {'started', waiting, active, superseded}
                                  the run is queued; waiting: worker | thread; active: who holds the thread;
@@ -22,7 +23,7 @@ Returns
 --]]
 local record, log, thread, runs, queue, idem, unfinished, recent = unpack(KEYS)
 local now, nonce, run_id, spec, input, body, live_ttl, thread_ttl, if_active, digest, idem_ttl, limit,
-  version, private, look_at, stop_look_at = unpack(ARGV)
+  version, private, look_at, stop_look_at, callback = unpack(ARGV)
 
 local function want_replaced(another)
   local other = record_of(thread, another)
@@ -78,6 +79,9 @@ local superseded = ''
 local waiting = active and 'thread' or 'worker'
 redis.call('HSET', record, 'n0', nonce, 'status', 'queued', 'waiting', waiting, 'epoch', 1,
   'spec', spec, 'input', input, 'behind', active or '', 'if_active', if_active, 'v', version)
+if callback ~= '' then
+  redis.call('HSET', record, 'callback', callback)
+end
 redis.call('PEXPIRE', record, live_ttl)
 redis.call('PEXPIRE', log, live_ttl)
 if not active then

@@ -1,0 +1,203 @@
+"""The courier of a process tells targets what happened to runs: takes what is due, tries, notes the outcome.
+
+Every worker and every gateway has one. An entry that is taken is held for a minute (`take_due`), so that no
+two try at once; a courier that dies leaves it to the next one. So a target is told at least once, each
+time under the same id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import Counter
+from typing import Final
+
+from mainstem_shared import errors, transitions
+from mainstem_shared.metrics import catalogue as metrics
+from mainstem_shared.model import callbacks, jsontext, webhook_signatures
+from mainstem_shared.model.callbacks import Attempts, DeliveryId
+from mainstem_shared.model.time import now_ms
+from mainstem_shared.operations import callback_events, callback_policy, webhooks
+from mainstem_shared.operations.performing import Operations
+from mainstem_shared.transitions.callbacks import Due
+
+logger = logging.getLogger(__name__)
+
+HOLD_MS: Final = 60_000
+"""How long an entry is the courier's that took it: longer than any attempt takes."""
+AT_ONCE: Final = 64
+"""Attempts of one process under way."""
+AT_ONCE_PER_TARGET: Final = 16
+"""Of these, to one target: one that hangs must not hold up the others."""
+BUSY_MS: Final = 1_000
+"""When an entry is looked at again whose target had as many under way as it may."""
+AWAY_S: Final = 1.0
+JITTER: Final = 0.1
+GONE_STATUS: Final = 410
+"""A receiver that answers so wants to hear no more of it."""
+TASK, WEBHOOK = "task", "webhook"
+
+
+class Refused(Exception):
+    """An attempt failed: why, and whether another one may help."""
+
+    def __init__(self, why: str, *, is_final: bool = False) -> None:
+        super().__init__(why)
+        self.is_final = is_final
+
+
+class Courier:
+    """Delivers what is due in the buckets that its process has hints of, while `run` runs."""
+
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
+        self._store = operations.store
+        self._settings = operations.settings
+        self._webhooks = webhooks.Webhooks(operations.settings)
+        self._under_way: dict[asyncio.Task[None], str] = {}
+
+    async def run(self) -> None:
+        """Deliver until cancelled. What fails is due again later, by itself."""
+        try:
+            while True:
+                await self.deliver(await self._operations.hints.take())
+        finally:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Break off what is under way, and close all connections."""
+        for task in self._under_way:
+            task.cancel()
+        await asyncio.gather(*self._under_way, return_exceptions=True)
+        await self._webhooks.aclose()
+
+    async def deliver(self, indexes: list[str]) -> None:
+        """Begin everything that is due in these buckets."""
+        try:
+            while indexes:
+                await self._for_room()
+                indexes = await self._begin(indexes)
+        except errors.Unavailable:
+            logger.warning("callbacks wait for the store", extra={"action": "callbacks_wait"}, exc_info=True)
+            await asyncio.sleep(AWAY_S)
+        except Exception:
+            logger.exception("callbacks could not be looked at", extra={"action": "callbacks_failed"})
+            await asyncio.sleep(AWAY_S)
+
+    async def settle(self) -> None:
+        """Wait until nothing is under way."""
+        while self._under_way:
+            await asyncio.wait(list(self._under_way))
+
+    async def _for_room(self) -> None:
+        while len(self._under_way) >= AT_ONCE:
+            await asyncio.wait(list(self._under_way), return_when=asyncio.FIRST_COMPLETED)
+
+    async def _begin(self, indexes: list[str]) -> list[str]:
+        """Begin some deliveries; returns the buckets that have more."""
+        room = AT_ONCE - len(self._under_way)
+        some, others = indexes[:room], indexes[room:]
+        each = max(1, room // len(some))
+        taken = await transitions.take_due_of(self._store, some, limit=each, hold_ms=HOLD_MS)
+        more = [index for index, found in zip(some, taken, strict=True) if len(found) == each]
+        members = [member for found in taken for member, _ in found]
+        deliveries = [callbacks.parse_delivery(member) for member in members]
+        for delivery, due in zip(
+            deliveries, await transitions.read_due(self._store, deliveries), strict=True
+        ):
+            if due is None or due.attempts.given_up:
+                await transitions.told(self._store, delivery)  # its time is over
+            else:
+                await self._begin_one(due)
+        return others + more
+
+    async def _begin_one(self, due: Due) -> None:
+        busy = Counter(self._under_way.values())
+        if busy[due.target] >= AT_ONCE_PER_TARGET:
+            await transitions.told(
+                self._store, due.delivery, attempts=due.attempts, due_ms=now_ms() + BUSY_MS
+            )
+            return
+        task = asyncio.create_task(self._attempt(due), name=f"mainstem-callback-{due.delivery}")
+        self._under_way[task] = due.target
+        task.add_done_callback(self._under_way.pop)
+
+    # -- one attempt
+
+    async def _attempt(self, due: Due) -> None:
+        kind = WEBHOOK if callbacks.is_webhook(due.target) else TASK
+        try:
+            try:
+                await (self._post if kind == WEBHOOK else self._publish)(due)
+            except Refused as refused:
+                await self._failed(due, kind, str(refused), is_final=refused.is_final)
+            except errors.MainstemError as error:
+                await self._failed(due, kind, error.detail)
+            else:
+                await self._succeeded(due, kind)
+        except errors.Unavailable:
+            noted = {"action": "callback_unsettled", "delivery": str(due.delivery)}
+            logger.warning("what became of a callback could not be noted", extra=noted, exc_info=True)
+        except Exception:  # the task's boundary: the entry is due again when its hold is over
+            noted = {"action": "callback_failed", "delivery": str(due.delivery)}
+            logger.exception("a callback failed in an unexpected way", extra=noted)
+
+    async def _publish(self, due: Due) -> None:
+        name, queue = callback_policy.judge_task(self._settings, due.target)
+        event = await callback_events.message(self._store, due)
+        await self._operations.publisher.acall(
+            name, event=event, task_id=due.delivery.event_id, queue=queue, run_id=due.delivery.run_id
+        )
+
+    async def _post(self, due: Due) -> None:
+        webhook = callback_policy.judge_webhook(self._settings, due.target)
+        keys = callback_policy.keys_for(self._settings, webhook.host)
+        if not keys:
+            raise Refused("there is no secret to sign it with (MAINSTEM_WEBHOOK_SECRETS)")
+        body = jsontext.dumps(await callback_events.message(self._store, due))
+        headers = webhook_signatures.headers(
+            keys, event_id=due.delivery.event_id, at_s=int(time.time()), body=body
+        )
+        try:
+            status = await self._webhooks.post(webhook, body, headers=headers)
+        except webhooks.FAILURES as error:
+            raise Refused(f"no answer: {error or type(error).__name__}") from error
+        if status == GONE_STATUS:
+            raise Refused("the receiver answered 410: it wants no more of it", is_final=True)
+        if not 200 <= status < 300:
+            raise Refused(f"the receiver answered {status}")
+
+    # -- what came of it
+
+    async def _succeeded(self, due: Due, kind: str) -> None:
+        await transitions.told(self._store, due.delivery)
+        metrics.CALLBACKS.labels(kind, "told").inc()
+        metrics.CALLBACK_DELAY.labels(kind).observe(max(0, now_ms() - _happened_ms(due)) / 1000)
+        logger.info("a callback was delivered", extra={"action": "callback_told", **_named(due.delivery)})
+
+    async def _failed(self, due: Due, kind: str, why: str, *, is_final: bool = False) -> None:
+        now, count = now_ms(), due.attempts.count + 1
+        since = due.attempts.first_ms or now
+        pause = int(callbacks.pause_ms(count) * random.uniform(1 - JITTER, 1 + JITTER))
+        given_up = is_final or now + pause > since + callbacks.GIVEN_UP_AFTER_MS
+        attempts = Attempts(count=count, first_ms=since, last_ms=now, error=why, given_up=given_up)
+        due_ms = now + callbacks.KEPT_MS if given_up else now + pause
+        await transitions.told(self._store, due.delivery, attempts=attempts, due_ms=due_ms)
+        metrics.CALLBACKS.labels(kind, "given_up" if given_up else "failed").inc()
+        noted = {
+            "action": "callback_given_up" if given_up else "callback_failed",
+            "why": why,
+            "attempts": count,
+        }
+        words = "a callback was given up" if given_up else "a callback failed; it is tried again"
+        logger.warning(words, extra={**noted, **_named(due.delivery)})
+
+
+def _named(delivery: DeliveryId) -> dict[str, str]:
+    return {"run_id": delivery.run_id, "delivery": str(delivery)}
+
+
+def _happened_ms(due: Due) -> int:
+    return int(jsontext.loads(due.event).get("at", 0))

@@ -1,0 +1,90 @@
+"""Transitions of what is to be told about runs: told, tell, untell. `finish` and `pause` note what is due.
+
+The deliveries of a run are in a hash of their own, which outlives the run's record; each bucket has an index
+of them by when they are due.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from mainstem_shared.model import jsontext
+from mainstem_shared.model.callbacks import Attempts, DeliveryId
+from mainstem_shared.model.time import now_ms
+from mainstem_shared.store import keys
+from mainstem_shared.store.client import Script, Store
+
+TOLD: Final = Script("told")
+TELL: Final = Script("tell")
+UNTELL: Final = Script("untell")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """What a delivery is about, as the store has it."""
+
+    delivery: DeliveryId
+    target: str
+    spec: bytes
+    event: bytes
+    attempts: Attempts
+
+
+async def told(
+    store: Store, delivery: DeliveryId, *, attempts: Attempts | None = None, due_ms: int = 0
+) -> bool:
+    """Note that a target was told, or (with `attempts`) when it is told again; False if that was settled."""
+    k = keys.run(delivery.run_id)
+    state = b"" if attempts is None else attempts.model_dump_json().encode()
+    reply = await store.verb(
+        TOLD, [k.callbacks, k.callbacks_due], [delivery.field, str(delivery), state, due_ms]
+    )
+    return reply[0] == b"noted"
+
+
+async def tell(
+    store: Store, run_id: str, *, epoch: int, spec: bytes, event: bytes, targets: Sequence[str]
+) -> int:
+    """Have targets told, once more, of what happened in an epoch; returns how many deliveries are due."""
+    k = keys.run(run_id)
+    reply = await store.verb(
+        TELL,
+        [k.callbacks, k.callbacks_due],
+        [now_ms(), run_id, epoch, spec, event, jsontext.dumps(list(targets))],
+    )
+    return int(reply[1])
+
+
+async def untell(store: Store, run_id: str) -> None:
+    """Drop everything that is to be told about a run."""
+    k = keys.run(run_id)
+    await store.verb(UNTELL, [k.callbacks, k.callbacks_due], [run_id])
+
+
+async def read_due(store: Store, deliveries: Sequence[DeliveryId]) -> list[Due | None]:
+    """Read deliveries, in their order; None for one that is not there (any more)."""
+    found = await store.commands(
+        *(
+            ("HMGET", keys.run(one.run_id).callbacks, one.field, "spec", str(one.epoch), one.attempts_field)
+            for one in deliveries
+        ),
+        large=True,
+    )
+    return [_due(one, *values) for one, values in zip(deliveries, found, strict=True)]
+
+
+def _due(
+    delivery: DeliveryId, target: bytes | None, spec: bytes | None, event: bytes | None, state: bytes | None
+) -> Due | None:
+    if target is None:
+        return None
+    attempts = Attempts() if state is None else Attempts.model_validate_json(state)
+    return Due(
+        delivery=delivery,
+        target=target.decode(),
+        spec=spec or b"",
+        event=event or b"{}",
+        attempts=attempts,
+    )
