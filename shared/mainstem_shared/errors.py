@@ -11,8 +11,8 @@ MainstemError
 ├── Misconfigured             misconfigured
 ├── NotAuthenticated          not_authenticated
 ├── Forbidden                 forbidden
-├── DecisionNotAllowed        decision_not_allowed
 ├── CallbackNotAllowed        callback_not_allowed
+├── DecisionNotAllowed        decision_not_allowed
 ├── NotFound                  not_found
 ├── Conflict
 │   ├── ThreadBusy            thread_busy

@@ -55,12 +55,13 @@ def test_runs_of_a_thread_share_the_threads_keys_and_no_other():
     """A new turn has a record, a log, a snapshot and a checkpoint of its own; the bucket's indexes list all."""
     first_id, second_id = (ids.run_id("t", "thread", uuid.UUID(int=n)) for n in (1, 2))
     first, second = keys.run(first_id), keys.run(second_id)
-    assert set(first) & set(second) == {*first[-6:]}
-    assert first[-6:] == (
+    assert set(first) & set(second) == {*first[-7:]}
+    assert first[-7:] == (
         first.thread,
         first.thread_runs,
         first.thread_queue,
         *keys.indexes(bucket_of(first_id)),
+        keys.CALLBACKS[bucket_of(first_id)],
     )
 
 

@@ -50,7 +50,7 @@ class CheckedNetwork(httpcore.AsyncNetworkBackend):
 
     def __init__(self, may_reach: Callable[[Address], bool]) -> None:
         self._may_reach = may_reach
-        self._network = httpcore.AnyIOBackend()
+        self._network: httpcore.AsyncNetworkBackend = httpcore.AnyIOBackend()
 
     async def connect_tcp(
         self,

@@ -48,14 +48,14 @@ class RunKeys(NamedTuple):
     snapshot: str
     checkpoint: str
     effects: str
+    callbacks: str
+    """What is to be told about the run; it outlives a run that is deleted."""
     thread: str
     thread_runs: str
     thread_queue: str
     active: str
     recent: str
     compact: str
-    callbacks: str
-    """HASH of what is to be told about the run; it outlives a run that is deleted."""
     callbacks_due: str
 
 
