@@ -80,8 +80,7 @@ async def start_run(
 
     Raises:
         NotFound: the thread is another user's.
-        InvalidRequest: also as InputTooLarge, UnknownEngine, InvalidInput.
-        CallbackNotAllowed: the request names somebody to be told whom the operator does not allow.
+        InvalidRequest: also as InputTooLarge, UnknownEngine, InvalidInput; CallbackNotAllowed.
         TooManyRuns: the user has as many runs at work as may be.
         ThreadBusy: `run_id` holds the thread, and the request does not want to wait.
         ThreadQueueFull: too many wait already.
@@ -95,7 +94,6 @@ async def start_run(
     spec = _spec(
         request, settings=settings, principal=principal, thread_id=thread_id, run_id=run_id, trigger=trigger
     )
-    callback = callback_policy.stored(settings, request.callback)
     run_input = await _stored(operations, request, spec)
     idempotency = _idempotency(principal, thread_id, request, idempotency_key)
     if not await _is_replay(store, spec, idempotency):
@@ -111,7 +109,7 @@ async def start_run(
         thread_ttl_ms=settings.thread_ttl_ms,
         idempotency=idempotency,
         private="" if not private_threads else "archived" if store.archive else "private",
-        callback=callback,
+        callback=callback_policy.stored(settings, request.callback),
     )
     notify = functools.partial(_publish, operations, spec)
     answer = await operations.perform(start, notify=notify)

@@ -129,9 +129,8 @@ async def start(
     private: Literal["", "private", "archived"] = "",
     callback: bytes = b"",
 ) -> Started | Exists | Replayed | Busy | Gone | Unknown:
-    """Create a run. `idempotency` is (digest of the key's scope, digest of the body).
+    """Create a run. `idempotency`: digests of the key's scope and of the body; `callback`: who is told.
 
-    `callback` says who is told of its end (`model.callbacks`).
     With `private`, a thread with another user's runs is as good as not there; `archived`: besides, nothing is
     created if only an archive can tell whose it is.
     """

@@ -11,7 +11,6 @@ from typing import Any
 
 import redis
 
-from mainstem_shared.store import topologies
 from support.processes.servers import ValkeyProcess, free_port
 from support.waiting import wait_until
 
