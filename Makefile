@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run demo test shuffled check docs budgets hooks coverage npm bench bench-quick bench-full draining plots chaos fuzz-providers rabbitmq frameworks celery-tests prove guards mutants soak lock clean
+.PHONY: help run demo test shuffled check docs budgets hooks coverage npm bench bench-quick bench-full draining plots chaos fuzz-providers rabbitmq frameworks celery-tests prove guards mutants soak lock clean fleet
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -81,6 +81,10 @@ effects: $(VENV)/.test ## 10,000 side effects while their workers are killed: ex
 
 fuzz-providers: $(VENV)/.test ## 200,000 streams of providers, whole, split and cut: the same message or an honest failure
 	@exec env MAINSTEM_FUZZ_STREAMS=200000 $(BIN)/pytest -s --timeout=0 tests/unit/test_provider_streams.py -k one_message $(ARGS)
+
+fleet: $(VENV)/.test ## static shards and a Cluster of 3 + 3: everything that runs do, slots moved, primaries killed and frozen under load
+	@exec env MAINSTEM_FLEET_ROUNDS=20 $(BIN)/pytest -s --timeout=900 tests/integration/store/test_shards.py tests/integration/store/test_cluster_changes.py \
+		tests/acceptance/engines/test_fleet.py $(ARGS)
 
 rabbitmq: $(VENV)/.test ## runs with RabbitMQ as the broker; needs Debian's rabbitmq-server
 	@exec env MAINSTEM_RABBITMQ=1 $(BIN)/pytest tests/acceptance/celery/test_rabbitmq.py $(ARGS)

@@ -131,8 +131,13 @@ class Engine:
 
 async def log_of(store: Store, run_id: str) -> list[Entry]:
     """All entries of a run's log, as they are."""
-    found: Any = await store.client.xrange(keys.run(run_id).log)
+    log = keys.run(run_id).log
+    found: Any = await store.patiently(lambda: _entries(store, log))
     return [events.entry(*entry) for entry in found]
+
+
+async def _entries(store: Store, log: str) -> Any:
+    return await (await store.node_of(log)).client.xrange(log)
 
 
 async def verify(store: Store, engine: Engine, *, was_lossless: bool = True) -> list[Entry]:

@@ -44,7 +44,7 @@ class Fleet:
 
     def move_slot(self, slot: int, target: ValkeyProcess) -> None:
         """Move a slot key by key, as `valkey-cli --cluster reshard` does."""
-        source = self._owner_of(slot)
+        source = self.owner_of(slot)
         ids = {server: _id_of(server) for server in (source, target)}
         with source.client() as here, target.client() as there:
             there.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source])
@@ -54,11 +54,27 @@ class Fleet:
             there.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
             here.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
 
-    def _owner_of(self, slot: int) -> ValkeyProcess:
+    def owner_of(self, slot: int) -> ValkeyProcess:
+        """Return the server that has a slot now."""
         with self.primaries[0].client() as client:
             ranges: Any = client.execute_command("CLUSTER", "SLOTS")
         port = next(primary[1] for first, last, primary, *_ in ranges if first <= slot <= last)
         return next(server for server in self.servers if server.port == port)
+
+    def other_of(self, server: ValkeyProcess) -> ValkeyProcess:
+        """Return the other server of the same slots: a primary's replica, or a replica's primary."""
+        pairs = [*zip(self.primaries, self.replicas, strict=True)]
+        return next(b if a is server else a for a, b in pairs if server in (a, b))
+
+    def wait_for_replica(self, server: ValkeyProcess) -> None:
+        """Wait until a server follows the one that took its place."""
+
+        def follows() -> bool:
+            with server.client() as client:
+                told = client.info("replication")
+                return told["role"] == "slave" and told["master_link_status"] == "up"
+
+        wait_until(follows, description="the former primary to be a replica", timeout_s=30)
 
     def wait_for_primary(self, server: ValkeyProcess) -> None:
         """Wait until a replica was promoted."""
@@ -87,7 +103,10 @@ def shards(directory: Path, *, count: int = 3) -> Iterator[Fleet]:
 @contextmanager
 def cluster(directory: Path, *, count: int = 3, with_replicas: bool = False) -> Iterator[Fleet]:
     """A Cluster of primaries, each with its share of the slots, and each with a replica if wanted."""
-    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS))
+    options = (
+        *("--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS)),
+        *("--repl-diskless-sync-delay", "0"),
+    )
     with contextlib.ExitStack() as stack:
         # Not the default, 10,000 above the other one: many a free port has none there.
         buses = [free_port() for _ in range(count * (2 if with_replicas else 1))]

@@ -46,7 +46,7 @@ class Writer:
 
         `before_probing` is awaited before channels ask a server that was reached what it has of them.
         """
-        self._store = store
+        self.store = store
         self._pace = Pace(settings.write_profile)
         self._around = Surroundings(
             store=store,
@@ -69,11 +69,11 @@ class Writer:
 
     async def start(self) -> None:
         """Begin to connect; events are accepted at once and wait for the connection."""
-        if not self._store.topology.nodes:
+        if not self.store.topology.nodes:
             with contextlib.suppress(RedisError, OSError):
-                await self._store.refresh()
-        self._store.topology.changed.append(self._slots_changed)
-        for url in self._store.topology.nodes:
+                await self.store.refresh()
+        self.store.topology.changed.append(self._slots_changed)
+        for url in self.store.topology.nodes:
             self._at(url)
 
     def _at(self, url: str) -> NodeWriter:
@@ -87,7 +87,7 @@ class Writer:
     async def stop(self) -> None:
         """Close all connections. Channels must have been closed before: what they hold is dropped."""
         with contextlib.suppress(ValueError):  # it was never started
-            self._store.topology.changed.remove(self._slots_changed)
+            self.store.topology.changed.remove(self._slots_changed)
         placing = () if self._placing is None else (self._placing,)
         for task in placing:
             task.cancel()
@@ -97,7 +97,7 @@ class Writer:
 
     def open(self, control: transitions.Control, fold: Content | None = None) -> Channel:
         """Return the channel of a run that was just claimed; `fold` is its content so far."""
-        writer = self._at(self._store.topology.node_of(keys.run(control.run_id).log))
+        writer = self._at(self.store.topology.node_of(keys.run(control.run_id).log))
         channel = Channel(writer, control, fold or Content())
         writer.take(channel)
         return channel
@@ -146,7 +146,7 @@ class Writer:
 
     def _homeless(self, channel: Channel) -> None:
         """Find a channel in doubt its server, where there are several."""
-        if self._store.topology.only is not None:
+        if self.store.topology.only is not None:
             channel.writer.probe(channel)
             return
         self._unplaced[channel] = None
@@ -155,7 +155,7 @@ class Writer:
             self._placing.add_done_callback(self._placed)
 
     def _unreachable(self, writer: NodeWriter) -> None:
-        if self._store.topology.only is None:
+        if self.store.topology.only is None:
             for channel in writer.channels:
                 self._homeless(channel)
 
@@ -168,7 +168,7 @@ class Writer:
         """Look where slots are, then have every channel in doubt probed by the server that has its run."""
         while self._unplaced:
             with contextlib.suppress(RedisError, OSError):
-                await self._store.refresh()
+                await self.store.refresh()
             unplaced, self._unplaced = self._unplaced, {}
             for channel in unplaced:
                 if channel.phase is Phase.PROBING:
@@ -179,7 +179,7 @@ class Writer:
     def _place(self, channel: Channel) -> bool:
         """Give a channel that has nothing in flight to the server of its run; False if it is there."""
         try:
-            url = self._store.topology.node_of(channel.key)
+            url = self.store.topology.node_of(channel.key)
         except topologies.Unlearned:
             return False
         if channel.writer.url == url:
@@ -190,7 +190,7 @@ class Writer:
 
     def _slots_changed(self) -> None:
         """Carry runs to where they are now; those with events in flight follow when they are refused."""
-        here = self._store.topology.nodes
+        here = self.store.topology.nodes
         for writer in list(self._writers.values()):
             if writer.url not in here:
                 writer.give_up()  # what is in flight there is in doubt from now on
@@ -202,7 +202,7 @@ class Writer:
     def _retire(self) -> None:
         """Let go of servers that have nothing of this store any more."""
         for url, writer in list(self._writers.items()):
-            if url not in self._store.topology.nodes and writer.is_idle:
+            if url not in self.store.topology.nodes and writer.is_idle:
                 del self._writers[url]
                 self._past = (self._past[0] + writer.groups_sent, self._past[1] + writer.bytes_sent)
                 task = asyncio.create_task(writer.stop())
