@@ -19,6 +19,7 @@ from support.paths import ROOT
 EVENTS = ROOT / "docs" / "events.md"
 # Raised in workers, towards engines, or before anything is served; HTTP never meets them.
 INSIDE = (
+    errors.EffectUnknown,
     errors.EngineLimit,
     errors.ProviderError,
     errors.BudgetReached,
