@@ -71,7 +71,7 @@ plots: $(VENV)/.bench ## the pictures and tables of docs/performance.md and docs
 
 chaos: $(VENV)/.test ## kill, freeze and cut everything under load, over and over; SEED=n repeats the choices
 	@exec env MAINSTEM_CHAOS_ROUNDS=12 MAINSTEM_CHAOS_FAILOVERS=30 MAINSTEM_CHAOS_REFUSALS=2 \
-		MAINSTEM_CHAOS_SEED=$(SEED) $(BIN)/pytest tests/chaos $(ARGS)
+		MAINSTEM_CHAOS_DISTURBANCES=10 MAINSTEM_CHAOS_SEED=$(SEED) $(BIN)/pytest tests/chaos $(ARGS)
 
 budgets: $(VENV)/.test ## 1,000 runs at once under one budget while their workers are killed: nothing is overspent
 	@exec env MAINSTEM_SPENDERS=1000 MAINSTEM_SPENDERS_KILLS=6 $(BIN)/pytest -s --timeout=900 tests/acceptance/engines/test_budgets.py $(ARGS)
