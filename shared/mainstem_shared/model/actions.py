@@ -50,6 +50,9 @@ class Call(_Strict):
     allowed_decisions: Annotated[tuple[DecisionType, ...], Field(min_length=1)] = DEFAULT_DECISIONS
     reason: str | None = None
     arguments_schema: dict[str, Any] | None = None
+    agent: str | None = None
+    """The sub-agent that wants to make the call, and (`parent`) the call that it works for."""
+    parent: str | None = None
 
     @model_validator(mode="after")
     def _schema_is_one(self) -> Self:

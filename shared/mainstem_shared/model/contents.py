@@ -223,6 +223,7 @@ class Content:
             "state": "running",
             "started_at": rfc3339(data["at"]),
             "completed_at": None,
+            **_agent_of(data),
         }
         if step_id in self._steps:
             self._steps[step_id].update(step)
@@ -242,6 +243,7 @@ class Content:
             "arguments": arguments,
             "result": None,
             "state": "streaming" if isinstance(arguments, str) else "called",
+            **_agent_of(data),
         }
         if known := self._calls.get(call_id):
             self.size -= len(jsontext.dumps(known))
@@ -372,8 +374,14 @@ def weight_of(kind: str, payload: dict[str, Any], size: int) -> int:
     return size
 
 
+def _agent_of(started: dict[str, Any]) -> dict[str, Any]:
+    """Return who makes a step, if that is a sub-agent: its id, and the call that it works for."""
+    return {name: started[name] for name in ("agent", "parent") if isinstance(started.get(name), str)}
+
+
 def _size_of_names(started: dict[str, Any]) -> int:
-    return len(jsontext.dumps([started["step_id"], started["name"]]))
+    named, agent = [started["step_id"], started["name"]], _agent_of(started)
+    return len(jsontext.dumps(named)) + (len(jsontext.dumps(agent)) if agent else 0)
 
 
 def _size_of_inputs(inputs: list[dict[str, Any]]) -> int:

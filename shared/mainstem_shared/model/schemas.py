@@ -41,6 +41,10 @@ _TEXT: Final = {
     },
     "required": ["type", "text"],
 }
+_AGENT: Final = {
+    "agent": {"type": "string", "description": "The sub-agent that made it: the id of its data part."},
+    "parent": {"type": "string", "description": "The tool call that this agent works for."},
+}
 _TOOL_CALL: Final = {
     "title": "ToolCallPart",
     "type": "object",
@@ -51,6 +55,7 @@ _TOOL_CALL: Final = {
         "arguments": {"description": "Text while `state` is `streaming`, an object afterwards."},
         "result": {"description": "What the tool returned, or null."},
         "state": {"enum": ["streaming", "called", "completed", "failed", "aborted"]},
+        **_AGENT,
     },
     "required": ["type", "call_id", "name", "arguments", "result", "state"],
 }
@@ -96,6 +101,7 @@ _STEP: Final = {
         "state": {"enum": ["running", "completed", "failed", "aborted"]},
         "started_at": _TIMESTAMP_OR_NULL,
         "completed_at": _TIMESTAMP_OR_NULL,
+        **_AGENT,
     },
     "required": ["step_id", "kind", "name", "state", "started_at", "completed_at"],
 }

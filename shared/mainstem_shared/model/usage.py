@@ -61,6 +61,8 @@ class CallUsage(TokenCounts):
     """Whether counts are estimates: the call broke off before the provider told."""
     cost_usd: str | None = None
     """A decimal; null: the model has no price."""
+    agent: str | None = Field(default=None, exclude_if=lambda agent: agent is None)
+    """The sub-agent that made it, if one did: the id of its part."""
 
 
 class ModelUsage(TokenCounts):

@@ -7,7 +7,7 @@ Emitting is in `emitter`, what engines can see in `run_view`. Plain `def` engine
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Generic, NoReturn
 
@@ -21,9 +21,10 @@ from mainstem_shared.model.messages import Message
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.settings import Settings
 from mainstem_tasks.sdk import effects, pauses
+from mainstem_tasks.sdk.agents import AgentEntry
 from mainstem_tasks.sdk.channel import Channel
 from mainstem_tasks.sdk.effects import Effects, NoteEffect, OnUnknown
-from mainstem_tasks.sdk.emitter import Emitter
+from mainstem_tasks.sdk.emitter import Emitter, Origin
 from mainstem_tasks.sdk.inboxes import Inbox
 from mainstem_tasks.sdk.memory import Memory
 from mainstem_tasks.sdk.pauses import Pause, Paused
@@ -90,7 +91,8 @@ class RunContext(RunView[InputT], Emitter, Generic[InputT]):
             stopping=stopping,
         )
         calls = ProviderCalls(channel, self.settings, purse or NoPurse(), channel.fold.usage)
-        Emitter.__init__(self, channel, run_id=run_id, segment=segment, files=files, calls=calls)
+        origin = Origin.of(channel, run_id=run_id, segment=segment, files=files, provider_calls=calls)
+        Emitter.__init__(self, channel, origin)
         self.memory: Final[Memory] = memory or Memory(settings=self.settings)
         """Bytes that the engine keeps on the thread; the next checkpoint, pause or end commits them."""
         self.inbox: Final[Inbox] = inbox or Inbox(channel)
@@ -99,17 +101,16 @@ class RunContext(RunView[InputT], Emitter, Generic[InputT]):
         self.pause: Pause | None = None
         """What the engine asked a human for, once it has."""
         self.effects: Final[Effects] = Effects(
-            note_effect or effects.forgetting(),
-            run_id=run_id,
-            files=files,
-            decisions=self.decisions,
-            ask=lambda item: self.interrupt([item]),
+            note_effect or effects.forgetting(), origin, decisions=self.decisions, ask=self._ask
         )
         """What `effect` is made of."""
         self._waits = 0
         self._save = save
         self._saving = asyncio.Lock()
         self._history = history
+
+    def _ask(self, item: dict[str, Any]) -> Coroutine[Any, Any, NoReturn]:
+        return self.interrupt([item])
 
     # -- what was said before
 
@@ -124,6 +125,15 @@ class RunContext(RunView[InputT], Emitter, Generic[InputT]):
     async def history(self, *, limit: int = 200) -> list[dict[str, Any]]:
         """Return the same in the shape that models take: chat completions' messages, each call answered."""
         return transcripts.chat(await self.messages(limit=limit))
+
+    def agent(self, name: str, *, parent: str | None = None, **details: Any) -> AgentEntry:
+        """Let a sub-agent emit: `async with run.agent("writer", parent=call_id) as sub:`.
+
+        What it says is a part of its own, named `agent`; its steps, calls, usage and approvals name it, and
+        `parent`, the tool call that it works for. Agents may work side by side, and have agents themselves.
+        `await run.agent(name)` only states which agent is at work now.
+        """
+        return AgentEntry(self, self.interrupt, name, parent=parent, details=details)
 
     # -- durability
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, NoReturn
 
 from mainstem_shared import errors
-from mainstem_shared.blobs.files import Files
 from mainstem_shared.model import digests, ids, jsontext
 from mainstem_shared.model.actions import Decision
 from mainstem_tasks.sdk import tool_threads
+from mainstem_tasks.sdk.emitter import Origin
 
 OnUnknown = Literal["retry", "ask", "fail"]
 NoteEffect = Callable[[str, bytes, bool], Awaitable[bytes | None]]
@@ -48,17 +48,16 @@ class Effects:
     def __init__(
         self,
         note: NoteEffect,
+        origin: Origin,
         *,
-        run_id: str,
-        files: Files | None,
         decisions: Mapping[str, Decision],
         ask: Callable[[dict[str, Any]], Awaitable[NoReturn]],
     ) -> None:
         self._note = note
         self._decisions = decisions
         self._ask = ask
-        self._run_id = run_id
-        self._files = files
+        self._run_id = origin.run_id
+        self._files = origin.files
         self._locks: dict[str, asyncio.Lock] = {}
 
     def alone(self, key: str) -> asyncio.Lock:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Generator, Mapping
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, Self
 
 from typing_extensions import Unpack
 
 from mainstem_shared import errors
 from mainstem_shared.blobs.files import Files
 from mainstem_shared.model import contents, digests, events, ids, jsontext, messages, transcripts
+from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import ms_of
@@ -35,6 +37,52 @@ _YIELD_EVERY: Final = 32
 """Events after which other runs have their turn: half a millisecond of an engine that never waits."""
 
 
+class KnownCalls:
+    """The tool calls of a run, whoever makes them. The channel's fold lags behind what was emitted."""
+
+    def __init__(self, fold: Content) -> None:
+        open_calls = frozenset(fold.open_calls)
+        started = {step["step_id"]: ms_of(step["started_at"]) for step in fold.steps}
+        self.open = {call_id: at for call_id, at in started.items() if call_id in open_calls}
+        """When each call began that has no result yet."""
+        self.answered = set(fold.calls) - open_calls
+        self.ids = set(fold.calls)
+        self.working = set[str]()
+        """Tool calls, steps and blocks that are under way."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What all emitters of one segment share."""
+
+    channel: Channel
+    run_id: str
+    segment: int
+    files: Files | None
+    provider_calls: ProviderCalls
+    calls: KnownCalls
+
+    @classmethod
+    def of(
+        cls,
+        channel: Channel,
+        *,
+        run_id: str,
+        segment: int,
+        files: Files | None,
+        provider_calls: ProviderCalls,
+    ) -> Self:
+        """Return what the emitters of a segment share that begins."""
+        return cls(
+            channel=channel,
+            run_id=run_id,
+            segment=segment,
+            files=files,
+            provider_calls=provider_calls,
+            calls=KnownCalls(channel.fold),
+        )
+
+
 class Emitter:
     """Emits into a run's log. Safe to use from all tasks the engine starts.
 
@@ -42,23 +90,14 @@ class Emitter:
     `EventTooLarge` (over 256 KB) and `ContentTooLarge` (over 8 MB in total).
     """
 
-    def __init__(
-        self, channel: Channel, *, run_id: str, segment: int, files: Files | None, calls: ProviderCalls
-    ) -> None:
+    def __init__(self, channel: Channel, origin: Origin) -> None:
+        self.origin: Final[Origin] = origin
+        """What all emitters of the run share."""
         self._channel = channel
-        self._files = files
-        self._run = run_id
-        self._segment = segment
+        self._known = origin.calls
         self._turn = 0
-        self._steps = 0
-        # The channel's fold lags behind, so what was emitted here is remembered here.
-        fold = channel.fold
-        self._calls = calls
-        open_calls = frozenset(fold.open_calls)
-        self._open = {s["step_id"]: ms_of(s["started_at"]) for s in fold.steps if s["step_id"] in open_calls}
-        self._answered = set(fold.calls) - open_calls
-        self._call_ids = set(fold.calls)
-        self._working: set[str] = set()
+        self._steps = self._agents = 0
+        self._step_prefix = ""
 
     # -- text
 
@@ -122,9 +161,9 @@ class Emitter:
         Raises:
             BlobTooLarge: it is over MAINSTEM_BLOB_MAX_MB.
         """
-        if self._files is None:
+        if self.origin.files is None:
             raise RuntimeError("This segment has nowhere to put files.")
-        blob = await self._files.put(self._run, data, media_type)
+        blob = await self.origin.files.put(self.origin.run_id, data, media_type)
         named = {} if name is None else {"name": name}
         await self._part({"id": id or blob.digest, **messages.blob_part(blob), **named})
 
@@ -149,7 +188,7 @@ class Emitter:
             ValueError: the call has its result already; each call needs an id of its own.
         """
         await self._call_started(call_id, name, dict(arguments))
-        self._working.add(call_id)
+        self._known.working.add(call_id)
         await self._channel.flush()
 
     async def tool_call_start(self, call_id: str, name: str) -> None:
@@ -180,9 +219,9 @@ class Emitter:
         result = await self._in_bounds(result)
         state = "failed" if failed else "completed"
         self._channel.emit(Type.STEP_COMPLETED, _completed(call_id, state, result))
-        del self._open[call_id]
-        self._working.discard(call_id)
-        self._answered.add(call_id)
+        del self._known.open[call_id]
+        self._known.working.discard(call_id)
+        self._known.answered.add(call_id)
         await self._emitted()
 
     def call_id(self, raw: str) -> str:
@@ -192,56 +231,56 @@ class Emitter:
         """
         wanted = raw if len(raw) <= CALL_ID_LIMIT else f"call_{digests.hex_digest(raw.encode())}"
         found, number = wanted or f"call_{ids.token()}", 1
-        while found in self._call_ids:
+        while found in self._known.ids:
             number += 1
             found = f"{wanted}_{number}"
-        self._call_ids.add(found)
+        self._known.ids.add(found)
         return found
 
     @property
     def working(self) -> bool:
         """Whether a tool or a step is under way: its silence is not the engine's."""
-        return bool(self._working)
+        return bool(self._known.working)
 
     @contextlib.contextmanager
     def busy(self) -> Generator[None]:
         """Count as at work while the block runs, however long it emits nothing."""
         block = ids.token()
-        self._working.add(block)
+        self._known.working.add(block)
         try:
             yield
         finally:
-            self._working.discard(block)
+            self._known.working.discard(block)
 
     async def _in_bounds(self, result: Any) -> Any:
         """Return a result, or for one that no event can hold where it lies, and how it begins."""
-        if self._files is None or len(data := jsontext.dumps(result)) <= RESULT_LIMIT:
+        if self.origin.files is None or len(data := jsontext.dumps(result)) <= RESULT_LIMIT:
             return result
-        blob = await self._files.put(self._run, data, "application/json")
+        blob = await self.origin.files.put(self.origin.run_id, data, "application/json")
         shown = transcripts.json_text(result)[:_SHOWN_OF_RESULT]
         return {"beginning": shown, "file": messages.blob_part(blob)}
 
     async def _call_started(self, call_id: str, name: str, arguments: dict[str, Any] | str) -> None:
-        if call_id in self._answered:
+        if call_id in self._known.answered:
             raise ValueError(f"Tool call {call_id!r} has its result already; give each call its own id.")
-        at = self._open.get(call_id, now_ms())
+        at = self._known.open.get(call_id, now_ms())
         self._channel.emit(
             Type.STEP_STARTED,
             {"step_id": call_id, "kind": "tool_call", "name": name, "arguments": arguments, "at": at},
         )
-        self._open[call_id] = at
-        self._call_ids.add(call_id)
+        self._known.open[call_id] = at
+        self._known.ids.add(call_id)
         await self._emitted()
 
     def _require_open(self, call_id: str) -> None:
-        if call_id not in self._open:
+        if call_id not in self._known.open:
             raise ValueError(f"No tool call {call_id!r} is open; start it with tool_call or tool_call_start.")
 
     @contextlib.asynccontextmanager
     async def step(self, name: str) -> AsyncGenerator[str]:
         """Show a named step while the block runs; it ends as the block does. Yields its id."""
         self._steps += 1
-        step_id = f"step_{self._segment}_{self._steps}"
+        step_id = f"{self._step_prefix}step_{self.origin.segment}_{self._steps}"
         await self._emit(
             Type.STEP_STARTED, {"step_id": step_id, "kind": "step", "name": name, "at": now_ms()}
         )
@@ -271,7 +310,7 @@ class Emitter:
         Raises:
             ValueError: a count is negative, or no whole number.
         """
-        self._calls.charge(self._calls.add(**used))
+        self.origin.provider_calls.charge(self.origin.provider_calls.add(**used))
         await self._emitted()
 
     @contextlib.asynccontextmanager
@@ -292,17 +331,22 @@ class Emitter:
             BudgetReached: a budget has no room for the most that this call may cost.
             UnknownPrice: a budget in dollars applies, and the model has no price.
         """
-        call = self._calls.prepare(model, provider, max_output_tokens, emitted=self._emitted)
-        async with self._calls.making(call, input_tokens=input_tokens):
+        call = self.origin.provider_calls.prepare(model, provider, max_output_tokens, emitted=self._emitted)
+        async with self.origin.provider_calls.making(call, input_tokens=input_tokens):
             yield call
 
     async def context_usage(self, **snapshot: Any) -> None:
         """Show how full the model's context is; the latest snapshot stays."""
         await self._emit(Type.CONTEXT_USAGE, snapshot)
 
-    async def agent(self, name: str, **details: Any) -> None:
-        """State which agent is at work now."""
-        await self._emit(Type.AGENT_UPDATED, {**details, "name": name})
+    async def agent_at_work(self, about: Mapping[str, Any]) -> None:
+        """State which agent is at work now: its `name`, and whatever else there is to say."""
+        await self._emit(Type.AGENT_UPDATED, dict(about))
+
+    def new_agent_id(self) -> str:
+        """Return an id for a sub-agent that no other one of the run has."""
+        self._agents += 1
+        return f"agent_{self.origin.segment}_{self._agents}"
 
     async def custom(self, name: str, data: Any = None, *, transient: bool = True) -> None:
         """Emit an event of your own for who reads now; with `transient=False` a `data` part, which stays."""

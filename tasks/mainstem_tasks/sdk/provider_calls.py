@@ -11,7 +11,7 @@ import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
-from typing_extensions import TypedDict, Unpack
+from typing_extensions import TypedDict, Unpack, override
 
 from mainstem_shared import errors
 from mainstem_shared.model import prices, usage
@@ -152,12 +152,18 @@ class ProviderCalls:
         # The channel's fold lags behind, so what was emitted here is remembered here.
         self._spent = spent
 
-    def add(self, *, call_id: str | None = None, **used: Unpack[Used]) -> CallUsage:
+    def of_agent(self, agent: str) -> ProviderCalls:
+        """Return the same calls, in which what is added names an agent."""
+        return _AgentCalls(self._channel, self._settings, self._purse, root=self, agent=agent)
+
+    def add(self, *, call_id: str | None = None, agent: str | None = None, **used: Unpack[Used]) -> CallUsage:
         """Add a call to the run's usage; returns it, with its cost."""
         call = usage.checked_call(**used, call_id=call_id or secrets.token_hex(8), at=rfc3339(now_ms()))
         cost = prices.table(self._settings.prices).cost(call.provider, call.model, call)
         if cost is not None:
             call = call.model_copy(update={"cost_usd": usage.spelled(cost)})
+        if agent is not None:
+            call = call.model_copy(update={"agent": agent})
         payload = usage.added(self._spent, call)
         self._channel.emit(Type.USAGE, payload)
         self._spent = {name: value for name, value in payload.items() if name != "call"}
@@ -221,3 +227,22 @@ class ProviderCalls:
         if most is None and self._purse.limits[0]:
             raise errors.UnknownPrice(model=call.model, provider=call.provider)
         return None if most is None else prices.nanos(most)
+
+
+class _AgentCalls(ProviderCalls):
+    """The calls that one agent of a run makes: they count as the run's."""
+
+    def __init__(
+        self, channel: Channel, settings: Settings, purse: Purse, *, root: ProviderCalls, agent: str
+    ) -> None:
+        super().__init__(channel, settings, purse, None)
+        self._root = root
+        self._agent = agent
+
+    @override
+    def of_agent(self, agent: str) -> ProviderCalls:
+        return self._root.of_agent(agent)
+
+    @override
+    def add(self, *, call_id: str | None = None, agent: str | None = None, **used: Unpack[Used]) -> CallUsage:
+        return self._root.add(call_id=call_id, agent=agent or self._agent, **used)

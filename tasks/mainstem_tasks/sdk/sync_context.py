@@ -255,13 +255,21 @@ class SyncRunContext(RunView[InputT]):
             raise
         self._call(making.__aexit__(None, None, None))
 
+    def agent_at_work(self, about: Mapping[str, Any]) -> None:
+        """State which agent is at work now. See `RunContext.agent_at_work`."""
+        self._call(self._run.agent_at_work(about))
+
+    def new_agent_id(self) -> str:
+        """Return an id for a sub-agent that no other one of the run has."""
+        return self._run.new_agent_id()
+
     def context_usage(self, **snapshot: Any) -> None:
         """Show how full the model's context is; the latest snapshot stays."""
         self._call(self._run.context_usage(**snapshot))
 
     def agent(self, name: str, **details: Any) -> None:
         """State which agent is at work now."""
-        self._call(self._run.agent(name, **details))
+        self._call(self._run.agent_at_work({**details, "name": name}))
 
     def custom(self, name: str, data: Any = None, *, transient: bool = True) -> None:
         """Emit an event of your own. See `RunContext.custom`."""

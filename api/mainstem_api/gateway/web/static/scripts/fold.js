@@ -86,8 +86,9 @@ export class Fold {
     this.finishedAt = new Date(data.at).toISOString();
   }
 
-  stepStarted({ step_id: id, kind, name, arguments: given, at }) {
-    const step = { step_id: id, kind, name, state: "running", started_at: new Date(at).toISOString(), completed_at: null };
+  stepStarted({ step_id: id, kind, name, arguments: given, at, agent, parent }) {
+    const whose = { ...(typeof agent === "string" ? { agent } : {}), ...(typeof parent === "string" ? { parent } : {}) };
+    const step = { step_id: id, kind, name, state: "running", started_at: new Date(at).toISOString(), completed_at: null, ...whose };
     const known = this.known.get(id);
     if (known) Object.assign(known, step);
     else {
@@ -95,7 +96,7 @@ export class Fold {
       this.known.set(id, step);
     }
     if (kind !== "tool_call") return;
-    const part = { type: "tool_call", call_id: id, name, arguments: given, result: null, state: typeof given === "string" ? "streaming" : "called" };
+    const part = { type: "tool_call", call_id: id, name, arguments: given, result: null, state: typeof given === "string" ? "streaming" : "called", ...whose };
     const call = this.calls.get(id);
     if (call) Object.assign(call, part);
     else {

@@ -177,6 +177,27 @@ class ToolCall {
   }
 }
 
+const AGENT_STATES = { running: "at work", completed: "done", failed: "failed", aborted: "stopped" };
+
+/** A value of the engine's own; that of a sub-agent is what it says. */
+class Data {
+  constructor() {
+    this.name = el("span", { class: "call-name" });
+    this.state = el("span", { class: "chip" });
+    this.text = el("pre", { tabindex: "0" });
+    this.node = el("details", { class: "call" }, el("summary", {}, icon("tool"), this.name, this.state, icon("chevron")), el("div", { class: "call-body" }, this.text));
+    this.node.dataset.part = "data";
+  }
+
+  update({ name, value }) {
+    const agent = name === "agent" && typeof value?.agent === "string" ? value : null;
+    setText(this.name, line(agent ? agent.agent : name));
+    setText(this.state, agent ? AGENT_STATES[agent.state] ?? "" : "");
+    this.state.hidden = !agent;
+    setText(this.text, agent && typeof agent.text === "string" ? clip(agent.text) : pretty(value));
+  }
+}
+
 class Unknown {
   constructor() {
     this.node = el("pre", { class: "unknown" });
@@ -187,4 +208,4 @@ class Unknown {
   }
 }
 
-const VIEWS = { text: Text, reasoning: Reasoning, tool_call: ToolCall };
+const VIEWS = { text: Text, reasoning: Reasoning, tool_call: ToolCall, data: Data };
