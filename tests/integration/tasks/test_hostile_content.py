@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from mainstem_api import AsyncRuns
 from mainstem_shared import errors
@@ -17,6 +18,7 @@ from mainstem_shared.settings import Settings
 from mainstem_tasks import engine
 from mainstem_tasks.execution import segments
 from mainstem_tasks.sdk.context import RunContext
+from support.fakes.openai_server import Events, OpenAIServer, call_chunk, chunk
 from support.processes.in_process_worker import working
 
 Context = RunContext[dict[str, Any]]
@@ -222,6 +224,28 @@ async def test_what_no_state_could_hold_is_refused_where_it_is_emitted(
         assert "ValueError" in run.error.message or "Serialization" in run.error.message
     assert [listed.run_id for listed in (await runs.list()).runs] == [run.run_id]
     assert await runs.delete_thread("thread-nests") == 1
+
+
+@pytest.mark.parametrize(
+    ("opening", "closing"), [("[", "]"), ('{"a":', "}"), ('[{"a":', "}]")], ids=["lists", "objects", "both"]
+)
+@pytest.mark.parametrize("levels", [251, 5000])
+async def test_what_a_model_nests_too_deeply_fails_its_call_only(
+    runs: AsyncRuns, settings: Settings, provider: OpenAIServer, opening: str, closing: str, levels: int
+):
+    """Arguments of a tool call, through the engine as shipped: the run ends, and is listed, read and deleted."""
+    arguments = '{"a":' + opening * levels + "1" + closing * levels + "}"
+    pieces = [call_chunk(0, arguments, call_id="c", name="t"), call_chunk(1, "{}", call_id="d", name="u")]
+    provider.reply(Events(chunks=[*pieces, chunk(finish="tool_calls")]))
+    model = {"openai_base_url": provider.url, "openai_api_key": SecretStr("k"), "openai_model": "m"}
+    asked = {"messages": [{"role": "user", "content": "hi"}]}
+    run = await executed(runs, settings.model_copy(update=model), "openai", asked)
+    assert run.status is Status.SUCCEEDED
+    deep, plain = run.content
+    assert (deep["state"], deep["arguments"]) == ("failed", arguments)
+    assert (plain["call_id"], plain["arguments"]) == ("d", {})
+    assert [listed.run_id for listed in (await runs.list()).runs] == [run.run_id]
+    assert await runs.delete_thread("thread-openai") == 1
 
 
 @pytest.mark.parametrize(
