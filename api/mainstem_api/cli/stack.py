@@ -10,7 +10,7 @@ from typing import Final
 from mainstem_api.stack import Stack
 from mainstem_shared.settings import Settings
 from mainstem_shared.store.addresses import check_address
-from mainstem_shared.store.embedded import EmbeddedServer, ServerStartError
+from mainstem_shared.store.embedded import EmbeddedFleet, ServerStartError
 
 _POLL_S: Final = 0.5
 
@@ -23,17 +23,19 @@ def up() -> None:
 
 
 def valkey() -> None:
-    """Run the embedded Valkey server in the foreground."""
+    """Run the embedded Valkey server in the foreground; as many as MAINSTEM_NODES says."""
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda _number, _frame: stopping.set())
-    server = EmbeddedServer.start_or_adopt(Settings().data_dir)
-    print(f"listening on {server.address}  data and password in {server.data_dir}", flush=True)
+    settings = Settings()
+    servers = EmbeddedFleet.start_or_adopt(settings.data_dir, nodes=settings.nodes)
+    first = servers.servers[0]
+    print(f"listening on {servers.addresses}  data and password in {first.data_dir}", flush=True)
     try:
         while not stopping.wait(_POLL_S):
-            if not server.is_alive():
-                raise ServerStartError(
-                    data_dir=server.data_dir, cause="it ended", log=server.data_dir / "valkey.log"
-                )
+            for server in servers.servers:
+                if not server.is_alive():
+                    log = server.data_dir / "valkey.log"
+                    raise ServerStartError(data_dir=server.data_dir, cause="it ended", log=log)
     finally:
-        server.stop()
+        servers.stop()

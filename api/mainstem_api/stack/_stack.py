@@ -19,7 +19,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -31,13 +31,8 @@ from mainstem_api.stack._ports import listen
 from mainstem_api.stack._tether import TETHER_VARIABLE, Tether
 from mainstem_shared.errors import MainstemError
 from mainstem_shared.settings import Settings
-from mainstem_shared.store.embedded import (
-    BROKER_DB,
-    STORE_DB,
-    EmbeddedServer,
-    EmbeddedServerError,
-    FileLock,
-)
+from mainstem_shared.store.blocking import BlockingStore
+from mainstem_shared.store.embedded import EmbeddedFleet, EmbeddedServerError, FileLock
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +41,8 @@ STOP_MARGIN_S = 4.0
 below the 20 s in which the stack promises to be gone."""
 PORT_PATIENCE_S = 12.0
 """The gateway and workers of a stack that was killed need up to a drain to go."""
+CHECK_S = 5.0
+"""How long an embedded server may take to say which store it belongs to."""
 _LOCK_TRIES = 20
 _LOCK_POLL_S = 0.05
 _SERVER_POLL_S = 0.5
@@ -71,7 +68,7 @@ class Stack:
         self._output = output or Output()
         self._stopping = asyncio.Event()
         self._children: list[Child] = []
-        self._server: EmbeddedServer | None = None
+        self._servers: EmbeddedFleet | None = None
         self._flower_port = 0
         self._after_kill = False
         self._data_dir = settings.data_dir.resolve()
@@ -83,6 +80,7 @@ class Stack:
             AlreadyRunningError: another stack has the data directory.
             PortTakenError: somebody listens on the gateway's or Flower's port.
             EmbeddedServerError: there is no server to run on.
+            Misconfigured: the data directory began with another number of servers.
 
         """
         self._catch_signals()
@@ -133,11 +131,23 @@ class Stack:
                 self._flower_port = probe.getsockname()[1]  # Flower opens it itself
             try:
                 if self._needs_server:
-                    self._server = await asyncio.to_thread(EmbeddedServer.start_or_adopt, self._data_dir)
+                    self._servers = await asyncio.to_thread(self._start_servers)
                 await self._run_children(gateway_socket, tether)
             finally:
-                if self._server is not None:
-                    await asyncio.to_thread(self._server.stop)
+                if self._servers is not None:
+                    await asyncio.to_thread(self._servers.stop)
+
+    def _start_servers(self) -> EmbeddedFleet:
+        nodes = self._settings.nodes if self._settings.redis_url is None else 1
+        servers = EmbeddedFleet.start_or_adopt(self._data_dir, nodes=nodes)
+        if self._settings.redis_url is None:
+            try:
+                with contextlib.closing(BlockingStore(servers.store_url, timeout_s=CHECK_S)) as store:
+                    store.check()
+            except BaseException:
+                servers.stop()
+                raise
+        return servers
 
     async def _listen(self, port: int, variable: str) -> socket.socket:
         return await listen(
@@ -205,8 +215,8 @@ class Stack:
         return {
             **os.environ,
             **self._settings.environment(),
-            "MAINSTEM_REDIS_URL": self._url(self._settings.redis_url, STORE_DB),
-            "MAINSTEM_BROKER_URL": self._url(self._settings.broker_url, BROKER_DB),
+            "MAINSTEM_REDIS_URL": self._url(self._settings.redis_url, lambda servers: servers.store_url),
+            "MAINSTEM_BROKER_URL": self._url(self._settings.broker_url, lambda servers: servers.broker_url),
             "MAINSTEM_DATA_DIR": str(self._data_dir),
             **self._archive(),
             "MAINSTEM_PORT": str(port),
@@ -228,11 +238,11 @@ class Stack:
         found = importlib.util.find_spec("flower") is not None
         return f"http://{_reachable(self._settings.host)}:{self._flower_port}" if found else ""
 
-    def _url(self, configured: SecretStr | None, database: int) -> str:
+    def _url(self, configured: SecretStr | None, embedded: Callable[[EmbeddedFleet], str]) -> str:
         if configured is not None:
             return configured.get_secret_value()
-        assert self._server is not None
-        return self._server.url(database)
+        assert self._servers is not None
+        return embedded(self._servers)
 
     async def _announce(self, port: int) -> None:
         """Wait for the gateway to reach store and broker; then say where everything is."""
@@ -257,20 +267,20 @@ class Stack:
             f"  Gateway  {state['gateway']}  (runs: {state['gateway']}/runs, API: {state['gateway']}/docs)"
         )
         self._output.say(f"  Flower   {state['flower']}")
-        if self._server is not None:
-            self._output.say(f"  Valkey   {self._server.address}  (data and password in {self._data_dir})")
+        if self._servers is not None:
+            self._output.say(f"  Valkey   {self._servers.addresses}  (data and password in {self._data_dir})")
 
     async def _watch_server(self) -> None:
         """Start the embedded server again when it dies; if it had to move, the children have to as well."""
         # Never cancelled: a start that is under way has to be waited for, or its server would outlive us.
-        while self._server is not None and not await set_within(self._stopping, _SERVER_POLL_S):
-            if await asyncio.to_thread(self._server.is_alive):
+        while self._servers is not None and not await set_within(self._stopping, _SERVER_POLL_S):
+            if await asyncio.to_thread(self._servers.is_alive):
                 continue
             self._output.say("The embedded server is gone: starting it again.")
-            port = self._server.port
+            ports = self._servers.ports
             with contextlib.suppress(EmbeddedServerError):  # said in its log; tried again at the next turn
-                self._server = await asyncio.to_thread(EmbeddedServer.start_or_adopt, self._data_dir)
-            if self._server.port != port:
+                self._servers = await asyncio.to_thread(self._servers.revive)
+            if self._servers.ports != ports:
                 for child in self._children:
                     child.signal(signal.SIGTERM)
 

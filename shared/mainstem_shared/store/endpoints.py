@@ -10,7 +10,7 @@ from typing import Any
 
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import sentinel_addresses
-from mainstem_shared.store.embedded import BROKER_DB, STORE_DB, EmbeddedServer
+from mainstem_shared.store.embedded import BROKER_DB, EmbeddedFleet, EmbeddedServer
 
 
 def store_url(settings: Settings) -> str:
@@ -21,7 +21,7 @@ def store_url(settings: Settings) -> str:
     """
     if settings.redis_url is not None:
         return settings.redis_url.get_secret_value()
-    return EmbeddedServer.locate(settings.data_dir).url(STORE_DB)
+    return EmbeddedFleet.locate(settings.data_dir).store_url
 
 
 def broker_url(settings: Settings) -> str:

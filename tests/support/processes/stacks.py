@@ -143,7 +143,10 @@ class StackProcess:
     def _belongs(self, process: psutil.Process) -> bool:
         if self._process is not None and os.getpgid(process.pid) == self._process.pid:
             return True
-        return str(self.data / "valkey") in process.cmdline()
+        return any(
+            word == str(self.data / "valkey") or word.startswith(str(self.data / "nodes"))
+            for word in process.cmdline()
+        )
 
 
 def _lives(process: psutil.Process) -> bool:
