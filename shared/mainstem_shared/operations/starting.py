@@ -120,8 +120,7 @@ async def start_run(
         return _refused(spec, answer)
     log.info("Run started", extra={"action": "start_run", "run_id": spec.run_id, "engine": spec.engine})
     replaces = answer.active if request.if_active == "replace" and answer.active != spec.run_id else None
-    for replaced in filter(None, (answer.superseded, replaces)):
-        await _stop_replaced(operations, replaced)
+    await _stop_replaced(operations, answer.superseded, replaces)
     return StartAnswer(run_id=spec.run_id, waiting=answer.waiting, replaces=replaces)
 
 
@@ -261,14 +260,15 @@ async def _is_same_users(store: Store, run_id: str, spec: Spec) -> bool:
     return not isinstance(theirs, transitions.Gone) and theirs.spec.user_id == spec.user_id
 
 
-async def _stop_replaced(operations: Operations, run_id: str) -> None:
-    """Carry out what a replaced run's record asks of it; a sweeper does what fails here."""
-    try:
-        await Aborter(operations=operations).pursue(run_id, reason=Reason.REPLACED)
-    except errors.NotFound:
-        return
-    except errors.StoreUnavailable:
-        log.warning("A replaced run was not told", extra={"action": "tell_replaced", "run_id": run_id})
+async def _stop_replaced(operations: Operations, *run_ids: str | None) -> None:
+    """Carry out what replaced runs' records ask of them; a sweeper does what fails here."""
+    for run_id in filter(None, run_ids):
+        try:
+            await Aborter(operations=operations).pursue(run_id, reason=Reason.REPLACED)
+        except errors.NotFound:
+            continue
+        except errors.StoreUnavailable:
+            log.warning("A replaced run was not told", extra={"action": "tell_replaced", "run_id": run_id})
 
 
 def _refused(

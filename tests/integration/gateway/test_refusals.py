@@ -32,6 +32,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/threads/{thread_id}/runs": {"engine": "demo"},
     "/v1/runs/{run_id}/resume": {"action_id": "none", "decisions": [{"call_id": "c", "type": "approve"}]},
     "/v1/runs/{run_id}/input": {"input_id": "one", "text": "more"},
+    "/v1/events/{key}": {"payload": "arrived"},
     "/v1/ai-sdk/chat": {
         "id": "chat",
         "messages": [{"id": "m", "role": "user", "parts": [{"type": "text", "text": "hello"}]}],
