@@ -22,4 +22,6 @@ app.mount("/ai", gateway)  # readers follow /ai/v1/runs/{run_id}/events
 
 @app.post("/chats/{thread_id}", status_code=202)
 async def start(thread_id: str, words: dict, request: Request):
-    return {"run_id": (await request.app.state.runs.start(thread_id, "echo", words)).run_id}
+    told = {"task": "chat.store"}
+    started = await request.app.state.runs.start(thread_id, "echo", words, callback=told)
+    return {"run_id": started.run_id}

@@ -13,6 +13,8 @@ from mainstem_shared import errors
 
 SURFACE = {
     "mainstem_api": ["AbortResult", "AsyncRuns", "Page", "Run", "RunEvent", "Runs", "StartResult"],
+    "mainstem_api.callbacks": ["on_run_end", "verified"],
+    "mainstem_api.sse": ["astream", "stream"],
     "mainstem_api.gateway": ["Authenticator", "Principal", "Server", "create_app", "serve"],
     "mainstem_tasks": [
         "AsyncTask",

@@ -35,6 +35,7 @@ COMMANDS: Final = {
     "requeue": "mainstem_api.cli.operator_commands",
     "token": "mainstem_api.cli.token",
     "usage": "mainstem_api.cli.usage",
+    "callbacks": "mainstem_api.cli.callbacks",
     "doctor": "mainstem_api.cli.doctor",
     "verify": "mainstem_api.cli.verify",
     "archive": "mainstem_api.cli.archive",

@@ -103,6 +103,14 @@ class Gateway:
         params = {"days": days} | ({} if user is None else {"user": user})
         return self._json("GET", "/v1/usage", params=params)
 
+    def callbacks(self) -> dict[str, Any]:
+        """Return the callbacks that are not delivered."""
+        return self._json("GET", "/v1/callbacks")
+
+    def resend_callbacks(self, run_id: str) -> dict[str, Any]:
+        """Have whoever is to be told of a run told once more."""
+        return self._json("POST", f"/v1/runs/{_segment(run_id)}/callbacks/resend")
+
     def is_ready(self) -> bool:
         """Tell whether the gateway answers that store and broker answer."""
         with _reachable():

@@ -151,6 +151,7 @@ class AsyncRuns(Conversations):
         max_duration_s: float | None = None,
         on_worker_lost: OnWorkerLost = "fail",
         budget: dict[str, Any] | None = None,
+        callback: dict[str, Any] | None = None,
         parent: str | None = None,
         message_id: str | None = None,
     ) -> StartResult:
@@ -158,21 +159,19 @@ class AsyncRuns(Conversations):
 
         Args:
             thread_id: the conversation; at most one of its runs is active at a time.
-            engine: what produces the run; by default MAINSTEM_DEFAULT_ENGINE.
-            input: what the engine gets; its schema decides.
+            engine, input: what produces the run (by default MAINSTEM_DEFAULT_ENGINE), and from what.
             user_id, tenant: whose run it is.
             if_active: on a busy thread, be refused (`reject`), wait (`enqueue`), or `replace` what runs.
             metadata: yours, given back with the run.
             idempotency_key: repeating a start with the same key and request returns the first one's run.
             max_duration_s: longest life of the run, bounded by MAINSTEM_MAX_RUN_S.
             on_worker_lost: `fail` keeps the partial result; `resume` goes on from the last checkpoint.
-            budget: the most that its provider calls may cost: `usd`, `tokens`, or both.
-            parent: the message that the run follows; one that a user said is answered again; `root`: none.
-            message_id: the id of the message that the input is.
+            budget, callback: the most that it may cost (`usd`, `tokens`); who is told of its end (`task`, `url`).
+            parent, message_id: the message that the run follows (`root`: none); the one that the input is.
 
         Raises:
             NotFound: the thread is another user's, and threads are private here.
-            InvalidRequest: also as InputTooLarge, UnknownEngine, InvalidInput.
+            InvalidRequest: also as InputTooLarge, UnknownEngine, InvalidInput; CallbackNotAllowed.
             ThreadBusy, ThreadQueueFull: its `run_id` holds the thread, or too many wait.
             IdempotencyKeyReused: the key stands for another request.
         """
@@ -184,6 +183,7 @@ class AsyncRuns(Conversations):
             "max_duration_s": max_duration_s,
             "on_worker_lost": on_worker_lost,
             "budget": budget,
+            "callback": callback,
             "parent": parent,
             "message_id": message_id,
         }

@@ -29,6 +29,7 @@ from mainstem_api.gateway.middleware.request_metrics import RequestCount
 from mainstem_api.gateway.middleware.request_traces import RequestTraces, untraced
 from mainstem_api.gateway.routes import (
     approvals,
+    callbacks,
     details,
     endings,
     events,
@@ -43,7 +44,8 @@ from mainstem_shared.operations import callback_policy, spending
 from mainstem_shared.settings import Settings
 
 _ROUTERS = tuple(
-    one.router for one in (runs, threads, endings, approvals, events, overview, details, usage, health)
+    one.router
+    for one in (runs, threads, endings, approvals, callbacks, events, overview, details, usage, health)
 )
 _TELEMETRY: Final[Any] = {"exclude": untraced, "logs": False, "operation_spans": False}
 """Of FastAPI releases that trace by themselves: no exceptions' texts, no addresses with tokens."""

@@ -5,3 +5,4 @@ DEBUG = True
 ALLOWED_HOSTS = ["*"]
 ROOT_URLCONF = "chat.urls"
 CELERY_BROKER_URL = os.environ["MAINSTEM_BROKER_URL"]
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "chat.db"}}

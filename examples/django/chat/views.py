@@ -5,18 +5,23 @@ import json
 from django.http import JsonResponse, StreamingHttpResponse
 from django.views.decorators.csrf import csrf_exempt
 
-from mainstem_api import AsyncRuns
+from mainstem_api import AsyncRuns, sse
 
 runs = AsyncRuns()
 
 
+def user_of(request):
+    return request.headers.get("X-User", "local")  # yours: request.user
+
+
 @csrf_exempt
 async def start(request, thread_id):
-    started = await runs.start(thread_id, "echo", json.loads(request.body))
+    words, told = json.loads(request.body), {"task": "chat.store"}
+    started = await runs.start(thread_id, "echo", words, user_id=user_of(request), callback=told)
     return JsonResponse({"run_id": started.run_id}, status=202)
 
 
 async def follow(request, run_id):
-    events = runs.events(run_id, request.headers.get("Last-Event-ID"))
-    lines = (f"id: {e.cursor}\nevent: {e.type}\ndata: {json.dumps(e.data)}\n\n" async for e in events)
-    return StreamingHttpResponse(lines, content_type="text/event-stream")
+    after = request.headers.get("Last-Event-ID")
+    status, lines = await sse.astream(runs, run_id, after, user_id=user_of(request))
+    return StreamingHttpResponse(lines, status=status, content_type="text/event-stream")

@@ -23,6 +23,7 @@ from mainstem_shared.settings import Settings
 Address = IPv4Address | IPv6Address
 PORTS: Final = {"https": 443, "http": 80}
 _HOST: Final = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\]")
+_PATTERN: Final = re.compile(r"(\*\.)?[a-z0-9]([a-z0-9._-]*[a-z0-9])?(:[0-9]+)?")
 _PATH: Final = re.compile(r"[!-~]*")
 """Printable ASCII, as a request line has it: what else an address holds comes percent-encoded."""
 _TARGET: Final = re.compile(r"[A-Za-z_][\w.-]*(@[\w.:-]+)?", re.ASCII)
@@ -56,13 +57,13 @@ def check(settings: Settings) -> None:
         Misconfigured: it cannot be read; says where.
     """
     _networks(settings.callback_networks)
+    secrets = _secrets(settings)
     for task in callbacks.split(settings.callback_tasks):
         if _TARGET.fullmatch(task) is None:
             raise errors.Misconfigured(f"MAINSTEM_CALLBACK_TASKS: {task!r} is no task's name, or name@queue.")
     for host in callbacks.split(settings.callback_hosts):
-        if host != "*" and _HOST.fullmatch(host.removeprefix("*.").partition(":")[0].lower()) is None:
+        if host != "*" and _PATTERN.fullmatch(host.lower()) is None:
             raise errors.Misconfigured(f"MAINSTEM_CALLBACK_HOSTS: {host!r} is no host.")
-    secrets = _secrets(settings)
     for target in everyone(settings):
         if not callbacks.is_webhook(target):
             if _TARGET.fullmatch(target) is None:

@@ -35,6 +35,8 @@ BUSY_MS: Final = 1_000
 """When an entry is looked at again whose target had as many under way as it may."""
 AWAY_S: Final = 1.0
 JITTER: Final = 0.1
+KEPT_GIVEN_UP_MS: Final = callbacks.KEPT_MS + 2 * callbacks.LONGEST_PAUSE_MS
+"""When what was given up is looked at, and taken off: it is gone by then."""
 GONE_STATUS: Final = 410
 """A receiver that answers so wants to hear no more of it."""
 TASK, WEBHOOK = "task", "webhook"
@@ -183,7 +185,7 @@ class Courier:
         pause = int(callbacks.pause_ms(count) * random.uniform(1 - JITTER, 1 + JITTER))
         given_up = is_final or now + pause > since + callbacks.GIVEN_UP_AFTER_MS
         attempts = Attempts(count=count, first_ms=since, last_ms=now, error=why, given_up=given_up)
-        due_ms = now + callbacks.KEPT_MS if given_up else now + pause
+        due_ms = now + KEPT_GIVEN_UP_MS if given_up else now + pause
         await transitions.told(self._store, due.delivery, attempts=attempts, due_ms=due_ms)
         metrics.CALLBACKS.labels(kind, "given_up" if given_up else "failed").inc()
         noted = {

@@ -20,7 +20,7 @@ from mainstem_shared.model.principals import DEFAULT_TENANT
 from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import Reason, Spec, WaitingFor
 from mainstem_shared.model.time import now_ms
-from mainstem_shared.operations import performing
+from mainstem_shared.operations import performing, untold
 from mainstem_shared.operations.aborting import Aborter, AbortOutcome, end_by_force
 from mainstem_shared.operations.performing import FORGET, Operations, nobody
 from mainstem_shared.operations.queries import listings
@@ -106,7 +106,7 @@ class Deleter:
             raise errors.NotFound
 
     async def delete_user(self, *, tenant: str, user_id: str) -> int:
-        """Delete all runs of a user, on all threads; returns how many."""
+        """Delete all runs of a user, on all threads, and what is to be told of them; returns how many."""
         indexes, count = self.aborter.operations.indexes, 0
         for _ in range(ROUNDS):  # also what was started meanwhile
             entries = await indexes.of_user(tenant, user_id)
@@ -119,7 +119,9 @@ class Deleter:
             await indexes.drop_of_user(tenant, user_id, old)
             if not found:
                 break
-        return count + await self._delete_archived(Whose(tenant=tenant, user_id=user_id))
+        count += await self._delete_archived(Whose(tenant=tenant, user_id=user_id))
+        await untold.drop_of_user(self._store, tenant=tenant, user_id=user_id)
+        return count
 
     async def _bury_threads(self, found: list[_Found], whose: Whose) -> None:
         if self._store.archive is not None:

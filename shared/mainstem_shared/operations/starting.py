@@ -97,8 +97,7 @@ async def start_run(
     run_input = await _stored(operations, request, spec)
     idempotency = _idempotency(principal, thread_id, request, idempotency_key)
     if not await _is_replay(store, spec, idempotency):
-        await engine_catalogue.check(store, request.engine, request.input, size=len(run_input))
-        guards.check(settings.input_guards, Said(kind=Kind.INPUT, value=request.input, spec=spec))
+        await _check(operations, request, spec, size=len(run_input))
         await _take_slot(store, settings, spec, request, idempotency)
     start = START.of(
         spec,
@@ -134,6 +133,13 @@ async def _check_archived_owner(store: Store, spec: Spec) -> None:
     owner = await store.archive.threads.owner(spec.tenant, spec.thread_id) if store.archive else None
     if owner not in (None, spec.user_id):
         raise errors.NotFound("No such thread.")
+
+
+async def _check(operations: Operations, request: StartRequest, spec: Spec, *, size: int) -> None:
+    """Make sure that the request may be served, before anything is taken for it."""
+    callback_policy.targets_of(operations.settings, request.callback)
+    await engine_catalogue.check(operations.store, request.engine, request.input, size=size)
+    guards.check(operations.settings.input_guards, Said(kind=Kind.INPUT, value=request.input, spec=spec))
 
 
 async def _stored(operations: Operations, request: StartRequest, spec: Spec) -> bytes:

@@ -23,7 +23,17 @@ from mainstem_shared.transitions.approvals import (
     resolve,
 )
 from mainstem_shared.transitions.archived import find, find_fields, find_many, find_page
-from mainstem_shared.transitions.callbacks import TELL, TOLD, UNTELL, Due, read_due, tell, told, untell
+from mainstem_shared.transitions.callbacks import (
+    TELL,
+    TOLD,
+    UNTELL,
+    Due,
+    given_up_from,
+    read_due,
+    tell,
+    told,
+    untell,
+)
 from mainstem_shared.transitions.descriptions import DESCRIBE, describe
 from mainstem_shared.transitions.due import TAKE_DUE, take_due, take_due_of
 from mainstem_shared.transitions.dumps import DUMP, dump
@@ -212,6 +222,7 @@ __all__ = [
     "find_page",
     "finish",
     "forget",
+    "given_up_from",
     "handover",
     "inbox",
     "keep_event",

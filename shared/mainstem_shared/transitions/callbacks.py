@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mainstem_shared.model import jsontext
-from mainstem_shared.model.callbacks import Attempts, DeliveryId
+from mainstem_shared.model.callbacks import LONGEST_PAUSE_MS, Attempts, DeliveryId
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Script, Store
@@ -42,6 +42,11 @@ async def told(
         TOLD, [k.callbacks, k.callbacks_due], [delivery.field, str(delivery), state, due_ms]
     )
     return reply[0] == b"noted"
+
+
+def given_up_from() -> int:
+    """Return from which score on an index's entries are those that were given up."""
+    return now_ms() + 2 * LONGEST_PAUSE_MS
 
 
 async def tell(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import contextlib
 import shutil
+import sqlite3
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
@@ -34,6 +36,7 @@ def example(live, tmp_path):
         shutil.copytree(EXAMPLES / name, directory, ignore=shutil.ignore_patterns("__pycache__"))
         env = {**live.env, "CELERY_CUSTOM_WORKER_POOL": "mainstem_workers.pool:TaskPool"}
         env["PYTHONPATH"] = str(directory)
+        env["MAINSTEM_CALLBACK_TASKS"] = "chat.store"
 
         def run(label: str, *arguments: str, **more: str) -> Child:
             return live.stack.enter_context(
@@ -96,12 +99,38 @@ def test_a_run_is_started_in_a_view_and_followed(example, name):
         events = follow(http, path, None, 2)
         assert [event for _, event, _ in events] == ["run.created", "run.started"]
         events += follow(http, path, events[-1][0], 1000)
+        check_ends(http, path, events[-1][0], name)
+    check_stored(stack.directory / "chat.db", started.json()["run_id"])
     assert events[-1][1] == "run.finished"
     assert len({cursor for cursor, _, _ in events}) == len(events)
     words = [
         httpx.Response(200, text=data).json()["text"] for _, kind, data in events if kind == "message.delta"
     ]
     assert "".join(words).split() == WORDS.split()
+
+
+def check_ends(http: httpx.Client, path: str, end: str, name: str) -> None:
+    """A finished run stops its EventSource; an unknown run is 404, as another user's is; no cursor is 400."""
+    assert http.get(path, headers={"Last-Event-ID": end}).status_code == 204
+    assert http.get(path.replace(path.split("/")[-2], f"{'a' * 16}_{'b' * 26}")).status_code == 404
+    assert http.get(path, headers={"Last-Event-ID": "yesterday"}).status_code == 400
+    if name != "fastapi":  # which has the gateway's authentication
+        assert http.get(path, headers={"X-User": "somebody else"}).status_code == 404
+
+
+def check_stored(path: Path, run_id: str) -> None:
+    """The final message is in the application's own table: once."""
+
+    def stored() -> list[tuple[str, str, str]]:
+        with (
+            contextlib.suppress(sqlite3.OperationalError),
+            contextlib.closing(sqlite3.connect(path)) as database,
+        ):
+            return database.execute("SELECT * FROM messages").fetchall()
+        return []
+
+    wait_until(stored, description="the message in the application's table", timeout_s=20)
+    assert stored() == [(run_id, "thread-1", f"{WORDS} ")]
 
 
 def test_a_program_with_only_celery_starts_and_follows(example, live):

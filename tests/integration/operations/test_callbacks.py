@@ -14,19 +14,25 @@ import redis
 import standardwebhooks
 
 from mainstem_shared import errors, transitions
-from mainstem_shared.model import callbacks
+from mainstem_shared.model import actions, callbacks
+from mainstem_shared.model.contents import Content
 from mainstem_shared.model.principals import Principal
 from mainstem_shared.model.runs import Reason
 from mainstem_shared.model.time import now_ms
-from mainstem_shared.operations import ending, starting
+from mainstem_shared.operations import ending, starting, untold
+from mainstem_shared.operations.aborting import Aborter
 from mainstem_shared.operations.courier import Courier
-from mainstem_shared.operations.performing import Operations
+from mainstem_shared.operations.deleting import Deleter
+from mainstem_shared.operations.performing import PAUSE, Operations, nobody
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 from mainstem_tasks.celery_support.publisher import CeleryPublisher
 from support.fakes import webhook_receiver
 from support.fakes.webhook_receiver import Receiver
+from support.models.verb_calls import without_gap
+from support.processes import dying_process
+from support.waiting import wait_until_async
 
 
 def secret() -> str:
@@ -86,7 +92,7 @@ async def deliver(operations: Operations, run_id: str) -> None:
     await courier.aclose()
 
 
-async def untold(store: Store, run_id: str) -> dict[str, float]:
+async def untold_of(store: Store, run_id: str) -> dict[str, float]:
     listed = await store.client.zrange(keys.run(run_id).callbacks_due, 0, -1, withscores=True)
     return {member.decode(): at for member, at in listed}
 
@@ -111,7 +117,7 @@ async def test_a_webhook_is_told_of_the_end(store: Store, broker_url: str, recei
     assert event["type"] == "run.ended"
     assert event["data"]["run"]["status"] == event["data"]["status"] == "aborted"
     assert event["data"]["metadata"] == {"order": 7}
-    assert await untold(store, run_id) == {}
+    assert await untold_of(store, run_id) == {}
     assert await store.client.exists(keys.run(run_id).callbacks) == 0
 
 
@@ -158,13 +164,13 @@ async def test_what_fails_is_tried_again_under_the_same_id(store: Store, broker_
         for pause_ms in (5_000, 10_000):
             before = now_ms()
             await deliver(operations, run_id)
-            ((member, due_ms),) = (await untold(store, run_id)).items()
+            ((member, due_ms),) = (await untold_of(store, run_id)).items()
             assert 0.9 * pause_ms <= due_ms - before <= 1.1 * pause_ms + (now_ms() - before)
             await store.client.zadd(keys.run(run_id).callbacks_due, {member: 0})
         await deliver(operations, run_id)
     assert len(set(receiver.ids)) == 1
     assert [one.path for one in receiver.received] == ["/hook"] * 3
-    assert await untold(store, run_id) == {}
+    assert await untold_of(store, run_id) == {}
 
 
 async def test_nobody_is_told_whom_the_operator_does_not_allow(
@@ -182,7 +188,7 @@ async def test_nobody_is_told_whom_the_operator_does_not_allow(
                 await start(operations, refused)
         run_id = await start(operations, {"url": receiver.url()})
         await end(operations, run_id)
-    ((member, _),) = (await untold(store, run_id)).items()
+    ((member, _),) = (await untold_of(store, run_id)).items()
     for change in ({"callback_hosts": ""}, {"callback_http": False}, {"callback_networks": ""}):
         async with operating(store, allowed.model_copy(update=change)) as operations:
             await store.client.zadd(keys.run(run_id).callbacks_due, {member: 0})
@@ -191,3 +197,214 @@ async def test_nobody_is_told_whom_the_operator_does_not_allow(
     (due,) = await transitions.read_due(store, [callbacks.parse_delivery(member)])
     assert due is not None
     assert due.attempts.count == 3
+
+
+# -- what becomes of it when the run, or its user, goes
+
+
+async def test_a_run_that_is_deleted_is_told_of(store: Store, broker_url: str, receiver: Receiver):
+    """Its end is told without its content, whose deletion it was; deleting it after its end changes nothing."""
+    async with operating(store, settings_for(broker_url, receiver)) as operations:
+        deleter = Deleter(aborter=Aborter(operations=operations), wait_s=0)
+        first = await start(operations, {"url": receiver.url()}, thread="first")
+        await end(operations, first)
+        second = await start(operations, {"url": receiver.url()}, thread="second")
+        for thread in ("first", "second"):
+            await deleter.delete_thread(thread, tenant="default", user_id="ann")
+        for run_id in (first, second):
+            await deliver(operations, run_id)
+    told = {one.event["data"]["run_id"]: one.event["data"] for one in receiver.received}
+    assert {run_id: data["reason"] for run_id, data in told.items()} == {
+        first: "user_abort",
+        second: "thread_deleted",
+    }
+    assert all((data["run"], data["run_omitted"]) == (None, "deleted") for data in told.values())
+    assert await store.client.keys("ms:*:record") == []
+
+
+async def test_with_a_users_data_goes_what_was_to_be_told(store: Store, broker_url: str, receiver: Receiver):
+    """Nobody is told of a user who is deleted, nor of the ends that this brings; other users' runs are."""
+    async with operating(store, settings_for(broker_url, receiver)) as operations:
+        ended = await start(operations, {"url": receiver.url()}, thread="ended")
+        await end(operations, ended)
+        going = await start(operations, {"url": receiver.url()}, thread="going")
+        deleter = Deleter(aborter=Aborter(operations=operations), wait_s=0)
+        await deleter.delete_thread("ended", tenant="default", user_id="ann")
+        await deleter.delete_user(tenant="default", user_id="bob")
+        assert len(await untold.find(store)) == 1
+        await deleter.delete_user(tenant="default", user_id="ann")
+        for run_id in (ended, going):
+            await deliver(operations, run_id)
+    assert receiver.received == []
+    assert await untold.find(store) == []
+    assert await store.client.keys("ms:*:callbacks") == []
+
+
+async def paused(operations: Operations, run_id: str) -> None:
+    """Have the run claimed, and paused with a question."""
+    nonce = without_gap()
+    claimed = await transitions.claim(
+        operations.store, run_id, nonce=nonce, owner="w1", task_id="t", live_ttl_ms=600_000
+    )
+    assert isinstance(claimed, transitions.Claimed)
+    state = await transitions.read(operations.store, run_id)
+    assert isinstance(state, transitions.State)
+    action = actions.Action(
+        action_id="ask",
+        kind="question",
+        questions=(actions.Question(question_id="q", text="?"),),
+        expires_ms=now_ms() + 60_000,
+    )
+    wait = PAUSE.of(
+        transitions.Control(run_id=run_id, epoch=claimed.epoch, owner="w1", nonce=nonce),
+        nonce=without_gap(),
+        top=state.top,
+        spec=state.spec,
+        action=action,
+        fold=Content(),
+        checkpoint=None,
+        settings=operations.settings,
+    )
+    assert isinstance(await operations.perform(wait, notify=nobody), transitions.Paused)
+
+
+async def test_a_pause_is_told_to_who_asked(store: Store, broker_url: str, receiver: Receiver):
+    """With the action, once for the pause and once for the end; who did not ask hears of the end alone."""
+    settings = settings_for(broker_url, receiver, on_run_end="shop.all")
+    async with operating(store, settings) as operations:
+        callback = {"url": receiver.url(), "task": "shop.paid", "events": ["run.requires_action"]}
+        asked = await start(operations, callback, thread="asked")
+        silent = await start(operations, {"url": receiver.url("/silent")}, thread="silent")
+        for run_id in (asked, silent):
+            await paused(operations, run_id)
+            await deliver(operations, run_id)
+        (told,) = receiver.received
+        assert told.event["type"] == "run.requires_action"
+        assert told.event["data"]["action"]["questions"] == [{"question_id": "q", "text": "?"}]
+        assert told.event["data"]["run"]["status"] == "requires_action"
+        for run_id in (asked, silent):
+            await end(operations, run_id)
+            await deliver(operations, run_id)
+    assert [(one.path, one.event["type"]) for one in receiver.received[1:]] == [
+        ("/hook", "run.ended"),
+        ("/silent", "run.ended"),
+    ]
+    assert len(set(receiver.ids)) == 3
+    names = [headers["task"] for headers, _ in messages(broker_url, "celery") if "shop" in headers["task"]]
+    assert sorted(names) == ["shop.all", "shop.all", "shop.paid", "shop.paid"]
+
+
+# -- failures
+
+
+async def test_what_is_given_up_is_seen_and_told_again(store: Store, broker_url: str, receiver: Receiver):
+    """After a day of failures, or at 410 at once; an operator has it told once more under the same id."""
+    receiver.answers = [b"410 Gone\r\ncontent-length: 0\r\n"]
+    async with operating(store, settings_for(broker_url, receiver)) as operations:
+        run_id = await start(operations, {"url": receiver.url()})
+        await end(operations, run_id)
+        await deliver(operations, run_id)
+        (found,) = await untold.find(store)
+        assert found.attempts.given_up
+        assert await untold.count(store) == {"waiting": 0, "given_up": 1}
+        await deliver(operations, run_id)
+        assert len(receiver.received) == 1
+        for _ in ("what was given up", "what was told"):
+            assert await untold.resend(operations, run_id, tenant="default") == 1
+            await deliver(operations, run_id)
+        with pytest.raises(errors.NotFound):
+            await untold.resend(operations, run_id, tenant="another")
+    assert len(receiver.received) == 3
+    assert len(set(receiver.ids)) == 1
+    first, *others = (one.event["data"] for one in receiver.received)
+    assert all(data == first for data in others)
+
+
+async def test_a_day_of_failures_is_enough(store: Store, broker_url: str, receiver: Receiver):
+    """The attempts of a day are 5 s to 6 h apart; the last one that fails gives it up."""
+    receiver.answers = [b"503 Later\r\ncontent-length: 0\r\n"] * 50
+    async with operating(store, settings_for(broker_url, receiver)) as operations:
+        run_id = await start(operations, {"url": receiver.url()})
+        await end(operations, run_id)
+        await deliver(operations, run_id)
+        (found,) = await untold.find(store)
+        yesterday = found.attempts.model_copy(
+            update={"first_ms": now_ms() - callbacks.GIVEN_UP_AFTER_MS, "count": 15}
+        )
+        await transitions.told(store, found.delivery, attempts=yesterday, due_ms=0)
+        await deliver(operations, run_id)
+        (found,) = await untold.find(store)
+    assert found.attempts.given_up
+    pauses = [callbacks.pause_ms(count) // 1000 for count in range(1, 30)]
+    assert (pauses[0], pauses[1], pauses[-1]) == (5, 10, 6 * 3600)
+
+
+async def test_two_couriers_do_not_tell_at_once(store: Store, broker_url: str, receiver: Receiver):
+    """While one waits for a receiver that hangs, another one finds nothing that is due."""
+    receiver.may_answer.clear()
+    async with operating(store, settings_for(broker_url, receiver)) as operations:
+        run_id = await start(operations, {"url": receiver.url()})
+        await end(operations, run_id)
+        slow = Courier(operations)
+        await slow.deliver([keys.run(run_id).callbacks_due])
+        await wait_until_async(lambda: receiver.received, description="the first request")
+        await deliver(operations, run_id)
+        assert len(receiver.received) == 1
+        receiver.may_answer.set()
+        await slow.settle()
+        await slow.aclose()
+    assert len(receiver.received) == 1
+    assert await untold.find(store) == []
+
+
+@pytest.mark.parametrize("target", ["task", "url"])
+async def test_who_dies_while_telling_leaves_it_to_others(
+    store: Store, broker_url: str, receiver: Receiver, target: str
+):
+    """Killed after each single write: it is told at least once, under one id, and then nothing is left."""
+    callback = {"task": "shop.paid"} if target == "task" else {"url": receiver.url()}
+    for commands in range(30):
+        published: list[str] = []
+        receiver.received.clear()
+        life = dying_process.Life(commands)
+        mortal = Operations(
+            store=dying_process.store(store.url, life),
+            settings=settings_for(broker_url, receiver),
+            publisher=dying_process.Messages(life, published),  # type: ignore[arg-type]
+        )
+        alive = Operations(
+            store=store, settings=mortal.settings, publisher=dying_process.Messages(noted=published)
+        )
+        run_id = await start(alive, callback, thread=f"{commands}")
+        try:
+            await ending.settle(mortal, run_id, sealer="", reason=Reason.USER_ABORT)
+            await deliver(mortal, run_id)
+            died = life.left == 0
+        except dying_process.Died:
+            died = True
+        await mortal.store.close()
+        await ending.settle(alive, run_id, sealer="", reason=Reason.USER_ABORT)
+        for member in await untold_of(store, run_id):
+            await store.client.zadd(keys.run(run_id).callbacks_due, {member: 0})
+        await deliver(alive, run_id)
+        ids = receiver.ids if target == "url" else [name for name in published if "shop" in name]
+        assert 1 <= len(ids) <= 2, commands
+        assert len(set(ids)) == 1
+        assert await untold_of(store, run_id) == {}
+        if not died:
+            assert commands > 3
+            return
+    raise AssertionError("it never came to its end")
+
+
+async def test_a_damaged_callback_keeps_no_run_from_ending(store: Store, broker_url: str, receiver: Receiver):
+    """Nobody can tell who is to be told; everyone still is."""
+    async with operating(store, settings_for(broker_url, receiver, on_run_end="shop.all")) as operations:
+        for number, damage in enumerate(("{", "[]", '"x"', '{"to":')):
+            run_id = await start(operations, {"url": receiver.url()}, thread=f"t{number}")
+            await store.client.hset(keys.run(run_id).record, "callback", damage)
+            await end(operations, run_id)
+            await deliver(operations, run_id)
+    told = [headers["task"] for headers, _ in messages(broker_url, "celery") if "shop" in headers["task"]]
+    assert told == ["shop.all"] * 4
+    assert receiver.received == []

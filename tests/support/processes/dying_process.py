@@ -10,7 +10,7 @@ from typing import Any
 
 from mainstem_shared.store.client import Store
 
-FREE = {"ZRANGE", "ZCOUNT", "ZREMRANGEBYSCORE"}
+FREE = {"ZRANGE", "ZCARD", "ZCOUNT", "ZREMRANGEBYSCORE"}
 """What a sweep sends to every bucket's indexes: looks, and the end of entries whose retention is long over."""
 
 
@@ -43,6 +43,11 @@ class Messages:
         self._spend()
         self.published.append(run_id)
         return f"task of {run_id}"
+
+    async def acall(self, task: str, *, task_id: str, **about: Any) -> None:
+        del about
+        self._spend()
+        self.published.append(f"{task} {task_id}")
 
     async def arevoke(self, task_id: str, *, terminate: bool = True) -> None:
         del task_id, terminate

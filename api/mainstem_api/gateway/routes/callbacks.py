@@ -1,0 +1,94 @@
+"""The callback routes show operators who was not told of a run, and have it told once more."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from mainstem_api.gateway.auth.caller import Caller
+from mainstem_api.gateway.routes.runs import Serving, as_json, problem_documents
+from mainstem_shared import errors
+from mainstem_shared.model.runs import Timestamp, at_ms
+from mainstem_shared.operations import untold
+from mainstem_shared.operations.untold import Untold
+
+router = APIRouter(tags=["operations"])
+
+
+class UntoldCallback(BaseModel):
+    """A task or a webhook that was not told of an event yet."""
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
+
+    event_id: Annotated[str, Field(description="What receivers see, the same in all attempts.")]
+    type: str
+    run_id: str
+    user_id: str | None
+    target: str
+    happened_at: Timestamp
+    attempts: int
+    last_attempt_at: Timestamp | None
+    error: Annotated[str | None, Field(description="What came of the last attempt.")]
+    given_up: bool
+    next_attempt_at: Annotated[Timestamp | None, Field(description="Null once it is given up.")]
+
+
+class UntoldCallbacks(BaseModel):
+    """Those of the caller's tenant, the oldest first."""
+
+    callbacks: list[UntoldCallback]
+
+
+class Resent(BaseModel):
+    """What is told once more."""
+
+    told: Annotated[int, Field(description="How many targets are told.")]
+
+
+@router.get("/v1/callbacks", response_model=UntoldCallbacks, responses=problem_documents(503))
+async def callbacks(gateway: Serving, caller: Caller) -> Response:
+    """List the callbacks of the tenant's runs that are not delivered: those that wait, and those given up.
+
+    For admins.
+    """
+    _check(caller)
+    found = await untold.find(gateway.store, tenant=caller.tenant)
+    shown = sorted(map(_shown, found), key=lambda one: one.happened_at)
+    return as_json(UntoldCallbacks(callbacks=shown))
+
+
+@router.post(
+    "/v1/runs/{run_id}/callbacks/resend", response_model=Resent, responses=problem_documents(404, 409, 503)
+)
+async def resend(run_id: str, gateway: Serving, caller: Caller) -> Response:
+    """Tell whoever was not told of a run, or all if everybody was, once more. The event's id stays the same.
+
+    For admins.
+    """
+    _check(caller)
+    return as_json(Resent(told=await untold.resend(gateway.operations, run_id, tenant=caller.tenant)))
+
+
+def _check(caller: Caller) -> None:
+    if not caller.is_admin:
+        raise errors.Forbidden
+
+
+def _shown(one: Untold) -> UntoldCallback:
+    last, is_over = one.attempts.last_ms, one.attempts.given_up
+    return UntoldCallback(
+        event_id=one.delivery.event_id,
+        type=str(one.event.get("type")),
+        run_id=one.delivery.run_id,
+        user_id=None if one.spec is None else one.spec.user_id,
+        target=one.target,
+        happened_at=at_ms(int(one.event.get("at", 0))),
+        attempts=one.attempts.count,
+        last_attempt_at=None if last is None else at_ms(last),
+        error=one.attempts.error,
+        given_up=is_over,
+        next_attempt_at=None if is_over else at_ms(one.due_ms),
+    )

@@ -1,0 +1,161 @@
+"""Lists what is still to be told about runs, has it told once more, and drops it with a user's data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from mainstem_shared import errors, transitions
+from mainstem_shared.model import callbacks, jsontext
+from mainstem_shared.model.callbacks import DeliveryId, EventType
+from mainstem_shared.model.record import Record
+from mainstem_shared.model.runs import Spec
+from mainstem_shared.operations import callback_policy
+from mainstem_shared.operations.performing import Operations
+from mainstem_shared.store import keys
+from mainstem_shared.store.client import Store
+from mainstem_shared.transitions.callbacks import Due
+
+MOST: Final = 10_000
+"""Deliveries that are looked at: who has more has one fault behind them, not so many."""
+_BATCH: Final = 500
+_ENDED: Final = (
+    Record.spec, Record.epoch, Record.reason, Record.finished_ms, Record.error, Record.callback,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Untold:
+    """A delivery that was not made yet, or was given up."""
+
+    delivery: DeliveryId
+    target: str
+    event: dict[str, Any]
+    spec: Spec | None
+    """None: it is damaged, and nobody can tell whose run it is."""
+    attempts: callbacks.Attempts
+    due_ms: int
+
+
+async def find(store: Store, *, tenant: str | None = None, user_id: str | None = None) -> list[Untold]:
+    """Return deliveries that are to be made or were given up, of a tenant and a user if they are named."""
+    looks = (("ZRANGE", index, 0, MOST - 1, "WITHSCORES") for index in keys.CALLBACKS)
+    listed: list[tuple[DeliveryId, int]] = []
+    for flat in await store.commands(*looks, large=True):
+        members = zip(flat[::2], flat[1::2], strict=True)
+        listed += [(callbacks.parse_delivery(member.decode()), int(float(at))) for member, at in members]
+    found: list[Untold] = []
+    for first in range(0, min(len(listed), MOST), _BATCH):
+        batch = listed[first : first + _BATCH]
+        read = await transitions.read_due(store, [delivery for delivery, _ in batch])
+        pairs = zip(read, batch, strict=True)
+        found += [_untold(due, due_ms) for due, (_, due_ms) in pairs if due is not None]
+    return [one for one in found if _is_of(one, tenant, user_id)]
+
+
+async def count(store: Store) -> dict[str, int]:
+    """Return how many deliveries wait, and how many were given up."""
+    sizes = await store.commands(*(("ZCARD", index) for index in keys.CALLBACKS))
+    filled = [index for index, size in zip(keys.CALLBACKS, sizes, strict=True) if size]
+    later = transitions.given_up_from()
+    given_up = sum(await store.commands(*(("ZCOUNT", index, later, "+inf") for index in filled)))
+    return {"waiting": sum(sizes) - given_up, "given_up": given_up}
+
+
+async def resend(operations: Operations, run_id: str, *, tenant: str | None = None) -> int:
+    """Have everything told once more that is untold of a run; its end, if nothing is. Ids stay the same.
+
+    Raises:
+        NotFound: there is no such run, or it is another tenant's.
+        Conflict: it is not over, or nobody is to be told of it.
+    """
+    store, told = operations.store, 0
+    stored = await store.command("HGETALL", keys.run(run_id).callbacks)
+    fields = {name.decode(): value for name, value in zip(stored[::2], stored[1::2], strict=True)}
+    epochs: dict[str, list[str]] = {}
+    for name, value in fields.items():
+        epoch, _, number = name.partition(".")
+        if number.isdigit():
+            epochs.setdefault(epoch, []).append(value.decode())
+    if not epochs:
+        return await _resend_end(operations, run_id, tenant)
+    if tenant is not None and (spec := _spec(fields.get("spec", b""))) is not None and spec.tenant != tenant:
+        raise errors.NotFound
+    for epoch, targets in epochs.items():
+        told += await transitions.tell(
+            store,
+            run_id,
+            epoch=int(epoch),
+            spec=fields.get("spec", b""),
+            event=fields.get(epoch, b"{}"),
+            targets=targets,
+        )
+    operations.hints.add(keys.run(run_id).callbacks_due)
+    return told
+
+
+async def _resend_end(operations: Operations, run_id: str, tenant: str | None) -> int:
+    """Have a run's end told again that was told already, by what its record, or the archive's, says."""
+    store = operations.store
+    record = await transitions.find_fields(store, run_id, Record.status, *_ENDED)
+    if isinstance(record, transitions.Gone) or tenant not in (None, record.spec.tenant):
+        raise errors.NotFound
+    if not record.status.is_terminal:
+        raise errors.Conflict("The run is not over: there is nothing to tell yet.")
+    own = record.callback or {}
+    everyone = callback_policy.everyone(operations.settings)
+    targets = tuple(dict.fromkeys((*own.get("to", ()), *own.get("all", ()), *everyone)))
+    if not targets:
+        raise errors.Conflict("Nobody is to be told of this run: no callback, and no MAINSTEM_ON_RUN_END.")
+    event: dict[str, Any] = {
+        "type": EventType.ENDED,
+        "at": record.finished_ms,
+        "status": record.status,
+        "reason": record.reason,
+    }
+    if record.error is not None:
+        event["error"] = record.error.model_dump()
+    told = await transitions.tell(
+        store,
+        run_id,
+        epoch=record.epoch,
+        spec=record.spec.model_dump_json().encode(),
+        event=jsontext.dumps(event),
+        targets=targets,
+    )
+    operations.hints.add(keys.run(run_id).callbacks_due)
+    return told
+
+
+async def drop_of_user(store: Store, *, tenant: str, user_id: str) -> int:
+    """Drop what is to be told about a user's runs; returns of how many."""
+    run_ids = {one.delivery.run_id for one in await find(store, tenant=tenant, user_id=user_id)}
+    for run_id in run_ids:
+        await transitions.untell(store, run_id)
+    return len(run_ids)
+
+
+def _untold(due: Due, due_ms: int) -> Untold:
+    return Untold(
+        delivery=due.delivery,
+        target=due.target,
+        event=jsontext.loads(due.event),
+        spec=_spec(due.spec),
+        attempts=due.attempts,
+        due_ms=due_ms,
+    )
+
+
+def _spec(stored: bytes) -> Spec | None:
+    try:
+        return Spec.model_validate_json(stored)
+    except ValidationError:
+        return None
+
+
+def _is_of(one: Untold, tenant: str | None, user_id: str | None) -> bool:
+    if one.spec is None:
+        return tenant is None
+    return tenant in (None, one.spec.tenant) and user_id in (None, one.spec.user_id)
