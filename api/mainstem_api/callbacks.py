@@ -7,6 +7,7 @@ the application does about it, in its own database: SQLAlchemy's or Django's. Se
 from __future__ import annotations
 
 import functools
+import importlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, overload
@@ -100,15 +101,15 @@ def _first(connection: Connection, insert: Any, event: Event) -> None:
 
 
 def _with_django(alias: str, function: Callable[..., object], event: Event) -> bool:
-    from django.db import IntegrityError, connections, transaction
-
-    with connections[alias].cursor() as cursor:
+    django: Any = importlib.import_module("django.db")  # its types are a package of its own
+    connection, transaction = django.connections[alias], django.transaction
+    with connection.cursor() as cursor:
         cursor.execute(_CREATE)
     with transaction.atomic(using=alias):
         try:
-            with transaction.atomic(using=alias), connections[alias].cursor() as cursor:
+            with transaction.atomic(using=alias), connection.cursor() as cursor:
                 cursor.execute(_INSERT_BY_DJANGO, [event["id"], int(time.time())])
-        except IntegrityError:
+        except django.IntegrityError:
             return False
         function(event)
     return True

@@ -166,7 +166,7 @@ class AsyncRuns(Conversations):
             idempotency_key: repeating a start with the same key and request returns the first one's run.
             max_duration_s: longest life of the run, bounded by MAINSTEM_MAX_RUN_S.
             on_worker_lost: `fail` keeps the partial result; `resume` goes on from the last checkpoint.
-            budget, callback: the most that it may cost (`usd`, `tokens`); who is told of its end (`task`, `url`).
+            budget, callback: the most that it may cost (`usd`, `tokens`); who is told (`task`, `url`).
             parent, message_id: the message that the run follows (`root`: none); the one that the input is.
 
         Raises:
