@@ -59,6 +59,8 @@ async def model_call(
     ) as call:
         try:
             yield call
+        except GeneratorExit:  # nobody waits for it any more
+            raise
         except BaseException:  # stopped, or broken: what was said before costs all the same
             said = heard.tokens()
             if call.usage is None and said:

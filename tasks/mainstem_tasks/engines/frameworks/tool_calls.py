@@ -48,7 +48,7 @@ class ToolCalls:
 
     async def grow(self, theirs: str, arguments: str) -> None:
         """Append to a call's streaming arguments."""
-        if theirs in self._open:
+        if theirs in self._open and theirs not in self._whole:
             await self._run.tool_call_delta(self._open[theirs], arguments)
 
     async def complete(self, theirs: str, name: str, arguments: Mapping[str, Any]) -> None:

@@ -1,0 +1,180 @@
+"""Follows a graph's model calls: each is reserved in the run's budgets, and counts in its usage.
+
+Nodes that are plain functions call their models from threads, where LangChain would run an asynchronous
+handler on a loop of its own and swallow what it raises: `FromThreads` brings those calls to the run's loop.
+"""
+
+# what models say of themselves comes in dictionaries: read by hand, not by types.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from typing import Any
+from uuid import UUID
+
+from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import LLMResult
+
+from mainstem_tasks.engines.frameworks.provider_calls import Heard, model_call
+from mainstem_tasks.sdk.context import RunContext
+from mainstem_tasks.sdk.provider_calls import ProviderCall
+
+
+class Following(AsyncCallbackHandler):
+    """One segment's view of its graph's model calls, those of subgraphs and of agents in tools too."""
+
+    raise_error = True
+    """A budget without room ends the run."""
+
+    def __init__(self, run: RunContext[Any]) -> None:
+        super().__init__()
+        self._run = run
+        self._open: dict[str, tuple[AsyncExitStack, ProviderCall]] = {}
+        self._heard: dict[str, Heard] = {}
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+
+    @property
+    def is_at_home(self) -> bool:
+        """Whether this is the thread of the run's loop."""
+        return threading.get_ident() == self._thread
+
+    @property
+    def ignore_llm(self) -> bool:
+        """Whether another handler takes what models say of themselves here."""
+        return not self.is_at_home
+
+    @property
+    def ignore_chat_model(self) -> bool:
+        """The same for the beginning of a call."""
+        return not self.is_at_home
+
+    def wait_for(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine on the run's loop, for a caller in another thread."""
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def heard(self, message_id: str | None, text: str) -> None:
+        """Note a piece of an answer, for an estimate if nobody counts it."""
+        heard = self._heard.get((message_id or "").removeprefix("lc_run--"))
+        if heard is not None:
+            heard.take(text)
+
+    async def on_chat_model_start(
+        self,
+        serialized: dict[str, Any],  # noqa: ARG002 - as the hook is called
+        messages: list[list[BaseMessage]],
+        *,
+        run_id: UUID,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Reserve what the call may cost."""
+        known, given = metadata or {}, kwargs.get("invocation_params") or {}
+        heard = self._heard[str(run_id)] = Heard()
+        stack = AsyncExitStack()
+        opened = model_call(
+            self._run,
+            heard,
+            model=str(
+                given.get("model") or given.get("model_name") or known.get("ls_model_name") or "unknown"
+            ),
+            provider=known.get("ls_provider"),
+            request="\n".join(str(message.content) for batch in messages for message in batch),
+            max_output_tokens=known.get("ls_max_tokens"),
+        )
+        self._open[str(run_id)] = (stack, await stack.enter_async_context(opened))
+
+    async def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
+        """Report what the call used."""
+        found = self._open.pop(str(run_id), None)
+        if found is None:
+            return
+        stack, call = found
+        used = _usage_of(response)
+        if used is not None:
+            await _report(call, used)
+        await stack.aclose()
+
+    async def on_llm_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
+        """End the call with its failure: what was said before costs all the same."""
+        found = self._open.pop(str(run_id), None)
+        if found is not None:
+            await _end(found[0], error)
+
+    async def close(self) -> None:
+        """End the calls that are under way, with the failure that is being handled, if there is one."""
+        while self._open:
+            _, (stack, _) = self._open.popitem()
+            await _end(stack, sys.exc_info()[1])
+
+
+class FromThreads(BaseCallbackHandler):
+    """Takes what models say in other threads than the run's, and waits for the run's loop."""
+
+    raise_error = True
+
+    def __init__(self, following: Following) -> None:
+        super().__init__()
+        self._following = following
+
+    @property
+    def ignore_llm(self) -> bool:
+        """Whether `Following` takes it."""
+        return self._following.is_at_home
+
+    @property
+    def ignore_chat_model(self) -> bool:
+        """The same for the beginning of a call."""
+        return self._following.is_at_home
+
+    def on_chat_model_start(
+        self, serialized: dict[str, Any], messages: list[list[BaseMessage]], *, run_id: UUID, **kwargs: Any
+    ) -> None:
+        """Reserve what the call may cost."""
+        begun = self._following.on_chat_model_start(serialized, messages, run_id=run_id, **kwargs)
+        self._following.wait_for(begun)
+
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
+        """Report what the call used."""
+        self._following.wait_for(self._following.on_llm_end(response, run_id=run_id, **kwargs))
+
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """End the call with its failure."""
+        self._following.wait_for(self._following.on_llm_error(error, run_id=run_id, **kwargs))
+
+
+async def _end(stack: AsyncExitStack, error: BaseException | None) -> None:
+    """Leave a call's block as its failure would; the failure itself goes its own way."""
+    try:
+        await stack.__aexit__(*((type(error), error, error.__traceback__) if error else (None, None, None)))
+    except BaseException as raised:
+        if raised is not error:
+            raise
+
+
+def _usage_of(response: LLMResult) -> dict[str, Any] | None:
+    for generations in response.generations:
+        for generation in generations:
+            message = getattr(generation, "message", None)
+            if isinstance(message, AIMessage) and message.usage_metadata:
+                return dict(message.usage_metadata)
+    return None
+
+
+async def _report(call: ProviderCall, used: dict[str, Any]) -> None:
+    read, said = used.get("input_token_details") or {}, used.get("output_token_details") or {}
+    await call.used(
+        input_tokens=used["input_tokens"],
+        output_tokens=used["output_tokens"],
+        cached_input_tokens=read.get("cache_read") or 0,
+        cache_write_tokens=read.get("cache_creation") or 0,
+        reasoning_tokens=said.get("reasoning") or 0,
+        audio_input_tokens=read.get("audio") or 0,
+        audio_output_tokens=said.get("audio") or 0,
+    )

@@ -1,0 +1,269 @@
+"""What is LangGraph's own: interrupts of any kind, subgraphs, structured output, and a state that survives a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from itertools import pairwise
+from operator import add
+from typing import Annotated, Any, TypedDict
+
+import pytest
+from langchain_core.language_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langgraph.channels import DeltaChannel
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.config import get_stream_writer
+from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.types import interrupt
+
+from mainstem_api import AsyncRuns
+from mainstem_shared.model.actions import Decision
+from mainstem_shared.model.messages import Message
+from mainstem_shared.settings import Settings
+from mainstem_tasks.engines.langgraph import ThreadSaver, serve_graph
+from mainstem_tasks.engines.langgraph.mending import missing
+from mainstem_tasks.execution import segments
+from mainstem_tasks.testing import EngineRun, MemoryChannel, run_engine
+from support.processes.in_process_worker import working
+
+Node = Callable[[Any], Any]
+
+
+def chain(state: type, **nodes: Node) -> Any:
+    """A graph whose nodes follow each other."""
+    graph: Any = StateGraph(state)
+    names = [START, *nodes, END]
+    for name, node in nodes.items():
+        graph.add_node(name, node)
+    for one, other in pairwise(names):
+        graph.add_edge(one, other)
+    return graph
+
+
+class Form(TypedDict, total=False):
+    text: str
+    seen: Annotated[list[str], add]
+    answer: Any
+
+
+async def resumed(engine: str, paused: EngineRun, **answers: dict[str, Any]) -> EngineRun:
+    """Answer all questions of a pause; the names of `answers` are what the questions' texts begin with."""
+    assert paused.action is not None
+    decisions = {}
+    for question in paused.action.questions:
+        given = next(value for name, value in answers.items() if question.text.startswith(name))
+        decisions[question.question_id] = Decision(id=question.question_id, type="answer", **given)
+    return await run_engine(
+        engine,
+        {"text": "go"},
+        state=paused.checkpoint,
+        memory=paused.memory,
+        decisions=decisions,
+        segment=2,
+        channel=MemoryChannel(paused.fold, epoch=3),
+    )
+
+
+async def test_interrupts_of_several_kinds_are_asked_at_once():
+    """A text is a question, anything else is data to answer with JSON; each node gets its own answer."""
+
+    def ask(state: Form) -> Form:
+        return {"seen": [interrupt("Which one?")]}
+
+    def show(state: Form) -> Form:
+        return {"seen": [str(interrupt({"draft": "Dear Bob"})["ok"])]}
+
+    graph: Any = StateGraph(Form)
+    for name, node in (("ask", ask), ("show", show)):
+        graph.add_node(name, node)
+        graph.add_edge(START, name)
+    serve_graph("lg_asks", graph.compile())
+    paused = await run_engine("lg_asks", {"text": "go"})
+    assert paused.action is not None
+    assert {q.type: q.value for q in paused.action.questions} == {
+        "question": None,
+        "data": {"draft": "Dear Bob"},
+    }
+    done = await resumed("lg_asks", paused, Which={"text": "this"}, **{'{"draft': {"value": {"ok": 1}}})
+    assert sorted(done.output["seen"]) == ["1", "this"]
+
+
+async def test_a_node_that_was_done_is_not_done_again():
+    """After a pause only the node that asked is entered again, also in a subgraph."""
+    entered: list[str] = []
+
+    def first(state: Form) -> Form:
+        entered.append("first")
+        return {"seen": ["first"]}
+
+    def inner(state: Form) -> Form:
+        entered.append("inner")
+        return {"seen": [interrupt("Go on?")]}
+
+    below = chain(Form, inner_first=lambda state: entered.append("inner_first"), inner=inner).compile()
+    serve_graph("lg_sub", chain(Form, first=first, below=below).compile())
+    paused = await run_engine("lg_sub", {"text": "go"})
+    done = await resumed("lg_sub", paused, Go={"text": "yes"})
+    assert entered == ["first", "inner_first", "inner", "inner"]
+    assert done.output["seen"][-1] == "yes"
+
+
+async def test_the_state_of_a_graph_without_messages_is_the_threads():
+    """The next run finds it; its memory holds one checkpoint, however many there were."""
+    serve_graph("lg_state", chain(Form, note=lambda state: {"seen": [state["text"]]}).compile())
+    memory: dict[str, bytes] = {}
+    for number in range(5):
+        done = await run_engine("lg_state", {"text": str(number)}, memory=memory)
+        memory = done.memory
+    assert done.output["seen"] == ["0", "1", "2", "3", "4"]
+    assert len(memory) < 12
+
+
+async def test_what_nodes_write_is_data():
+    """The same id replaces it in its place."""
+
+    def work(state: Form) -> Form:
+        for percent in (10, 100):
+            get_stream_writer()({"id": "p", "name": "progress", "percent": percent})
+        return {}
+
+    serve_graph("lg_writes", chain(Form, work=work).compile())
+    done = await run_engine("lg_writes", {"text": "go"})
+    value = {"id": "p", "name": "progress", "percent": 100}
+    assert done.content == [{"type": "data", "id": "p", "name": "progress", "value": value}]
+
+
+@pytest.mark.parametrize(
+    "block", [{"type": "reasoning", "reasoning": "Hm."}, {"type": "thinking", "thinking": "Hm."}]
+)
+async def test_reasoning_blocks_are_kept_apart(block: dict[str, Any]):
+    """Those of the Responses API and of Anthropic."""
+    said = AIMessage([block, {"type": "text", "text": "Yes."}])
+    serve_graph("lg_thinks", chain(MessagesState, model=lambda state: {"messages": [said]}).compile())
+    done = await run_engine("lg_thinks", {"text": "go"})
+    assert [(part["type"], part["text"]) for part in done.content] == [("reasoning", "Hm."), ("text", "Yes.")]
+
+
+async def test_a_model_in_a_plain_function_counts_and_asks_its_budget(runs: AsyncRuns, settings: Settings):
+    """It speaks from a thread: on the run's loop it counts, and a budget without room ends the run."""
+    used: Any = {"input_tokens": 7, "output_tokens": 2, "total_tokens": 9}
+    asked: list[int] = []
+
+    def model(state: MessagesState) -> Any:
+        asked.append(1)
+        fake = GenericFakeChatModel(
+            messages=iter([AIMessage("Yes.", usage_metadata=used)]), disable_streaming=True
+        )
+        return {"messages": [fake.invoke(state["messages"])]}
+
+    serve_graph("lg_plain", chain(MessagesState, model=model).compile())
+    async with working(settings) as here:
+        run_id = (await runs.start("t", "lg_plain", {"text": "hello"})).run_id
+        await segments.execute(here, run_id, task_id="t")
+        run = await runs.get(run_id)
+        assert (run.text, run.usage.input_tokens, run.usage.output_tokens) == ("Yes.", 7, 2)
+        run_id = (await runs.start("t", "lg_plain", {"text": "hello"}, budget={"tokens": 10})).run_id
+        await segments.execute(here, run_id, task_id="t")
+        assert (await runs.get(run_id)).reason == "budget_reached"
+
+
+def test_a_checkpointer_of_the_applications_own_is_warned_of(caplog: pytest.LogCaptureFixture):
+    """It works, but a kill may part state and content; differences need all checkpoints, and are refused."""
+    with caplog.at_level(logging.WARNING):
+        serve_graph("lg_foreign", chain(Form, note=lambda state: {}).compile(checkpointer=InMemorySaver()))
+    assert [vars(record)["action"] for record in caplog.records] == ["foreign_checkpointer"]
+
+    class Grows(TypedDict):
+        seen: Annotated[list[str], DeltaChannel(lambda old, new: [*old, *new], list)]
+
+    with pytest.raises(ValueError, match="DeltaChannel"):
+        serve_graph("lg_delta", chain(Grows, note=lambda state: {}).compile())
+
+
+async def test_a_lost_worker_leaves_state_and_content_at_the_same_point(
+    runs: AsyncRuns, settings: Settings, closing_clients: None
+):
+    """What was committed is not done again; what was not is done by the worker that goes on, and told once."""
+    done: list[str] = []
+    stuck = asyncio.Event()
+
+    async def one(state: Form) -> Form:
+        done.append("one")
+        get_stream_writer()({"id": "one", "name": "step"})
+        return {"seen": ["one"]}
+
+    async def two(state: Form) -> Form:
+        done.append("two")
+        if done.count("two") == 1:
+            get_stream_writer()({"id": "lost", "name": "step"})
+            stuck.set()
+            await asyncio.Event().wait()
+        return {"seen": ["two"]}
+
+    serve_graph("lg_lost", chain(Form, one=one, two=two).compile())
+    async with working(settings) as first, working(settings) as second:
+        run_id = (await runs.start("t", "lg_lost", {"text": "go"})).run_id
+        task = asyncio.create_task(segments.execute(first, run_id, task_id="t"))
+        await stuck.wait()
+        first.segments[run_id].stop(segments.StopCause.SHUTDOWN)
+        assert await task == segments.HANDED_OVER
+        assert await segments.execute(second, run_id, task_id="t2") == "completed"
+    run = await runs.get(run_id)
+    assert done == ["one", "two", "two"]
+    assert run.output["seen"] == ["one", "two"]
+
+
+# -- what a state lacks of its thread
+
+
+def said(role: str, run_id: str, *parts: dict[str, Any]) -> Message:
+    return Message(
+        id=f"{run_id}.{role}", role=role, parts=list(parts), run_id=run_id, created_at="2026-01-01T00:00:00Z"
+    )
+
+
+def text(words: str) -> dict[str, Any]:
+    return {"type": "text", "text": words}
+
+
+CALL = {"type": "tool_call", "call_id": "c", "name": "f", "arguments": {}, "result": None, "state": "aborted"}
+CALLING = AIMessage("", tool_calls=[{"id": "c", "name": "f", "args": {}}])
+
+
+@pytest.mark.parametrize(
+    ("state", "answer", "lacks"),
+    [
+        ([], [text("Once")], [("ai", "Once")]),
+        ([CALLING], [CALL], [("tool", "The call was not answered.")]),
+        ([CALLING], [{**CALL, "result": 7, "state": "completed"}], [("tool", "7")]),
+        ([CALLING, ToolMessage("7", tool_call_id="c")], [{**CALL, "result": 7}, text("So")], [("ai", "So")]),
+        ([AIMessage("Yes.")], [text("Yes.")], []),
+    ],
+)
+def test_a_broken_turn_is_completed(
+    state: list[BaseMessage], answer: list[dict[str, Any]], lacks: list[tuple[str, str]]
+):
+    """The words of an answer that broke off, and a result for each call, from what the thread has."""
+    thread = [said("user", "r1", text("hi")), said("assistant", "r1", *answer)]
+    found = missing([HumanMessage("hi"), *state], thread, "r1")
+    assert found is not None
+    assert [(message.type, message.content) for message in found] == lacks
+
+
+def test_turns_of_others_are_added_and_other_branches_are_not_mixed():
+    """A killed run's turn, or another engine's, follows; a state of another branch is given up."""
+    thread = [said("user", "r1", text("a")), said("assistant", "r1", text("b"))]
+    thread += [said("user", "r2", text("c")), said("assistant", "r2", text("d"))]
+    found = missing([HumanMessage("a"), AIMessage("b")], thread, "r1")
+    assert found is not None
+    assert [message.content for message in found] == ["c", "d"]
+    assert missing([HumanMessage("x"), AIMessage("y")], thread, "r9") is None
+    assert missing([], [], None) == []
+
+
+def test_a_damaged_memory_is_refused():
+    """Rather than a graph that begins anew in the middle of a conversation."""
+    with pytest.raises(ValueError, match="no version"):
+        ThreadSaver({"graph/x": b'[["other"],[]]\n'})
