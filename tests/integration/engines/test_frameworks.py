@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from mainstem_tasks.execution import segments
 from mainstem_tasks.execution.runtime import Runtime
 from support.engines import framework_tools, langgraph_agents, openai_agents_agents, pydantic_ai_agents
 from support.fakes.strict_provider import StrictProvider
+from support.paths import ROOT
 from support.processes.in_process_worker import working
 from support.waiting import wait_until_async
 
@@ -279,3 +281,29 @@ async def test_a_time_limit_ends_the_run(desk: Desk):
     await task
     assert (await desk.runs.get(run_id)).reason == "timed_out"
     assert (await desk.ask("hello")).text == "[2 user turns]"
+
+
+# -- what the documentation says of it
+
+
+def table() -> str:
+    """Return the table of `docs/engines.md`: a row for each scenario above, a column for each framework."""
+    names = sorted(SERVE)
+    scenarios = [
+        name
+        for name, made in globals().items()
+        if name.startswith("test_") and "desk" in signature(made).parameters
+    ]
+    rows = [
+        "| | " + " | ".join(name.replace("_", " ") for name in names) + " |",
+        "|---" * (len(names) + 1) + "|",
+    ]
+    for scenario in scenarios:
+        cells = [LIMITS.get((name, scenario), "yes") for name in names]
+        rows.append(f"| {scenario.removeprefix('test_').replace('_', ' ')} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def test_the_documentation_has_this_suites_table():
+    """Its rows are the scenarios, a `yes` is a test that passes, anything else a limit with its reason."""
+    assert table() in (ROOT / "docs" / "engines.md").read_text()
