@@ -1,4 +1,4 @@
-"""Breaks rows 164 to 218 of the contract: usage, steering, sweeping, lifetimes, users, versions, runs as objects."""
+"""Breaks rows 164 to 223 of the contract: usage, clocks, steering, sweeping, lifetimes, users, versions, runs."""
 
 from __future__ import annotations
 
@@ -63,6 +63,19 @@ MUTATIONS: Final = (
         file=_USAGE,
         old="    if more is None or (before is None and not first):\n        return None\n",
         new='    more = more or "0"\n',
+    ),
+    # -- clocks and lost repairs
+    M(
+        rows=(222,),
+        file=f"{SHARED}/model/time.py",
+        old="known if earliest <= known <= latest else told - (asked_ns + here) // 2",
+        new="known",
+    ),
+    M(
+        rows=(223,),
+        file=f"{SHARED}/eventlog/writing/channels.py",
+        old="self._former.insert(0, self.control)",
+        new="pass",
     ),
     # -- steering
     M(

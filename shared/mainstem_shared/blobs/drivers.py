@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import os
 import shutil
-import time
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -96,8 +96,11 @@ class Folder:
             folder.parent.rmdir()
 
     def older_than(self, seconds: float) -> Iterator[str]:
-        """Yield runs by the age of their folders."""
-        before = time.time() - seconds
+        """Yield runs by the age of their folders, by the file system's own clock."""
+        if not self._root.is_dir():
+            return
+        with tempfile.NamedTemporaryFile(dir=self._root) as now:  # whoever shares it may have another time
+            before = os.fstat(now.fileno()).st_mtime - seconds
         for folder in self._root.glob("*/*"):
             with contextlib.suppress(FileNotFoundError):
                 if folder.stat().st_mtime < before:

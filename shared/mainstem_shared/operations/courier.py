@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections import Counter
 from typing import Final
 
@@ -160,7 +159,7 @@ class Courier:
             raise Refused("there is no secret to sign it with (MAINSTEM_WEBHOOK_SECRETS)")
         body = jsontext.dumps(await callback_events.message(self._store, due))
         headers = webhook_signatures.headers(
-            keys, event_id=due.delivery.event_id, at_s=int(time.time()), body=body
+            keys, event_id=due.delivery.event_id, at_s=now_ms() // 1000, body=body
         )
         try:
             status = await self._webhooks.post(webhook, body, headers=headers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import secrets
+import time
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,24 @@ async def test_blobs_of_runs_that_are_gone_are_collected_and_no_others(
 
 def folder_of(root: Path, run_id: str) -> Path:
     return root.joinpath(*run_id.split("_"))
+
+
+@pytest.mark.parametrize("step_h", [2, -2])
+def test_a_folder_is_as_old_as_its_file_system_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step_h: int
+) -> None:
+    """A machine whose clock is hours off takes no fresh file for an old one, and no old one for fresh."""
+    folder = drivers.Folder(tmp_path / "blobs")
+    assert list(folder.older_than(1)) == []
+    fresh, old = (ids.run_id("default", "t", ids.uuid7()) for _ in range(2))
+    for run_id in (fresh, old):
+        folder.put(run_id, "digest", b"data")
+    tag, _, unique = old.partition("_")
+    hour_ago = time.time() - 3600
+    os.utime(tmp_path / "blobs" / tag / unique, (hour_ago, hour_ago))
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + step_h * 3600)
+    assert list(folder.older_than(1800)) == [old]
 
 
 def test_a_folder_keeps_whole_files_and_tells_damaged_ones(tmp_path: Path) -> None:
