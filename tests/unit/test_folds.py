@@ -37,6 +37,28 @@ def test_snapshot_and_tail_are_the_whole(script: list[tuple[Any, ...]], data: st
     )
 
 
+def test_a_step_that_began_before_a_snapshot_ends_after_it():
+    """And a call gets its result: each is the one that began, once."""
+    began = [
+        (Type.STEP_STARTED, {"step_id": "s", "kind": "step", "name": "n", "at": 1}),
+        (Type.STEP_STARTED, {"step_id": "c", "kind": "tool_call", "name": "f", "arguments": {}, "at": 1}),
+    ]
+    head = Content()
+    for kind, data in began:
+        head.apply(kind, data)
+    tail = contents.fold([], jsontext.loads(jsontext.dumps(head.dump())))
+    for step_id in "sc":
+        data = {"step_id": step_id, "state": "completed", "result": 1, "at": 2}
+        tail.apply(Type.STEP_COMPLETED, data)
+    assert [(step["step_id"], step["state"]) for step in tail.steps] == [
+        ("s", "completed"),
+        ("c", "completed"),
+    ]
+    assert [(part["call_id"], part["state"], part["result"]) for part in tail.dump()["content"]] == [
+        ("c", "completed", 1)
+    ]
+
+
 @given(SCRIPTS)
 def test_a_state_event_replaces_everything(script: list[tuple[Any, ...]]):
     """A resync or a final event folded onto anything is what was dumped into it."""
