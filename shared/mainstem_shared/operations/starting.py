@@ -82,8 +82,7 @@ async def start_run(
         NotFound: the thread is another user's.
         InvalidRequest: also as InputTooLarge, UnknownEngine, InvalidInput; CallbackNotAllowed.
         TooManyRuns: the user has as many runs at work as may be.
-        ThreadBusy: `run_id` holds the thread, and the request does not want to wait.
-        ThreadQueueFull: too many wait already.
+        ThreadBusy, ThreadQueueFull: `run_id` holds the thread; the request does not wait, or too many do.
         IdempotencyKeyReused: the key stands for another request.
         Conflict: a run with this id was started by somebody else.
         ArchiveUnavailable: only the archive knows whose the thread is.
