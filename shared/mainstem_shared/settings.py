@@ -52,6 +52,8 @@ class Settings(BaseSettings):
     """Celery's broker. None: the embedded server of `data_dir`, database 1."""
     queue: Annotated[str, Field(min_length=1)] = "celery"
     """The broker's queue for runs. Name one of its own if other workers must not take them."""
+    queue_type: Literal["classic", "quorum", "declared"] = "classic"
+    """How workers declare that queue to RabbitMQ; `declared`: not at all, somebody else has."""
     nodes: Annotated[int, Field(ge=1, le=64)] = 1
     """Servers of the embedded store of `mainstem up`; each has its share of the runs (docs/scaling.md)."""
     workers: Annotated[int, Field(ge=1)] = 2

@@ -45,8 +45,21 @@ def make_app(settings: Settings) -> Celery:
         broker_use_ssl=broker.use_ssl,
     )
     # Whoever has only Celery submits to its default queue.
-    app.conf.task_queues = [
-        Queue(name, Exchange(name), routing_key=name) for name in dict.fromkeys((QUEUE, settings.queue))
-    ]
+    names = dict.fromkeys((QUEUE, settings.queue))
+    app.conf.task_queues = [_queue(name, settings) for name in names]
     install(app, settings)
     return app
+
+
+def _queue(name: str, settings: Settings) -> Queue:
+    """Return a queue as a worker declares it; its type is that of the runs' queue alone."""
+    kind = settings.queue_type if name == settings.queue else "classic"
+    # A declared one may be a quorum queue, too: Celery then limits consumers alone, which any queue takes.
+    arguments = None if kind == "classic" else {"x-queue-type": "quorum"}
+    return Queue(
+        name,
+        Exchange(name),
+        routing_key=name,
+        queue_arguments=arguments,
+        no_declare=kind == "declared",
+    )

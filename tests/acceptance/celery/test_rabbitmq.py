@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from amqp import PreconditionFailed
 from celery import Celery
 from kombu import Connection
 
@@ -204,3 +205,33 @@ def test_a_broker_that_refuses_delays_runs(system, kind):
         for run_id in (begun, again):
             assert runs.wait(run_id, PATIENCE_S).text == demo_text(5)
         assert child.running
+
+
+@pytest.mark.parametrize("kind", ["quorum", "declared"])
+def test_the_runs_queue_may_be_replicated_or_somebody_elses(system, kind):
+    """A quorum queue is declared as one; one that was declared with arguments of its own is taken as it is."""
+    name = f"runs-{kind}"
+    arguments = {"x-queue-type": "quorum"} | ({} if kind == "quorum" else {"x-max-length": 1000})
+    if kind == "declared":
+        _declare(system, name, arguments)
+    child = system.stack.enter_context(
+        worker(
+            {**system.env, "MAINSTEM_QUEUE": name, "MAINSTEM_QUEUE_TYPE": kind},
+            system.directory,
+            f"of-{kind}",
+        )
+    )
+    wait_until(lambda: "@test ready" in child.log, description="the worker", timeout_s=PATIENCE_S)
+    with Runs(system.settings.model_copy(update={"queue": name})) as runs:
+        started = runs.start(f"on {kind}", "demo", {"tokens": 20, "interval_ms": 1})
+        run = runs.wait(started.run_id, PATIENCE_S)
+    assert (run.status, run.text) == ("succeeded", demo_text(20))
+    _declare(system, name, arguments)
+    with pytest.raises(PreconditionFailed):
+        _declare(system, name, {"x-queue-type": "classic"})
+    child.stop()
+
+
+def _declare(system: System, name: str, arguments: dict[str, Any]) -> None:
+    with Connection(system.broker.url) as connection, connection.channel() as channel:
+        channel.queue_declare(name, durable=True, auto_delete=False, arguments=arguments)
