@@ -150,6 +150,9 @@ class Database:
         known = self.data.get(key, {})
         return [known.get(field) for field in fields]
 
+    def _scard(self, key: str) -> int:
+        return len(self.data.get(key, ()))
+
     def _hlen(self, key: str) -> int:
         return len(self.data.get(key, {}))
 
@@ -324,7 +327,7 @@ _COMMANDS: Final[dict[str, Callable[..., Reply]]] = {
     if name in {
         "_copy", "_del", "_exists", "_get", "_hdel", "_hexists", "_hget", "_hincrby", "_hkeys", "_hlen", "_hmget", "_hset",
         "_hsetnx", "_lindex", "_llen", "_lpop", "_lpush", "_lrem", "_pexpire", "_pttl", "_rename", "_rpush",
-        "_set", "_xadd", "_xlen", "_xrange", "_xrevrange", "_xtrim", "_zadd", "_zcard", "_zrangebyscore",
+        "_scard", "_set", "_xadd", "_xlen", "_xrange", "_xrevrange", "_xtrim", "_zadd", "_zcard", "_zrangebyscore",
         "_zrem", "_zrevrange",
     }
 }  # fmt: skip

@@ -38,6 +38,7 @@ def test_every_key_is_in_the_table():
         keys.idempotency(run_id, "x" * 32),
         keys.memory_of(run_id, "<engine>"),
         *keys.events("t", "u", "event"),
+        keys.run_children(run_id),
         keys.lease("owner"),
         keys.owned("owner"),
         keys.mailbox("owner"),

@@ -99,9 +99,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "keep_event": lambda s: transitions.keep_event(
         s, store_keys.events("t", "u", "e"), event_id="e", entry=b"1 2", ttl_ms=1
     ),
-    "await_event": lambda s: transitions.await_event(
-        s, store_keys.events("t", "u", "e"), run_id=RUN, ttl_ms=1
-    ),
+    "enlist": lambda s: transitions.enlist(s, store_keys.run_children(RUN), run_id=RUN, ttl_ms=1),
     "erase": lambda s: transitions.erase(s, "t", "t"),
     "steer": lambda s: transitions.steer(s, RUN, input_id="i", text="t", by=None),
     "inbox": lambda s: transitions.inbox(s, CONTROL, read=1, known=1),

@@ -108,19 +108,26 @@ class Wait(_Strict):
         wait_id: what its outcome is found by, in `run.decisions`.
         event: the key of the event; None: the end of the action's window.
         since_ms: events since then count, also if they came before the run waited.
+        runs: the runs that are to be over, instead.
     """
 
     wait_id: _Id
     event: Annotated[str, Field(min_length=1, max_length=255)] | None = None
     since_ms: int = 0
+    runs: Annotated[tuple[str, ...], Field(max_length=1000)] = ()
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether it waits for nothing but the end of the action's window."""
+        return self.event is None and not self.runs
 
 
 class Action(_Strict):
     """What a paused run waits for, as its record has it."""
 
     action_id: _Id
-    kind: Literal["tool_approval", "question", "interrupt", "sleep", "event"]
-    """`interrupt`: calls and questions, or many questions. `sleep`, `event`: a `wait`."""
+    kind: Literal["tool_approval", "question", "interrupt", "sleep", "event", "children"]
+    """`interrupt`: calls and questions, or many questions. `sleep`, `event`, `children`: a `wait`."""
     calls: Annotated[tuple[Call, ...], Field(max_length=128)] = ()
     questions: Annotated[tuple[Question, ...], Field(max_length=128)] = ()
     wait: Wait | None = None
@@ -147,6 +154,8 @@ class Action(_Strict):
             asked["questions"] = [question.public() for question in self.questions]
         if self.wait is not None and self.wait.event is not None:
             asked["event"] = self.wait.event
+        if self.wait is not None and self.wait.runs:
+            asked["runs"] = list(self.wait.runs)
         expires_at = runs.rfc3339(self.expires_ms)
         return {"action_id": self.action_id, "kind": self.kind, **asked, "expires_at": expires_at}
 
@@ -268,7 +277,7 @@ def judge(action: Action, request: ResumeRequest) -> list[dict[str, Any]]:
 def rejected(action: Action, reason: str) -> list[dict[str, Any]]:
     """Return what is kept when nobody decides in time: every call is rejected, every question unanswered."""
     if action.wait is not None:
-        return [{"id": action.wait.wait_id, "type": "timeout" if action.wait.event else "woken"}]
+        return [{"id": action.wait.wait_id, "type": "woken" if action.wait.is_timed else "timeout"}]
     return [
         *({"id": c.call_id, "type": "reject", "name": c.name, "reason": reason} for c in action.calls),
         *({"id": q.question_id, "type": "reject", "reason": reason} for q in action.questions),

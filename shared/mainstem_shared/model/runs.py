@@ -209,6 +209,8 @@ class Spec(BaseModel):
     message_id: str | None = Field(default=None, exclude_if=_is_none)
     traceparent: str | None = Field(default=None, exclude_if=_is_none)
     budget: Budget | None = Field(default=None, exclude_if=_is_none)
+    parent_run: str | None = Field(default=None, exclude_if=_is_none)
+    """The run that started it as its child."""
 
 
 class Run(BaseModel):
@@ -249,6 +251,9 @@ class Run(BaseModel):
     )
     output: Any = Field(
         default=None, exclude_if=_is_none, description="The engine's structured result, if it has one."
+    )
+    parent_run: str | None = Field(
+        default=None, exclude_if=_is_none, description="The run that started it as its child, if one did."
     )
     finish_reason: str | None = Field(
         default=None,

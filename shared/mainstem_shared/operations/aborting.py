@@ -113,9 +113,18 @@ class Aborter:
                 return await self._gone(run_id)
             if isinstance(intent, transitions.Already):
                 return Abort(outcome=AbortOutcome.ALREADY_FINISHED)
+            if intent.children:
+                await self._stop_children(run_id, reason)
             done = told or await self._end(run_id, intent)
             if done is not None:
                 return done
+
+    async def _stop_children(self, run_id: str, reason: Reason) -> None:
+        """Have the children of a run stop as well; a repeated abort finds those that were not told."""
+        listed = await self._store.command("SMEMBERS", keys.run_children(run_id), large=True)
+        for child in sorted(raw.decode() for raw in listed):
+            with contextlib.suppress(errors.NotFound):  # it was never started
+                await self.pursue(child, reason=reason)
 
     async def _gone(self, run_id: str) -> Abort:
         """Answer about a run that the store does not have: the archive may."""

@@ -311,7 +311,7 @@ async def _forget(
     del owner
     if not await transitions.forget(store, run_id, keep_memory=keep_memory):
         return False  # it goes on, and so does its budget
-    await store.command("UNLINK", keys.run_spending(run_id))
+    await store.command("UNLINK", keys.run_spending(run_id), keys.run_children(run_id))
     return True
 
 
@@ -370,7 +370,7 @@ WITHOUT_PROTOCOL: Final = {
     "published": "notes that a notification went out",
     "effect": "the owner's: it changes neither what is to be done nor by whom",
     "keep_event": "changes no run: it keeps what happened elsewhere",
-    "await_event": "lists a run before its pause, which a sweeper finds",
+    "enlist": "lists a run before its pause, or its start, which a sweeper finds",
     "erase": "removes what engines keep on a thread that has no run any more",
     "compact": "gives back memory of a run that is over",
     "release": "lets go of a run that is over, once the archive has it",

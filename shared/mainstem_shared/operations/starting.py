@@ -72,6 +72,7 @@ async def start_run(
     run_id: str | None = None,
     trigger: str = "user",
     private_threads: bool = False,
+    parent_run: str | None = None,
 ) -> StartAnswer:
     """Make a run durable and offer it to workers. An unavailable broker delays it and is no error.
 
@@ -90,9 +91,8 @@ async def start_run(
     """
     store, settings = operations.store, operations.settings
     await store.learn_time()
-    spec = _spec(
-        request, settings=settings, principal=principal, thread_id=thread_id, run_id=run_id, trigger=trigger
-    )
+    spec = _spec(request, settings, principal=principal, thread_id=thread_id, run_id=run_id, trigger=trigger)
+    spec = spec.model_copy(update={"parent_run": parent_run})
     run_input = await _stored(operations, request, spec)
     idempotency = _idempotency(principal, thread_id, request, idempotency_key)
     if not await _is_replay(store, spec, idempotency):
@@ -154,8 +154,8 @@ async def _publish(operations: Operations, spec: Spec, answer: object) -> None:
 
 def _spec(
     request: StartRequest,
-    *,
     settings: Settings,
+    *,
     principal: Principal,
     thread_id: str,
     run_id: str | None,

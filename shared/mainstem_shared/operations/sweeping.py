@@ -56,6 +56,8 @@ UNBORN_MS: Final = 60_000
 """An index entry without a record belongs to a start that never happened once it is this old."""
 PAUSED_LOOK_MS: Final = 15 * 60_000
 """A paused run is looked at when its action expires; this look is for what that misses."""
+CHILDREN_LOOK_MS: Final = 15_000
+"""A run that waits for its children is looked at so often: one that a sweeper ended tells nobody."""
 _WANTED: Final = (
     Record.waiting_for, Record.published_ms, Record.publish_count, Record.stop_reason, Record.spec,
     Record.queued_ms, Record.expires_ms, Record.owner, Record.sealed_ms, Record.inputs_total,
@@ -309,8 +311,11 @@ class Sweeper:
             raise ValueError("a paused run whose action never expires")
         if now >= expires_ms:
             await resuming.expire(self.operations, run_id, sealer=self.owner())
-        elif not await waits.check(self.operations, run_id):
-            await self._look_again(run_id, min(expires_ms, now + PAUSED_LOOK_MS))
+            return
+        woken = await waits.check(self.operations, run_id)
+        if not woken:  # children may end without telling their parent
+            pause_ms = PAUSED_LOOK_MS if woken is None else CHILDREN_LOOK_MS
+            await self._look_again(run_id, min(expires_ms, now + pause_ms))
 
     async def _look_at_queued(self, run_id: str, record: Record, *, now: int, publish: bool) -> bool:
         queued_ms = record.queued_ms or record.spec.created_ms

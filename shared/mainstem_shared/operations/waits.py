@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from mainstem_shared import errors, transitions
 from mainstem_shared.model import ids, jsontext, validation
-from mainstem_shared.model.actions import Action
+from mainstem_shared.model.actions import Action, Wait
 from mainstem_shared.model.runs import Spec, Status
 from mainstem_shared.model.time import now_ms
-from mainstem_shared.operations import resuming
+from mainstem_shared.operations import children, resuming
 from mainstem_shared.operations.performing import BoundTransition, Operations, nobody
 from mainstem_shared.store import keys
 from mainstem_shared.transitions import Waiting
@@ -112,9 +112,10 @@ async def send(
 
 async def pause(operations: Operations, spec: Spec, action: Action, *, change: BoundTransition[R]) -> R:
     """Perform a run's pause, and look whether the event that it waits for has come; returns the answer."""
-    if action.wait is None or action.wait.event is None:
+    if action.wait is None or action.wait.is_timed:
         return await operations.perform(change, notify=nobody)
-    await _watch(operations, spec, action, event=action.wait.event)
+    if action.wait.event is not None:
+        await _watch(operations, spec, action, event=action.wait.event)
     answer = await operations.perform(change, notify=nobody)
     if isinstance(answer, transitions.Paused):
         await check(operations, spec.run_id)
@@ -125,22 +126,46 @@ async def _watch(operations: Operations, spec: Spec, action: Action, *, event: s
     """List a run as waiting for an event, before it pauses."""
     lives_ms = max(0, action.expires_ms - now_ms()) + operations.settings.live_ttl_ms
     awaited = keys.events(spec.tenant, spec.user_id, event)
-    await transitions.await_event(operations.store, awaited, run_id=spec.run_id, ttl_ms=lives_ms)
+    await transitions.enlist(operations.store, awaited.waiting, run_id=spec.run_id, ttl_ms=lives_ms)
 
 
-async def check(operations: Operations, run_id: str) -> bool:
-    """Wake a run that waits for an event which is there; False if it does not, or it is not."""
+async def check(operations: Operations, run_id: str) -> bool | None:
+    """Wake a run whose event is there, or whose children are over; False: some of them are not yet."""
     seen = await transitions.read_action(operations.store, run_id, "")
     if isinstance(seen, transitions.Gone) or seen.status is not Status.REQUIRES_ACTION:
-        return False
+        return None
     action = seen.action
-    if action is None or action.wait is None or action.wait.event is None:
-        return False
+    if action is None or action.wait is None or action.wait.is_timed:
+        return None
+    if action.wait.event is None:
+        return await _join(operations, seen, action, action.wait)
     events, waiting = keys.events(seen.spec.tenant, seen.spec.user_id, action.wait.event)
     found = _first(await operations.store.command("HGETALL", events), since_ms=action.wait.since_ms)
     if found is None:
-        return False
+        return None
     return await _wake(operations, seen, found, waiting=waiting)
+
+
+async def ended(operations: Operations, spec: Spec) -> None:
+    """Look whether a run that ended was what its parent waits for; a sweep looks again if this fails."""
+    if spec.parent_run is None:
+        return
+    try:
+        await check(operations, spec.parent_run)
+    except errors.MainstemError as error:
+        noted = {"action": "parent_not_told", "run_id": spec.run_id, "why": error.code}
+        logger.warning("a parent was not told of its child's end", extra=noted)
+
+
+async def _join(operations: Operations, seen: Waiting, action: Action, wait: Wait) -> bool:
+    """Wake a run whose children are over, with what became of them."""
+    if not await children.are_over(operations, wait.runs):
+        return False
+    decided = [
+        {"id": wait.wait_id, "type": "joined", "value": await children.outcomes(operations, wait.runs)}
+    ]
+    answer = await resuming.wake(operations, seen, action, digest="joined", decided=decided)
+    return isinstance(answer, transitions.Resolved)
 
 
 async def _wake(operations: Operations, seen: Waiting, found: Kept, *, waiting: str) -> bool:

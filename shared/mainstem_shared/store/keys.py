@@ -252,6 +252,15 @@ def run_spending(run_id: str) -> str:
     return f"{run(run_id).record.removesuffix('record')}spending"
 
 
+def run_children(run_id: str) -> str:
+    """SET: the runs that a run started as its children; in the run's slot.
+
+    Raises:
+        NotFound: it cannot be a run id.
+    """
+    return f"{run(run_id).record.removesuffix('record')}children"
+
+
 def user_spending(tenant: str, user_id: str, day: str) -> str:
     """HASH: what a user's provider calls cost on a day (UTC, `2026-11-28`), and what is reserved."""
     return f"{PREFIX}:{{u:{ids.user_tag(tenant, user_id)}}}:spending:{day}"

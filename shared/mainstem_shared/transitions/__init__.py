@@ -38,7 +38,7 @@ from mainstem_shared.transitions.descriptions import DESCRIBE, describe
 from mainstem_shared.transitions.due import TAKE_DUE, take_due, take_due_of
 from mainstem_shared.transitions.dumps import DUMP, dump
 from mainstem_shared.transitions.effects import EFFECT, EFFECTS_LIMIT, effect
-from mainstem_shared.transitions.events import AWAIT_EVENT, KEEP_EVENT, KEPT_EVENTS, await_event, keep_event
+from mainstem_shared.transitions.events import ENLIST, KEEP_EVENT, KEPT_EVENTS, enlist, keep_event
 from mainstem_shared.transitions.inputs import (
     INBOX,
     INPUTS_LIMIT,
@@ -129,7 +129,6 @@ from mainstem_shared.transitions.spending import (
 from mainstem_shared.transitions.threads import ERASE, FORGET, PROMOTE, Held, erase, forget, promote, recall
 
 __all__ = [
-    "AWAIT_EVENT",
     "CHECKPOINT",
     "CLAIM",
     "COMPACT",
@@ -137,6 +136,7 @@ __all__ = [
     "DUMP",
     "EFFECT",
     "EFFECTS_LIMIT",
+    "ENLIST",
     "ERASE",
     "FINISH",
     "FORGET",
@@ -206,7 +206,6 @@ __all__ = [
     "Stopping",
     "Unknown",
     "Waiting",
-    "await_event",
     "checkpoint",
     "claim",
     "compact",
@@ -215,6 +214,7 @@ __all__ = [
     "dump",
     "dump_many",
     "effect",
+    "enlist",
     "erase",
     "find",
     "find_fields",

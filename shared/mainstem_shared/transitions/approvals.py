@@ -144,8 +144,8 @@ async def pause(
 
 def _look_at(action: Action, now: int) -> int:
     """Return when a sweeper looks at a pause: soon if its event may have come while it began."""
-    waits_for_event = action.wait is not None and action.wait.event is not None
-    return min(action.expires_ms, now + looks.MESSAGE_MS) if waits_for_event else action.expires_ms
+    may_be_there = action.wait is not None and not action.wait.is_timed
+    return min(action.expires_ms, now + looks.MESSAGE_MS) if may_be_there else action.expires_ms
 
 
 def mark(fold: Content) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Transitions of what runs wait for: `keep_event` when an event comes, `await_event` before a run waits.
+"""Transitions of what runs wait for: `keep_event` when an event comes, `enlist` before a run waits.
 
 They change no run; `operations.waits` wakes those that wait.
 """
@@ -11,7 +11,7 @@ from mainstem_shared.store import keys
 from mainstem_shared.store.client import Script, Store
 
 KEEP_EVENT: Final = Script("keep_event")
-AWAIT_EVENT: Final = Script("await_event")
+ENLIST: Final = Script("enlist")
 KEPT_EVENTS: Final = 100
 """Events of one key that are kept; older ones go first."""
 
@@ -24,6 +24,6 @@ async def keep_event(
     return [raw.decode() for raw in reply[1]]
 
 
-async def await_event(store: Store, kept: keys.EventKeys, *, run_id: str, ttl_ms: int) -> None:
-    """List a run as waiting for an event."""
-    await store.verb(AWAIT_EVENT, [kept.waiting], [run_id, ttl_ms])
+async def enlist(store: Store, listed: str, *, run_id: str, ttl_ms: int) -> None:
+    """List a run under a key: as waiting for an event, or as the child of another."""
+    await store.verb(ENLIST, [listed], [run_id, ttl_ms])

@@ -114,6 +114,8 @@ class Intended:
     owner: str
     task_id: str
     reason: Reason
+    children: int = 0
+    """How many runs it started as its children: they are to stop as well."""
 
 
 async def start(
@@ -290,7 +292,11 @@ async def handover(
 async def stop(store: Store, run_id: str, *, reason: Reason) -> Intended | Already | Gone:
     """Record the stop intent of a run."""
     k, now = keys.run(run_id), now_ms()
-    reply = await store.verb(STOP, [k.record, k.active], [now, reason.value, run_id, now + looks.STOP_MS])
+    reply = await store.verb(
+        STOP,
+        [k.record, k.active, keys.run_children(run_id)],
+        [now, reason.value, run_id, now + looks.STOP_MS],
+    )
     match reply[0]:
         case b"intended":
             return Intended(
@@ -299,6 +305,7 @@ async def stop(store: Store, run_id: str, *, reason: Reason) -> Intended | Alrea
                 owner=reply[3].decode(),
                 task_id=reply[4].decode(),
                 reason=Reason(reply[5].decode()),
+                children=int(reply[6]),
             )
         case b"already":
             return Already(status=Status(reply[1].decode()), reason=Reason(reply[2].decode()))

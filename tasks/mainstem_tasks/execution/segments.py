@@ -25,10 +25,10 @@ from mainstem_shared.model.events import Type
 from mainstem_shared.model.memories import Changes
 from mainstem_shared.model.runs import Reason, Status
 from mainstem_shared.model.time import now_ms
-from mainstem_shared.operations import ending, recovery, waits
+from mainstem_shared.operations import children, ending, recovery, waits
 from mainstem_shared.operations.performing import CLAIM, PAUSE, STOP, BoundTransition, nobody
 from mainstem_tasks.celery_support.cancellation import CancelCause, cancel_cause
-from mainstem_tasks.execution import histories, memories, verdicts
+from mainstem_tasks.execution import effects, histories, memories, verdicts
 from mainstem_tasks.execution.inputs import Inputs
 from mainstem_tasks.execution.last_resort import FINISH_PATIENCE_S, NOTHING_TO_DO, end_as_it_stands
 from mainstem_tasks.execution.purses import Purse
@@ -265,7 +265,8 @@ class Segment:
             history=histories.of(self._runtime, spec),
             files=self._runtime.operations.files,
             purse=self._purse,
-            note_effect=functools.partial(self._note_effect, channel),
+            note_effect=effects.of(self._runtime, channel, patience_s=STORE_PATIENCE_S),
+            start_child=children.starter(self._runtime.operations, spec),
         )
         try:
             await engine.execute(run)
@@ -288,19 +289,6 @@ class Segment:
             raise errors.Fenced(run_id=self.run_id)
         self._checkpointed = True
         return saved
-
-    async def _note_effect(self, channel: Channel, key: str, entry: bytes, replace: bool) -> bytes | None:  # noqa: FBT001
-        """Make an entry about an effect durable, as the owner of the run."""
-        await channel.flush()  # what was said before it is there, and `control` is what the store has
-        return await transitions.effect(
-            self._runtime.store,
-            channel.control,
-            key=key,
-            entry=entry,
-            replace=replace,
-            live_ttl_ms=self._runtime.settings.live_ttl_ms,
-            patience_s=STORE_PATIENCE_S,
-        )
 
     async def _watch(self, engine: asyncio.Task[None]) -> bool:
         """Wait for the engine's end; returns whether the pool delivered a cancel meanwhile."""
@@ -476,6 +464,7 @@ class Segment:
         if not isinstance(outcome, transitions.Finished):
             return "lost"
         await self._purse.forget()
+        await waits.ended(self._runtime.operations, self._claimed.spec)
         ending.count(self._claimed.spec, verdict.reason)
         return verdict.reason.value
 

@@ -40,6 +40,9 @@ SaveCheckpoint = Callable[[bytes, Cursor, Changes | None], Awaitable[bool]]
 False: the log does not reach that cursor any more, and nothing was stored.
 """
 
+StartChild = Callable[[str, dict[str, Any]], Awaitable[str]]
+"""Starts the child of a key with the fields of a start; returns its id."""
+
 ReadHistory = Callable[[int], Awaitable[list[Message]]]
 """Reads the last so many messages before the run."""
 
@@ -74,6 +77,7 @@ class RunContext(RunView[InputT], Emitter, Generic[InputT]):
         files: Files | None = None,
         purse: Purse | None = None,
         note_effect: NoteEffect | None = None,
+        start_child: StartChild | None = None,
     ) -> None:
         RunView.__init__(  # pyright: ignore[reportUnknownMemberType]
             self,
@@ -105,6 +109,7 @@ class RunContext(RunView[InputT], Emitter, Generic[InputT]):
         )
         """What `effect` is made of."""
         self._waits = 0
+        self._start_child = start_child
         self._save = save
         self._saving = asyncio.Lock()
         self._history = history
@@ -299,6 +304,55 @@ class RunContext(RunView[InputT], Emitter, Generic[InputT]):
         now, window_s = now_ms(), self.settings.approval_window_s if timeout_s is None else timeout_s
         wait = Wait(wait_id=wait_id, event=event, since_ms=now - int(lookback_s * 1000))
         pause = pauses.pause_to_wait(wait, state=state, until_ms=now + int(window_s * 1000))
+        return await self._wait_for_human(pause)
+
+    # -- children
+
+    async def start_child(
+        self,
+        engine: str,
+        input: Mapping[str, Any] | None = None,  # noqa: A002 - the name engines use
+        *,
+        key: str,
+        **options: Any,
+    ) -> str:
+        """Start a run of its own as this run's child; return its id. `key` tells children apart.
+
+        The same key is the same child, on every entry. An abort of this run goes down to it. It has a thread
+        of its own, unless `thread_id` names one; `options` are those of a start (`metadata`, `budget`, …).
+
+        Raises:
+            InvalidRequest, TooManyRuns, ThreadBusy: as a start by anybody else.
+        """
+        if self._start_child is None:
+            raise RuntimeError("This segment cannot start other runs.")
+        child = await self._start_child(key, {**options, "engine": engine, "input": dict(input or {})})
+        await self.data(f"child:{child}", "child", {"run_id": child, "engine": engine, "key": key})
+        return child
+
+    async def wait_children(
+        self,
+        run_ids: Iterable[str],
+        *,
+        timeout_s: float | None = None,
+        key: str | None = None,
+        state: bytes | None = None,
+    ) -> list[dict[str, Any]]:
+        """Wait until runs are over; return the `status`, `reason`, `text`, `output` and `error` of each.
+
+        No worker is held: the segment ends, and on the next entry this returns at once (`key`: see `sleep`).
+
+        Raises:
+            TimeoutError: not all of them were over within `timeout_s`; by default MAINSTEM_APPROVAL_WINDOW_S.
+        """
+        wait_id = self._wait_id("children", key)
+        if (outcome := self.decisions.get(wait_id)) is not None:
+            if outcome.type == "timeout":
+                raise TimeoutError("not all children were over in time")
+            return list(outcome.value)
+        window_s = self.settings.approval_window_s if timeout_s is None else timeout_s
+        wait = Wait(wait_id=wait_id, runs=tuple(run_ids))
+        pause = pauses.pause_to_wait(wait, state=state, until_ms=now_ms() + int(window_s * 1000))
         return await self._wait_for_human(pause)
 
     def _wait_id(self, kind: str, key: str | None) -> str:

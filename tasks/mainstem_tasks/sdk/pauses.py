@@ -108,7 +108,7 @@ def pause_to_wait(wait: Wait, *, state: bytes | None, until_ms: int) -> Pause:
     """
     action = Action(
         action_id=_new_id(),
-        kind="sleep" if wait.event is None else "event",
+        kind="sleep" if wait.is_timed else "children" if wait.runs else "event",
         wait=wait,
         expires_ms=until_ms,
         on_expiry="reject",

@@ -328,6 +328,28 @@ class SyncRunContext(RunView[InputT]):
         wait = self._run.wait_event(event, timeout_s=timeout_s, lookback_s=lookback_s, key=key, state=state)
         return self._call(wait)
 
+    def start_child(
+        self,
+        engine: str,
+        input: Mapping[str, Any] | None = None,  # noqa: A002
+        *,
+        key: str,
+        **options: Any,
+    ) -> str:
+        """Start a run of its own as this run's child; return its id. See `RunContext.start_child`."""
+        return self._call(self._run.start_child(engine, input, key=key, **options))
+
+    def wait_children(
+        self,
+        run_ids: Iterable[str],
+        *,
+        timeout_s: float | None = None,
+        key: str | None = None,
+        state: bytes | None = None,
+    ) -> list[dict[str, Any]]:
+        """Wait until runs are over; return what became of each. See `RunContext.wait_children`."""
+        return self._call(self._run.wait_children(run_ids, timeout_s=timeout_s, key=key, state=state))
+
     def request_approval(
         self,
         calls: Iterable[Call | Mapping[str, Any]],

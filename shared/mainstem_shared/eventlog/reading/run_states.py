@@ -123,6 +123,7 @@ def _run(state: State, folded: Content, cursor: Cursor, failure: ErrorInfo | Non
         labels=record.labels,
         output=folded.extra.get("output"),
         finish_reason=folded.extra.get("finish_reason"),
+        parent_run=spec.parent_run,
     )
 
 

@@ -2,14 +2,15 @@
 --[[
 Record durably that somebody wants this run to stop; the first reason stands.
 
-KEYS  1 record  2 active
+KEYS  1 record  2 active  3 children
 ARGV  1 now_ms  2 reason  3 run_id  4 when a sweeper looks whether it stopped
 Returns
-  {'intended', status, epoch, owner, task_id, reason}
+  {'intended', status, epoch, owner, task_id, reason, children}
+                                 children: how many it started
   {'already', status, reason}    it is over
   {'gone'}
 --]]
-local record, unfinished = unpack(KEYS)
+local record, unfinished, children = unpack(KEYS)
 local now, reason, run_id, look_at = unpack(ARGV)
 
 local r = redis.call('HMGET', record, 'status', 'epoch', 'owner', 'task', 'reason')
@@ -24,4 +25,5 @@ if redis.call('HSETNX', record, 'stop_reason', reason) == 1 then
   redis.call('HSET', record, 'stop_ms', now)
 end
 look_by(unfinished, run_id, look_at)
-return { 'intended', r[1], r[2], r[3] or '', r[4] or '', redis.call('HGET', record, 'stop_reason') }
+return { 'intended', r[1], r[2], r[3] or '', r[4] or '', redis.call('HGET', record, 'stop_reason'),
+  redis.call('SCARD', children) }

@@ -1,8 +1,8 @@
 #!lua
 --[[
-List a run as waiting for an event, before it pauses.
+List a run before something happens to it: as waiting for an event, or as another run's child.
 
-KEYS  1 waiting
+KEYS  1 waiting, or children of another run
 ARGV  1 run_id  2 ttl_ms
 Returns  {'listed'}
 --]]
