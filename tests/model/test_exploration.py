@@ -67,7 +67,7 @@ MUTANTS = {
     ),
     "a claim forgets who asked": ("claim", "if r[4] == nonce then", "if false then"),
     "a pause commits no memory": ("pause", "remember(memory, thread, ARGV, 19)", ""),
-    "an end commits no memory": ("finish", "remember(memory, thread, ARGV, 16)", ""),
+    "an end commits no memory": ("finish", "remember(memory, thread, ARGV, 17)", ""),
 }  # fmt: skip
 
 
