@@ -211,7 +211,7 @@ MUTATIONS: Final = (
     M(
         rows=(138,),
         file=f"{SHARED}/operations/starting.py",
-        old="guards.check(settings.input_guards, Said(kind=Kind.INPUT, value=request.input, spec=spec))",
+        old="guards.check(operations.settings.input_guards, Said(kind=Kind.INPUT, value=request.input, spec=spec))",
         new="pass",
         only=("test_a_deployments_guard_is_asked_about_each_start_and_resume",),
     ),
