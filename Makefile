@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run demo test shuffled check docs budgets hooks coverage npm bench bench-quick bench-full draining plots chaos fuzz-providers rabbitmq frameworks celery-tests prove guards mutants soak lock clean fleet
+.PHONY: help run demo test shuffled check docs budgets hooks coverage npm bench bench-quick bench-full draining plots chaos archive fuzz-providers rabbitmq frameworks celery-tests prove guards mutants soak lock clean fleet
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -78,6 +78,9 @@ budgets: $(VENV)/.test ## 1,000 runs at once under one budget while their worker
 
 effects: $(VENV)/.test ## 10,000 side effects while their workers are killed: executed = intended
 	@exec env MAINSTEM_EFFECTS=10000 $(BIN)/pytest -s --timeout=1800 tests/acceptance/engines/test_effects.py $(ARGS)
+
+archive: $(VENV)/.test ## 20,000 runs move to PostgreSQL while workers, gateways and PostgreSQL are killed: none lost, none doubled
+	@exec env MAINSTEM_ARCHIVED_RUNS=20000 MAINSTEM_ARCHIVED_KILLS=12 $(BIN)/pytest -s --timeout=1800 tests/acceptance/operated/test_archiving.py $(ARGS)
 
 fuzz-providers: $(VENV)/.test ## 200,000 streams of providers, whole, split and cut: the same message or an honest failure
 	@exec env MAINSTEM_FUZZ_STREAMS=200000 $(BIN)/pytest -s --timeout=0 tests/unit/test_provider_streams.py -k one_message $(ARGS)

@@ -9,6 +9,7 @@ import hypothesis
 import pytest
 
 from mainstem_shared.store.embedded import ServerBinaryNotFoundError, find_server_binary
+from support.processes.postgresql import PostgresProcess, find_binaries
 from support.processes.servers import ValkeyProcess
 from support.requiring import IN_CI, require
 
@@ -72,4 +73,14 @@ def broker_url(empty_server: ValkeyProcess) -> str:
 def private_valkey(tmp_path: Path, valkey_binary: Path) -> Iterator[ValkeyProcess]:
     """A server of this test's own, to be killed, frozen or starved as the test likes."""
     with ValkeyProcess(tmp_path / "valkey") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgresProcess]:
+    """One server for all tests that leave it alive."""
+    binaries = find_binaries()
+    require(binaries, "PostgreSQL's server (Debian: postgresql)")
+    assert binaries is not None
+    with PostgresProcess(binaries) as server:
         yield server

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 AWAY_S: Final = 5.0
 """For how long an archive that failed is left alone."""
-AWAY_HOLD_MS: Final = 60_000
+AWAY_HOLD_MS: Final = 20_000
 """When runs are tried again that could not be moved."""
 REFUSED_HOLD_MS: Final = 3_600_000
 """When a run is tried again that the archive refused: somebody has to change something first."""

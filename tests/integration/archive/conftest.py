@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -16,18 +16,7 @@ from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 from support.models.finishing import Finishing
 from support.processes.dying_process import Messages
-from support.processes.postgresql import PostgresProcess, find_binaries
-from support.requiring import require
-
-
-@pytest.fixture(scope="session")
-def postgresql() -> Iterator[PostgresProcess]:
-    """One server for all tests that leave it alive."""
-    binaries = find_binaries()
-    require(binaries, "PostgreSQL's server (Debian: postgresql)")
-    assert binaries is not None
-    with PostgresProcess(binaries) as server:
-        yield server
+from support.processes.postgresql import PostgresProcess
 
 
 @pytest.fixture
