@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 from harness import Bench, Row
 from reading import deliveries
 from starting import memory_of, start_rates
+from writing import steady
 
 from mainstem_api import AsyncRuns
-from support.models.hostile_writing import steady
 
 SHARES = (1 / 16, 1 / 4, 1.0)
 LINEAR = 1.5

@@ -8,13 +8,13 @@ import time
 
 from baselines import naive_gateway
 from harness import Bench, Row, cpu_s, data_of, percentile, sse
+from writing import claimed, start_all
 
 from mainstem_api import AsyncRuns
 from mainstem_shared.eventlog.writing.channels import Channel
 from mainstem_shared.eventlog.writing.writer import Writer
 from mainstem_shared.model.events import Type
 from mainstem_shared.store.client import Store
-from support.models.hostile_writing import claimed, start_all
 
 
 async def delivery(bench: Bench) -> Row:

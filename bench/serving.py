@@ -10,9 +10,9 @@ from typing import Self
 
 import psutil
 from harness import Bench, Row, cpu_s, data_of, percentile, sse
+from writing import start_all
 
 from mainstem_api import AsyncRuns
-from support.models.hostile_writing import start_all
 
 IDLE_CLIENTS, IDLE_RUNS = 2000, 400
 LIVE_RUNS, CLIENTS_PER_RUN = 200, 2

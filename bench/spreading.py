@@ -12,13 +12,13 @@ from typing import Any
 import redis
 from harness import Bench, Row, free_port, store_cpu_s, wait_for
 from redis.crc import key_slot
+from writing import WORD, claimed
 
 from mainstem_shared.eventlog.writing.writer import Writer
 from mainstem_shared.model import ids
 from mainstem_shared.model.events import Type
 from mainstem_shared.store.client import Store
 from mainstem_shared.store.embedded import find_server_binary
-from support.models.hostile_writing import WORD, claimed
 
 NODES, SLOTS = 3, 16384
 RUNS, DELTAS = 600, 500

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import psutil
 from celery import Celery
 from harness import Bench, Row, cpu_s, percentile, sse, store_cpu_s, unfinished
+from writing import WORD, claimed, start_all
 
 from mainstem_api import AsyncRuns
 from mainstem_shared import transitions
@@ -18,7 +19,6 @@ from mainstem_shared.model import ids
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import Reason
 from mainstem_shared.store.client import Store
-from support.models.hostile_writing import WORD, claimed, start_all
 
 ROUNDS = 4
 """How often no-op tasks and runs take turns."""

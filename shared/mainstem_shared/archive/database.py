@@ -20,6 +20,7 @@ from mainstem_shared.archive.deletions import Deletions
 from mainstem_shared.archive.rows import StoredRun
 from mainstem_shared.archive.tables import RUNS
 from mainstem_shared.archive.threads import Threads
+from mainstem_shared.model.record import Record
 from mainstem_shared.model.time import now_ms
 
 _KEPT: Final = ("run_id", "deleted_ms", "doomed")
@@ -155,6 +156,26 @@ class Archive(Connection):
         query = select(*_CONTENT).where(RUNS.c.run_id.in_(run_ids), RUNS.c.deleted_ms.is_(None))
         found = await self.read(query)
         return {row["run_id"]: rows.run_of(row["run_id"], row) for row in found}
+
+    async def get_specs(self, run_ids: Sequence[str]) -> dict[str, Record]:
+        """Return spec and status of those of the runs that are here: no content, which may be large.
+
+        Raises:
+            ArchiveUnavailable: nobody knows.
+        """
+        if not run_ids:
+            return {}
+        query = select(RUNS.c.run_id, RUNS.c.spec, RUNS.c.status).where(
+            RUNS.c.run_id.in_(run_ids), RUNS.c.deleted_ms.is_(None)
+        )
+        found = await self.read(query)
+        names = (Record.spec.name, Record.status.name)
+        return {
+            row["run_id"]: Record(
+                dict(zip(names, (bytes(row["spec"]), row["status"].encode()), strict=True)), names
+            )
+            for row in found
+        }
 
     async def known(self, run_ids: Iterable[str]) -> set[str]:
         """Return those of the runs that are here, without reading them.

@@ -22,7 +22,14 @@ from mainstem_shared.transitions.approvals import (
     read_action,
     resolve,
 )
-from mainstem_shared.transitions.archived import find, find_fields, find_many, find_page
+from mainstem_shared.transitions.archived import (
+    find,
+    find_archived,
+    find_fields,
+    find_many,
+    find_page,
+    state_of,
+)
 from mainstem_shared.transitions.callbacks import (
     TELL,
     TOLD,
@@ -217,6 +224,7 @@ __all__ = [
     "enlist",
     "erase",
     "find",
+    "find_archived",
     "find_fields",
     "find_many",
     "find_page",
@@ -257,6 +265,7 @@ __all__ = [
     "snapshot",
     "snapshot_command",
     "start",
+    "state_of",
     "steer",
     "step_of",
     "stop",

@@ -81,11 +81,28 @@ async def find_many(store: Store, run_ids: Sequence[str], *fields: Field[Any]) -
     if store.archive is None:
         return found
     missing = [run_id for run_id, record in zip(run_ids, found, strict=True) if isinstance(record, Gone)]
-    kept = await store.archive.get_many(missing)
+    if all(field is Record.spec for field in fields):
+        kept = await store.archive.get_specs(missing)
+    else:
+        kept = {run_id: run.record() for run_id, run in (await store.archive.get_many(missing)).items()}
     return [
-        kept[run_id].record() if isinstance(record, Gone) and run_id in kept else record
+        kept[run_id] if isinstance(record, Gone) and run_id in kept else record
         for run_id, record in zip(run_ids, found, strict=True)
     ]
+
+
+async def find_archived(store: Store, run_ids: Sequence[str]) -> dict[str, StoredRun]:
+    """Return those of the runs that only the archive has, in two round trips: `find` asks for each.
+
+    Raises:
+        NotFound: one of them cannot be a run id.
+        StoreUnavailable, ArchiveUnavailable: nobody can tell.
+    """
+    if store.archive is None:
+        return {}
+    found = await records.read_many(store, run_ids)
+    missing = [run_id for run_id, record in zip(run_ids, found, strict=True) if isinstance(record, Gone)]
+    return await store.archive.get_many(missing)
 
 
 def state_of(kept: StoredRun) -> State:
@@ -98,4 +115,4 @@ def state_of(kept: StoredRun) -> State:
     )
 
 
-__all__ = ["find", "find_fields", "find_many", "find_page", "state_of"]
+__all__ = ["find", "find_archived", "find_fields", "find_many", "find_page", "state_of"]

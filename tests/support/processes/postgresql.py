@@ -31,8 +31,9 @@ def find_binaries() -> Path | None:
 class PostgresProcess(Controlled):
     """One server. `port` and data stay the same over restarts."""
 
-    def __init__(self, binaries: Path) -> None:
+    def __init__(self, binaries: Path, *, fsync: bool = False) -> None:
         self.binaries = binaries
+        self.fsync = fsync  # a process that is killed loses nothing without; a machine would
         self.user = "nobody" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name
         self.directory = Path(tempfile.mkdtemp(prefix="mainstem-pg-"))
         if os.getuid() == 0:
@@ -76,7 +77,8 @@ class PostgresProcess(Controlled):
                 str(self.data),
             )
             assert made.wait(60) == 0, self.log
-        settings = ("listen_addresses=127.0.0.1", f"unix_socket_directories={self.directory}", "fsync=off")
+        settings = ("listen_addresses=127.0.0.1", f"unix_socket_directories={self.directory}")
+        settings = (*settings, f"fsync={'on' if self.fsync else 'off'}")
         options = [word for setting in settings for word in ("-c", setting)]
         self._watch(
             self._as_user(f"{self.binaries}/postgres", "-D", str(self.data), "-p", str(self.port), *options)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mainstem_shared import errors, transitions
+from mainstem_shared.archive.rows import StoredRun
 from mainstem_shared.eventlog.reading import run_states
 from mainstem_shared.model import branches, contents, messages
 from mainstem_shared.model.branches import Node, Tree
@@ -26,6 +27,8 @@ RUNS: Final = 2000
 BYTES_PER_PAGE: Final = 4 * 1024 * 1024
 """A page ends early once its messages hold this much text."""
 _AT_ONCE: Final = 8
+_ARCHIVED_AT_ONCE: Final = 64
+"""Archived runs that are read with one query: their contents are in memory together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +151,19 @@ class _Reading:
         self._store = store
         self._tree = known
         self.path = known.path(leaf)
+        self._kept: dict[str, StoredRun] = {}
+        self._asked: set[str] = set()
+
+    async def _learn(self, numbers: range) -> None:
+        """Read what only the archive has of these runs and of those that come next, all at once."""
+        ids = {self.path[number].run_id for number in numbers}
+        if self._store.archive is None or ids <= self._asked:
+            return
+        first = max(0, numbers.start - _ARCHIVED_AT_ONCE // 2)
+        near = self.path[first : numbers.stop + _ARCHIVED_AT_ONCE // 2]
+        wanted = {run_id for node in near for run_id in (node.run_id, node.answers.run_id)} - self._asked
+        self._kept.update(await transitions.find_archived(self._store, sorted(wanted)))
+        self._asked |= wanted
 
     async def page(self, query: Query) -> Page:
         if query.after is not None:
@@ -171,6 +187,7 @@ class _Reading:
         size = 0
         for first in range(end - 1, -1, -_AT_ONCE):
             numbers = range(max(0, first - _AT_ONCE + 1), first + 1)
+            await self._learn(numbers)
             groups = await asyncio.gather(*(self._messages(number) for number in numbers))
             for group in reversed(groups):
                 kept = _until(group, before)
@@ -186,6 +203,7 @@ class _Reading:
         begin = self._position(message_id)
         for first in range(begin, len(self.path), _AT_ONCE):
             numbers = range(first, min(len(self.path), first + _AT_ONCE))
+            await self._learn(numbers)
             for group in await asyncio.gather(*(self._messages(number) for number in numbers)):
                 kept = _after(group, message_id)
                 found += kept
@@ -222,7 +240,8 @@ class _Reading:
         return [*made, answer] if answer is not None else made
 
     async def _said(self, node: Node, *, is_first: bool) -> list[messages.Turn]:
-        record = await transitions.find_fields(self._store, node.answers.run_id, Record.run_input)
+        kept = self._kept.get(node.answers.run_id)
+        record = kept.record() if kept else await self._record(node.answers.run_id)
         if isinstance(record, transitions.Gone):
             return []
         try:
@@ -231,22 +250,28 @@ class _Reading:
             listings.cannot_read(node.answers.run_id, error)
             return []
 
+    async def _record(self, run_id: str) -> Record | transitions.Gone:
+        return await transitions.find_fields(self._store, run_id, Record.run_input)
+
     async def _answer(self, node: Node, parent: str | None) -> Message | None:
         try:
-            run, decisions = await read_answer(self._store, node.run_id)
+            kept = self._kept.get(node.run_id)
+            run, decisions = await read_answer(self._store, node.run_id, kept=kept)
         except errors.NotFound:
             return None  # its retention ended this very moment
         answer = messages.of_run(run, decisions, parent=parent)
         return answer.model_copy(update={"siblings": self._tree.answers_to(node)})
 
 
-async def read_answer(store: Store, run_id: str) -> tuple[Run, list[dict[str, object]]]:
-    """Return a run as of now, and what was decided in it.
+async def read_answer(
+    store: Store, run_id: str, *, kept: StoredRun | None = None
+) -> tuple[Run, list[dict[str, object]]]:
+    """Return a run as of now, and what was decided in it; `kept` is what the archive has, if that was read.
 
     Raises:
         NotFound: there is no such run (any more).
     """
-    state = await transitions.find(store, run_id)
+    state = await transitions.find(store, run_id) if kept is None else transitions.state_of(kept)
     if isinstance(state, transitions.Gone):
         raise errors.NotFound
     try:
