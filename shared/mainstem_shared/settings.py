@@ -135,7 +135,7 @@ class Settings(BaseSettings):
 
     # Files
     blob_url: str | None = None
-    """Where files and large results lie: `file:///path`, shared by all processes. None: in `data_dir`."""
+    """Where files and large results lie: `file:///path`, or `s3://bucket/prefix`. None: in `data_dir`."""
     blob_min_kb: Annotated[int, Field(ge=1)] = 64
     """Files in an input that are larger, as `data:` addresses, go there; the others stay in the input."""
     blob_max_mb: Annotated[int, Field(ge=1)] = 32

@@ -1,4 +1,4 @@
-"""Drivers keep a run's blobs: one folder of files per run, or memory for tests.
+"""Drivers keep a run's blobs: one folder of files per run, a bucket (`bucket`), or memory for tests.
 
 Blobs are named by their digest: writing one again changes nothing, and what is read is checked against it.
 All calls are blocking; `files` makes them in threads.
@@ -7,7 +7,6 @@ All calls are blocking; `files` makes them in threads.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import tempfile
@@ -17,6 +16,7 @@ from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from mainstem_shared import errors
+from mainstem_shared.blobs.integrity import checked
 from mainstem_shared.model import ids
 from mainstem_shared.settings import Settings
 
@@ -138,17 +138,6 @@ class Memory:
         yield from ()
 
 
-def checked(data: bytes, digest: str) -> bytes:
-    """Return bytes that are what their digest says.
-
-    Raises:
-        NotFound: they are damaged.
-    """
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise errors.NotFound("The blob is damaged.")
-    return data
-
-
 def of(settings: Settings) -> Driver:
     """Return the driver that MAINSTEM_BLOB_URL names; without it, files beside the embedded server's.
 
@@ -160,4 +149,16 @@ def of(settings: Settings) -> Driver:
     parts = urlsplit(settings.blob_url)
     if parts.scheme == "file" and parts.path and not parts.netloc:
         return Folder(Path(unquote(parts.path)))
-    raise errors.Misconfigured("MAINSTEM_BLOB_URL: a folder, as file:///path, that all processes share.")
+    if parts.scheme == "s3":
+        return _bucket(settings.blob_url)
+    raise errors.Misconfigured("MAINSTEM_BLOB_URL: file:///path, which all processes share, or s3://bucket.")
+
+
+def _bucket(url: str) -> Driver:
+    try:
+        from mainstem_shared.blobs.bucket import Bucket
+    except ImportError as error:
+        raise errors.Misconfigured(
+            f"MAINSTEM_BLOB_URL needs {error.name}: pip install 'mainstem[s3]'."
+        ) from error
+    return Bucket(url)

@@ -1,0 +1,18 @@
+"""Integrity of blobs: what is read is what its digest says."""
+
+from __future__ import annotations
+
+import hashlib
+
+from mainstem_shared import errors
+
+
+def checked(data: bytes, digest: str) -> bytes:
+    """Return bytes that are what their digest says.
+
+    Raises:
+        NotFound: they are damaged.
+    """
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise errors.NotFound("The blob is damaged.")
+    return data
