@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
@@ -23,12 +23,14 @@ from mainstem_shared.model.runs import Reason, Spec, StartRequest, WaitingFor
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import callback_policy, engine_catalogue, quotas
 from mainstem_shared.operations.aborting import Aborter
-from mainstem_shared.operations.performing import START, Operations
+from mainstem_shared.operations.performing import START, BoundTransition, Operations
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 IDEMPOTENCY_KEY_LIMIT: Final = 255
 
@@ -106,14 +108,13 @@ async def start_run(
         live_ttl_ms=settings.live_ttl_ms,
         thread_ttl_ms=settings.thread_ttl_ms,
         idempotency=idempotency,
-        private="" if not private_threads else "archived" if store.archive else "private",
+        private=_private(store) if private_threads else "",
         callback=callback_policy.stored(settings, request.callback),
     )
-    notify = functools.partial(_publish, operations, spec)
-    answer = await operations.perform(start, notify=notify)
+    publish = functools.partial(_publish, operations, spec)
+    answer = await operations.perform(start, notify=publish)
     if isinstance(answer, transitions.Unknown):
-        await _check_archived_owner(store, spec)
-        answer = await operations.perform(start.bound(private="private"), notify=notify)
+        answer = await operations.perform(await _with_known_owner(store, spec, start), notify=publish)
     if not isinstance(answer, transitions.Started):
         return _refused(spec, answer)
     log.info("Run started", extra={"action": "start_run", "run_id": spec.run_id, "engine": spec.engine})
@@ -122,8 +123,12 @@ async def start_run(
     return StartAnswer(run_id=spec.run_id, waiting=answer.waiting, replaces=replaces)
 
 
-async def _check_archived_owner(store: Store, spec: Spec) -> None:
-    """Make sure that a thread whose runs have all left the store is not another user's.
+def _private(store: Store) -> Literal["private", "archived"]:
+    return "private" if store.archive is None else "archived"
+
+
+async def _with_known_owner(store: Store, spec: Spec, start: BoundTransition[T]) -> BoundTransition[T]:
+    """Return the start for a thread whose runs have all left the store, and that is not another user's.
 
     Raises:
         NotFound: it is.
@@ -132,6 +137,7 @@ async def _check_archived_owner(store: Store, spec: Spec) -> None:
     owner = await store.archive.threads.owner(spec.tenant, spec.thread_id) if store.archive else None
     if owner not in (None, spec.user_id):
         raise errors.NotFound("No such thread.")
+    return start.bound(private="private")
 
 
 async def _check(operations: Operations, request: StartRequest, spec: Spec, *, size: int) -> None:
