@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from mutations import aborts, approvals, lives_and_streams, readers, usage_and_sweeps
+from mutations import aborts, approvals, callbacks, lives_and_streams, readers, usage_and_sweeps
 from mutations.mutation import Mutation
 
 ALL: Final[tuple[Mutation, ...]] = (
@@ -13,6 +13,7 @@ ALL: Final[tuple[Mutation, ...]] = (
     *aborts.MUTATIONS,
     *approvals.MUTATIONS,
     *usage_and_sweeps.MUTATIONS,
+    *callbacks.MUTATIONS,
 )
 
 NOT_MUTABLE: Final[dict[int, str]] = {
