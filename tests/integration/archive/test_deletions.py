@@ -12,6 +12,7 @@ import pytest
 from mainstem_api import AsyncRuns
 from mainstem_shared import archive, errors
 from mainstem_shared.archive.database import Archive
+from mainstem_shared.archive.rows import row_of
 from mainstem_shared.archive.tombstones import Doomed
 from mainstem_shared.blobs import drivers
 from mainstem_shared.blobs.files import Files
@@ -85,8 +86,6 @@ def archiving(operations: Operations, kept: Archive, run_id: str) -> Iterator[Aw
         found["stored"], _ = await archiver._read([run_id])
 
     async def put() -> None:
-        from mainstem_shared.archive.rows import row_of
-
         found["deleted"], refused = await kept.put_each([row_of(run) for run in found["stored"]])
         assert not refused
 
@@ -268,3 +267,24 @@ async def test_files_are_kept_as_long_as_their_run(
         assert await collector.collect() == 0
     assert await collector.collect() == 2
     assert files(settings) == sorted(run_ids[:3])
+
+
+async def test_what_is_archived_late_changes_nothing(
+    kept: Archive, operations: Operations, sweeper: Sweeper, finished: Finishing, runs: AsyncRuns
+) -> None:
+    """A slow archiver puts nothing over a later change or a later epoch, and brings no deleted run back."""
+    run_id = await finished(thread_id="t")
+    stored, _ = await Archiver(operations)._read([run_id])
+    row = row_of(stored[0])
+    await sweeper.sweep()
+    await runs.describe(run_id, {"title": "new"})
+    assert await kept.put([row]) == set()
+    assert (await runs.get(run_id)).title == "new"
+    later = {**row, "archived_ms": now_ms() + 60_000}
+    assert await kept.put([{**later, "epoch": row["epoch"] - 1}]) == set()
+    assert (await runs.get(run_id)).title == "new"
+    waiting = await finished(thread_id="t")
+    stored, _ = await Archiver(operations)._read([waiting])
+    assert await runs.delete_thread("t") == 2
+    assert await kept.put([{**row_of(stored[0]), "epoch": 1 << 40}, later]) == {run_id, waiting}
+    assert await kept.count() == 0
