@@ -43,11 +43,11 @@ class KnownCalls:
     def __init__(self, fold: Content) -> None:
         open_calls = frozenset(fold.open_calls)
         started = {step["step_id"]: ms_of(step["started_at"]) for step in fold.steps}
-        self.open = {call_id: at for call_id, at in started.items() if call_id in open_calls}
+        self.open: dict[str, int] = {call_id: at for call_id, at in started.items() if call_id in open_calls}
         """When each call began that has no result yet."""
-        self.answered = set(fold.calls) - open_calls
-        self.ids = set(fold.calls)
-        self.working = set[str]()
+        self.answered: set[str] = set(fold.calls) - open_calls
+        self.ids: set[str] = set(fold.calls)
+        self.working: set[str] = set()
         """Tool calls, steps and blocks that are under way."""
 
 

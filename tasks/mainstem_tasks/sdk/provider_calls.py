@@ -104,7 +104,7 @@ class ProviderCall:
         """What the request must bound its answer to; None: no budget applies, and no bound was given."""
         self.usage: CallUsage | None = None
         """What it used, once that was told."""
-        self.made = True
+        self.made: bool = True
         self._report = report
 
     async def used(self, **used: Unpack[Used]) -> None:
