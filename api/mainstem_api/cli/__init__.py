@@ -18,6 +18,7 @@ from mainstem_shared import environment
 from mainstem_shared.errors import MainstemError
 
 COMMANDS: Final = {
+    "init": "mainstem_api.cli.init",
     "up": "mainstem_api.cli.stack",
     "valkey": "mainstem_api.cli.stack",
     "worker": "mainstem_api.cli.processes",
