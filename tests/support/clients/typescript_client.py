@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import functools
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -36,6 +38,7 @@ def build() -> Path:
                 check=False,
             )
             assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+            atexit.register(shutil.rmtree, target, ignore_errors=True)
             packed = list(target.glob("*.tgz"))
     [path] = packed
     return path
