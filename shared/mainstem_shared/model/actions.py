@@ -265,10 +265,14 @@ def judge(action: Action, request: ResumeRequest) -> list[dict[str, Any]]:
         UndecidedCall: a call is not decided.
         InvalidDecision: a decision means nothing, or is about nothing the action asks.
         DecisionNotAllowed: the call's policy does not allow it.
+        InvalidRequest: both lists are given, and the action has but calls, or but questions.
     """
     if action.wait is not None:
         raise errors.InvalidDecision("The run waits for a time or an event: nobody decides about that.")
     decisions, answers = request.decisions or (), request.answers or ()
+    is_mixture = bool(action.calls and action.questions)
+    if request.decisions is not None and request.answers is not None and not is_mixture:
+        raise errors.InvalidRequest("The action wants decisions or answers, not both.")
     if (answers and not action.questions) or (decisions and not action.calls):
         raise errors.InvalidDecision("Calls want decisions, questions want answers: no more, no less.")
     return [*_decisions(action, decisions), *_answers(action, answers)]

@@ -7,7 +7,7 @@ Emitting is in `emitter`, what engines can see in `run_view`. Plain `def` engine
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Generic, NoReturn
 
@@ -105,7 +105,7 @@ class RunContext(RunView[InputT], Emitter, Generic[InputT]):
         self.pause: Pause | None = None
         """What the engine asked a human for, once it has."""
         self.effects: Final[Effects] = Effects(
-            note_effect or effects.forgetting(), origin, decisions=self.decisions, ask=self._ask
+            note_effect or effects.forgetting(), origin, decisions=self.decisions
         )
         """What `effect` is made of."""
         self._waits = 0
@@ -113,9 +113,6 @@ class RunContext(RunView[InputT], Emitter, Generic[InputT]):
         self._save = save
         self._saving = asyncio.Lock()
         self._history = history
-
-    def _ask(self, item: dict[str, Any]) -> Coroutine[Any, Any, NoReturn]:
-        return self.interrupt([item])
 
     # -- what was said before
 
@@ -177,7 +174,7 @@ class RunContext(RunView[InputT], Emitter, Generic[InputT]):
         """
         with self.busy():
             async with self.effects.alone(key):
-                known = await self.effects.begin(key, on_unknown=on_unknown)
+                known = await self.effects.begin(key, on_unknown=on_unknown, ask=self.interrupt)
                 if known.done:
                     return known.result
                 result = await effects.perform(perform, self.idempotency_key(key))

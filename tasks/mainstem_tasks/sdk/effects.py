@@ -22,6 +22,9 @@ OnUnknown = Literal["retry", "ask", "fail"]
 NoteEffect = Callable[[str, bytes, bool], Awaitable[bytes | None]]
 """Makes an entry about a key durable; returns an earlier one, unless it is to be replaced."""
 
+Ask = Callable[[list[dict[str, Any]]], Awaitable[NoReturn]]
+"""Asks people about items (`RunContext.interrupt`). Given with each call: nothing here holds the run."""
+
 KEY_LIMIT: Final = 256
 INLINE_LIMIT: Final = 64 * 1024
 """Bytes of JSON of a result; a larger one lies beside the run."""
@@ -51,11 +54,9 @@ class Effects:
         origin: Origin,
         *,
         decisions: Mapping[str, Decision],
-        ask: Callable[[dict[str, Any]], Awaitable[NoReturn]],
     ) -> None:
         self._note = note
         self._decisions = decisions
-        self._ask = ask
         self._run_id = origin.run_id
         self._files = origin.files
         self._locks: dict[str, asyncio.Lock] = {}
@@ -64,7 +65,7 @@ class Effects:
         """Return what lets one task at a time perform an effect."""
         return self._locks.setdefault(key, asyncio.Lock())
 
-    async def begin(self, key: str, *, on_unknown: OnUnknown) -> Known:
+    async def begin(self, key: str, *, on_unknown: OnUnknown, ask: Ask) -> Known:
         """Make the intent durable, or return what is known; it is to be performed unless `done`.
 
         Raises:
@@ -79,7 +80,7 @@ class Effects:
         if on_unknown == "fail" or known.asked or (decided is not None and decided.type == "reject"):
             raise errors.EffectUnknown(key=key)
         if decided is None:
-            return await self._ask(question(key))
+            return await ask([question(key)])
         if decided.value == HAPPENED:
             return Known(done=True, result=await self.end(key, None))
         await self._note(key, _intent(asked=True), True)

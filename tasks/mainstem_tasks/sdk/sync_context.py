@@ -292,7 +292,7 @@ class SyncRunContext(RunView[InputT]):
         with self._lock:
             alone = self._effects.setdefault(key, threading.Lock())
         with alone:
-            known = self._call(self._run.effects.begin(key, on_unknown=on_unknown))
+            known = self._call(self._run.effects.begin(key, on_unknown=on_unknown, ask=self._run.interrupt))
             if known.done:
                 return known.result
             with self.busy():

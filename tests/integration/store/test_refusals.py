@@ -17,6 +17,7 @@ from support.models import verb_calls as v
 from support.processes.proxy import Proxy
 from support.processes.refusals import REFUSALS, operator, refusing
 from support.processes.servers import ValkeyProcess
+from support.sending import sent
 
 Call = Callable[[Store], Awaitable[object]]
 
@@ -56,7 +57,7 @@ async def transaction(store: Store) -> None:
 
 
 async def shared(store: Store) -> None:
-    await store.patiently(lambda: store.call("SET", "key", "value", "PX", "60000"))
+    await store.patiently(lambda: sent(store, "SET", "key", "value", "PX", "60000"))
 
 
 async def verb(store: Store) -> None:
@@ -103,7 +104,7 @@ async def test_a_fault_of_ours_is_not_waited_for(store: Store):
     """A key of another type is a defect: it shows at once, and as what it is."""
     await store.client.set("list", "no list", px=60_000)
     for push in (
-        lambda: store.call("LPUSH", "list", "x"),
+        lambda: sent(store, "LPUSH", "list", "x"),
         lambda: store.client.lpush("list", "x"),
         lambda: store.client.pipeline(transaction=False).lpush("list", "x").execute(),
     ):

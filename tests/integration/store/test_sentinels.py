@@ -27,6 +27,7 @@ from support.engines.demowords import demo_text
 from support.models import verb_calls as v
 from support.processes.processes import worker
 from support.processes.sentinels import SERVICE, Group, certify, group
+from support.sending import sent
 from support.waiting import wait_until, wait_until_async
 
 SECRET = "s3cr@t/;,:%?#geheim"
@@ -182,7 +183,7 @@ async def test_a_former_primary_is_left_while_it_still_acknowledges(tmp_path: Pa
                 await wait_until_async(
                     lambda: client.pttl(keys.lease(lease.owner)) > 58_000, description="a beat", timeout_s=4
                 )
-                await store.patiently(lambda: store.call("SET", "after", "1", "PX", "60000"))
+                await store.patiently(lambda: sent(store, "SET", "after", "1", "PX", "60000"))
                 await store.patiently(lambda: store.client.set("pooled", "1", px=60_000))
                 assert client.mget("after", "pooled") == ["1", "1"]
                 assert old.get("after") is None

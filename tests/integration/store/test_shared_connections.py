@@ -18,6 +18,7 @@ from mainstem_shared.store.client import Store
 from mainstem_shared.store.shared_connections import SharedConnection
 from support.processes.proxy import Plan, Proxy
 from support.processes.servers import ValkeyProcess
+from support.sending import sent
 from support.waiting import wait_until_async
 
 
@@ -68,7 +69,7 @@ async def test_a_line_that_is_cut_all_the_time_still_carries_every_call(store_ur
 
         async def echo(n: int) -> None:
             await asyncio.sleep(random.random() / 10)
-            assert await store.patiently(lambda: store.call("ECHO", n)) == b"%d" % n
+            assert await store.patiently(lambda: sent(store, "ECHO", n)) == b"%d" % n
 
         await asyncio.gather(*(echo(n) for n in range(200)))
         await store.close()
@@ -116,13 +117,13 @@ def test_a_loop_that_stood_still_is_not_the_servers_silence(store_url: str, monk
 async def test_a_server_that_became_a_replica_is_left(private_valkey: ValkeyProcess):
     """A refused write drops the connection: after a fail-over the primary is behind another one."""
     store = Store(private_valkey.url(0), patience_s=0)
-    before = await store.call("CLIENT", "ID")
+    before = await sent(store, "CLIENT", "ID")
     with private_valkey.client() as client:
         client.replicaof("127.0.0.1", "1")
         with pytest.raises(redis.exceptions.ReadOnlyError):
-            await store.call("SET", "key", "value")
+            await sent(store, "SET", "key", "value")
         client.replicaof("NO", "ONE")
-    assert await store.patiently(lambda: store.call("CLIENT", "ID"), patience_s=20) != before
+    assert await store.patiently(lambda: sent(store, "CLIENT", "ID"), patience_s=20) != before
     await store.close()
 
 

@@ -62,7 +62,9 @@ async def callbacks(gateway: Serving, caller: Caller) -> Response:
 
 
 @router.post(
-    "/v1/runs/{run_id}/callbacks/resend", response_model=Resent, responses=problem_documents(404, 409, 503)
+    "/v1/runs/{run_id}/callbacks/resend",
+    response_model=Resent,
+    responses=problem_documents(404, 409, 422, 503),
 )
 async def resend(run_id: str, gateway: Serving, caller: Caller) -> Response:
     """Tell whoever was not told of a run, or all if everybody was, once more. The event's id stays the same.
