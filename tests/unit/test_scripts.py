@@ -28,7 +28,7 @@ RUN = ids.run_id("t", "t", uuid.UUID(int=1))
 CONTROL = transitions.Control(run_id=RUN, epoch=2, owner="me")
 SPEC = spec(RUN, tenant="t")
 TOP = Cursor(2, 1)
-DELIVERY = callbacks.parse_delivery(f"{RUN}.2.1")
+DELIVERY = callbacks.DeliveryId(RUN, 2, 1)
 ACTION = Action(
     action_id="a", kind="question", questions=(Question(question_id="q", text="?"),), expires_ms=1
 )

@@ -87,16 +87,10 @@ class DeliveryId:
         return f"{self.run_id}.{self.epoch}"
 
 
-def parse_delivery(text: str) -> DeliveryId:
-    """Parse what `str` of a delivery's id returns.
-
-    Raises:
-        ValueError: it is none.
-    """
+def parse_delivery(text: str) -> DeliveryId | None:
+    """Parse what `str` of a delivery's id returns; None if it is none."""
     found = _DELIVERY.fullmatch(text)
-    if found is None:
-        raise ValueError(f"not the id of a delivery: {text!r}")
-    return DeliveryId(found[1], int(found[2]), int(found[3]))
+    return found and DeliveryId(found[1], int(found[2]), int(found[3]))
 
 
 class Attempts(BaseModel):

@@ -103,8 +103,14 @@ class Courier:
         each = max(1, room // len(some))
         taken = await transitions.take_due_of(self._store, some, limit=each, hold_ms=HOLD_MS)
         more = [index for index, found in zip(some, taken, strict=True) if len(found) == each]
-        members = [member for found in taken for member, _ in found]
-        deliveries = [callbacks.parse_delivery(member) for member in members]
+        deliveries: list[DeliveryId] = []
+        for index, member in ((index, m) for index, found in zip(some, taken, strict=True) for m, _ in found):
+            if delivery := callbacks.parse_delivery(member):
+                deliveries.append(delivery)
+            else:  # left there it would be taken again and again, in others' place
+                noted = {"action": "callback_unreadable", "entry": member}
+                logger.error("an entry of the callbacks names none; it is dropped", extra=noted)
+                await transitions.unlist(self._store, index, member)
         for delivery, due in zip(
             deliveries, await transitions.read_due(self._store, deliveries), strict=True
         ):
@@ -136,14 +142,17 @@ class Courier:
                 await self._failed(due, kind, str(refused), is_final=refused.is_final)
             except errors.MainstemError as error:
                 await self._failed(due, kind, error.detail)
+            except Exception as error:  # damage, or a fault of ours: seen, and given up like any other
+                logger.exception("a callback failed in an unexpected way", extra=_named(due.delivery))
+                await self._failed(due, kind, f"unexpected: {type(error).__name__}")
             else:
                 await self._succeeded(due, kind)
         except errors.Unavailable:
             noted = {"action": "callback_unsettled", "delivery": str(due.delivery)}
             logger.warning("what became of a callback could not be noted", extra=noted, exc_info=True)
         except Exception:  # the task's boundary: the entry is due again when its hold is over
-            noted = {"action": "callback_failed", "delivery": str(due.delivery)}
-            logger.exception("a callback failed in an unexpected way", extra=noted)
+            noted = {"action": "callback_unsettled", "delivery": str(due.delivery)}
+            logger.exception("what became of a callback could not be noted", extra=noted)
 
     async def _publish(self, due: Due) -> None:
         name, queue = callback_policy.judge_task(self._settings, due.target)

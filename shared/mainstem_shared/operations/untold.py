@@ -45,7 +45,8 @@ async def find(store: Store, *, tenant: str | None = None, user_id: str | None =
     listed: list[tuple[DeliveryId, int]] = []
     for flat in await store.commands(*looks, large=True):
         members = zip(flat[::2], flat[1::2], strict=True)
-        listed += [(callbacks.parse_delivery(member.decode()), int(float(at))) for member, at in members]
+        parsed = ((callbacks.parse_delivery(member.decode()), int(float(at))) for member, at in members)
+        listed += [(delivery, at) for delivery, at in parsed if delivery is not None]
     found: list[Untold] = []
     for first in range(0, min(len(listed), MOST), _BATCH):
         batch = listed[first : first + _BATCH]
@@ -141,11 +142,18 @@ def _untold(due: Due, due_ms: int) -> Untold:
     return Untold(
         delivery=due.delivery,
         target=due.target,
-        event=jsontext.loads(due.event),
+        event=_event(due.event),
         spec=_spec(due.spec),
         attempts=due.attempts,
         due_ms=due_ms,
     )
+
+
+def _event(stored: bytes) -> dict[str, Any]:
+    try:
+        return jsontext.loads(stored)
+    except ValueError:
+        return {}  # damaged: the delivery's id says which run it is about
 
 
 def _spec(stored: bytes) -> Spec | None:

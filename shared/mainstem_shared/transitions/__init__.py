@@ -39,6 +39,7 @@ from mainstem_shared.transitions.callbacks import (
     read_due,
     tell,
     told,
+    unlist,
     untell,
 )
 from mainstem_shared.transitions.descriptions import DESCRIBE, describe
@@ -274,5 +275,6 @@ __all__ = [
     "take_slot",
     "tell",
     "told",
+    "unlist",
     "untell",
 ]

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from pydantic import ValidationError
+
 from mainstem_shared.model import jsontext
 from mainstem_shared.model.callbacks import LONGEST_PAUSE_MS, Attempts, DeliveryId
 from mainstem_shared.model.time import now_ms
@@ -42,6 +44,11 @@ async def told(
         TOLD, [k.callbacks, k.callbacks_due], [delivery.field, str(delivery), state, due_ms]
     )
     return reply[0] == b"noted"
+
+
+async def unlist(store: Store, index: str, entry: str) -> None:
+    """Take an entry off an index that names no delivery."""
+    await store.command("ZREM", index, entry)
 
 
 def given_up_from() -> int:
@@ -85,7 +92,10 @@ def _due(
 ) -> Due | None:
     if target is None:
         return None
-    attempts = Attempts() if state is None else Attempts.model_validate_json(state)
+    try:
+        attempts = Attempts() if state is None else Attempts.model_validate_json(state)
+    except ValidationError:
+        attempts = Attempts()  # damaged: they are counted anew
     return Due(
         delivery=delivery,
         target=target.decode(),

@@ -194,7 +194,9 @@ async def test_nobody_is_told_whom_the_operator_does_not_allow(
             await store.client.zadd(keys.run(run_id).callbacks_due, {member: 0})
             await deliver(operations, run_id)
     assert receiver.received == []
-    (due,) = await transitions.read_due(store, [callbacks.parse_delivery(member)])
+    delivery = callbacks.parse_delivery(member)
+    assert delivery is not None
+    (due,) = await transitions.read_due(store, [delivery])
     assert due is not None
     assert due.attempts.count == 3
 
@@ -408,3 +410,29 @@ async def test_a_damaged_callback_keeps_no_run_from_ending(store: Store, broker_
     told = [headers["task"] for headers, _ in messages(broker_url, "celery") if "shop" in headers["task"]]
     assert told == ["shop.all"] * 4
     assert receiver.received == []
+
+
+async def test_a_damaged_delivery_holds_up_no_other(store: Store, broker_url: str, receiver: Receiver):
+    """Whatever of it cannot be read: others of its bucket are told, lists and deletions work, it is seen."""
+    async with operating(store, settings_for(broker_url, receiver)) as operations:
+        run_id, state, event = [await start(operations, {"url": receiver.url()}) for _ in range(3)]
+        for each in (run_id, state, event):
+            await end(operations, each)
+        await store.client.zadd(keys.run(run_id).callbacks_due, {"no delivery": 1})
+        for damaged, field in ((state, "attempts"), (event, "event")):
+            (member,) = [one for one in await untold_of(store, damaged) if one.startswith(damaged)]
+            delivery = callbacks.parse_delivery(member)
+            assert delivery is not None
+            name = delivery.attempts_field if field == "attempts" else str(delivery.epoch)
+            await store.client.hset(keys.run(damaged).callbacks, name, b"{no json")
+        assert {one.delivery.run_id for one in await untold.find(store)} == {run_id, state, event}
+        await deliver(operations, run_id)
+        told = sorted(json.loads(one.body)["data"]["run_id"] for one in receiver.received)
+        assert told == sorted((run_id, state))
+        (left,) = await untold.find(store)
+        assert (left.delivery.run_id, left.attempts.count) == (event, 1)
+        assert left.attempts.error is not None
+        assert list(await untold_of(store, run_id)) == [str(left.delivery)]
+        deleter = Deleter(aborter=Aborter(operations=operations), wait_s=0)
+        await deleter.delete_user(tenant="default", user_id="ann")
+        assert await untold_of(store, run_id) == {}

@@ -47,6 +47,7 @@ class WokenTail(TailConnection):
         self._woken: dict[FollowedRun, None] = {}
         self._wake_up = asyncio.Event()
         self._told_at = 0.0
+        self._is_stale = False
 
     def add(self, followed: FollowedRun) -> None:
         super().add(followed)
@@ -93,8 +94,6 @@ class WokenTail(TailConnection):
     def _moved(self) -> None:
         self._is_stale = True
         self._wake_up.set()
-
-    _is_stale = False
 
     async def _read_on(self, connection: RawConnection) -> None:
         self._listener = listener = await raw_connections.open_subscribed_connection(self.url, self._told)
