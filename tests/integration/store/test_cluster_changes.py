@@ -56,14 +56,18 @@ class Reader:
         ]
 
 
-async def _through(store: Store, engines: list[Engine], trouble: asyncio.Future[None]) -> None:
-    """Write until the trouble is over, and then to the end."""
+async def _through(store: Store, engines: list[Engine], trouble: asyncio.Future[None]) -> list[set[str]]:
+    """Write until the trouble is over, and then to the end; returns which servers each run was written to."""
+    carried: list[set[str]] = [{engine.channel.writer.url} for engine in engines]
     while not trouble.done():
         await asyncio.gather(*(engine.write(15, flushes=0.1) for engine in engines))
+        for engine, servers in zip(engines, carried, strict=True):
+            servers.add(engine.channel.writer.url)
         await asyncio.sleep(0.005)
     trouble.result()
     for engine in engines:
         await engine.finish(store)
+    return carried
 
 
 async def test_slots_move_under_load(fleet: Fleet) -> None:
@@ -73,10 +77,9 @@ async def test_slots_move_under_load(fleet: Fleet) -> None:
         engines = [Engine(writer, await v.running(store), seed) for seed in range(RUNS)]
         readers = [Reader(engine.run_id) for engine in engines]
         reading = asyncio.gather(*(reader.read(tailer) for reader in readers))
-        nodes = [engine.channel.writer.url for engine in engines]
         slots = sorted({topologies.slot_of(keys.run(engine.run_id).log) for engine in engines})
         trouble = asyncio.ensure_future(asyncio.to_thread(_move_about, fleet, slots, ROUNDS))
-        await _through(store, engines, trouble)
+        carried = await _through(store, engines, trouble)
         async with asyncio.timeout(30):
             await reading
         for engine, reader in zip(engines, readers, strict=True):
@@ -84,8 +87,8 @@ async def test_slots_move_under_load(fleet: Fleet) -> None:
             reader.check(list(entries))
             assert Type.RESYNC not in {entry.type for entry in entries}
             assert engine.losses == []
-        carried = [engine.channel.writer.url for engine in engines]
-        assert sum(now != before for now, before in zip(carried, nodes, strict=True)) >= RUNS // 2
+        # Where a run is in the end is chance after many moves; that writers went along is not.
+        assert sum(len(servers) > 1 for servers in carried) >= RUNS // 2
 
 
 def _move_about(fleet: Fleet, slots: list[int], rounds: int) -> None:
