@@ -104,13 +104,15 @@ REFUSED: list[tuple[str, Action, dict[str, Any]]] = [
         {"answers": [{"question_id": "q1", "text": "x"}, {"question_id": "q2", "text": ""}]},
     ),
     (
-        "invalid_decision",
+        "invalid_request",
         CALLS,
         {
             "decisions": [OK, {"call_id": "a", "type": "approve"}],
             "answers": [{"question_id": "a", "text": "x"}],
         },
     ),
+    ("invalid_request", CALLS, {"decisions": [OK], "answers": []}),
+    ("invalid_request", QUESTIONS, {"decisions": [], "answers": [{"question_id": "q1", "text": "x"}]}),
     ("invalid_request", QUESTIONS, {"answers": [{"question_id": "q1", "text": "x", "value": 1}]}),
     ("invalid_request", QUESTIONS, {"answers": [{"question_id": "q1"}]}),
     ("invalid_request", CALLS, {"decisions": [{**OK, "name": "rm"}]}),

@@ -110,7 +110,7 @@ class Courier:
             else:  # left there it would be taken again and again, in others' place
                 noted = {"action": "callback_unreadable", "entry": member}
                 logger.error("an entry of the callbacks names none; it is dropped", extra=noted)
-                await transitions.unlist(self._store, index, member)
+                await self._operations.indexes.drop_unreadable(index, member)
         for delivery, due in zip(
             deliveries, await transitions.read_due(self._store, deliveries), strict=True
         ):

@@ -184,6 +184,10 @@ class Indexes:
                 return [entry for taken in found for entry in taken]
         return []
 
+    async def drop_unreadable(self, index: str, entry: str) -> None:
+        """Take an entry off an index of what is due that names nothing: it would be taken again and again."""
+        await self.store.command("ZREM", index, entry)
+
     async def archived(self, specs: Sequence[Spec]) -> None:
         """Take runs off their users' lists that the archive has: it lists them from now on."""
         mine = ((keys.user_runs(spec.tenant, spec.user_id), spec.run_id) for spec in specs)

@@ -39,7 +39,6 @@ from mainstem_shared.transitions.callbacks import (
     read_due,
     tell,
     told,
-    unlist,
     untell,
 )
 from mainstem_shared.transitions.descriptions import DESCRIBE, describe
@@ -275,6 +274,5 @@ __all__ = [
     "take_slot",
     "tell",
     "told",
-    "unlist",
     "untell",
 ]

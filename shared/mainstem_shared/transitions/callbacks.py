@@ -46,11 +46,6 @@ async def told(
     return reply[0] == b"noted"
 
 
-async def unlist(store: Store, index: str, entry: str) -> None:
-    """Take an entry off an index that names no delivery."""
-    await store.command("ZREM", index, entry)
-
-
 def given_up_from() -> int:
     """Return from which score on an index's entries are those that were given up."""
     return now_ms() + 2 * LONGEST_PAUSE_MS
