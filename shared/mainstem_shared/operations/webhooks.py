@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, cast
 
 import httpcore
-import httpx
 
 from mainstem_shared.operations import callback_policy
 from mainstem_shared.operations.callback_policy import Address, Webhook
@@ -88,12 +87,20 @@ class CheckedNetwork(httpcore.AsyncNetworkBackend):
         await asyncio.sleep(seconds)
 
 
+def _tls() -> ssl.SSLContext:
+    """Return what webhooks trust, as httpx decides it: certifi's authorities, or SSL_CERT_FILE's."""
+    import httpx  # brings rich: 4 MB of each worker, most of which send no webhook
+
+    return httpx.create_ssl_context()
+
+
 class Webhooks:
     """The connections of one process's webhooks: the operator's own, and those that users named."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._pools: dict[bool, httpcore.AsyncConnectionPool] = {}
+        self._opening = asyncio.Lock()
 
     async def post(self, webhook: Webhook, body: bytes, *, headers: Mapping[str, str]) -> int:
         """Send a message; returns the status of the answer.
@@ -108,20 +115,22 @@ class Webhooks:
             target=webhook.path.encode(),
         )
         sent = {"host": webhook.authority, "content-type": "application/json", **headers}
-        stream = self._pool(webhook).stream("POST", url, headers=list(sent.items()), content=body)
+        pool = await self._pool(is_operators=webhook.is_operators)
+        stream = pool.stream("POST", url, headers=list(sent.items()), content=body)
         async with asyncio.timeout(ATTEMPT_S), stream as answer:
             await _read_some(answer)
             return int(answer.status)
 
-    def _pool(self, webhook: Webhook) -> httpcore.AsyncConnectionPool:
-        if webhook.is_operators not in self._pools:
-            self._pools[webhook.is_operators] = httpcore.AsyncConnectionPool(
-                ssl_context=httpx.create_ssl_context(),
-                max_connections=CONNECTIONS,
-                keepalive_expiry=5.0,
-                network_backend=CheckedNetwork(self._anywhere if webhook.is_operators else self._may_reach),
-            )
-        return self._pools[webhook.is_operators]
+    async def _pool(self, *, is_operators: bool) -> httpcore.AsyncConnectionPool:
+        async with self._opening:
+            if is_operators not in self._pools:
+                self._pools[is_operators] = httpcore.AsyncConnectionPool(
+                    ssl_context=await asyncio.to_thread(_tls),  # reads hundreds of certificates
+                    max_connections=CONNECTIONS,
+                    keepalive_expiry=5.0,
+                    network_backend=CheckedNetwork(self._anywhere if is_operators else self._may_reach),
+                )
+            return self._pools[is_operators]
 
     def _may_reach(self, address: Address) -> bool:
         return callback_policy.may_reach(self._settings, address)
