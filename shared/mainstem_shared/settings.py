@@ -224,8 +224,10 @@ class Settings(BaseSettings):
         if self.archive_url is not None:
             given = self.archive_url.get_secret_value()
             return None if given == "none" else given
+        if self.redis_url is not None:
+            return None  # asked at the end of each run: without a look at the disk
         made = self.embedded_archive
-        return f"sqlite:///{made}" if self.redis_url is None and made.exists() else None
+        return f"sqlite:///{made}" if made.exists() else None
 
     @property
     def embedded_archive(self) -> Path:
