@@ -200,7 +200,7 @@ def model(examples: int) -> list[str]:
         "-p",
         "no:cacheprovider",
         "--timeout=900",
-        "tests/integration/test_model.py",
+        "tests/integration/transitions/test_model.py",
     ]
     env = {**os.environ, "MAINSTEM_MODEL_EXAMPLES": str(examples)}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
