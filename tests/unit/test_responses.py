@@ -16,13 +16,13 @@ from pydantic import TypeAdapter
 from mainstem_api.gateway.adapters.attaching import AttachPoint
 from mainstem_api.gateway.adapters.openai_responses import ids, response_object, translator
 from mainstem_api.gateway.adapters.openai_responses.chunking import chunk_bounds
-from mainstem_api.gateway.adapters.openai_responses.ids import ResponseId
 from mainstem_api.gateway.adapters.openai_responses.sequencer import STRIDE
 from mainstem_api.gateway.adapters.openai_responses.translator import Responses
 from mainstem_shared import errors
 from mainstem_shared.eventlog.reading.frames import Frame
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
+from mainstem_shared.model.openai_responses import ResponseId
 from mainstem_shared.model.runs import Status
 from support.models import goldens
 from support.models.record_model import NEW, RUN, Record, fresh

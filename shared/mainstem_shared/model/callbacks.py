@@ -1,8 +1,9 @@
 """Defines what is told about runs: who is told, under which id, how often it is tried, and what is said.
 
 A *target* is a text: the address of a webhook, or the name of a Celery task, `name@queue` if it has a queue
-of its own. An event's id is `<run id>.<epoch>`, for an epoch's number never comes twice in a run; each
-of its targets has a delivery, `<event id>.<number>`, with attempts of its own.
+of its own. A webhook whose address begins with `openai+` is told in the shape of OpenAI's webhooks. An
+event's id is `<run id>.<epoch>`, for an epoch's number never comes twice in a run; each of its targets has a
+delivery, `<event id>.<number>`, with attempts of its own.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mainstem_shared.model import jsontext
 
+OPENAI: Final = "openai+"
+"""What the address of a webhook begins with that is told as OpenAI tells its own."""
 TASK_NAME: Final = r"^[A-Za-z_][\w.-]*$"
 FIRST_PAUSE_MS: Final = 5_000
 LONGEST_PAUSE_MS: Final = 6 * 3_600_000
@@ -45,7 +48,9 @@ class Callback(BaseModel):
         default=None, description="A Celery task: one that the operator allows (MAINSTEM_CALLBACK_TASKS)."
     )
     url: Annotated[str, Field(max_length=2048)] | None = Field(
-        default=None, description="A webhook, on a host that the operator allows (MAINSTEM_CALLBACK_HOSTS)."
+        default=None,
+        description="A webhook, on a host that the operator allows (MAINSTEM_CALLBACK_HOSTS); with `openai+` "
+        "before `https`, it is told in the shape of OpenAI's webhooks.",
     )
     events: list[Literal["run.ended", "run.requires_action"]] = Field(
         default_factory=list[Literal["run.ended", "run.requires_action"]],

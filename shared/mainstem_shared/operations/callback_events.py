@@ -9,11 +9,12 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from mainstem_shared import errors
+from mainstem_shared import errors, transitions
 from mainstem_shared.eventlog.reading import run_states
-from mainstem_shared.model import jsontext
+from mainstem_shared.model import jsontext, openai_responses
 from mainstem_shared.model.actions import Action
 from mainstem_shared.model.callbacks import PAYLOAD_LIMIT
+from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import Spec, rfc3339
 from mainstem_shared.store.client import Store
 from mainstem_shared.transitions.callbacks import Due
@@ -36,6 +37,42 @@ async def message(store: Store, due: Due) -> dict[str, Any]:
         "timestamp": rfc3339(int(event.get("at", 0))),
         "data": {**_about(due), **_happened(event), "run": run, "run_omitted": omitted},
     }
+
+
+async def openai_message(store: Store, due: Due) -> dict[str, Any]:
+    """Return what a target is told in the shape of OpenAI's webhooks: an event, and the response's id.
+
+    A pause ends a response, as the API that retrieves it says; see `openai_responses`.
+    Source: https://platform.openai.com/docs/guides/webhooks, and `openai.types.webhooks`.
+
+    Raises:
+        StoreUnavailable, ArchiveUnavailable: nobody can tell what the run is.
+    """
+    event: dict[str, Any] = jsontext.loads(due.event)
+    run_id, action = due.delivery.run_id, event.get("action")
+    record = await transitions.find_fields(store, run_id, Record.decisions)
+    decided = () if isinstance(record, transitions.Gone) else record.decisions or ()
+    pauses = [pause.get("action_id") for pause in decided]
+    if action is None:
+        outcome = {**_happened(event), "finish_reason": await _finish_reason(store, run_id)}
+        status, turn = openai_responses.status_of(outcome), len(pauses)
+    else:  # it may have been decided since
+        turn = pauses.index(action["action_id"]) if action["action_id"] in pauses else len(pauses)
+        status = "completed"
+    return {
+        "id": f"evt_{due.delivery.event_id}",
+        "object": "event",
+        "created_at": int(event.get("at", 0)) // 1000,
+        "type": f"response.{status}",
+        "data": {"id": str(openai_responses.ResponseId(run_id, turn))},
+    }
+
+
+async def _finish_reason(store: Store, run_id: str) -> str | None:
+    try:
+        return (await run_states.get_run(store, run_id)).finish_reason
+    except errors.NotFound:
+        return None  # deleted since
 
 
 def _about(due: Due) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Final
 from urllib.parse import urlsplit
@@ -42,6 +42,8 @@ class Webhook:
     path: str
     is_operators: bool = False
     """The operator named it for all runs: it may lie in any network."""
+    is_openai: bool = False
+    """It is told in the shape of OpenAI's webhooks."""
 
     @property
     def authority(self) -> str:
@@ -134,8 +136,7 @@ def judge_webhook(settings: Settings, target: str) -> Webhook:
     """
     if target not in everyone(settings):
         return _allowed_webhook(settings, target)
-    found = parse_url(target)
-    return Webhook(scheme=found.scheme, host=found.host, port=found.port, path=found.path, is_operators=True)
+    return replace(parse_url(target), is_operators=True)
 
 
 def keys_for(settings: Settings, host: str) -> list[bytes]:
@@ -161,6 +162,7 @@ def parse_url(url: str) -> Webhook:
     Raises:
         InvalidRequest: it is not plain http or https, or has a user in it.
     """
+    is_openai, url = url.startswith(callbacks.OPENAI), url.removeprefix(callbacks.OPENAI)
     try:
         parts = urlsplit(url)
         host, port = (parts.hostname or "").rstrip("."), parts.port
@@ -174,7 +176,8 @@ def parse_url(url: str) -> Webhook:
             "callback: the url must be http or https, with a plain host, no user, and no other than "
             "printable ASCII characters."
         )
-    return Webhook(scheme=parts.scheme, host=host, port=port or PORTS[parts.scheme], path=path)
+    port = port or PORTS[parts.scheme]
+    return Webhook(scheme=parts.scheme, host=host, port=port, path=path, is_openai=is_openai)
 
 
 def _allowed_task(settings: Settings, name: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import openai
 import pytest
 import redis
 import standardwebhooks
@@ -119,6 +120,35 @@ async def test_a_webhook_is_told_of_the_end(store: Store, broker_url: str, recei
     assert event["data"]["metadata"] == {"order": 7}
     assert await untold_of(store, run_id) == {}
     assert await store.client.exists(keys.run(run_id).callbacks) == 0
+
+
+async def test_openais_own_client_takes_a_webhook_of_a_response(
+    store: Store, broker_url: str, receiver: Receiver
+):
+    """An address with `openai+` is told as OpenAI tells: its client verifies it, and knows what happened."""
+    kinds = {
+        Reason.COMPLETED: "response.completed",
+        Reason.USER_ABORT: "response.cancelled",
+        Reason.ENGINE_ERROR: "response.failed",
+        Reason.CONTENT_TOO_LARGE: "response.incomplete",
+    }
+    async with operating(store, settings_for(broker_url, receiver)) as operations:
+        for number, (reason, kind) in enumerate(kinds.items()):
+            run_id = await start(operations, {"url": f"openai+{receiver.url()}"}, thread=f"t{number}")
+            await end(operations, run_id, reason)
+            await deliver(operations, run_id)
+            assert await untold_of(store, run_id) == {}
+            told = receiver.received[-1]
+            event = openai.OpenAI(api_key="none").webhooks.unwrap(told.body, told.headers, secret=SECRET)
+            assert (event.type, event.data.id) == (kind, f"resp_{run_id}")
+            assert event.id.startswith(f"evt_{run_id}.")
+            assert abs(event.created_at - now_ms() / 1000) < 60
+        callback = {"url": f"openai+{receiver.url()}", "events": ["run.requires_action"]}
+        run_id = await start(operations, callback, thread="paused")
+        await paused(operations, run_id)
+        await deliver(operations, run_id)
+        told = receiver.received[-1].event
+        assert (told["type"], told["data"]["id"]) == ("response.completed", f"resp_{run_id}")
 
 
 async def test_a_task_is_told_of_the_end(store: Store, broker_url: str, receiver: Receiver):

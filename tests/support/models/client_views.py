@@ -10,12 +10,12 @@ from typing import Any
 
 from mainstem_api.gateway.adapters.ag_ui.events import Events
 from mainstem_api.gateway.adapters.ai_sdk.stream import UIMessageStream
-from mainstem_api.gateway.adapters.openai_responses.ids import ResponseId
 from mainstem_api.gateway.adapters.openai_responses.translator import Responses
 from mainstem_shared.eventlog.reading.frames import Frame
 from mainstem_shared.model import jsontext
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Entry, Type
+from mainstem_shared.model.openai_responses import ResponseId
 from mainstem_shared.operations import ending
 from mainstem_tasks.testing import EngineRun
 from support.models import goldens

@@ -1,7 +1,4 @@
-"""Derives the ids of responses and of approval items from a run's own id, and parses them back.
-
-`resp_<run id>` is a run up to its first pause, `resp_<run id>_<n>` what follows its n-th pause.
-"""
+"""Derives the ids of approval items from a run's own id, and parses them and those of responses."""
 
 from __future__ import annotations
 
@@ -10,21 +7,12 @@ from typing import Final, NamedTuple
 
 from mainstem_shared import errors
 from mainstem_shared.model import ids
+from mainstem_shared.model.openai_responses import ResponseId
 
 _RESPONSE: Final = re.compile(r"resp_(?P<run>[a-z2-7]{16}_[a-z2-7]{26})(?:_(?P<turn>[1-9][0-9]{0,5}))?")
 _ASKED: Final = re.compile(
     r"(?P<kind>mcpr|ask)_(?P<run>[a-z2-7]{16}_[a-z2-7]{26})\.(?P<action>[^.]+)\.(?P<id>.+)", re.DOTALL
 )
-
-
-class ResponseId(NamedTuple):
-    """A response: a run, and how many of its pauses were decided before."""
-
-    run_id: str
-    turn: int = 0
-
-    def __str__(self) -> str:
-        return f"resp_{self.run_id}_{self.turn}" if self.turn else f"resp_{self.run_id}"
 
 
 class Asked(NamedTuple):

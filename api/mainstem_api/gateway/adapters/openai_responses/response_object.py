@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from mainstem_api.gateway.adapters.openai_responses.ids import ResponseId
-from mainstem_shared.model.runs import Reason, Spec
+from mainstem_shared.model.openai_responses import INCOMPLETE, ResponseId
+from mainstem_shared.model.runs import Spec
 from mainstem_shared.model.usage import Usage
 
 ECHO: Final = "openai"
@@ -39,27 +39,12 @@ _DEFAULTS: Final[Mapping[str, Any]] = {
 }
 
 
-_INCOMPLETE: Final[Mapping[str, str]] = {"length": "max_output_tokens", "content_filter": "content_filter"}
-"""Why a model stopped before its answer was complete, and what that is called here."""
 _TOOL: Final[Mapping[str, Any]] = {"description": None, "parameters": None, "strict": None}
 """Members that every tool of a response object has."""
 
 
-def status_of(outcome: Mapping[str, Any]) -> str:
-    """Return what a finished run's response is."""
-    match outcome["status"], outcome["reason"]:
-        case "succeeded", _:
-            return "incomplete" if outcome.get("finish_reason") in _INCOMPLETE else "completed"
-        case "aborted", _:
-            return "cancelled"
-        case _, Reason.CONTENT_TOO_LARGE:
-            return "incomplete"
-        case _:
-            return "failed"
-
-
 def _why_incomplete(outcome: Mapping[str, Any] | None) -> str:
-    return _INCOMPLETE.get((outcome or {}).get("finish_reason", ""), "max_output_tokens")
+    return INCOMPLETE.get((outcome or {}).get("finish_reason", ""), "max_output_tokens")
 
 
 def event_of(status: str) -> str:

@@ -24,7 +24,6 @@ from mainstem_api.gateway.adapters.openai_responses import (
     response_object,
     translator,
 )
-from mainstem_api.gateway.adapters.openai_responses.ids import ResponseId
 from mainstem_api.gateway.adapters.openai_responses.messages import Order
 from mainstem_api.gateway.adapters.openai_responses.requests import CreateRequest, Verdicts
 from mainstem_api.gateway.adapters.openai_responses.translator import EVERYTHING, Responses
@@ -39,6 +38,7 @@ from mainstem_shared.eventlog.reading import run_states
 from mainstem_shared.model import jsontext
 from mainstem_shared.model import messages as thread_messages
 from mainstem_shared.model.contents import TextPart
+from mainstem_shared.model.openai_responses import ResponseId
 from mainstem_shared.model.principals import Principal
 from mainstem_shared.operations import engine_catalogue, starting
 

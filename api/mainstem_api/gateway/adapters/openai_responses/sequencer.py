@@ -24,6 +24,7 @@ from typing import Any, Final
 from mainstem_api.gateway.adapters.engine_input import json_text
 from mainstem_api.gateway.adapters.openai_responses import ids
 from mainstem_api.gateway.adapters.openai_responses.chunking import chunk_bounds
+from mainstem_shared.model.openai_responses import ResponseId
 
 STRIDE: Final = 2**32
 """Numbers of one count; no content has as many events, and a JavaScript number holds two million strides."""
@@ -75,7 +76,7 @@ class Call:
 class Sequencer:
     """What was and what can be told of one response. `after`: the number up to which the client has it."""
 
-    def __init__(self, name: ids.ResponseId, *, restarts: int, after: int, say: Say) -> None:
+    def __init__(self, name: ResponseId, *, restarts: int, after: int, say: Say) -> None:
         self.items: list[dict[str, Any]] = []
         """Output items that are complete, as they were told."""
         self._name = name

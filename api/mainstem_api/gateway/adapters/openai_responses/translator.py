@@ -11,13 +11,14 @@ from typing import Any, Final
 
 from mainstem_api.gateway.adapters.attaching import AttachPoint
 from mainstem_api.gateway.adapters.openai_responses import ids, response_object
-from mainstem_api.gateway.adapters.openai_responses.ids import ResponseId
 from mainstem_api.gateway.adapters.openai_responses.sequencer import Sequencer
 from mainstem_api.gateway.adapters.translator import Translator
 from mainstem_shared import errors
 from mainstem_shared.eventlog.reading.frames import Frame
+from mainstem_shared.model import openai_responses
 from mainstem_shared.model.contents import Content, TextPart
 from mainstem_shared.model.events import Type
+from mainstem_shared.model.openai_responses import ResponseId
 from mainstem_shared.model.runs import Status
 
 EVERYTHING: Final = -1
@@ -208,7 +209,7 @@ class Responses(Translator):
         self._usage = outcome.get("usage")
         content = outcome["content"] or self.fold.dump()["content"]
         self._sequencer.finish(succeeded=outcome["status"] == "succeeded", content=content)
-        self._end(response_object.status_of(outcome))
+        self._end(openai_responses.status_of(outcome))
 
     def rewound(self) -> None:
         # A fail-over took back what was told, and nobody said so in the log yet.
