@@ -63,8 +63,8 @@ ENVIRONMENT = {
     "MAINSTEM_MAX_QUEUE_S": "120",
     "MAINSTEM_APPROVAL_WINDOW_S": "120",
 }
-LONG_LIVED = frozenset({"idem", "runs", "log"})
-"""Idempotency keys, a day; a thread's list of runs, its live TTL; logs are as many as records."""
+LONG_LIVED = frozenset({"idem", "runs", "log", "recent"})
+"""Idempotency keys, a day; a thread's and a bucket's list of runs, their live TTL; logs are as records."""
 LONGEST_S = 60
 """No run takes longer: what was started before that, and before the retention, must be gone."""
 GROWTH_MB = 24.0
