@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from mainstem_shared import errors, transitions
-from mainstem_shared.model import ids, jsontext, validation
+from mainstem_shared.model import contents, ids, jsontext, validation
 from mainstem_shared.model.actions import Action, Wait
 from mainstem_shared.model.runs import Spec, Status
 from mainstem_shared.model.time import now_ms
@@ -106,8 +106,18 @@ async def send(
         entry=b"%d %b" % (now_ms(), data),
         ttl_ms=int(operations.settings.event_lookback_s * 1000),
     )
-    woken = [run_id for run_id in listed if await check(operations, run_id)]
+    woken = [run_id for run_id in listed if await _woken(operations, run_id)]
     return EventReceipt(event_id=event_id, woken=sorted(woken))
+
+
+async def _woken(operations: Operations, run_id: str) -> bool:
+    """Wake one of several runs; one whose record is damaged keeps no other waiting."""
+    try:
+        return bool(await check(operations, run_id))
+    except (*contents.UNREADABLE, errors.NewerVersion):
+        noted = {"action": "waiting_run_unreadable", "run_id": run_id}
+        logger.exception("a run that waits for an event cannot be read", extra=noted)
+        return False
 
 
 async def pause(operations: Operations, spec: Spec, action: Action, *, change: BoundTransition[R]) -> R:
@@ -184,9 +194,14 @@ def _first(flat: list[bytes], *, since_ms: int) -> Kept | None:
 
 
 def _parsed(flat: list[bytes]) -> list[Kept]:
-    """Return the events of a hash, oldest first."""
+    """Return the events of a hash, oldest first, without what is damaged: it would hold up all others."""
     kept: list[Kept] = []
     for name, value in zip(flat[::2], flat[1::2], strict=True):
         at, _, payload = value.partition(b" ")
-        kept.append(Kept(event_id=name.decode(), at_ms=int(at), payload=jsontext.loads(payload)))
+        try:
+            event = Kept(event_id=name.decode(), at_ms=int(at), payload=jsontext.loads(payload))
+        except ValueError:
+            logger.exception("a kept event is damaged", extra={"action": "event_unreadable", "entry": name})
+        else:
+            kept.append(event)
     return sorted(kept, key=lambda event: (event.at_ms, event.event_id))

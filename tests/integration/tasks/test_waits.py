@@ -187,6 +187,32 @@ async def test_a_worker_that_dies_as_it_begins_to_wait_misses_nothing(
     raise AssertionError("it never came to its end")
 
 
+@pytest.mark.parametrize("damage", [b"", b"x {}", b"1700000000000 {", b"1700000000000 \xff", b"NaN 1"])
+async def test_a_damaged_event_holds_up_no_other(
+    settings: Settings, runs: AsyncRuns, store: Store, damage: bytes
+):
+    """Its entry is passed over: what comes after it wakes the run, and a sweep finds what came before."""
+    kept = keys.events("default", USER, "paid").events
+    async with working(settings) as runtime:
+        run_id = await started(runs, runtime, "waits.listens", {"events": ["paid"]})
+        await store.client.hset(kept, "e0", damage)
+        await dying_worker.sweep(settings, store, runtime.operations)
+        assert (await runs.send_event("paid", "now", user_id=USER, event_id="e1")).woken == [run_id]
+        await segments.execute(runtime, run_id, task_id="t")
+        assert (await runs.get(run_id)).text == "now"
+
+
+async def test_a_damaged_run_keeps_no_other_waiting(settings: Settings, runs: AsyncRuns, store: Store):
+    """Two runs wait; the record of one cannot be read."""
+    async with working(settings) as runtime:
+        waiting = [
+            await started(runs, runtime, "waits.listens", {"events": ["paid"]}, thread=f"t{n}")
+            for n in (1, 2)
+        ]
+        await store.client.hset(keys.run(min(waiting)).record, "action", b"{")
+        assert (await runs.send_event("paid", "now", user_id=USER)).woken == [max(waiting)]
+
+
 async def test_events_are_bounded(runs: AsyncRuns, store: Store):
     """A payload that no record could hold is refused; of very many events the newest are kept."""
     with pytest.raises(errors.InputTooLarge):
