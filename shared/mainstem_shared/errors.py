@@ -9,6 +9,7 @@ MainstemError
 │   ├── UndecidedCall         undecided_call
 │   └── InvalidDecision       invalid_decision
 ├── Misconfigured             misconfigured
+├── ShardsBusy                shards_busy
 ├── NotAuthenticated          not_authenticated
 ├── Forbidden                 forbidden
 ├── CallbackNotAllowed        callback_not_allowed
@@ -96,6 +97,7 @@ __all__ = [
     "ProviderError",
     "RunNotActive",
     "RunPaused",
+    "ShardsBusy",
     "StaleAction",
     "StoreUnavailable",
     "ThreadBusy",
@@ -191,6 +193,13 @@ class Misconfigured(MainstemError):
 
     code = "misconfigured"
     message = "The settings cannot work together."
+
+
+class ShardsBusy(MainstemError):
+    """Another mover changes which shard has which bucket, or has taken over: this one has stopped."""
+
+    code = "shards_busy"
+    message = "Another mover is at work on these shards: see `mainstem shards show`."
 
 
 class NotAuthenticated(MainstemError):

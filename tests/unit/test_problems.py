@@ -27,6 +27,7 @@ INSIDE = (
     errors.Fenced,
     errors.ChannelClosed,
     errors.Misconfigured,
+    errors.ShardsBusy,
 )
 KINDS = [
     kind

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 from collections.abc import Callable
 from typing import Final
 
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 
 from mainstem_shared.coordination import mailboxes
 from mainstem_shared.store import keys, raw_connections
-from mainstem_shared.store.client import LONGEST_DELAY_S, Store
+from mainstem_shared.store.client import FIRST_DELAY_S, LONGEST_DELAY_S, Store
 from mainstem_shared.store.failures import RedisError
 
 logger = logging.getLogger(__name__)
@@ -35,11 +36,13 @@ class MailboxReader:
 
     async def run(self) -> None:
         """Read until cancelled; reconnects by itself and goes on where it was."""
+        delay = FIRST_DELAY_S
         while True:
             owner = self._owner()
             try:
                 node = await self._store.node_of(keys.mailbox(owner))
                 connection = await raw_connections.open_raw_connection(node.url)
+                delay = FIRST_DELAY_S
                 try:
                     await self._read(connection, owner)
                 finally:
@@ -48,7 +51,8 @@ class MailboxReader:
                 logger.warning(
                     "the mailbox cannot be read", extra={"action": "mailbox_away", "error": repr(error)}
                 )
-                await asyncio.sleep(LONGEST_DELAY_S)
+                await asyncio.sleep(delay * random.uniform(0.5, 1.5))
+                delay = min(2 * delay, LONGEST_DELAY_S)
                 with contextlib.suppress(RedisError, OSError):
                     await self._store.refresh()
 

@@ -40,6 +40,7 @@ COMMANDS: Final = {
     "doctor": "mainstem_api.cli.doctor",
     "verify": "mainstem_api.cli.verify",
     "archive": "mainstem_api.cli.archive",
+    "shards": "mainstem_api.cli.shards",
     "addresses": "mainstem_api.cli.addresses",
 }
 """Where each command is; in the order of the help."""

@@ -113,15 +113,17 @@ class Store:
 
     # -- where keys are
 
-    async def refresh(self, *, first: str | None = None) -> None:
+    async def refresh(self, *, first: str | None = None, thorough: bool = False) -> None:
         """Bring the topology up to date, once for all who ask meanwhile; `first` is asked at first.
+
+        `thorough`: also where a server would say so that something has changed.
 
         Raises:
             redis.exceptions.RedisError, OSError: nobody who can say it answers.
             Misconfigured: the servers are others than the address means.
         """
         if self._refresh is None:
-            look = self.topology.look(first=first)
+            look = self.topology.look(first=first, thorough=thorough)
             if look is None:
                 return
             self._refresh = asyncio.create_task(self._look(look))

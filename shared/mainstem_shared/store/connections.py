@@ -26,13 +26,15 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
+from redis.connection import AbstractConnection as SyncAbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.retry import Retry as SyncRetry
 from redis.sentinel import Sentinel as SyncSentinel
 
 from mainstem_shared import errors
-from mainstem_shared.store import failures, sentinel_addresses
+from mainstem_shared.store import failures, keys, sentinel_addresses
+from mainstem_shared.store.shard_maps import GuardedAddress
 
 CONNECT_TIMEOUT_S: Final = 2.0
 REPLY_TIMEOUT_S: Final = 5.0  # loopback or a data centre: a server silent for so long is unavailable
@@ -60,14 +62,14 @@ def connect(url: str, *, max_connections: int = MAX_CONNECTIONS) -> aioredis.Red
             list(address.nodes), sentinel_kwargs={"socket_timeout": CONNECT_TIMEOUT_S, **address.sentinel}
         )
         client = sentinel.master_for(address.service, db=address.db, **{**options, **address.server})
-        _make_cancellable(client.connection_pool)
+        _make_cancellable(client.connection_pool, url)
         return client
     with _reading(url):
         pool = aioredis.BlockingConnectionPool.from_url(
             url, max_connections=max_connections, timeout=REPLY_TIMEOUT_S, **options
         )
         pool.connection_class(**pool.connection_kwargs)  # opens nothing, and refuses what it does not know
-    _make_cancellable(pool)
+    _make_cancellable(pool, url)
     return aioredis.Redis.from_pool(pool)
 
 
@@ -96,12 +98,15 @@ def connect_blocking(url: str, *, timeout_s: float) -> redis.Redis:
             client = redis.Redis.from_url(url, **options)
             blocking: Any = client.connection_pool
             blocking.connection_class(**blocking.connection_kwargs)
+            _guard_blocking(blocking, url)
             return client
     address = sentinel_addresses.parse(url)
     sentinel = SyncSentinel(
         list(address.nodes), sentinel_kwargs={"socket_timeout": timeout_s, **address.sentinel}
     )
-    return sentinel.master_for(address.service, db=address.db, **{**options, **address.server})
+    client = sentinel.master_for(address.service, db=address.db, **{**options, **address.server})
+    _guard_blocking(client.connection_pool, url)
+    return client
 
 
 @contextmanager
@@ -154,6 +159,63 @@ def _cancellable(kind: type[AbstractConnection]) -> type[AbstractConnection]:
     return type(f"Cancellable{kind.__name__}", (_Cancellable, kind), {})
 
 
-def _make_cancellable(pool: ConnectionPool) -> None:
-    """Have a pool that has made no connection yet make such connections."""
+def _make_cancellable(pool: ConnectionPool, url: str) -> None:
+    """Have a pool that has made no connection yet make such connections, and guarded ones to a shard."""
     pool.connection_class = _cancellable(pool.connection_class)
+    if isinstance(url, GuardedAddress):
+        guarded = (_Guarded, pool.connection_class)
+        pool.connection_class = type(f"Guarded{pool.connection_class.__name__}", guarded, {"address": url})
+
+
+# -- shards
+
+
+_GET_MARK: Final = ("GET", keys.SHARD)
+
+
+class _Guarded(AbstractConnection):
+    """Reads a shard's mark as it opens, and fails if the process has an older map: callers look again.
+
+    Only its pool opens it: a command whose place was looked up before would go out by an older map.
+    """
+
+    address: GuardedAddress
+    _version_then = 0
+
+    async def connect(self) -> None:
+        self._version_then = self.address.version()
+        await super().connect()
+
+    async def on_connect_check_health(self, check_health: bool = True) -> None:  # noqa: FBT001, FBT002
+        await super().on_connect_check_health(check_health)
+        await self.send_command(*_GET_MARK, check_health=False)
+        _compare(self.address, self._version_then, await self.read_response())
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:  # noqa: FBT001, FBT002
+        if not self.is_connected:
+            raise RedisConnectionError("The connection was lost before the command was sent.")
+        await super().send_packed_command(command, check_health)
+
+
+class _GuardedBlocking(SyncAbstractConnection):
+    """The same for a thread, whose map nobody else changes: it may open whenever it is used."""
+
+    address: GuardedAddress
+
+    def on_connect_check_health(self, check_health: bool = True) -> None:  # noqa: FBT001, FBT002
+        then = self.address.version()
+        super().on_connect_check_health(check_health)
+        self.send_command(*_GET_MARK, check_health=False)
+        _compare(self.address, then, self.read_response())
+
+
+def _compare(address: GuardedAddress, version_then: int, mark: Any) -> None:
+    address.heard(mark)
+    if version_then not in (0, address.version()):
+        raise RedisConnectionError("Buckets have moved between shards: look again where the key is.")
+
+
+def _guard_blocking(pool: Any, url: str) -> None:
+    if isinstance(url, GuardedAddress):
+        kinds = (_GuardedBlocking, pool.connection_class)
+        pool.connection_class = type(f"Guarded{pool.connection_class.__name__}", kinds, {"address": url})

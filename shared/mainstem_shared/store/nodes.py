@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from mainstem_shared.store import connections, shared_connections
+from mainstem_shared.store import connections, failures, shared_connections
+from mainstem_shared.store.shard_maps import GuardedAddress
 
 
 class Node:
@@ -37,16 +38,29 @@ class Node:
         """Send commands in one round trip, once, and return their replies in order.
 
         Raises:
-            redis.exceptions.RedisError, OSError: no answer, or the first refusal.
+            redis.exceptions.RedisError, OSError: no answer, or the first refusal; or keys moved to another
+                shard while the commands waited for a connection.
         """
         if not large:
             return await self.shared.call(*commands)
+        if isinstance(self.url, GuardedAddress):
+            return await self._send_guarded(self.url, commands)
         if len(commands) == 1:
             return [await self.client.execute_command(*commands[0])]
         async with self.client.pipeline(transaction=False) as pipe:
             for command in commands:
                 pipe.execute_command(*command)
             return await pipe.execute()
+
+    async def _send_guarded(self, address: GuardedAddress, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        version = address.version()
+        async with self.client.client() as connected:  # one connection, which it does not open again
+            if address.version() != version:
+                raise failures.ConnectionLost("Buckets have moved between shards: look again.")
+            async with connected.pipeline(transaction=False) as pipe:
+                for command in commands:
+                    pipe.execute_command(*command)
+                return await pipe.execute()
 
     async def close(self) -> None:
         """Close all connections."""

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from redis.asyncio.sentinel import SentinelConnectionPool
 
+from mainstem_shared import errors
 from mainstem_shared.store import failures, raw_connections
 from mainstem_shared.store.client import Store
 from mainstem_shared.store.nodes import Node
@@ -42,14 +43,29 @@ class PrimaryWatch:
 
     async def run(self) -> None:
         """Watch until cancelled; return at once where nobody is to be asked."""
-        watches = [self._watch(self._store.node(url)) for url in self._store.topology.nodes]
-        await asyncio.gather(*watches, self._refresh())
+        watched: set[str] = set()
+        async with asyncio.TaskGroup() as watches:
 
-    async def _refresh(self) -> None:
+            def watch_all() -> None:
+                for url in self._store.topology.nodes:  # later ones, too: shards may be added
+                    if url not in watched:
+                        watched.add(url)
+                        watches.create_task(self._watch(self._store.node(url)))
+
+            watch_all()
+            await self._refresh(watch_all)
+
+    async def _refresh(self, watch_all: Callable[[], None]) -> None:
         """Look from time to time whether slots have moved of which nobody said so."""
-        while self._store.topology.look() is not None:
-            with contextlib.suppress(failures.RedisError, OSError):
-                await self._store.refresh()
+        while self._store.topology.look(thorough=True) is not None:
+            try:
+                await self._store.refresh(thorough=True)
+            except errors.Misconfigured as error:
+                noted = {"action": "store_misconfigured", "error": str(error)}
+                logger.critical("the store's servers are not those of its address", extra=noted)
+            except (failures.RedisError, OSError):
+                pass  # asked again
+            watch_all()
             await asyncio.sleep(REFRESH_S)
 
     async def _watch(self, node: Node) -> None:

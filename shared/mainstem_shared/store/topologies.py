@@ -4,8 +4,8 @@ Pure: it is told what servers answer, and sends nothing itself. `client.Store` a
 `blocking.BlockingStore` in a thread's. A server is named by its address, which may be one of Sentinels.
 
 * `OneServer`: one server, or the primary that Sentinels name.
-* `StaticShards`: a list of them. Each bucket's slots are one server's; each server keeps a mark that says
-  which place of which list it has, so that processes with different lists refuse.
+* `StaticShards`: a list of them. Each bucket's slots are one server's, by a map that all of them keep
+  (`shard_maps`) beside which of them they are, so that the list's order does not matter.
 * `Cluster`: the servers say which slots they have, and are asked again whenever one says that it has not.
 """
 
@@ -19,9 +19,8 @@ from typing import Any, Final, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 from mainstem_shared import errors
-from mainstem_shared.model import jsontext
 from mainstem_shared.model.buckets import BUCKETS, SLOTS, TAGS
-from mainstem_shared.store import failures, keys
+from mainstem_shared.store import failures, keys, shard_maps
 from mainstem_shared.store.sentinel_addresses import is_sentinel, redacted
 
 Look = Generator[tuple[str, tuple[Any, ...]], Any, None]
@@ -35,6 +34,8 @@ CLUSTER_SCHEMES: Final = {
 }
 """Schemes of a Cluster's address, and those of its nodes."""
 _LIST: Final = re.compile(r",(?=[A-Za-z][A-Za-z0-9+.-]*://)")
+IS_IN_USE: Final = ("EXISTS", *(index for listed in keys.INDEXES for index in listed[:2]))
+"""Tells whether a server has runs already."""
 _SLOTS_OF_A_BUCKET: Final = SLOTS // BUCKETS
 
 
@@ -70,8 +71,10 @@ class Topology(Protocol):
         """Return a hash tag whose keys this server has."""
         ...
 
-    def look(self, *, first: str | None = None) -> Look | None:
+    def look(self, *, first: str | None = None, thorough: bool = False) -> Look | None:
         """Return the questions that bring it up to date, the first one to `first`; None: there are none.
+
+        `thorough`: also where a server would say so that something has changed.
 
         Raises (while they are asked):
             Misconfigured: the servers are not those of the address.
@@ -153,97 +156,170 @@ class OneServer:
         del node
         return TAGS[0]
 
-    def look(self, *, first: str | None = None) -> Look | None:
-        del first
+    def look(self, *, first: str | None = None, thorough: bool = False) -> Look | None:
+        del first, thorough
         return None
 
     def introduce(self) -> Look:
-        mark = _parsed((yield self.nodes[0], ("GET", keys.SHARD)))
+        mark = _marked(self.nodes[0], (yield self.nodes[0], ("GET", keys.SHARD)))
         if mark is not None:
             raise errors.Misconfigured(
-                f"{redacted(self.nodes[0])} is shard {_ordinal(mark.get('place'))} of {mark.get('of')} of "
-                f"the fleet {mark.get('fleet')}: MAINSTEM_REDIS_URL needs the whole list."
+                f"{redacted(self.nodes[0])} is shard {mark.place + 1} of the fleet {mark.map.fleet}: "
+                "MAINSTEM_REDIS_URL needs the whole list."
             )
 
 
 class StaticShards:
-    """A fixed list of servers, each of which has a range of buckets, and of slots with them."""
+    """A list of servers, each of which has buckets, and their slots, by a map that all of them keep."""
 
     only: str | None = None
     by_slot: bool = False
 
     def __init__(self, addresses: tuple[str, ...]) -> None:
-        self.nodes = addresses
+        self.listed: tuple[str, ...] = tuple(self._guarded(address) for address in addresses)
+        self.nodes = self.listed
         self.changed: list[Callable[[], None]] = []
-        self._fleet: str | None = None
-        self._checked: set[int] = set()
+        self.map = shard_maps.even(range(len(addresses)), fleet="", version=0)
+        """The latest map that any of the servers was heard to have; version 0: none was."""
+        self._addresses: dict[int, str] = {}
+        self._by_bucket: list[str | None] = [None] * BUCKETS
+        self._strangers: dict[str, shard_maps.Mark] = {}
+
+    def _guarded(self, address: str) -> str:
+        guarded = shard_maps.GuardedAddress(address)
+        guarded.version = lambda: self.map.version
+        guarded.heard = lambda stored: self.hear(guarded, stored)
+        return guarded
 
     def place_of(self, key: str | bytes) -> int:
-        """Return the place in the list of the server that has a key."""
-        return slot_of(key) // _SLOTS_OF_A_BUCKET * len(self.nodes) // BUCKETS
+        """Return the place of the server that has a key."""
+        return self.map.owners[slot_of(key) // _SLOTS_OF_A_BUCKET]
+
+    def address_of(self, place: int) -> str | None:
+        """Return the address of a shard, if it was heard."""
+        return self._addresses.get(place)
 
     def node_of(self, key: str | bytes) -> str:
-        place = self.place_of(key)
-        if place not in self._checked:
-            raise Unlearned("nobody knows yet whether this server is the one that the list means")
-        return self.nodes[place]
+        node = self._by_bucket[slot_of(key) // _SLOTS_OF_A_BUCKET]
+        if node is None:
+            raise Unlearned("the key is on its way to another shard, or its shard was not heard yet")
+        return node
 
     def tag_at(self, node: str) -> str:
-        return TAGS[-(-self.nodes.index(node) * BUCKETS // len(self.nodes))]
+        return TAGS[self._by_bucket.index(node)]
 
-    def look(self, *, first: str | None = None) -> Look | None:
+    def look(self, *, first: str | None = None, thorough: bool = False) -> Look | None:
         del first
-        return self.introduce() if len(self._checked) < len(self.nodes) else None
+        return self.introduce() if thorough or None in self._by_bucket else None
+
+    # -- what servers say
+
+    def hear(self, node: str, stored: bytes | None) -> None:
+        """Take what a server says of itself.
+
+        Raises:
+            Unlearned: it is no shard of this fleet.
+        """
+        try:
+            mark = shard_maps.read(stored)
+        except ValueError as error:
+            raise Unlearned(f"the shard at {redacted(node)} has a mark that cannot be read") from error
+        self._strangers.pop(node, None)
+        if mark is not None and not self._take(node, mark):
+            self._strangers[node] = mark
+            raise Unlearned(f"the server at {redacted(node)} is a shard of the fleet {mark.map.fleet}")
+
+    def _take(self, node: str, mark: shard_maps.Mark) -> bool:
+        """Learn from a mark; False if it is another fleet's."""
+        if self.map.fleet not in ("", mark.map.fleet):
+            return False
+        if mark.map.version <= self.map.version and self._addresses.get(mark.place) == node:
+            return True
+        if mark.map.version > self.map.version:
+            self.map = mark.map
+        self._addresses = {place: it for place, it in self._addresses.items() if it != node}
+        self._addresses[mark.place] = node
+        held = set(self.map.moving.buckets) if self.map.moving is not None else set[int]()
+        self._by_bucket = [
+            None if bucket in held else self._addresses.get(place)
+            for bucket, place in enumerate(self.map.owners)
+        ]
+        there = {it for place, it in self._addresses.items() if place in self.map.places}
+        # Nobody knows yet where the others are: all that are listed may have something.
+        is_whole = len(there) == len(self.map.places)
+        self.nodes = tuple(it for it in self.listed if it in there) if is_whole else self.listed
+        for tell in list(self.changed):
+            tell()
+        return True
 
     def introduce(self) -> Look:
-        """Read every server's mark, and give one to those that have none: who has runs already is refused."""
-        marks: dict[int, dict[str, Any] | None] = {}
+        """Read every server's mark, and give one to those that need one: who has runs already is refused."""
+        marks: dict[str, shard_maps.Mark | None] = {}
         failure: Exception | None = None
-        for place, node in enumerate(self.nodes):
+        for node in self.listed:
             try:
-                marks[place] = _parsed((yield node, ("GET", keys.SHARD)))
+                marks[node] = _marked(node, (yield node, ("GET", keys.SHARD)))
             except (failures.RedisError, OSError) as error:
                 failure = error
-        fleet = self._fleet or next((mark["fleet"] for mark in marks.values() if mark), None)
-        if fleet is None and failure is not None:
-            raise failure  # a list is written down while all of its servers answer
-        made = secrets.token_hex(8)
-        for place, found in marks.items():
-            mark = found or (yield from self._mark(place, fleet or made))
-            fleet = self._judge(place, mark, fleet)
-            self._checked.add(place)
-        self._fleet = fleet
+        if not self.map.fleet and not any(marks.values()):
+            if failure is not None:
+                raise failure  # a list is written down while all of its servers answer
+            yield from self._found()
+            return
+        for node, mark in (marks | self._strangers).items():
+            if mark is not None and not self._take(node, mark):
+                raise self._stranger(node, mark)
+        if failure is None:
+            yield from self._replace([node for node, mark in marks.items() if mark is None])
 
-    def _mark(self, place: int, fleet: str) -> Generator[tuple[str, tuple[Any, ...]], Any, dict[str, Any]]:
-        """Mark a server that is in use for nothing yet; returns its mark, which may be another process's."""
-        node = self.nodes[place]
-        if (yield node, ("EXISTS", *(index for listed in keys.INDEXES for index in listed[:2]))):
+    def _found(self) -> Generator[tuple[str, tuple[Any, ...]], Any, None]:
+        """Begin a fleet: who marks the first server says what it is called."""
+        made = shard_maps.even(range(len(self.listed)), fleet=secrets.token_hex(8))
+        for place, node in enumerate(self.listed):
+            yield from self._mark(node, place, made if place == 0 else self.map)
+
+    def _replace(self, unmarked: list[str]) -> Generator[tuple[str, tuple[Any, ...]], Any, None]:
+        """Mark servers that lost all they had. New ones wait for `mainstem shards move`."""
+        lost = [place for place in self.map.places if place not in self._addresses]
+        for place in lost:
+            here = self.listed[place] if place < len(self.listed) else None
+            if here not in unmarked:
+                here = unmarked[0] if len(unmarked) == len(lost) == 1 else None
+            if here is None:
+                raise errors.Misconfigured(
+                    f"MAINSTEM_REDIS_URL lacks shard {place + 1} of the fleet {self.map.fleet}: the list "
+                    "needs every shard that has buckets."
+                )
+            yield from self._mark(here, place, self.map)
+
+    def _mark(
+        self, node: str, place: int, made: shard_maps.ShardMap
+    ) -> Generator[tuple[str, tuple[Any, ...]], Any, None]:
+        """Mark a server that is in use for nothing yet; another process may have done so meanwhile."""
+        if (yield node, IS_IN_USE):
             raise errors.Misconfigured(
                 f"{redacted(node)} has runs of a store that was no shard: most of them would not be found. "
                 "Begin a list with empty servers."
             )
-        mark = {"fleet": fleet, "place": place, "of": len(self.nodes)}
-        yield node, ("SET", keys.SHARD, jsontext.dumps(mark), "NX")
-        return _parsed((yield node, ("GET", keys.SHARD))) or mark
+        yield node, ("SET", keys.SHARD, made.mark(place), "NX")
+        mark = _marked(node, (yield node, ("GET", keys.SHARD)))
+        if mark is not None and not self._take(node, mark):
+            raise self._stranger(node, mark)
 
-    def _judge(self, place: int, mark: dict[str, Any], fleet: str | None) -> str:
-        """Return the fleet that a server belongs to; it must have this place in the list."""
-        said = (mark.get("place"), mark.get("of"))
-        if said != (place, len(self.nodes)) or fleet not in (None, mark.get("fleet")):
-            raise errors.Misconfigured(
-                f"{redacted(self.nodes[place])} is listed at place {place + 1} of {len(self.nodes)} in "
-                f"MAINSTEM_REDIS_URL, but it is shard {_ordinal(said[0])} of {said[1]} of the fleet "
-                f"{mark.get('fleet')}: all processes need the same list, in the same order."
-            )
-        return str(mark["fleet"])
+    def _stranger(self, node: str, mark: shard_maps.Mark) -> errors.Misconfigured:
+        return errors.Misconfigured(
+            f"{redacted(node)} in MAINSTEM_REDIS_URL is shard {mark.place + 1} of the fleet "
+            f"{mark.map.fleet}, and the others are of {self.map.fleet}: one list has the shards of one fleet."
+        )
 
 
-def _parsed(stored: bytes | None) -> dict[str, Any] | None:
-    return None if stored is None else jsontext.loads(stored)
-
-
-def _ordinal(place: object) -> object:
-    return place + 1 if isinstance(place, int) else place
+def _marked(node: str, stored: bytes | None) -> shard_maps.Mark | None:
+    try:
+        return shard_maps.read(stored)
+    except ValueError as error:
+        raise errors.Misconfigured(
+            f"{redacted(node)} has a mark of a shard ({keys.SHARD}) that cannot be read: of another release?"
+        ) from error
 
 
 class Cluster:
@@ -276,7 +352,8 @@ class Cluster:
     def tag_at(self, node: str) -> str:
         return next(tag for tag in TAGS if self._owners[slot_of(tag)] == node)
 
-    def look(self, *, first: str | None = None) -> Look | None:
+    def look(self, *, first: str | None = None, thorough: bool = False) -> Look | None:
+        del thorough
         return self._ask(dict.fromkeys([*([first] if first else ()), *self.known, *self._seeds]))
 
     def introduce(self) -> Look:

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from mainstem_shared.eventlog.reading.frames import Frame
 from mainstem_shared.eventlog.reading.tailer import Tailer
 from mainstem_shared.model.cursors import START
 from mainstem_shared.model.events import Type
@@ -20,7 +19,7 @@ from mainstem_shared.store import keys, topologies
 from mainstem_shared.store.client import Store
 from mainstem_shared.store.primary_watch import PrimaryWatch
 from support.models import verb_calls as v
-from support.models.hostile_writing import Engine, log_of, stored, writing
+from support.models.hostile_writing import Engine, Reader, log_of, stored, through, writing
 from support.processes import fleets
 from support.processes.fleets import Fleet
 
@@ -36,40 +35,6 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         yield made
 
 
-class Reader:
-    """Follows one run to its end, and keeps what it was given."""
-
-    def __init__(self, run_id: str) -> None:
-        self.run_id = run_id
-        self.frames: list[Frame] = []
-
-    async def read(self, tailer: Tailer) -> None:
-        async with tailer.subscribe(self.run_id) as subscription:
-            async for batch in subscription:
-                self.frames += batch
-
-    def check(self, entries: list[object]) -> None:
-        """Every event of the log, once, in order."""
-        assert [(frame.cursor, frame.type) for frame in self.frames] == [
-            (entry.cursor, entry.type)  # type: ignore[attr-defined]
-            for entry in entries
-        ]
-
-
-async def _through(store: Store, engines: list[Engine], trouble: asyncio.Future[None]) -> list[set[str]]:
-    """Write until the trouble is over, and then to the end; returns which servers each run was written to."""
-    carried: list[set[str]] = [{engine.channel.writer.url} for engine in engines]
-    while not trouble.done():
-        await asyncio.gather(*(engine.write(15, flushes=0.1) for engine in engines))
-        for engine, servers in zip(engines, carried, strict=True):
-            servers.add(engine.channel.writer.url)
-        await asyncio.sleep(0.005)
-    trouble.result()
-    for engine in engines:
-        await engine.finish(store)
-    return carried
-
-
 async def test_slots_move_under_load(fleet: Fleet) -> None:
     """No event is lost, doubled or read twice while the slots of runs that write go to other nodes and back."""
     async with stored(fleet.url()) as store, writing(fleet.url()) as writer, Tailer(store) as tailer:
@@ -79,7 +44,7 @@ async def test_slots_move_under_load(fleet: Fleet) -> None:
         reading = asyncio.gather(*(reader.read(tailer) for reader in readers))
         slots = sorted({topologies.slot_of(keys.run(engine.run_id).log) for engine in engines})
         trouble = asyncio.ensure_future(asyncio.to_thread(_move_about, fleet, slots, ROUNDS))
-        carried = await _through(store, engines, trouble)
+        carried = await through(store, engines, trouble)
         async with asyncio.timeout(30):
             await reading
         for engine, reader in zip(engines, readers, strict=True):
@@ -116,7 +81,7 @@ async def test_a_lost_primary_is_followed_by_its_replica(fleet: Fleet, number: i
         victim.freeze() if fault == "freeze" else victim.sigkill()
         trouble = asyncio.ensure_future(asyncio.to_thread(fleet.wait_for_primary, heir))
         try:
-            await _through(store, engines, trouble)
+            await through(store, engines, trouble)
             async with asyncio.timeout(30):
                 await reading
         finally:

@@ -13,6 +13,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from mainstem_shared import transitions
+from mainstem_shared.eventlog.reading.frames import Frame
+from mainstem_shared.eventlog.reading.tailer import Tailer
 from mainstem_shared.eventlog.writing.channels import Channel
 from mainstem_shared.eventlog.writing.node_writers import NodeWriter
 from mainstem_shared.eventlog.writing.writer import Writer
@@ -127,6 +129,40 @@ class Engine:
             ],
             weights=[60, 8, 2, 2, 10, 4, 4, 2, 4],
         )[0]
+
+
+class Reader:
+    """Follows one run to its end, and keeps what it was given."""
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        self.frames: list[Frame] = []
+
+    async def read(self, tailer: Tailer) -> None:
+        async with tailer.subscribe(self.run_id) as subscription:
+            async for batch in subscription:
+                self.frames += batch
+
+    def check(self, entries: list[object]) -> None:
+        """Every event of the log, once, in order."""
+        assert [(frame.cursor, frame.type) for frame in self.frames] == [
+            (entry.cursor, entry.type)  # type: ignore[attr-defined]
+            for entry in entries
+        ]
+
+
+async def through(store: Store, engines: list[Engine], trouble: asyncio.Future[None]) -> list[set[str]]:
+    """Write until the trouble is over, and then to the end; returns which servers each run was written to."""
+    carried: list[set[str]] = [{engine.channel.writer.url} for engine in engines]
+    while not trouble.done():
+        await asyncio.gather(*(engine.write(15, flushes=0.1) for engine in engines))
+        for engine, servers in zip(engines, carried, strict=True):
+            servers.add(engine.channel.writer.url)
+        await asyncio.sleep(0.005)
+    trouble.result()
+    for engine in engines:
+        await engine.finish(store)
+    return carried
 
 
 async def log_of(store: Store, run_id: str) -> list[Entry]:

@@ -26,7 +26,7 @@ from mainstem_shared.eventlog.reading.woken_tails import WokenTail
 from mainstem_shared.model import cursors
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.store import keys, topologies
-from mainstem_shared.store.client import Store
+from mainstem_shared.store.client import LONGEST_DELAY_S, Store
 from mainstem_shared.store.failures import RedisError
 
 SEEK_S: Final = 0.05
@@ -47,6 +47,9 @@ class Tailer:
         self._closed = False
         self._past_reads = self._past_events = 0
         self._seeking: asyncio.Task[None] | None = None
+        self._unplaced: set[FollowedRun] = set()
+        """Runs whose server is not known: their buckets are on their way to another shard."""
+        self._placing: asyncio.Task[None] | None = None
         store.topology.changed.append(self._slots_changed)
 
     async def __aenter__(self) -> Self:
@@ -113,8 +116,15 @@ class Tailer:
                 self._followed.pop(run_id, None)
                 self.unfollow(followed)
 
-    def _give(self, followed: FollowedRun) -> TailConnection:
-        url = self.store.topology.node_of(followed.key)
+    def _give(self, followed: FollowedRun) -> TailConnection | None:
+        """Give a run to a tail connection of its server; None: it gets one as soon as that is known."""
+        try:
+            url = self.store.topology.node_of(followed.key)
+        except topologies.Unlearned:
+            self._unplaced.add(followed)
+            if self._placing is None:
+                self._placing = asyncio.create_task(self._place_all(), name="tailer-placing")
+            return None
         free = (it for it in self._connections if it.has_room and it.url == url)
         connection = next(free, None) or self._open_connection(url)
         followed.connection = connection
@@ -124,23 +134,42 @@ class Tailer:
     async def follow(self, followed: FollowedRun) -> None:
         """Give a run to a tail connection, and interrupt its blocking read so that it learns of it."""
         connection = self._give(followed)
-        if connection.blocked:
+        if connection is not None and connection.blocked:
             connection.blocked = False
             await self._wake(connection)
 
     def _slots_changed(self) -> None:
-        """Have runs read where they are now; each goes on at its cursor."""
+        """Have runs read where they are now; each goes on at its cursor.
+
+        One whose place is not known is read nowhere: what its former server says of it is no longer true.
+        """
         for followed in list(self._followed.values()):
             reader = followed.connection
-            if reader is not None and reader.url != self._url_of(followed, reader.url):
+            if reader is not None and reader.url != self._url_of(followed):
                 self.unfollow(followed)
                 self._give(followed)
 
-    def _url_of(self, followed: FollowedRun, otherwise: str) -> str:
+    def _url_of(self, followed: FollowedRun) -> str | None:
         try:
             return self.store.topology.node_of(followed.key)
         except topologies.Unlearned:
-            return otherwise  # asked again when somebody knows
+            return None
+
+    async def _place_all(self) -> None:
+        """Look where runs are until all have a connection again."""
+        delay = SEEK_S
+        try:
+            while self._unplaced:
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, LONGEST_DELAY_S)
+                with contextlib.suppress(RedisError, OSError, errors.Misconfigured):
+                    await self.store.refresh()
+                unplaced, self._unplaced = self._unplaced, set()
+                for followed in unplaced:
+                    if self._followed.get(followed.run_id) is followed and followed.connection is None:
+                        await self.follow(followed)
+        finally:
+            self._placing = None
 
     async def _seek(self) -> None:
         """Look where slots are now, soon and once for all who ask."""
@@ -158,6 +187,7 @@ class Tailer:
 
     def unfollow(self, followed: FollowedRun) -> None:
         """Take a run from its tail connection: nobody follows it any more, or nothing more will come."""
+        self._unplaced.discard(followed)
         if followed.connection is not None:
             followed.connection.remove(followed)
             followed.connection = None
@@ -197,9 +227,10 @@ class Tailer:
         self.drain()
         with contextlib.suppress(ValueError):
             self.store.topology.changed.remove(self._slots_changed)
-        pending = set(self._connections.values())
-        if self._seeking is not None:
-            pending.add(self._seeking)
+        pending = {
+            *self._connections.values(),
+            *(it for it in (self._seeking, self._placing) if it is not None),
+        }
         while pending:  # Python 3.11's wait_for, which redis-py connects with, can swallow a cancellation
             for task in pending:
                 task.cancel()

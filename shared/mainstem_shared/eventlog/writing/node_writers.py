@@ -37,6 +37,8 @@ BATCH: Final = 256
 STALL_S: Final = 10.0
 """A connection whose oldest command waits so long is given up: the server may have been replaced."""
 RETRY_S: Final = 0.2
+ON_ITS_WAY_S: Final = 0.03
+"""Pause before a run is looked for again whose bucket is on its way to another shard."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,8 @@ class Surroundings:
     """Called when a connection is there, or is lost."""
     on_unreachable: Callable[[NodeWriter], None]
     """Called when a server cannot be reached: its runs may be another server's by now."""
+    has_run_of: Callable[[NodeWriter, Channel], bool]
+    """Whether a writer's server has the run of a channel, as far as is known."""
     on_homeless: Callable[[Channel], None]
     """Called with a channel in doubt whose run may be another server's: to be probed there."""
 
@@ -270,6 +274,9 @@ class NodeWriter:
         channel.phase = Phase.PROBING
         if self._connection is None:
             return  # the next connection asks
+        if not self._around.has_run_of(self, channel):
+            self.moved(channel, delay_s=ON_ITS_WAY_S)
+            return
         channel.question = question = object()
 
         def on_reply(replies: list[raw_connections.Reply]) -> None:

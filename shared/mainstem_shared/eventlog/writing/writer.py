@@ -58,6 +58,7 @@ class Writer:
             before_probing=before_probing,
             on_connection=self._connection_changed,
             on_unreachable=self._unreachable,
+            has_run_of=self._has_run_of,
             on_homeless=self._homeless,
         )
         self._writers: dict[str, NodeWriter] = {}
@@ -97,9 +98,22 @@ class Writer:
 
     def open(self, control: transitions.Control, fold: Content | None = None) -> Channel:
         """Return the channel of a run that was just claimed; `fold` is its content so far."""
-        writer = self._at(self.store.topology.node_of(keys.run(control.run_id).log))
+        try:
+            url = self.store.topology.node_of(keys.run(control.run_id).log)
+        except topologies.Unlearned:  # on its way to another shard since it was claimed
+            return self._opened_on_its_way(control, fold or Content())
+        writer = self._at(url)
         channel = Channel(writer, control, fold or Content())
         writer.take(channel)
+        return channel
+
+    def _opened_on_its_way(self, control: transitions.Control, fold: Content) -> Channel:
+        """Have any writer keep a channel until its run's server is known, which is then asked about it."""
+        writer = next(iter(self._writers.values()))
+        channel = Channel(writer, control, fold)
+        writer.take(channel)
+        channel.phase = Phase.PROBING
+        self._homeless(channel)
         return channel
 
     def lose_all(self) -> None:
@@ -143,6 +157,16 @@ class Writer:
             self.connected.set()
         else:
             self.connected.clear()
+
+    def _has_run_of(self, writer: NodeWriter, channel: Channel) -> bool:
+        """Tell whether a writer's server has a run; a Cluster's node says itself if it has not."""
+        topology = self.store.topology
+        if topology.only is not None or topology.by_slot:
+            return True
+        try:
+            return topology.node_of(channel.key) == writer.url
+        except topologies.Unlearned:
+            return False
 
     def _homeless(self, channel: Channel) -> None:
         """Find a channel in doubt its server, where there are several."""
