@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+import tomllib
 
 import pytest
 
@@ -42,3 +44,37 @@ def test_every_package_says_what_belongs_there():
         str(path.relative_to(ROOT)) for path in SOURCES if not ast.get_docstring(parse(path.read_text()))
     ]
     assert silent == []
+
+
+PAGE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+
+
+def test_the_page_shows_the_packages_that_there_are():
+    """docs/architecture.md lists the sub-packages of each package as `ls` does."""
+    shown = dict(re.findall(r"^((?:shared|tasks|workers|api)/[\w/]+) +([a-z_ ]+)$", PAGE, re.MULTILINE))
+    assert set(PACKAGES) < set(shown)
+    for package, names in shown.items():
+        there = sorted(path.parent.name for path in (ROOT / package).glob("*/__init__.py"))
+        assert names.split() == there, package
+
+
+@pytest.mark.parametrize(
+    ("row", "container"),
+    [
+        ("packages", None),
+        ("shared", "mainstem_shared"),
+        ("tasks", "mainstem_tasks"),
+        ("gateway", "mainstem_api.gateway"),
+    ],
+)
+def test_the_page_shows_the_layers_that_are_checked(row: str, container: str | None):
+    """docs/architecture.md has each contract of import-linter as it stands in pyproject.toml."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    layers = next(
+        contract["layers"]
+        for contract in contracts
+        if contract["type"] == "layers" and contract.get("containers", [None]) == [container]
+    )
+    assert f"\n{row:16}{' → '.join(layers)}\n" in PAGE

@@ -320,7 +320,7 @@ async def _forget(
 START: Final = IndexedTransition(
     transitions.start,
     name="start",
-    found_by="its first look; the run that it replaces by a look soon",
+    found_by="its first check; the run that it replaces by an early check",
     prepare=_list_new,
     tidy=_after_start,
 )
@@ -330,29 +330,29 @@ CLAIM: Final = IndexedTransition(
 SEAL: Final = IndexedTransition(
     transitions.seal, name="seal", found_by="the list of its new owner, who seals it", prepare=_own_sealed
 )
-STOP: Final = IndexedTransition(transitions.stop, name="stop", found_by="a look soon")
-STEER: Final = IndexedTransition(transitions.steer, name="steer", found_by="a look soon")
+STOP: Final = IndexedTransition(transitions.stop, name="stop", found_by="an early check")
+STEER: Final = IndexedTransition(transitions.steer, name="steer", found_by="an early check")
 PAUSE: Final = IndexedTransition(
     transitions.pause,
     name="pause",
-    found_by="a look when its action expires",
+    found_by="a check when its action expires",
     tidy=_after_pause,
 )
-RESOLVE: Final = IndexedTransition(transitions.resolve, name="resolve", found_by="a look soon")
+RESOLVE: Final = IndexedTransition(transitions.resolve, name="resolve", found_by="an early check")
 HANDOVER: Final = IndexedTransition(
     transitions.handover,
     name="handover",
-    found_by="a look soon",
+    found_by="an early check",
     tidy=_after_handover,
 )
 FINISH: Final = IndexedTransition(
     transitions.finish,
     name="finish",
-    found_by="nobody has to; the run that the thread goes to by a look soon",
+    found_by="nobody has to; the run that the thread goes to by an early check",
     tidy=_after_finish,
 )
 PROMOTE: Final = IndexedTransition(
-    transitions.promote, name="promote", found_by="a look soon at the run that the thread goes to"
+    transitions.promote, name="promote", found_by="an early check of the run that the thread goes to"
 )
 FORGET: Final = IndexedTransition(
     _forget,
