@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
+from pathlib import Path
+
+import pytest
 
 from mainstem_shared.model import ids
 from mainstem_shared.model.buckets import TAGS, bucket_of
@@ -74,3 +77,12 @@ def test_links_lead_somewhere():
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
             assert target.startswith(MADE) or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+def test_a_page_says_whom_it_is_for(page: Path):
+    """Under its title: the reader, then the purpose. The index is a table of purposes instead."""
+    title, empty, purpose, *_ = page.read_text("utf-8").splitlines()
+    assert title.startswith("# ")
+    assert not empty
+    assert purpose.startswith("For ") or page.stem == "index"
