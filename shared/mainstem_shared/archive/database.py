@@ -14,7 +14,7 @@ from typing import Any, Final
 from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mainstem_shared.archive import rows
+from mainstem_shared.archive import rows, upserts
 from mainstem_shared.archive.connection import Connection, RowRefused
 from mainstem_shared.archive.deletions import Deletions
 from mainstem_shared.archive.rows import StoredRun
@@ -23,7 +23,6 @@ from mainstem_shared.archive.threads import Threads
 from mainstem_shared.model.record import Record
 from mainstem_shared.model.time import now_ms
 
-_KEPT: Final = ("run_id", "deleted_ms", "doomed")
 _CONTENT: Final = [RUNS.c[name] for name in ("run_id", *rows.CONTENT)]
 Position = tuple[int, str]
 """Creation time (ms) and id of a run, which together order all runs."""
@@ -59,23 +58,13 @@ class Archive(Connection):
             RowRefused: at least one of them cannot be kept; none is.
             ArchiveUnavailable: all or none of them are kept.
         """
-        insert = self.insert(RUNS)
-        new = insert.excluded
-        is_newer = or_(
-            RUNS.c.epoch < new.epoch,
-            and_(RUNS.c.epoch == new.epoch, RUNS.c.archived_ms <= new.archived_ms),
-        )
-        upsert = insert.on_conflict_do_update(
-            index_elements=[RUNS.c.run_id],
-            set_={column.name: new[column.name] for column in RUNS.c if column.name not in _KEPT},
-            where=and_(RUNS.c.deleted_ms.is_(None), is_newer),
-        )
         ids = [row["run_id"] for row in runs]
         dead = select(RUNS.c.run_id).where(RUNS.c.run_id.in_(ids), RUNS.c.deleted_ms.is_not(None))
 
         async def work(connection: AsyncConnection) -> set[str]:
-            await connection.execute(upsert, list(runs))
-            return set((await connection.execute(dead)).scalars())
+            taken = sum([await upserts.put(connection, slice_) for slice_ in upserts.slices(runs)])
+            # As many rows as runs: none of them stands behind a tombstone.
+            return set() if taken == len(ids) else set((await connection.execute(dead)).scalars())
 
         return await self.write(work)
 

@@ -1,7 +1,12 @@
-"""Brings the archive's tables up to date, with Alembic, for whoever opens it first."""
+"""Brings the archive's tables up to date, with Alembic, for whoever opens it first.
+
+Tables of a later version of Mainstem are used as they are: its revisions only add what this one leaves alone,
+and processes that were at work when the tables were upgraded go on in the same way.
+"""
 
 from __future__ import annotations
 
+import logging
 from importlib import resources
 from typing import Any, Final
 
@@ -11,6 +16,8 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncEngine
+
+logger = logging.getLogger(__name__)
 
 VERSION_TABLE: Final = "mainstem_archive_version"
 _LOCK: Final = 0x6D61696E  # "main": processes that start together upgrade one after the other
@@ -35,11 +42,21 @@ def revision(connection: Connection) -> str | None:
     ).get_current_revision()
 
 
+def _is_known(revision_id: str) -> bool:
+    revisions = ScriptDirectory.from_config(_config()).walk_revisions()
+    return any(script.revision == revision_id for script in revisions)
+
+
 async def upgrade(engine: AsyncEngine) -> None:
     """Create the tables, or change them to what this version of Mainstem needs."""
     async with engine.connect() as connection:
-        if await connection.run_sync(revision) == head():
-            return
+        found = await connection.run_sync(revision)
+    if found == head():
+        return
+    if found is not None and not _is_known(found):
+        noted = {"action": "archive_newer", "revision": found, "known": head()}
+        logger.warning("the archive's tables are of a later version of Mainstem", extra=noted)
+        return
     async with engine.begin() as connection:
         await connection.run_sync(_upgrade)
 

@@ -32,7 +32,7 @@ RUNS: Final = Table(
     Column("created_ms", BigInteger),
     Column("finished_ms", BigInteger),
     Column("epoch", BigInteger),
-    Column("usage", JSON),
+    Column("usage", JSON(none_as_null=True)),
     Column("spec", LargeBinary),
     Column("input", LargeBinary),
     Column("record", LargeBinary),

@@ -11,10 +11,16 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, text
 
+from mainstem_shared import transitions
 from mainstem_shared.archive import migrating
 from mainstem_shared.archive.connection import _engine, _parse
 from mainstem_shared.archive.database import Archive
+from mainstem_shared.archive.rows import row_of
 from mainstem_shared.archive.tables import METADATA
+from mainstem_shared.model.verification import Dump
+from mainstem_shared.operations.archiving import stored_of
+from mainstem_shared.store.client import Store
+from support.models.finishing import Finishing
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -50,3 +56,26 @@ async def test_migrations_make_the_tables(archive_url: str) -> None:
     async with engine.connect() as connection:
         assert await connection.run_sync(differences) == []
     await engine.dispose()
+
+
+async def test_tables_of_a_later_version_are_used(archive_url: str, finished: Finishing) -> None:
+    """A process that starts after a later version has added to the tables archives and reads as before."""
+    archive = Archive(archive_url)
+    async with (await archive.open()).begin() as connection:
+        await connection.execute(text("ALTER TABLE mainstem_runs ADD COLUMN later VARCHAR(8)"))
+        await connection.execute(text("UPDATE mainstem_archive_version SET version_num = '9999'"))
+    await archive.close()
+    run_id = await finished()
+    stored = stored_of(await dumped(finished.store, run_id))
+    assert stored is not None
+    try:
+        assert await archive.put([row_of(stored)]) == set()
+        assert (await archive.get(run_id)) == stored
+    finally:
+        await archive.close()
+
+
+async def dumped(store: Store, run_id: str) -> Dump:
+    (found,) = await transitions.dump_many(store, [run_id])
+    assert not isinstance(found, transitions.Gone)
+    return found
