@@ -123,7 +123,7 @@ async def test_an_agent_asks_in_its_name():
     assert run.action.kind == "tool_approval"
     (call,) = run.action.public()["calls"]
     assert (call["call_id"], call["agent"], call["parent"]) == ("pay", "careful", "root")
-    assert (agents(run)["careful"]["state"], run.checkpoint) == ("aborted", b"s")
+    assert (agents(run)["careful"]["state"], run.checkpoint) == ("paused", b"s")
 
 
 async def test_an_agents_output_title_and_finish_are_its_own():

@@ -211,6 +211,15 @@ class AgentEntry:
         if error is None:
             await sub.end("completed")
             return
-        stopped = isinstance(error, asyncio.CancelledError | Paused)
         with contextlib.suppress(errors.MainstemError):  # the block's own failure is the one to see
-            await sub.end("aborted" if stopped else "failed")
+            await sub.end(_state_after(error))
+
+
+def _state_after(error: BaseException) -> str:
+    match error:
+        case Paused():
+            return "paused"  # what it says later is another part
+        case asyncio.CancelledError():
+            return "aborted"
+        case _:
+            return "failed"

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 from operator import add
 from typing import Annotated, Any, TypedDict
 
 import pytest
+from langchain.agents import create_agent
+from langchain.agents.middleware import HumanInTheLoopMiddleware
 from langchain_core.language_models import GenericFakeChatModel
+from langchain_core.language_models.fake_chat_models import FakeMessagesListChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.tools import tool
 from langgraph.channels import DeltaChannel
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.config import get_stream_writer
@@ -213,6 +219,161 @@ async def test_a_lost_worker_leaves_state_and_content_at_the_same_point(
     run = await runs.get(run_id)
     assert done == ["one", "two", "two"]
     assert run.output["seen"] == ["one", "two"]
+
+
+# -- agents in tools
+
+
+class Speaks(FakeMessagesListChatModel):
+    """A model that says what it was given, in turn, and takes any tools."""
+
+    def bind_tools(self, *_: Any, **__: Any) -> Any:
+        return self
+
+
+def call(call_id: str, name: str, **arguments: Any) -> Any:
+    return {"id": call_id, "name": name, "args": arguments}
+
+
+def speaks(*said: AIMessage) -> Speaks:
+    used: Any = {"input_tokens": 5, "output_tokens": 1, "total_tokens": 6}
+    return Speaks(responses=[message.model_copy(update={"usage_metadata": used}) for message in said])
+
+
+def look(what: str) -> str:
+    """Look at something."""
+    if what == "nothing":
+        raise ValueError("There is nothing.")
+    return f"saw {what}"
+
+
+def desk(*parts: Any, middleware: Any = ()) -> Any:
+    """Build an agent whose two tools ask agents of their own: side by side, one from a thread."""
+    helpers = {
+        name: create_agent(
+            speaks(
+                AIMessage("", tool_calls=[call("call_0", "look", what=name)]), AIMessage(f"{name} knows.")
+            ),
+            tools=[tool(look)],
+            name=name,
+            middleware=middleware,
+        )
+        for name in ("ann", "bob")
+    }
+
+    @tool
+    async def ask_ann(question: str) -> str:
+        """Ask Ann."""
+        told = await helpers["ann"].ainvoke({"messages": [("user", question)]})
+        return told["messages"][-1].text
+
+    @tool
+    def ask_bob(question: str) -> str:
+        """Ask Bob."""
+        told = helpers["bob"].invoke({"messages": [("user", question)]})
+        return told["messages"][-1].text
+
+    both = AIMessage(
+        "", tool_calls=[call("call_0", "ask_ann", question="?"), call("b", "ask_bob", question="?")]
+    )
+    return lambda checkpointer: create_agent(
+        speaks(both, AIMessage("Both know.")), tools=[ask_ann, ask_bob], checkpointer=checkpointer
+    )
+
+
+def agents_of(content: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    parts = [part for part in content if part["type"] == "data" and part["name"] == "agent"]
+    return {part["value"]["agent"]: {"id": part["id"], **part["value"]} for part in parts}
+
+
+async def test_agents_in_tools_are_agents_of_the_run():
+    """Each says its own, for the call it works for; the run's text is the root's, and usage names whose it is."""
+    serve_graph("lg_desk", desk())
+    done = await run_engine("lg_desk", {"text": "go"})
+    assert done.text == "Both know."
+    agents = agents_of(done.content)
+    assert {name: (agent["text"], agent["state"]) for name, agent in agents.items()} == {
+        "ann": ("ann knows.", "completed"),
+        "bob": ("bob knows.", "completed"),
+    }
+    calls = [part for part in done.content if part["type"] == "tool_call"]
+    asked = {one["name"]: one["call_id"] for one in calls if one["name"].startswith("ask_")}
+    assert {name: agent["parent"] for name, agent in agents.items()} == {
+        "ann": asked["ask_ann"], "bob": asked["ask_bob"],
+    }  # fmt: skip
+    looks = {one["arguments"]["what"]: one for one in calls if one["name"] == "look"}
+    for name, agent in agents.items():
+        assert (looks[name]["agent"], looks[name]["parent"]) == (agent["id"], agent["parent"])
+        assert (looks[name]["state"], looks[name]["result"]) == ("completed", f"saw {name}")
+    assert len({one["call_id"] for one in calls}) == 4, "each has an id of its own"
+    assert done.usage is not None
+    whose = Counter(one.get("agent") for one in done.usage.model_dump(mode="json")["calls"])
+    assert whose == {None: 2, agents["ann"]["id"]: 2, agents["bob"]["id"]: 2}
+
+
+async def test_an_agent_in_a_tool_may_ask_a_human():
+    """Both wait, and go on where they were once it is decided about their calls."""
+    review = HumanInTheLoopMiddleware(interrupt_on={"look": True})
+    serve_graph("lg_careful", desk(middleware=[review]))
+    paused = await run_engine("lg_careful", {"text": "go"})
+    assert paused.action is not None
+    asked = {call.arguments["what"]: call for call in paused.action.calls}
+    assert {what: call.name for what, call in asked.items()} == {"ann": "look", "bob": "look"}
+    assert {agent["state"] for agent in agents_of(paused.content).values()} == {"paused"}
+    first, second = asked["ann"], asked["bob"]
+    shown = {
+        part["call_id"] for part in paused.content if part["type"] == "tool_call" and part["name"] == "look"
+    }
+    assert shown == {first.call_id, second.call_id}, "what is asked is what readers see"
+    decisions = {
+        first.call_id: Decision(id=first.call_id, type="approve"),
+        second.call_id: Decision(id=second.call_id, type="reject", reason="Not now."),
+    }
+    done = await run_engine(
+        "lg_careful", {"text": "go"}, state=paused.checkpoint, memory=paused.memory, decisions=decisions,
+        segment=2, channel=MemoryChannel(paused.fold, epoch=3),
+    )  # fmt: skip
+    assert done.text == "Both know."
+    looks = [part for part in done.content if part["type"] == "tool_call" and part["name"] == "look"]
+    assert {one["arguments"]["what"]: (one["state"], one["result"][-8:]) for one in looks} == {
+        "ann": ("completed", "saw ann"),
+        "bob": ("failed", "Not now."),
+    }
+    assert len(looks) == 2
+
+
+async def test_a_stop_ends_an_agent_in_a_tool():
+    """Its part says so, and nothing of it is the run's text."""
+    begun = asyncio.Event()
+
+    @tool
+    async def wait() -> str:
+        """Wait for ever."""
+        begun.set()
+        await asyncio.Event().wait()
+        return ""
+
+    inner = create_agent(
+        speaks(AIMessage("I wait.", tool_calls=[call("w", "wait")])), tools=[wait], name="ann"
+    )
+
+    @tool
+    async def ask() -> str:
+        """Ask Ann."""
+        return (await inner.ainvoke({"messages": [("user", "?")]}))["messages"][-1].text
+
+    outer = create_agent(speaks(AIMessage("", tool_calls=[call("a", "ask")])), tools=[ask])
+    serve_graph("lg_stopped", outer)
+    channel = MemoryChannel()
+    task = asyncio.create_task(run_engine("lg_stopped", {"text": "go"}, channel=channel))
+    await begun.wait()
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    content = channel.fold.dump()["content"]
+    assert {name: (agent["state"], agent["text"]) for name, agent in agents_of(content).items()} == {
+        "ann": ("aborted", "I wait.")
+    }
 
 
 # -- what a state lacks of its thread

@@ -8,11 +8,10 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import AsyncGenerator
-from typing import Any
 
 from mainstem_shared import errors
 from mainstem_tasks.engines.assembly import estimates
-from mainstem_tasks.sdk.context import RunContext
+from mainstem_tasks.sdk.emitter import Emitter
 from mainstem_tasks.sdk.provider_calls import ProviderCall
 
 
@@ -35,7 +34,7 @@ class Heard:
 
 @contextlib.asynccontextmanager
 async def model_call(
-    run: RunContext[Any],
+    by: Emitter,
     heard: Heard,
     *,
     model: str,
@@ -43,7 +42,9 @@ async def model_call(
     request: str,
     max_output_tokens: int | None = None,
 ) -> AsyncGenerator[ProviderCall]:
-    """Make a model call in this block; `request` is about what it sends, for the reservation.
+    """Make a model call of a run, or of one of its agents, in this block.
+
+    `request` is about what it sends, for the reservation.
 
     Raises:
         BudgetReached: a budget has no room for the most that it may cost.
@@ -51,7 +52,7 @@ async def model_call(
     """
     asked = estimates.tokens_in(request)
     heard.tokens()
-    async with run.provider_call(
+    async with by.provider_call(
         model=model,
         provider=provider,
         input_tokens=math.ceil(asked * estimates.MARGIN),

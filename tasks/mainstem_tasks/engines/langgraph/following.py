@@ -21,8 +21,8 @@ from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import LLMResult
 
+from mainstem_tasks.engines.frameworks.agents import Place, ToolAgents
 from mainstem_tasks.engines.frameworks.provider_calls import Heard, model_call
-from mainstem_tasks.sdk.context import RunContext
 from mainstem_tasks.sdk.provider_calls import ProviderCall
 
 
@@ -32,9 +32,9 @@ class Following(AsyncCallbackHandler):
     raise_error = True
     """A budget without room ends the run."""
 
-    def __init__(self, run: RunContext[Any]) -> None:
+    def __init__(self, agents: ToolAgents) -> None:
         super().__init__()
-        self._run = run
+        self._agents = agents
         self._open: dict[str, tuple[AsyncExitStack, ProviderCall]] = {}
         self._heard: dict[str, Heard] = {}
         self._loop = asyncio.get_running_loop()
@@ -78,8 +78,9 @@ class Following(AsyncCallbackHandler):
         known, given = metadata or {}, kwargs.get("invocation_params") or {}
         heard = self._heard[str(run_id)] = Heard()
         stack = AsyncExitStack()
+        by = await self._agents.at(_place(known)[:-1], name=known.get("lc_agent_name"))
         opened = model_call(
-            self._run,
+            by.says,
             heard,
             model=str(
                 given.get("model") or given.get("model_name") or known.get("ls_model_name") or "unknown"
@@ -89,6 +90,20 @@ class Following(AsyncCallbackHandler):
             max_output_tokens=known.get("ls_max_tokens"),
         )
         self._open[str(run_id)] = (stack, await stack.enter_async_context(opened))
+
+    async def on_tool_start(
+        self,
+        serialized: dict[str, Any],
+        input_str: str,  # noqa: ARG002 - as the hook is called
+        *,
+        metadata: dict[str, Any] | None = None,
+        tool_call_id: str | None = None,
+        **_: Any,
+    ) -> None:
+        """Note where the tool works: a graph that it runs there is an agent of its own."""
+        if tool_call_id is not None:
+            name = str((serialized or {}).get("name") or "tool")
+            self._agents.tool_began(_place(metadata or {}), tool_call_id, name)
 
     async def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
         """Report what the call used."""
@@ -156,6 +171,11 @@ async def _end(stack: AsyncExitStack, error: BaseException | None) -> None:
     except BaseException as raised:
         if raised is not error:
             raise
+
+
+def _place(metadata: dict[str, Any]) -> Place:
+    """Return the path of the task that a callback is about, from what LangGraph joins it to."""
+    return tuple(filter(None, str(metadata.get("langgraph_checkpoint_ns") or "").split("|")))
 
 
 def _usage_of(response: LLMResult) -> dict[str, Any] | None:

@@ -45,7 +45,9 @@ class Asking:
             case {"action_requests": requests, "review_configs": reviews}:
                 first = len(self.items)
                 for number, (request, review) in enumerate(zip(requests, reviews, strict=True)):
-                    theirs = self._call_of(request) or f"{interrupt.id}:{number}"
+                    theirs = (
+                        self._call_of(request) or self._call_of_agent(request) or f"{interrupt.id}:{number}"
+                    )
                     self._approval(theirs, request, review["allowed_decisions"])
                 self.asked[interrupt.id] = Asked(kind="review", ids=[i["id"] for i in self.items[first:]])
             case str() as text if text:
@@ -74,6 +76,11 @@ class Asking:
                 self._unasked.remove(call)
                 return str(call["id"])
         return None
+
+    def _call_of_agent(self, request: Mapping[str, Any]) -> str | None:
+        """Return the run's id of the same for an agent in a tool: its messages are not the graph's."""
+        asked = {item["id"] for item in self.items}
+        return self._calls.find(request["name"], request["args"], but=asked)
 
 
 def answers(asked: Mapping[str, Asked], decisions: Mapping[str, Decision]) -> dict[str, Any]:

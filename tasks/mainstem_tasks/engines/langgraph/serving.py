@@ -23,6 +23,7 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from mainstem_shared.model import messages, transcripts
+from mainstem_tasks.engines.frameworks.agents import ToolAgents
 from mainstem_tasks.engines.frameworks.conversations import AgentInput
 from mainstem_tasks.engines.frameworks.failures import as_provider_errors
 from mainstem_tasks.engines.frameworks.progress import Progress
@@ -108,8 +109,9 @@ class _Segment:
         self._before = Progress.before(run)
         opened, used = (self._before.opened, self._before.used) if self._before else ({}, [])
         self._calls = ToolCalls(run, opened=opened, used=used)
-        self._following = Following(run)
-        self._streaming = Streaming(run, self._calls, self._following)
+        self._agents = ToolAgents(run, self._calls)
+        self._following = Following(self._agents)
+        self._streaming = Streaming(self._agents, self._following)
         callbacks: Any = config.get("callbacks")
         self._config: RunnableConfig = {
             **config,
@@ -144,11 +146,12 @@ class _Segment:
                 )
                 async for namespace, mode, data in stream:
                     if mode != "checkpoints":
-                        await self._streaming.take(mode, data)
+                        await self._streaming.take(namespace, mode, data)
                     elif not namespace and data["next"] and data["metadata"]["source"] == "loop":
                         await self._save(data["metadata"]["step"])
         finally:
             await self._following.close()
+            await self._agents.close()
             await self._stage()
 
     async def _save(self, step: int) -> None:
