@@ -83,6 +83,45 @@ def test_the_stock_client_has_a_type_for_every_event(log, turn, attach_point, re
         assert type(parsed).__name__.startswith("Response")
 
 
+def summarised(attach_point: AttachPoint) -> AttachPoint:
+    """The same of a run whose request asked for summaries of reasoning."""
+    echo = {response_object.ECHO: {"reasoning": {"summary": "auto"}}}
+    return dataclasses.replace(attach_point, spec=attach_point.spec.model_copy(update={"metadata": echo}))
+
+
+@pytest.mark.parametrize(("log", "turn", "attach_point", "rest"), CASES, ids=IDS)
+def test_who_asks_for_summaries_is_told_reasoning_as_such(log, turn, attach_point, rest):
+    """Under the same numbers, in the events that clients of OpenAI's own models read; all else is the same."""
+    name = ResponseId(RUN, turn)
+    plain = follow(Responses(name, fresh(attach_point)), rest)
+    events = follow(Responses(name, fresh(summarised(attach_point))), rest)
+    assert [event["sequence_number"] for event in events] == [event["sequence_number"] for event in plain]
+    texts: dict[str, str] = {}
+    for event, other in zip(events, plain, strict=True):
+        KNOWN.validate_python(event)
+        if event["type"] == "response.reasoning_summary_text.delta":
+            assert other["type"] == "response.reasoning_text.delta"
+            texts[event["item_id"]] = texts.get(event["item_id"], "") + event["delta"]
+            assert event["summary_index"] == 0
+        elif "reasoning" not in event["type"]:
+            assert event["type"].replace("content_part", "") == other["type"].replace("content_part", "")
+    output = next((event["response"]["output"] for event in reversed(events) if "response" in event), [])
+    for item in output:
+        if item["type"] == "reasoning":
+            assert item["summary"] == [{"type": "summary_text", "text": texts[item["id"]]}]
+            assert "content" not in item
+    assert bool(texts) == any("reasoning" in event["type"] for event in plain)
+
+
+def test_some_recorded_log_has_reasoning():
+    """The test above tells of it at all."""
+    assert any(
+        event["type"] == "response.reasoning_summary_text.delta"
+        for _, turn, attach_point, rest in CASES
+        for event in follow(Responses(ResponseId(RUN, turn), fresh(summarised(attach_point))), rest)
+    )
+
+
 @pytest.mark.parametrize(("log", "turn", "attach_point", "rest"), CASES, ids=IDS)
 def test_whoever_continues_anywhere_gets_what_the_first_reader_gets(log, turn, attach_point, rest):
     """From any number, attached at any moment, from the log or the final state alone: the same events."""

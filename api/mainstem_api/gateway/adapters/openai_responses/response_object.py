@@ -63,8 +63,7 @@ def response(
     finished_ms: int | None = None,
 ) -> dict[str, Any]:
     """Return a response object. `outcome`: that of a run which ended in this response."""
-    given: Any = spec.metadata.get(ECHO)
-    echo: Mapping[str, Any] = dict(given) if isinstance(given, dict) else {}  # pyright: ignore[reportUnknownArgumentType] - JSON
+    echo = _echo(spec)
     return {
         "id": str(name),
         "object": "response",
@@ -83,6 +82,17 @@ def response(
         "store": bool(echo.get("store", True)),
         "run_id": name.run_id,
     }
+
+
+def wants_summaries(spec: Spec) -> bool:
+    """Tell whether the request asked for summaries of the reasoning (`reasoning.summary`)."""
+    reasoning = _echo(spec).get("reasoning")
+    return isinstance(reasoning, dict) and bool(reasoning.get("summary"))
+
+
+def _echo(spec: Spec) -> Mapping[str, Any]:
+    given: Any = spec.metadata.get(ECHO)
+    return dict(given) if isinstance(given, dict) else {}
 
 
 def _error(outcome: Mapping[str, Any]) -> dict[str, Any]:

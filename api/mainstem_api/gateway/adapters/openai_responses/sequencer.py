@@ -74,9 +74,15 @@ class Call:
 
 
 class Sequencer:
-    """What was and what can be told of one response. `after`: the number up to which the client has it."""
+    """What was and what can be told of one response.
 
-    def __init__(self, name: ResponseId, *, restarts: int, after: int, say: Say) -> None:
+    `after`: the number up to which the client has it. `summarised`: it asked for summaries of reasoning, and
+    is told reasoning as such; else as reasoning text, which open models have.
+    """
+
+    def __init__(
+        self, name: ResponseId, *, restarts: int, after: int, say: Say, summarised: bool = False
+    ) -> None:
         self.items: list[dict[str, Any]] = []
         """Output items that are complete, as they were told."""
         self._name = name
@@ -86,6 +92,7 @@ class Sequencer:
         self._say = say
         self._number = 0
         self._units: deque[Text | Call] = deque()
+        self._names = {**_TEXTS, "reasoning": _SUMMARY} if summarised else _TEXTS
 
     # -- numbers
 
@@ -199,15 +206,15 @@ class Sequencer:
 
     def _tell_text(self, unit: Text, *, cut_short: bool) -> bool:
         index, item_id = len(self.items), self._item_id(unit)
-        place = {"item_id": item_id, "output_index": index, "content_index": 0}
-        names = _TEXTS[unit.kind]
+        names = self._names[unit.kind]
+        place = {"item_id": item_id, "output_index": index, names.place: 0}
         if not unit.begun:
             if not unit.length and not unit.closed:
                 return False  # it may be about to be taken back
             unit.begun = True
             empty = self._text_item(unit, "in_progress", None)
             self.emit("response.output_item.added", lambda: {"output_index": index, "item": empty})
-            self.emit("response.content_part.added", lambda: {**place, "part": names.part("")})
+            self.emit(names.part_added, lambda: {**place, "part": names.part("")})
         for begin, end in chunk_bounds(unit.told, unit.length, complete=unit.closed):
             unit.told = end
             self.emit(names.delta, lambda b=begin, e=end: {**place, "delta": unit.text[b:e], **names.extra})
@@ -215,7 +222,7 @@ class Sequencer:
             return False
         self.emit(names.done, lambda: {**place, names.member: unit.text, **names.extra})
         part = names.part(unit.text, unit.annotations)
-        self.emit("response.content_part.done", lambda: {**place, "part": part})
+        self.emit(names.part_done, lambda: {**place, "part": part})
         self._complete(self._text_item(unit, "incomplete" if cut_short else "completed", unit.text))
         return True
 
@@ -224,12 +231,13 @@ class Sequencer:
         return f"{prefix}_{self._short}_{self._name.turn}_{unit.part}"
 
     def _text_item(self, unit: Text, status: str, text: str | None) -> dict[str, Any]:
-        content = [] if text is None else [_TEXTS[unit.kind].part(text, unit.annotations)]
+        names = self._names[unit.kind]
+        parts = [] if text is None else [names.part(text, unit.annotations)]
         if unit.kind != "reasoning":
             item: dict[str, Any] = {"type": "message", "role": "assistant"}
         else:
             item = {"type": "reasoning", "summary": []}
-        return {"id": self._item_id(unit), **item, "status": status, "content": content}
+        return {"id": self._item_id(unit), **item, "status": status, names.listed: parts}
 
     def _complete(self, item: dict[str, Any]) -> None:
         index = len(self.items)
@@ -310,8 +318,12 @@ class _Names:
         fields: Mapping[str, Any],
         *,
         member: str = "text",
+        listed: str = "content",
+        parts: str = "content_part",
     ) -> None:
         self.delta, self.done = f"response.{event}.delta", f"response.{event}.done"
+        self.part_added, self.part_done = f"response.{parts}.added", f"response.{parts}.done"
+        self.listed, self.place = listed, f"{listed}_index"
         self.extra = extra
         self.member = member
         self._part, self._fields = part, fields
@@ -326,6 +338,9 @@ _TEXTS: Final = {
     "reasoning": _Names("reasoning_text", "reasoning_text", {}, {}),
     "refusal": _Names("refusal", "refusal", {}, {}, member="refusal"),
 }
+_SUMMARY: Final = _Names(
+    "reasoning_summary_text", "summary_text", {}, {}, listed="summary", parts="reasoning_summary_part"
+)
 
 
 def _failure(part: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -45,7 +45,13 @@ class Responses(Translator):
         before = attach_point.pauses[name.turn - 1] if name.turn else None
         self._before: Mapping[str, Any] | None = before
         self._start: Mapping[str, Any] = (before or {}).get("mark") or _AT_START
-        self._sequencer = Sequencer(name, restarts=attach_point.restarts, after=after, say=self._say_event)
+        self._sequencer = Sequencer(
+            name,
+            restarts=attach_point.restarts,
+            after=after,
+            say=self._say_event,
+            summarised=response_object.wants_summaries(attach_point.spec),
+        )
         self._usage: Mapping[str, Any] | None = None
         self._opening: bytes | None = None
         self._epoch = attach_point.cursor.epoch
