@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from mainstem_shared.model.openai_responses import INCOMPLETE, ResponseId
 from mainstem_shared.model.runs import Spec
@@ -86,13 +86,13 @@ def response(
 
 def wants_summaries(spec: Spec) -> bool:
     """Tell whether the request asked for summaries of the reasoning (`reasoning.summary`)."""
-    reasoning = _echo(spec).get("reasoning")
-    return isinstance(reasoning, dict) and bool(reasoning.get("summary"))
+    reasoning: Any = _echo(spec).get("reasoning")
+    return isinstance(reasoning, dict) and bool(cast("dict[str, Any]", reasoning).get("summary"))
 
 
 def _echo(spec: Spec) -> Mapping[str, Any]:
     given: Any = spec.metadata.get(ECHO)
-    return dict(given) if isinstance(given, dict) else {}
+    return cast("dict[str, Any]", given) if isinstance(given, dict) else {}
 
 
 def _error(outcome: Mapping[str, Any]) -> dict[str, Any]:
