@@ -30,6 +30,7 @@ from mainstem_shared.store.sentinel_addresses import redacted
 from mainstem_tasks.celery_support.publisher import CeleryPublisher
 
 TIMEOUT_S: Final = 3.0
+START_IT: Final = "Start it, or set MAINSTEM_REDIS_URL."
 
 
 class Mark(StrEnum):
@@ -128,23 +129,26 @@ def _store(settings: Settings) -> Iterator[Finding]:
     except (errors.MainstemError, ValueError) as error:
         yield Finding(Mark.BAD, "address", str(error))
         return
-    node = url
     try:
-        names: set[str] = set()
-        for node in store.nodes():
-            found = list(_server(store.client(node), node, in_cluster=store.topology.by_slot))
-            names |= {finding.name for finding in found}
-            yield from found
-        if "cluster" not in names:
+        found = [finding for node in store.nodes() for finding in _node(store, node)]
+        yield from found
+        if not any(it.name == "cluster" or (it.name, it.mark) == ("connection", Mark.BAD) for it in found):
             store.check()
             yield from _fleet(store)
     except errors.Misconfigured as error:
         yield Finding(Mark.BAD, "address", str(error))
     except (failures.RedisError, OSError) as error:
-        remedy = "Start it, or set MAINSTEM_REDIS_URL."
-        yield Finding(Mark.BAD, "connection", f"{redacted(node)}: {error}", remedy)
+        yield Finding(Mark.BAD, "connection", f"{redacted(url)}: {error}", START_IT)
     finally:
         store.close()
+
+
+def _node(store: BlockingStore, node: str) -> Iterator[Finding]:
+    """Look at one server; the others are looked at if it is away, too."""
+    try:
+        yield from _server(store.client(node), node, in_cluster=store.topology.by_slot)
+    except (failures.RedisError, OSError) as error:
+        yield Finding(Mark.BAD, "connection", f"{redacted(node)}: {error}", START_IT)
 
 
 def _server(client: BlockingClient, url: str, *, in_cluster: bool) -> Iterator[Finding]:

@@ -214,8 +214,12 @@ _declare(
     "Living processes of the fleet, by role, pool and version, as of the last census.",
     "role pool version",
 )
-_declare("gauge", "mainstem_store_up", "1 if the store answered this process's last sweep, else 0.")
-_declare("gauge", "mainstem_store_latency_seconds", "How long the store took to answer that sweep's ping.")
+_declare(
+    "gauge", "mainstem_store_up", "1 if a server of the store answered this process last, else 0.", "node"
+)
+_declare("gauge", "mainstem_store_latency_seconds", "How long it took to answer a sweep's ping.", "node")
+_declare("counter", "mainstem_store_round_trips", "Round trips of this process's calls to a server.", "node")
+_declare("counter", "mainstem_store_errors", "Those of them that were not answered, or were refused.", "node")
 _declare("gauge", "mainstem_store_memory_bytes", "Memory the store uses, as of the last census.")
 _declare("gauge", "mainstem_store_memory_limit_bytes", "Its maxmemory; 0: no limit.")
 _declare("gauge", "mainstem_broker_up", "1 if the broker took this process's last probe, else 0.")

@@ -66,21 +66,13 @@ async def latest(store: Store) -> Census | None:
 
 async def take(store: Store, indexes: Indexes) -> Census:
     """Take a census and leave it for everybody."""
-    now, counting = now_ms(), _Counting()
-    run_ids = await indexes.unfinished(limit=SCAN_LIMIT + 1)
-    for first in range(0, min(len(run_ids), SCAN_LIMIT), _BATCH):
-        batch = run_ids[first : min(first + _BATCH, SCAN_LIMIT)]
-        counting.add(batch, await transitions.read_many(store, batch, *_FIELDS))
-    await counting.date_the_rest(store)
+    now = now_ms()
+    counting = await _count(store, indexes)
     infos = await store.each("INFO", "memory")
     limits = [_number(info, "maxmemory") for info in infos]
     census = Census(
         at_ms=now,
-        complete=len(run_ids) <= SCAN_LIMIT,
-        runs={state: counting.states[state] for state in STATES},
-        queued_since_ms=counting.queued_since,
-        unpublished=counting.unpublished,
-        unpublished_since_ms=counting.unpublished_since,
+        **counting.figures(),
         engines=[name.decode() for name in await store.command("HKEYS", keys.ENGINES)],
         processes=await _processes(store),
         callbacks=await untold.count(store),
@@ -91,16 +83,45 @@ async def take(store: Store, indexes: Indexes) -> Census:
     return census
 
 
+async def take_of_some(store: Store, indexes: Indexes, former: Census | None) -> Census:
+    """Count the runs whose servers are there, while others are away: for this process's own figures."""
+    now = now_ms()
+    counting = await _count(store, indexes)
+    known = former or Census(at_ms=now)
+    return known.model_copy(update={**counting.figures(), "at_ms": now, "complete": False})
+
+
+async def _count(store: Store, indexes: Indexes) -> _Counting:
+    run_ids = await indexes.unfinished(limit=SCAN_LIMIT + 1)
+    counting = _Counting(is_complete=len(run_ids) <= SCAN_LIMIT)
+    for first in range(0, min(len(run_ids), SCAN_LIMIT), _BATCH):
+        batch = run_ids[first : min(first + _BATCH, SCAN_LIMIT)]
+        counting.add(batch, await transitions.read_many(store, batch, *_FIELDS))
+    await counting.date_the_rest(store)
+    return counting
+
+
 @dataclass(kw_only=True)
 class _Counting:
     """What a census has counted so far."""
 
+    is_complete: bool
     states: Counter[str] = field(default_factory=Counter[str])
     queued_since: int | None = None
     unpublished: int = 0
     unpublished_since: int | None = None
     _undated: list[tuple[str, bool]] = field(default_factory=list[tuple[str, bool]])
     """Queued runs that wait since their creation, which their spec tells; whether a message is missing."""
+
+    def figures(self) -> dict[str, Any]:
+        """Return what a census says of this."""
+        return {
+            "complete": self.is_complete,
+            "runs": {state: self.states[state] for state in STATES},
+            "queued_since_ms": self.queued_since,
+            "unpublished": self.unpublished,
+            "unpublished_since_ms": self.unpublished_since,
+        }
 
     def add(self, run_ids: Sequence[str], records: Sequence[Record | transitions.Gone]) -> None:
         for run_id, record in zip(run_ids, records, strict=True):

@@ -34,10 +34,14 @@ async def schema_of(store: Store, engine: str) -> dict[str, Any] | None:
 async def check(store: Store, engine: str, run_input: dict[str, Any], *, size: int) -> None:
     """Refuse an engine or an input that no worker would take. `size`: the input's bytes of JSON.
 
+    Where the catalogue's server is away, and others are not, the worker that claims the run decides, too.
+
     Raises:
         UnknownEngine: engines were announced, but none of this name.
         InvalidInput: the engine's schema refuses the input; says where.
     """
+    if store.topology.only is None and not await _is_there(store):
+        return
     schema: Any = await store.command("HGET", keys.ENGINES, engine)
     if schema is not None:
         labels.know_engines([engine])
@@ -50,3 +54,11 @@ async def check(store: Store, engine: str, run_input: dict[str, Any], *, size: i
         schemas.validate(schema, run_input)
     else:
         await asyncio.to_thread(schemas.validate, schema, run_input)
+
+
+async def _is_there(store: Store) -> bool:
+    try:
+        (is_there,) = await store.there([keys.ENGINES])
+    except errors.StoreUnavailable:
+        return False
+    return is_there

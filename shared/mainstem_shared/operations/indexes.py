@@ -132,8 +132,14 @@ class Indexes:
     # -- what sweepers and owners read
 
     async def unfinished(self, *, limit: int) -> list[str]:
-        """Return unfinished runs of all buckets."""
-        looks = (("ZRANGE", bucket.active, 0, limit - 1) for bucket in keys.every_index())
+        """Return unfinished runs of all buckets whose servers are there."""
+        indexes = [bucket.active for bucket in keys.every_index()]
+        there = await self.store.there(indexes)
+        looks = (
+            ("ZRANGE", index, 0, limit - 1)
+            for index, is_there in zip(indexes, there, strict=True)
+            if is_there
+        )
         return [raw.decode() for found in await self.store.commands(*looks) for raw in found][:limit]
 
     async def check_at(self, run_id: str, at_ms: int) -> None:
@@ -153,7 +159,7 @@ class Indexes:
         await self.store.command("DEL", keys.owned(owner))
 
     async def due(self) -> dict[str, Backlog]:
-        """Return how much work is due by kind, since when, and in which buckets."""
+        """Return how much work is due by kind, since when, and in which buckets of servers that are there."""
         now = now_ms()
         places = [
             place
@@ -161,6 +167,8 @@ class Indexes:
             for place in ((CHECKS, listed.active), (COMPACTIONS, listed.compact))
         ]
         places += [(CALLBACKS, index) for index in keys.CALLBACKS]
+        there = await self.store.there([index for _, index in places])
+        places = [place for place, is_there in zip(places, there, strict=True) if is_there]
         heads = await self.store.commands(*(("ZRANGE", index, 0, 0, "WITHSCORES") for _, index in places))
         since = {place: int(float(head[1])) for place, head in zip(places, heads, strict=True) if head}
         due = [place for place, at in since.items() if at <= now]

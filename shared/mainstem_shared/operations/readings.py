@@ -10,6 +10,8 @@ from mainstem_shared.metrics.exposition import Exposition, Value
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations.census import STATES, Census
 from mainstem_shared.operations.sweeping import Sweeper
+from mainstem_shared.store.nodes import Node
+from mainstem_shared.store.sentinel_addresses import redacted
 
 
 def install(exposition: Exposition, *, sweeper: Sweeper, lease: Lease) -> None:
@@ -20,11 +22,17 @@ def install(exposition: Exposition, *, sweeper: Sweeper, lease: Lease) -> None:
         due_backlog=lambda: {(work,): float(count) for work, (count, _) in sweeper.backlog.items()},
         due_lateness_seconds=lambda: {(work,): late_s for work, (_, late_s) in sweeper.backlog.items()},
         archive_lag_seconds=lambda: sweeper.archiver.lag_s,
-        store_up=lambda: float(sweeper.store_up),
-        store_latency_seconds=lambda: sweeper.store_latency_s,
+        store_up=lambda: _by_node(sweeper, lambda node: float(node.is_up)),
+        store_latency_seconds=lambda: _by_node(sweeper, lambda node: node.latency_s),
+        store_round_trips=lambda: _by_node(sweeper, lambda node: float(node.round_trips)),
+        store_errors=lambda: _by_node(sweeper, lambda node: float(node.errors)),
     )
     for name, figure in _OF_CENSUS.items():
         exposition.read(**{name: _of_census(sweeper, figure)})
+
+
+def _by_node(sweeper: Sweeper, figure: Callable[[Node], float]) -> Value:
+    return {(redacted(node.url),): figure(node) for node in sweeper.servers}
 
 
 def _of_census(sweeper: Sweeper, figure: Callable[[Census], Value]) -> Callable[[], Value]:

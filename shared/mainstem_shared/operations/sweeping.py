@@ -42,6 +42,8 @@ from mainstem_shared.operations.indexes import CALLBACKS, CHECKS, COMPACTIONS, B
 from mainstem_shared.operations.performing import PROMOTE, Operations
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
+from mainstem_shared.store.nodes import Node
+from mainstem_shared.store.sentinel_addresses import redacted
 
 logger = logging.getLogger(__name__)
 
@@ -85,11 +87,12 @@ class Sweeper:
     """The figures of the whole store, as of the last sweep."""
     swept_at: float = field(default_factory=time.monotonic)
     """When the last complete sweep ended, on the monotonic clock; before the first, when this began."""
-    store_latency_s: float = 0.0
     store_up: bool = True
     _due: dict[str, Backlog] = field(default_factory=dict[str, Backlog])
     _unborn: dict[str, int] = field(default_factory=dict[str, int])
     _broker_away: bool = False
+    _away: bool = False
+    """Whether some of the store's servers were away when this sweep began."""
 
     def __post_init__(self) -> None:
         self.archiver = Archiver(self.operations)
@@ -100,6 +103,11 @@ class Sweeper:
     @property
     def _store(self) -> Store:
         return self.operations.store
+
+    @property
+    def servers(self) -> list[Node]:
+        """The store's servers, as this process reaches them."""
+        return list(self._store.connections.values())
 
     @property
     def _indexes(self) -> Indexes:
@@ -132,14 +140,19 @@ class Sweeper:
         metrics.SWEEPS.labels("failed").inc()
 
     async def sweep(self) -> None:
-        """Do one round: settle what is lost, and all that is due, or as much as an interval has time for."""
+        """Do one round: settle what is lost, and all that is due, or as much as an interval has time for.
+
+        While some of several servers are away, what is due on the others is done: nobody is judged dead, and
+        what spans servers waits.
+        """
         self.drained = True  # also after a failure: the next sweep comes after a pause
-        asked = time.monotonic()
-        await self._store.each("PING", patience_s=0)
-        self.store_latency_s, self.store_up = time.monotonic() - asked, True
+        self._away = await self._look_at_servers()
         listed = await migration.learn(self._store)
-        await self._settle_lost()
+        if not self._away:
+            await self._settle_lost()
         self._due = await self._indexes.due()
+        if self._away:
+            self._due[COMPACTIONS] = Backlog()
         self.backlog = {kind: (due.count, due.since_s) for kind, due in self._due.items()}
         self.operations.hints.add(*self._due[CALLBACKS].indexes)
         self._broker_away = False
@@ -147,7 +160,9 @@ class Sweeper:
         for run_id, score in self._unborn.items():
             await self._indexes.check_at(run_id, score)  # its age is what counts
         self._unborn.clear()
-        if await self._elected():
+        if self._away:
+            self.census = await census.take_of_some(self._store, self._indexes, self.census)
+        elif await self._elected():
             await self._forget_expired()
             await migration.move(self._store, listed)
             self.census = await census.take(self._store, self._indexes)
@@ -157,6 +172,16 @@ class Sweeper:
         self.swept += 1
         self.swept_at = time.monotonic()
         self.drained = drained
+
+    async def _look_at_servers(self) -> bool:
+        """Ask each server whether it is there; returns whether some are not."""
+        away = await self._store.away()
+        self.store_up = not away
+        if away:
+            self.suspicions.forget()  # together they are one witness
+            noted = {"action": "servers_away", "servers": [redacted(node.url) for node in away]}
+            logger.warning("some of the store's servers are away; what is due on them waits", extra=noted)
+        return bool(away)
 
     async def _elected(self) -> bool:
         hold_ms = int(self.operations.settings.sweep_s * 900)
@@ -225,6 +250,8 @@ class Sweeper:
                 for run_id, score, record in found[first : first + AT_ONCE]
             )
             for failure in await asyncio.gather(*looks_at, return_exceptions=True):
+                if self._away and isinstance(failure, errors.StoreUnavailable):
+                    continue  # it needs a server that is away: it is due again when its hold ends
                 if failure is not None:
                     raise failure
         return [score for _, score in due]

@@ -251,6 +251,55 @@ class Store:
             raise failure
         return replies
 
+    async def away(self) -> list[Node]:
+        """Ask each server whether it is there; returns those that are not.
+
+        Raises:
+            StoreUnavailable: none is, or nobody says which there are.
+        """
+        try:
+            nodes = await self.nodes()
+        except (RedisError, OSError) as error:
+            raise errors.StoreUnavailable from error
+        found = await asyncio.gather(*(node.answers(at_once=True) for node in nodes))
+        if not any(found):
+            raise errors.StoreUnavailable
+        return [node for node, is_there in zip(nodes, found, strict=True) if not is_there]
+
+    async def there(self, names: Sequence[str], *, missed: set[str] | None = None) -> list[bool]:
+        """Tell for each of these keys whether its server is there: a look at many goes on without the rest.
+
+        The only server of a store is taken to be, and is not asked: a call of it tells. `missed` gets the
+        addresses of servers that are not, and an empty one if it is not known which has one of the keys.
+
+        Raises:
+            StoreUnavailable: none of them is there.
+        """
+        if self.topology.only is not None or not names:
+            return [True] * len(names)
+        places = self._places(names)
+        if None in places:
+            with contextlib.suppress(RedisError, OSError, TimeoutError):
+                await self.refresh()
+            places = self._places(names)
+        nodes = [self.node(url) for url in dict.fromkeys(places) if url is not None]
+        found = await asyncio.gather(*(node.answers() for node in nodes))
+        up = {node.url for node, is_there in zip(nodes, found, strict=True) if is_there}
+        if not up:
+            raise errors.StoreUnavailable
+        if missed is not None:
+            missed |= {place or "" for place in places} - up
+        return [place in up for place in places]
+
+    def _places(self, names: Sequence[str]) -> list[str | None]:
+        found: list[str | None] = []
+        for name in names:
+            try:
+                found.append(self.topology.node_of(name))
+            except topologies.Unlearned:
+                found.append(None)
+        return found
+
     async def learn_time(self) -> None:
         """Know the store's time from here on: what is written next, others compare with theirs.
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 from mainstem_shared.store import connections, failures, shared_connections
 from mainstem_shared.store.shard_maps import GuardedAddress
+
+ANSWER_S: Final = 1.0
+"""How long a server may take to say that it is there, before others go on without it."""
+FRESH_S: Final = 0.5
+"""For how long what it said is believed."""
 
 
 class Node:
@@ -15,6 +22,14 @@ class Node:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self.is_up = True
+        """Whether the server answered when it was last asked."""
+        self.latency_s = 0.0
+        self.round_trips = 0
+        self.errors = 0
+        """Round trips without an answer, or with a refusal."""
+        self._asked_at = 0.0
+        self._asking: asyncio.Task[None] | None = None
 
     @cached_property
     def client(self) -> Any:
@@ -34,6 +49,33 @@ class Node:
         """How often the shared connection was lost."""
         return self.shared.losses if "shared" in self.__dict__ else 0
 
+    async def answers(self, *, at_once: bool = False) -> bool:
+        """Tell whether the server answers; it is asked if nobody did a moment ago, or `at_once`."""
+        if at_once or time.monotonic() - self._asked_at >= FRESH_S:
+            if self._asking is None:
+                self._asking = asyncio.create_task(self._ask())
+            await asyncio.shield(self._asking)  # once for all who want to know
+        return self.is_up
+
+    async def _ask(self) -> None:
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                self.is_up = await self._ping() or await self._ping()  # the first may find a lost connection
+        except TimeoutError:
+            self.is_up = False
+        finally:
+            self._asked_at = time.monotonic()
+            self.latency_s = self._asked_at - began
+            self._asking = None
+
+    async def _ping(self) -> bool:
+        try:
+            await self.shared.call(("PING",))
+        except (failures.RedisError, OSError):
+            return False
+        return True
+
     async def send(self, commands: Sequence[tuple[Any, ...]], *, large: bool = False) -> list[Any]:
         """Send commands in one round trip, once, and return their replies in order.
 
@@ -41,8 +83,14 @@ class Node:
             redis.exceptions.RedisError, OSError: no answer, or the first refusal; or keys moved to another
                 shard while the commands waited for a connection.
         """
-        if not large:
-            return await self.shared.call(*commands)
+        self.round_trips += 1
+        try:
+            return await (self._send_large(commands) if large else self.shared.call(*commands))
+        except (failures.RedisError, OSError):
+            self.errors += 1
+            raise
+
+    async def _send_large(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         if isinstance(self.url, GuardedAddress):
             return await self._send_guarded(self.url, commands)
         if len(commands) == 1:
@@ -64,6 +112,9 @@ class Node:
 
     async def close(self) -> None:
         """Close all connections."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
         if "shared" in self.__dict__:
             await self.shared.close()
         if "client" in self.__dict__:

@@ -19,6 +19,8 @@ from mainstem_shared.store import failures, keys
 from mainstem_shared.store.blocking import BlockingStore
 from mainstem_shared.store.client import Store
 from mainstem_shared.store.connections import connect_blocking
+from mainstem_shared.store.nodes import Node
+from mainstem_shared.store.sentinel_addresses import redacted
 from mainstem_shared.store.topologies import Topology
 
 PATIENCE_S: Final = 2.0
@@ -28,19 +30,37 @@ _CLUSTER_CODES: Final = frozenset({"CROSSSLOT", "MOVED", "ASK", "CLUSTERDOWN"})
 _TWO_SLOTS: Final = "return #KEYS"
 
 
-async def check_writes(store: Store) -> None:
+async def check_writes(store: Store) -> dict[str, bool]:
     """Run each kind of command that a start and its worker write with, on keys that end by themselves.
+
+    Returns which servers took them, by address. A store is ready as long as at least half of its servers do:
+    runs on these go on, and whoever is sent elsewhere finds the same.
 
     Raises:
         ClusterUnsupported: the store is a node of a Cluster.
-        StoreUnavailable: it does not answer in time, or refuses one of them.
+        StoreUnavailable: the only server, or most of several, does not answer in time, or refuses.
     """
     try:
         async with asyncio.timeout(PATIENCE_S):
-            for node in await store.nodes():
-                await _write(node.client, store.topology, node.url)
+            nodes = await store.nodes()
     except (RedisError, OSError, TimeoutError) as error:
         raise _unready(error) from error
+    failed = await asyncio.gather(*(_failure_at(store, node) for node in nodes))
+    worst = [error for error in failed if error is not None]
+    if 2 * len(worst) > len(nodes):
+        raise _unready(worst[0]) from worst[0]
+    return {redacted(node.url): error is None for node, error in zip(nodes, failed, strict=True)}
+
+
+async def _failure_at(store: Store, node: Node) -> Exception | None:
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            await _write(node.client, store.topology, node.url)
+    except (RedisError, OSError, TimeoutError) as error:
+        return error
+    except (ValueError, StopIteration):
+        return failures.ConnectionLost("nobody knows what this server has")
+    return None
 
 
 async def _write(client: Any, topology: Topology, node: str) -> None:

@@ -106,7 +106,8 @@ async def test_the_gateway_is_ready_and_doctor_names_every_server(stage: Any, ga
     async with gateway.client() as http:
         assert (await http.get("/readyz")).status_code == 200
         metrics = (await http.get("/metrics")).text
-    assert "mainstem_store_up 1" in metrics
+    for server in stage.store.primaries:
+        assert f'mainstem_store_up{{node="redis://127.0.0.1:{server.port}/0"}} 1.0' in metrics, metrics
     told = await asyncio.to_thread(_doctor, stage)
     for server in stage.store.primaries:
         assert f":{server.port}/" in told, told

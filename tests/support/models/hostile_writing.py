@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -28,6 +28,8 @@ from support.models import verb_calls as v
 from support.models.emitting import Model, perform
 
 SETTINGS = Settings()
+STUCK_S = 40.0
+"""Longer than any fault of a test; a writer that lost its way would wait for ever."""
 
 
 class UntrimmedNode(NodeWriter):
@@ -155,14 +157,28 @@ async def through(store: Store, engines: list[Engine], trouble: asyncio.Future[N
     """Write until the trouble is over, and then to the end; returns which servers each run was written to."""
     carried: list[set[str]] = [{engine.channel.writer.url} for engine in engines]
     while not trouble.done():
-        await asyncio.gather(*(engine.write(15, flushes=0.1) for engine in engines))
+        await _together(engines, lambda engine: engine.write(15, flushes=0.1))
         for engine, servers in zip(engines, carried, strict=True):
             servers.add(engine.channel.writer.url)
         await asyncio.sleep(0.005)
     trouble.result()
-    for engine in engines:
-        await engine.finish(store)
+    await _together(engines, lambda engine: engine.finish(store))
     return carried
+
+
+async def _together(engines: list[Engine], work: Callable[[Engine], Awaitable[None]]) -> None:
+    """Have all engines do something; a run whose events nobody carries any more is named."""
+    tasks = {asyncio.ensure_future(work(engine)): engine for engine in engines}
+    done, stuck = await asyncio.wait(tasks, timeout=STUCK_S)
+    for task in stuck:
+        task.cancel()
+    await asyncio.gather(*stuck, return_exceptions=True)
+    named = [
+        (tasks[task].run_id, tasks[task].channel.phase, tasks[task].channel.writer.url) for task in stuck
+    ]
+    assert not named, f"these runs were not written on for {STUCK_S} s: {named}"
+    for task in done:
+        task.result()
 
 
 async def log_of(store: Store, run_id: str) -> list[Entry]:

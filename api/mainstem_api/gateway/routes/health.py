@@ -29,10 +29,18 @@ async def healthz() -> Response:
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses=problem_documents(503))
 async def readyz(gateway: Serving) -> Response:
-    """Answer 200 if store and broker take what a start writes, else 503. The archive may lag: runs wait."""
-    await asyncio.gather(readiness.check_writes(gateway.store), gateway.publisher.aping())
+    """Answer 200 if store and broker take what a start writes, else 503. The archive may lag: runs wait.
+
+    Of a store of several servers at least half must; the answer names those that do not (`degraded`).
+    """
+    stores, _ = await asyncio.gather(readiness.check_writes(gateway.store), gateway.publisher.aping())
     lag_s = 0.0 if gateway.sweeper is None else gateway.sweeper.archiver.lag_s
-    return JSONResponse({"status": "ready", **({"archive_lag_s": round(lag_s, 1)} if lag_s else {})})
+    told: dict[str, object] = {"status": "ready" if all(stores.values()) else "degraded"}
+    if len(stores) > 1:
+        told["stores"] = {address: "ready" if good else "away" for address, good in stores.items()}
+    if lag_s:
+        told["archive_lag_s"] = round(lag_s, 1)
+    return JSONResponse(told)
 
 
 @router.get("/metrics", include_in_schema=False)

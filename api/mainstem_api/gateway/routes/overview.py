@@ -48,6 +48,9 @@ class RunOverview(BaseModel):
     counts: Annotated[
         dict[Status, int], Field(description="How many unfinished runs there are; with `active=true` only.")
     ]
+    complete: Annotated[
+        bool, Field(description="False if a server of the store is away: its runs are missing.")
+    ] = True
 
 
 class Find(BaseModel):
@@ -136,7 +139,9 @@ async def overview(
         found = await summaries.active(gateway.store, query)
     else:
         found = await summaries.recent(gateway.store, query, limit=limit, cursor=cursor)
-    return as_json(RunOverview(runs=found.runs, next=found.next, counts=found.counts))
+    return as_json(
+        RunOverview(runs=found.runs, next=found.next, counts=found.counts, complete=found.complete)
+    )
 
 
 @router.post("/v1/overview/abort", response_model=BulkAbort, responses=problem_documents(422, 503))

@@ -6,7 +6,7 @@ import asyncio
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from mainstem_api.gateway.auth.caller import Caller
@@ -35,6 +35,9 @@ class RunList(BaseModel):
 
     runs: list[Run]
     next: str | None
+    complete: Annotated[
+        bool, Field(description="False if a server of the store is away: its runs are missing.")
+    ] = True
 
 
 class StreamToken(BaseModel):
@@ -125,7 +128,7 @@ async def list_thread_runs(
         limit=limit,
         cursor=cursor,
     )
-    return as_json(RunList.model_construct(runs=page.runs, next=page.next))
+    return as_json(RunList.model_construct(runs=page.runs, next=page.next, complete=page.complete))
 
 
 @router.get("/v1/runs", response_model=RunList, responses=problem_documents(400, 422, 503))
@@ -154,7 +157,7 @@ async def list_runs(
         limit=limit,
         cursor=cursor,
     )
-    return as_json(RunList.model_construct(runs=page.runs, next=page.next))
+    return as_json(RunList.model_construct(runs=page.runs, next=page.next, complete=page.complete))
 
 
 @router.get("/v1/runs/{run_id}", response_model=Run, responses=problem_documents(404, 422, 503))

@@ -75,6 +75,8 @@ class Page:
 
     runs: list[Run]
     next: str | None
+    complete: bool = True
+    """Whether all servers of the store were there: runs of those that were not are missing."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -99,26 +101,29 @@ async def page(store: Store, query: Query, *, limit: int = PAGE, cursor: str | N
         raise errors.InvalidRequest(f"limit: must be between 1 and {LONGEST_PAGE}.")
     position = _parse(cursor) if cursor is not None else None
     runs: list[Run] = []
+    missed: set[str] = set()
     size = scanned = 0
     while scanned < SCAN_LIMIT:
-        batch = await after(store, query, position)
+        batch = await after(store, query, position, missed=missed)
         if not batch:
-            return Page(runs=runs, next=None)
-        async for position, run in _runs(store, query, batch):
+            return Page(runs=runs, next=None, complete=not missed)
+        async for position, run in _runs(store, query, batch, missed=missed):
             runs.append(run)
             size += len(run.text)
             if len(runs) == limit or size > BYTES_PER_PAGE:
-                more = position != batch[-1] or await after(store, query, position)
-                return Page(runs=runs, next=str(position) if more else None)
+                more = position != batch[-1] or await after(store, query, position, missed=missed)
+                return Page(runs=runs, next=str(position) if more else None, complete=not missed)
         position = batch[-1]
         scanned += len(batch)
-    return Page(runs=runs, next=str(position))
+    return Page(runs=runs, next=str(position), complete=not missed)
 
 
 async def positions(
-    store: Store, query: Query, *, limit: int, cursor: str | None = None
+    store: Store, query: Query, *, limit: int, cursor: str | None = None, missed: set[str] | None = None
 ) -> tuple[list[Position], str | None]:
     """Return where the next runs after `cursor` stand in their index, and the cursor after them.
+
+    With `missed`, runs whose servers are away are left out, and these servers are put there.
 
     Raises:
         InvalidCursor: it is not the `next` of a page.
@@ -130,10 +135,10 @@ async def positions(
     found: list[Position] = []
     scanned = 0
     while scanned < SCAN_LIMIT:
-        batch = await after(store, query, position)
+        batch = await after(store, query, position, missed=missed)
         if not batch:
             return found, None
-        matching = (await _matching(store, query, batch))[: limit - len(found)]
+        matching = (await _matching(store, query, batch, missed=missed))[: limit - len(found)]
         found += matching
         if len(found) == limit:
             return found, str(found[-1])
@@ -164,12 +169,14 @@ async def newest_of_thread(store: Store, tenant: str, thread_id: str, *, limit: 
     return [entry.run_id for entry in sorted(found, reverse=True)[:limit]]
 
 
-async def after(store: Store, query: Query, position: Position | None) -> list[Position]:
+async def after(
+    store: Store, query: Query, position: Position | None, *, missed: set[str] | None = None
+) -> list[Position]:
     """Return the entries that come next, of the store's index and of the archive; none at their end.
 
     The store is asked first: a run that leaves its index meanwhile is in the archive by then.
     """
-    here = await _listed_after(store, query.index, position)
+    here = await _listed_after(store, query.index, position, missed)
     if store.archive is None or query.active:
         return here
     before = None if position is None else (position.created_ms, position.run_id)
@@ -185,10 +192,12 @@ async def after(store: Store, query: Query, position: Position | None) -> list[P
     return merged if floor is None else [entry for entry in merged if entry >= floor]
 
 
-async def _listed_after(store: Store, index: str | None, position: Position | None) -> list[Position]:
+async def _listed_after(
+    store: Store, index: str | None, position: Position | None, missed: set[str] | None
+) -> list[Position]:
     """Return the entries that come next in an index of the store; none at its end."""
     if index is None:
-        return await recent_after(store, position)
+        return await recent_after(store, position, missed=missed)
     ceiling = "+inf" if position is None else position.created_ms
     skipped = 0
     while True:
@@ -199,19 +208,24 @@ async def _listed_after(store: Store, index: str | None, position: Position | No
         skipped += len(found)  # of the same millisecond as the position, and before it
 
 
-async def recent_after(store: Store, position: Position | None) -> list[Position]:
+async def recent_after(
+    store: Store, position: Position | None, *, missed: set[str] | None = None
+) -> list[Position]:
     """Return the recent runs of all buckets that come next; none at the end.
+
+    With `missed`, buckets whose servers are away are left out, and these servers are put there.
 
     Of each bucket a few are read, in one round trip for all. What is older than the last one read of a bucket
     that may have more is left for the next batch: something may belong before it.
     """
     ceiling = "+inf" if position is None else position.created_ms
     each = _OF_A_BUCKET
+    lists = await _there(store, [bucket.recent for bucket in keys.every_index()], missed)
     while True:
         replies = await store.commands(
             *(
-                ("ZREVRANGEBYSCORE", bucket.recent, ceiling, "-inf", "WITHSCORES", "LIMIT", 0, each)
-                for bucket in keys.every_index()
+                ("ZREVRANGEBYSCORE", listed, ceiling, "-inf", "WITHSCORES", "LIMIT", 0, each)
+                for listed in lists
             )
         )
         listed = [positions_of(flat) for flat in replies]
@@ -225,6 +239,14 @@ async def recent_after(store: Store, position: Position | None) -> list[Position
         if fresh or horizon is None:
             return sorted(fresh, reverse=True)[:_BATCH]
         each *= 4  # of the same millisecond as the position, and before it
+
+
+async def _there(store: Store, names: list[str], missed: set[str] | None) -> list[str]:
+    """Return the keys whose servers are there; all of them, if nobody may be missed."""
+    if missed is None:
+        return names
+    there = await store.there(names, missed=missed)
+    return [name for name, is_there in zip(names, there, strict=True) if is_there]
 
 
 async def _entries(store: Store, index: str, ceiling: str | int, skipped: int) -> list[Position]:
@@ -241,9 +263,11 @@ def positions_of(flat: list[bytes]) -> list[Position]:
     ]
 
 
-async def _runs(store: Store, query: Query, batch: list[Position]) -> AsyncIterator[tuple[Position, Run]]:
+async def _runs(
+    store: Store, query: Query, batch: list[Position], *, missed: set[str]
+) -> AsyncIterator[tuple[Position, Run]]:
     """Read the runs of a batch that match, a few at a time."""
-    matching = await _matching(store, query, batch)
+    matching = await _matching(store, query, batch, missed=missed)
     for first in range(0, len(matching), _AT_ONCE):
         group = matching[first : first + _AT_ONCE]
         for entry, run in zip(group, await asyncio.gather(*(_read(store, e) for e in group)), strict=True):
@@ -273,7 +297,12 @@ def spec_and_status(run_id: str, record: Record) -> tuple[Spec, Status] | None:
         return None
 
 
-async def _matching(store: Store, query: Query, batch: list[Position]) -> list[Position]:
+async def _matching(
+    store: Store, query: Query, batch: list[Position], *, missed: set[str] | None = None
+) -> list[Position]:
+    if missed is not None:
+        there = set(await _there(store, [keys.run(entry.run_id).record for entry in batch], missed))
+        batch = [entry for entry in batch if keys.run(entry.run_id).record in there]
     records = await transitions.find_many(store, [entry.run_id for entry in batch], Record.spec)
     matching: list[Position] = []
     gone: list[Position] = []

@@ -72,6 +72,8 @@ class Overview:
     runs: list[RunSummary]
     next: str | None
     counts: dict[Status, int]
+    complete: bool = True
+    """Whether all servers of the store were there: runs of those that were not are missing."""
 
 
 async def recent(store: Store, query: Query, *, limit: int, cursor: str | None = None) -> Overview:
@@ -81,21 +83,28 @@ async def recent(store: Store, query: Query, *, limit: int, cursor: str | None =
         InvalidCursor: it is not the `next` of a page.
         InvalidRequest: the limit is out of range.
     """
-    entries, following = await listings.positions(store, query, limit=limit, cursor=cursor)
+    missed: set[str] = set()
+    entries, following = await listings.positions(store, query, limit=limit, cursor=cursor, missed=missed)
     runs = await of(store, [entry.run_id for entry in entries])
-    return Overview(runs=runs, next=following, counts={})
+    return Overview(runs=runs, next=following, counts={}, complete=not missed)
 
 
 async def active(store: Store, query: Query, *, limit: int = SHOWN) -> Overview:
     """Return all unfinished runs that the query asks for; the newest ones, where they are too many."""
-    looks = (("ZRANGE", bucket.active, 0, SCAN_LIMIT - 1) for bucket in keys.every_index())
+    missed: set[str] = set()
+    lists = [bucket.active for bucket in keys.every_index()]
+    there = await store.there(lists, missed=missed)
+    looks = (
+        ("ZRANGE", index, 0, SCAN_LIMIT - 1) for index, is_there in zip(lists, there, strict=True) if is_there
+    )
     members: list[bytes] = [m for found in await store.commands(*looks) for m in found][:SCAN_LIMIT]
     found: list[tuple[int, str, Status]] = []
     for first in range(0, len(members), _BATCH):
         found += await _wanted(store, query, [member.decode() for member in members[first : first + _BATCH]])
     found.sort(reverse=True)
     runs = await of(store, [run_id for _, run_id, _ in found[:limit]])
-    return Overview(runs=runs, next=None, counts=dict(Counter(status for *_, status in found)))
+    counts = dict(Counter(status for *_, status in found))
+    return Overview(runs=runs, next=None, counts=counts, complete=not missed)
 
 
 async def _wanted(store: Store, query: Query, run_ids: Sequence[str]) -> list[tuple[int, str, Status]]:
