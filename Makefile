@@ -86,8 +86,9 @@ fuzz-providers: $(VENV)/.test ## 200,000 streams of providers, whole, split and 
 	@exec env MAINSTEM_FUZZ_STREAMS=200000 $(BIN)/pytest -s --timeout=0 tests/unit/test_provider_streams.py -k one_message $(ARGS)
 
 fleet: $(VENV)/.test ## static shards and a Cluster of 3 + 3: everything that runs do, slots moved, primaries killed and frozen under load
-	@exec env MAINSTEM_FLEET_ROUNDS=20 $(BIN)/pytest -s --timeout=900 tests/integration/store/test_shards.py tests/integration/store/test_cluster_changes.py \
-		tests/acceptance/engines/test_fleet.py tests/acceptance/cli/test_stack_nodes.py $(ARGS)
+	@exec env MAINSTEM_FLEET_ROUNDS=20 $(BIN)/pytest -s --timeout=900 tests/integration/store/test_shards.py tests/integration/store/test_shard_moves.py \
+		tests/integration/store/test_cluster_changes.py tests/integration/store/test_cluster_replies.py tests/integration/store/test_degraded.py \
+		tests/integration/store/test_fleet_faults.py tests/acceptance/engines/test_fleet.py tests/acceptance/cli/test_stack_nodes.py $(ARGS)
 
 rabbitmq: $(VENV)/.test ## runs with RabbitMQ as the broker; needs Debian's rabbitmq-server
 	@exec env MAINSTEM_RABBITMQ=1 $(BIN)/pytest tests/acceptance/celery/test_rabbitmq.py $(ARGS)

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import AskError, NoScriptError, RedisError
 
 from mainstem_shared import errors
 from mainstem_shared.model import time as clock
@@ -201,6 +201,14 @@ class Store:
             return (await node.send([("EVALSHA", script.digest, *rest), *wakes], large=large))[0]
         except NoScriptError:
             return (await node.send([("EVAL", script.source, *rest), *wakes], large=large))[0]
+        except AskError as error:
+            return await self._ask(error, ("EVAL", script.source, *rest))
+
+    async def _ask(self, error: AskError, command: tuple[Any, ...]) -> Any:
+        """Ask the node that a slot is on its way to: it answers for keys that have arrived, when told so."""
+        assert isinstance(self.topology, topologies.Cluster)
+        heir = self.node(self.topology.address_of(str(error.host), int(error.port)))
+        return (await heir.send([("ASKING",), command]))[1]
 
     async def command(self, *command: Any, patience_s: float | None = None, large: bool = False) -> Any:
         """Send one command and return its reply. It must be safe to repeat.
@@ -237,7 +245,8 @@ class Store:
             if replies[place] is _UNANSWERED:
                 by_node.setdefault(await self.node_of(topologies.key_of(command)), []).append(place)
         sent = (
-            node.send([commands[place] for place in places], large=large) for node, places in by_node.items()
+            self._send_to(node, [commands[place] for place in places], large=large)
+            for node, places in by_node.items()
         )
         answers = await asyncio.gather(*sent, return_exceptions=True)
         failure: BaseException | None = None
@@ -250,6 +259,14 @@ class Store:
         if failure is not None:
             raise failure
         return replies
+
+    async def _send_to(self, node: Node, commands: list[tuple[Any, ...]], *, large: bool) -> list[Any]:
+        try:
+            return await node.send(commands, large=large)
+        except AskError as error:  # of one of them: each goes alone where it is
+            if len(commands) == 1:
+                return [await self._ask(error, commands[0])]
+        return [reply for one in commands for reply in await self._send_to(node, [one], large=large)]
 
     async def away(self) -> list[Node]:
         """Ask each server whether it is there; returns those that are not.

@@ -340,6 +340,10 @@ class Cluster:
         """All servers that were heard of, replicas among them: any of them can be asked."""
         self.changed: list[Callable[[], None]] = []
 
+    def address_of(self, host: str, port: int) -> str:
+        """Return the address of a node that another one named."""
+        return self._address(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+
     def _address(self, netloc: str) -> str:
         return urlunsplit(self._parts._replace(netloc=f"{self._login}{netloc}"))
 
@@ -392,4 +396,4 @@ class Cluster:
         host = server[0].decode() if server[0] else ""
         if host in ("", "?"):
             host = urlsplit(told_by).hostname or ""
-        return self._address(f"[{host}]:{server[1]}" if ":" in host else f"{host}:{server[1]}")
+        return self.address_of(host, server[1])

@@ -25,6 +25,8 @@ class Fleet:
     primaries: tuple[ValkeyProcess, ...]
     replicas: tuple[ValkeyProcess, ...] = ()
     is_cluster: bool = False
+    guests: tuple[ValkeyProcess, ...] = ()
+    """Servers that join it and leave it again."""
 
     def url(self, db: int = 0) -> str:
         """The store's address."""
@@ -42,13 +44,22 @@ class Fleet:
             with server.client() as client, contextlib.suppress(redis.exceptions.ReadOnlyError):
                 client.flushall()
 
+    def open_slot(self, slot: int, target: ValkeyProcess) -> ValkeyProcess:
+        """Begin to move a slot, none of its keys yet; returns the server that has it."""
+        source = self.owner_of(slot)
+        with source.client() as here, target.client() as there:
+            there.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", _id_of(source))
+            here.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", _id_of(target))
+        return source
+
     def move_slot(self, slot: int, target: ValkeyProcess) -> None:
         """Move a slot key by key, as `valkey-cli --cluster reshard` does."""
-        source = self.owner_of(slot)
+        self.finish_slot(slot, self.open_slot(slot, target), target)
+
+    def finish_slot(self, slot: int, source: ValkeyProcess, target: ValkeyProcess) -> None:
+        """Move what is left of a slot's keys, and say whose it is."""
         ids = {server: _id_of(server) for server in (source, target)}
         with source.client() as here, target.client() as there:
-            there.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source])
-            here.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target])
             while keys := here.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 10):
                 here.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
             there.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
@@ -59,7 +70,7 @@ class Fleet:
         with self.primaries[0].client() as client:
             ranges: Any = client.execute_command("CLUSTER", "SLOTS")
         port = next(primary[1] for first, last, primary, *_ in ranges if first <= slot <= last)
-        return next(server for server in self.servers if server.port == port)
+        return next(server for server in (*self.servers, *self.guests) if server.port == port)
 
     def other_of(self, server: ValkeyProcess) -> ValkeyProcess:
         """Return the other server of the same slots: a primary's replica, or a replica's primary."""
@@ -84,6 +95,58 @@ class Fleet:
                 return client.info("replication")["role"] == "master"
 
         wait_until(is_primary, description="a replica to be promoted", timeout_s=30)
+
+
+def move_between(slot: int, source: ValkeyProcess, target: ValkeyProcess) -> None:
+    """Move a slot whose server is none that the Cluster began with."""
+    with source.client() as here, target.client() as there:
+        there.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", _id_of(source))
+        here.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", _id_of(target))
+        while keys := here.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 10):
+            here.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+        for client in (there, here):
+            client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", _id_of(target))
+
+
+@contextmanager
+def lone_node(directory: Path) -> Iterator[ValkeyProcess]:
+    """A server that may join a Cluster."""
+    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS))
+    with ValkeyProcess(directory, *options, "--cluster-port", str(free_port())) as server:
+        yield server
+
+
+@contextmanager
+def joined(fleet: Fleet, server: ValkeyProcess) -> Iterator[None]:
+    """Have a server be a node of a Cluster, without slots at first, and be forgotten in the end."""
+    name, others = _id_of(server), fleet.servers
+    bus = int(server.options[server.options.index("--cluster-port") + 1])
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(other.client()) for other in others]
+        clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", server.port, bus)
+        for client in clients:
+            wait_until(
+                lambda c=client: name in str(c.execute_command("CLUSTER", "NODES")),
+                description="the new node to be known",
+                timeout_s=20,
+            )
+        wait_until(
+            lambda: _is_whole_for(server, len(others) + 1),
+            description="the new node to know all",
+            timeout_s=20,
+        )
+        try:
+            yield
+        finally:
+            for client in clients:
+                client.execute_command("CLUSTER", "FORGET", name)
+            with server.client() as own:
+                own.execute_command("CLUSTER", "RESET", "SOFT")
+
+
+def _is_whole_for(server: ValkeyProcess, count: int) -> bool:
+    with server.client() as client:
+        return _is_whole(client, count)
 
 
 def _id_of(server: ValkeyProcess) -> str:
