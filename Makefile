@@ -88,7 +88,7 @@ fuzz-providers: $(VENV)/.test ## 200,000 streams of providers, whole, split and 
 fleet: $(VENV)/.test ## static shards and a Cluster of 3 + 3: everything that runs do, slots moved, primaries killed and frozen under load
 	@exec env MAINSTEM_FLEET_ROUNDS=20 $(BIN)/pytest -s --timeout=900 tests/integration/store/test_shards.py tests/integration/store/test_shard_moves.py \
 		tests/integration/store/test_cluster_changes.py tests/integration/store/test_cluster_replies.py tests/integration/store/test_degraded.py \
-		tests/integration/store/test_fleet_faults.py tests/acceptance/engines/test_fleet.py tests/acceptance/cli/test_stack_nodes.py $(ARGS)
+		tests/integration/store/test_fleet_faults.py tests/integration/store/test_partitions.py tests/acceptance/engines/test_fleet.py tests/acceptance/cli/test_stack_nodes.py $(ARGS)
 
 rabbitmq: $(VENV)/.test ## runs with RabbitMQ as the broker; needs Debian's rabbitmq-server
 	@exec env MAINSTEM_RABBITMQ=1 $(BIN)/pytest tests/acceptance/celery/test_rabbitmq.py $(ARGS)

@@ -20,7 +20,9 @@ _QUICK_BYTES: Final = 32 * 1024
 
 
 async def engines(store: Store) -> dict[str, dict[str, Any]]:
-    """Return all announced engines with their input schemas."""
+    """Return all announced engines with their input schemas; none, while their server alone is away."""
+    if not await _is_there(store):
+        return {}
     announced: Any = await store.command("HGETALL", keys.ENGINES, large=True)
     return {name.decode(): jsontext.loads(schema or b"{}") for name, schema in sorted(announced.items())}
 
@@ -40,7 +42,7 @@ async def check(store: Store, engine: str, run_input: dict[str, Any], *, size: i
         UnknownEngine: engines were announced, but none of this name.
         InvalidInput: the engine's schema refuses the input; says where.
     """
-    if store.topology.only is None and not await _is_there(store):
+    if not await _is_there(store):
         return
     schema: Any = await store.command("HGET", keys.ENGINES, engine)
     if schema is not None:
@@ -57,6 +59,7 @@ async def check(store: Store, engine: str, run_input: dict[str, Any], *, size: i
 
 
 async def _is_there(store: Store) -> bool:
+    """Tell whether the catalogue's server is there; the only server of a store is taken to be."""
     try:
         (is_there,) = await store.there([keys.ENGINES])
     except errors.StoreUnavailable:

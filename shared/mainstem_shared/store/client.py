@@ -189,8 +189,13 @@ class Store:
         try:
             return await self.commands(*commands, large=True)
         except NoScriptError:
-            await self.each("SCRIPT", "LOAD", script.source)
+            await self.patiently(lambda: self._load(script, [named[0] for named, _ in calls]))
             return await self.commands(*commands, large=True)
+
+    async def _load(self, script: Script, names: Sequence[str]) -> None:
+        """Have the servers of these keys know a script."""
+        nodes = {await self.node_of(name) for name in names}
+        await asyncio.gather(*(node.send([("SCRIPT", "LOAD", script.source)]) for node in nodes))
 
     async def _evaluate(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> list[Any]:
         large = script.large or any(isinstance(arg, bytes) and len(arg) > LARGE for arg in args)
@@ -207,7 +212,8 @@ class Store:
     async def _ask(self, error: AskError, command: tuple[Any, ...]) -> Any:
         """Ask the node that a slot is on its way to: it answers for keys that have arrived, when told so."""
         assert isinstance(self.topology, topologies.Cluster)
-        heir = self.node(self.topology.address_of(str(error.host), int(error.port)))
+        told: Any = error  # its address has no types
+        heir = self.node(self.topology.address_of(told.host, told.port))
         return (await heir.send([("ASKING",), command]))[1]
 
     async def command(self, *command: Any, patience_s: float | None = None, large: bool = False) -> Any:

@@ -16,7 +16,7 @@ from mainstem_shared.model.runs import Status
 from mainstem_shared.operations import starting
 from mainstem_shared.operations.indexes import CHECKS, Indexes
 from mainstem_shared.operations.performing import Operations
-from mainstem_shared.operations.queries import listings, summaries
+from mainstem_shared.operations.queries import listings, searches, summaries
 from mainstem_shared.operations.queries.listings import Query
 from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
@@ -83,6 +83,11 @@ async def test_the_others_go_on_and_say_what_is_missing(
         assert (overview.counts, overview.complete) == ({Status.RUNNING: len(here)}, False)
         recent = await summaries.recent(store, Query(), limit=100)
         assert ({run.run_id for run in recent.runs}, recent.complete) == (here, False)
+        missed: set[str] = set()
+        ran = await searches.find(
+            store, searches.Search(query=Query(), engine="demo"), limit=100, by_end=False, missed=missed
+        )
+        assert ({run.run_id for run in ran}, missed) == (here, {away})
         assert (await indexes.due())[CHECKS].count == len(here)
         await sweeper.sweep()
         assert sweeper.backlog[CHECKS][0] == len(here)

@@ -131,10 +131,11 @@ async def overview(
     if (query := _query(caller, user)) is None:
         return as_json(RunOverview(runs=[], next=None, counts={}))
     if find.is_given:
+        missed: set[str] = set()
         runs = await searches.find(
-            gateway.store, find.search(query), limit=limit, by_end=find.sort == "ended"
+            gateway.store, find.search(query), limit=limit, by_end=find.sort == "ended", missed=missed
         )
-        return as_json(RunOverview(runs=runs, next=None, counts={}))
+        return as_json(RunOverview(runs=runs, next=None, counts={}, complete=not missed))
     if active:
         found = await summaries.active(gateway.store, query)
     else:

@@ -249,6 +249,14 @@ async def _there(store: Store, names: list[str], missed: set[str] | None) -> lis
     return [name for name, is_there in zip(names, there, strict=True) if is_there]
 
 
+async def those_there(store: Store, batch: list[Position], missed: set[str] | None) -> list[Position]:
+    """Return the entries whose runs' servers are there; all of them, if nobody may be missed."""
+    if missed is None:
+        return batch
+    there = await store.there([keys.run(entry.run_id).record for entry in batch], missed=missed)
+    return [entry for entry, is_there in zip(batch, there, strict=True) if is_there]
+
+
 async def _entries(store: Store, index: str, ceiling: str | int, skipped: int) -> list[Position]:
     return positions_of(
         await store.command(
@@ -300,9 +308,7 @@ def spec_and_status(run_id: str, record: Record) -> tuple[Spec, Status] | None:
 async def _matching(
     store: Store, query: Query, batch: list[Position], *, missed: set[str] | None = None
 ) -> list[Position]:
-    if missed is not None:
-        there = set(await _there(store, [keys.run(entry.run_id).record for entry in batch], missed))
-        batch = [entry for entry in batch if keys.run(entry.run_id).record in there]
+    batch = await those_there(store, batch, missed)
     records = await transitions.find_many(store, [entry.run_id for entry in batch], Record.spec)
     matching: list[Position] = []
     gone: list[Position] = []

@@ -62,10 +62,15 @@ class Search:
         return all(word in text for word in self.words.lower().split())
 
 
-async def find(store: Store, search: Search, *, limit: int, by_end: bool) -> list[RunSummary]:
-    """Return the runs that are looked for, those that were created, or ended, last first."""
+async def find(
+    store: Store, search: Search, *, limit: int, by_end: bool, missed: set[str] | None = None
+) -> list[RunSummary]:
+    """Return the runs that are looked for, those that were created, or ended, last first.
+
+    With `missed`, runs whose servers are away are left out, and these servers are put there.
+    """
     found: list[tuple[int, str]] = []
-    async for at_ms, run_id in _found(store, search, by_end=by_end):
+    async for at_ms, run_id in _found(store, search, by_end=by_end, missed=missed):
         found.append((at_ms, run_id))
         if not by_end and len(found) == limit:
             break
@@ -78,12 +83,17 @@ async def ids(store: Store, search: Search) -> list[str]:
     return [run_id async for _, run_id in _found(store, search, by_end=False)]
 
 
-async def _found(store: Store, search: Search, *, by_end: bool) -> AsyncIterator[tuple[int, str]]:
+async def _found(
+    store: Store, search: Search, *, by_end: bool, missed: set[str] | None = None
+) -> AsyncIterator[tuple[int, str]]:
     position: listings.Position | None = None
     scanned = 0
-    while scanned < SCAN_LIMIT and (batch := await listings.after(store, search.query, position)):
-        records = await transitions.find_many(store, [entry.run_id for entry in batch], *_FIELDS)
-        for entry, record in zip(batch, records, strict=True):
+    while scanned < SCAN_LIMIT and (
+        batch := await listings.after(store, search.query, position, missed=missed)
+    ):
+        there = await listings.those_there(store, batch, missed)
+        records = await transitions.find_many(store, [entry.run_id for entry in there], *_FIELDS)
+        for entry, record in zip(there, records, strict=True):
             if isinstance(record, transitions.Gone):
                 continue
             try:

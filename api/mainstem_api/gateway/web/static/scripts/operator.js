@@ -25,6 +25,7 @@ class Operator {
     this.rows = new Map();
     this.filter = FILTERS[0];
     this.runs = [];
+    this.complete = true;
     this.tiles = new Map();
     this.search = byId("search");
     byId("theme").append(icon("theme"));
@@ -88,6 +89,9 @@ class Operator {
       const [live, ended, failed] = await Promise.all([api.overview({ active: true, user }), ...searches]);
       this.connection.answered(true);
       this.counts = live.counts;
+      const complete = [live, ended, failed].every((found) => found.complete !== false);
+      if (!complete && this.complete) notify("A server of the store is away: its runs are missing here.");
+      this.complete = complete;
       this.runs = [...new Map([...live.runs, ...ended.runs, ...failed.runs].map((run) => [run.run_id, run])).values()];
       this.show();
     } catch (error) {
