@@ -15,13 +15,18 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import click
+import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 
+from mainstem_api.cli import build_app
+from mainstem_api.cli._options import Exit
 from mainstem_api.gateway.problems import status_of
 from mainstem_shared import errors
 from mainstem_shared import settings as settings_module
@@ -47,6 +52,8 @@ ROOT_PAGES = {
     "SECURITY.md": "project/security.md",
     "api/typescript/README.md": "typescript.md",
 }
+OR = "\\|"
+"""A bar within a table's cell."""
 LINK = re.compile(r"\[(?P<text>[^\[\]]*)\]\((?P<target>[^)#\s:]+)(?P<anchor>#[^)\s]*)?\)")
 HTML_LINK = re.compile(r'\b(?P<name>src|srcset|href)="(?P<target>[^"#:]+)"')
 
@@ -201,6 +208,34 @@ def metrics() -> str:
     return "\n".join([*lines, ""])
 
 
+def commands() -> str:
+    """Return the page of the command line, and of the exit codes that all commands keep."""
+    lines = ["# Command line", "", "`mainstem --install-completion` teaches them to your shell.", ""]
+    lines += ["| exit code | name |", "|---|---|"]
+    lines += [f"| {code.value} | {code.name.lower()} |" for code in Exit]
+    group: Any = typer.main.get_command(build_app())
+    context = click.Context(group, info_name="mainstem")
+    for name, command in group.commands.items():
+        lines += ["", *_command(command, f"mainstem {name}", context)]
+    return "\n".join([*lines, ""])
+
+
+def _command(command: Any, name: str, parent: click.Context) -> Iterator[str]:
+    """Yield a command's lines, and those of its commands."""
+    context = click.Context(command, info_name=name.rsplit(" ", 1)[-1], parent=parent)
+    yield from (f"## {name}", "", inspect.cleandoc(command.help or "").split("\f", 1)[0], "")
+    if hasattr(command, "commands"):
+        for each, inner in command.commands.items():
+            yield from _command(inner, f"{name} {each}", context)
+        return
+    yield from ("```console", f"$ {command.get_usage(context).removeprefix('Usage: ')}", "```", "")
+    shown = [row for parameter in command.params if (row := parameter.get_help_record(context))]
+    if shown:
+        yield from ("| | |", "|---|---|")
+        yield from (f"| `{what.replace('|', OR)}` | {help_.replace('|', OR)} |" for what, help_ in shown)
+        yield ""
+
+
 def python() -> str:
     """Return the page of the public Python names, which mkdocstrings fills in."""
     lines = ["# Python", "", "What may be relied on; everything else may change without notice.", ""]
@@ -241,6 +276,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/events.md": events,
     "reference/errors.md": error_codes,
     "reference/metrics.md": metrics,
+    "reference/commands.md": commands,
     "reference/python.md": python,
     EXAMPLES: examples,
     "decisions/index.md": decisions,

@@ -30,13 +30,17 @@ def list_untold(*, url: Url = None, as_json: Json = False) -> None:
 
 @callbacks.command()
 def resend(
-    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="The run.")], *, url: Url = None
+    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="The run.")],
+    *,
+    url: Url = None,
+    as_json: Json = False,
 ) -> None:
     """Tell whoever was not told of a run, or all if everybody was, once more, under the same id."""
     address = gateway_url(url)
     with reported(address), Gateway(address) as gateway:
-        told = gateway.resend_callbacks(run_id)["told"]
-    print(f"{told} of {run_id} will be told now.")
+        answer = gateway.resend_callbacks(run_id)
+    words = f"{answer['told']} of {run_id} will be told now."
+    print(json.dumps(answer, separators=(",", ":")) if as_json else words)
 
 
 def _table(found: list[dict[str, Any]]) -> Table:

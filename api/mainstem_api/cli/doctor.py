@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from rich.text import Text
 
 from mainstem_api.cli import _application
 from mainstem_api.cli._gateway import Gateway, UnreachableError
-from mainstem_api.cli._options import Exit, Url, gateway_url
+from mainstem_api.cli._options import Exit, Json, Url, gateway_url
 from mainstem_shared import errors
 from mainstem_shared.coordination import leases
 from mainstem_shared.settings import Settings
@@ -64,6 +65,7 @@ def doctor(
     pool: Annotated[
         str | None, typer.Option("--pool", "-P", help="The pool its workers use.", show_default="the app's")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Check store, broker, workers' settings and gateway, and say what to do.
 
@@ -79,11 +81,24 @@ def doctor(
         (f"Application {app}" if app else "Workers' settings", lambda: _workers(app, pool, settings)),
         ("Gateway", lambda: _gateway(gateway_url(url))),
     ):
-        console.print(Text(title, "bold"))
+        if not as_json:
+            console.print(Text(title, "bold"))
         for finding in check():
-            _print(console, finding)
+            print(_json(title, finding)) if as_json else _print(console, finding)
             failed = failed or finding.mark is Mark.BAD
     raise typer.Exit(Exit.FAILED if failed else Exit.SUCCEEDED)
+
+
+def _json(title: str, finding: Finding) -> str:
+    """Return a finding as a line of JSON: `result` is good, note, warning or bad."""
+    found = {
+        "area": title.lower(),
+        "name": finding.name,
+        "result": finding.mark.name.lower(),
+        "words": finding.words,
+        "remedy": finding.remedy or None,
+    }
+    return json.dumps(found, separators=(",", ":"), ensure_ascii=False)
 
 
 def _print(console: Console, finding: Finding) -> None:
