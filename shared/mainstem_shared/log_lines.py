@@ -96,7 +96,7 @@ def set_up(level: int | str = logging.INFO, *, kind: str = "text") -> None:
     handler.addFilter(RunFilter())
     logger.addHandler(handler)
     logger.setLevel(level)
-    for noisy in ("httpx", "httpcore", "openai"):
+    for noisy in ("httpx", "httpcore", "openai", "anthropic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

@@ -204,6 +204,21 @@ class Settings(BaseSettings):
     """The model of runs whose input names none; the chat page offers the engine once it is set."""
     openai_continuous_usage: bool = False
     """Whether the `openai` engine asks for counts of tokens with every chunk; vLLM and SGLang give them."""
+    openai_api: Literal["chat", "responses"] = "chat"
+    """What the `openai` engine speaks to its provider: chat completions, which most know, or Responses."""
+    anthropic_base_url: str | None = None
+    """Where the `anthropic` engine finds its provider; by default Anthropic's own address."""
+    anthropic_api_key: SecretStr | None = None
+    """The key it shows there."""
+    anthropic_model: str | None = None
+    """The model of runs whose input names none; the chat page offers the engine once it is set."""
+    anthropic_max_tokens: Annotated[int, Field(ge=1)] = 8192
+    """Tokens that an answer may have whose input does not say; Anthropic's protocol demands a bound."""
+
+    def has_model(self, engine: str) -> bool:
+        """Tell whether an engine can be asked without naming a model; those that need none can."""
+        default = {"openai": self.openai_model, "anthropic": self.anthropic_model}
+        return engine not in default or bool(default[engine])
 
     @property
     def live_ttl_ms(self) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -16,20 +16,25 @@ from hypothesis import strategies as st
 
 from mainstem_shared import errors
 from mainstem_shared.model import jsontext
+from mainstem_tasks.engines.anthropic.events import EventReader
 from mainstem_tasks.engines.assembly.calls import Call, Calls
 from mainstem_tasks.engines.assembly.completeness import Completeness
 from mainstem_tasks.engines.assembly.finishes import Ending, announces_calls, ending_of
 from mainstem_tasks.engines.assembly.messages import CallBegan, CallGrew, Increment, Message, TextGrew
 from mainstem_tasks.engines.assembly.pieces import CallPiece, Kind
 from mainstem_tasks.engines.assembly.texts import HalfJoiner, ThinkSplitter
-from mainstem_tasks.engines.openai.reading import CompletionReader
-from support.models import streams
+from mainstem_tasks.engines.openai.chunks import ChunkReader
+from mainstem_tasks.engines.openai.items import ItemReader
+from mainstem_tasks.engines.turns.endpoints import PieceReader
+from mainstem_tasks.engines.turns.reading import AnswerReader
+from support.models import event_streams, streams
 from support.models.streams import CUT, NAMES, Truth
 
 STREAMS = int(os.environ.get("MAINSTEM_FUZZ_STREAMS", "4000"))
 CUTS = 40 if STREAMS < 100_000 else 160
 """Places where each stream is cut."""
-EXAMPLES = -(-STREAMS // (CUTS + 2))
+EXAMPLES = -(-STREAMS // (CUTS + 2) // 3)
+"""Of each protocol."""
 
 
 _counted = {"streams": 0}
@@ -61,8 +66,30 @@ class Told:
                 self.calls[call.number][1] += text
 
 
-def read(pieces: list[bytes]) -> tuple[Told, Message | errors.ProviderError]:
-    reader, told = CompletionReader(NAMES), Told()
+def chat(data: st.DataObject, truth: Truth) -> bytes:
+    return data.draw(streams.bodies(truth))
+
+
+def messages(data: st.DataObject, truth: Truth) -> bytes:
+    return data.draw(event_streams.bodies(data.draw(event_streams.message_events(truth))))
+
+
+def responses(data: st.DataObject, truth: Truth) -> bytes:
+    return data.draw(event_streams.bodies(data.draw(event_streams.response_events(truth))))
+
+
+Write = Callable[[st.DataObject, Truth], bytes]
+READERS: dict[Write, tuple[Callable[[], PieceReader], bool]] = {
+    chat: (ChunkReader, True),
+    messages: (EventReader, False),
+    responses: (ItemReader, False),
+}
+"""How streams of each protocol are written; how they are read, and whether a text may begin with `<think>`."""
+
+
+def read(pieces: list[bytes], write: Write = chat) -> tuple[Told, Message | errors.ProviderError]:
+    pieces_of, is_tagged = READERS[write]
+    reader, told = AnswerReader(pieces_of(), NAMES, is_tagged=is_tagged), Told()
     try:
         for piece in pieces:
             for increment in reader.feed(piece):
@@ -97,20 +124,21 @@ def check_part(truth: Truth, told: Told, message: Message | errors.ProviderError
         assert name == truth.calls[number][0]
 
 
+@pytest.mark.parametrize("write", READERS, ids=lambda write: write.__name__)
 @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 @given(st.data())
-def test_a_stream_means_one_message_or_fails(data: st.DataObject):
-    """Whole, in any pieces; and cut at any byte."""
+def test_a_stream_means_one_message_or_fails(write: Write, data: st.DataObject):
+    """In every protocol: whole, in any pieces; and cut at any byte."""
     truth = data.draw(streams.truths())
-    body = data.draw(streams.bodies(truth))
-    whole, at = read([body]), data.draw(st.lists(st.integers(0, len(body)), max_size=12))
+    body = write(data, truth)
+    whole, at = read([body], write), data.draw(st.lists(st.integers(0, len(body)), max_size=12))
     check_whole(truth, *whole)
-    check_whole(truth, *read(streams.split(body, at)))
+    check_whole(truth, *read(streams.split(body, at), write))
     _counted["streams"] += CUTS + 2
     first = data.draw(st.integers(0, 10_000))
     for step in range(CUTS):
         cut = (first + step * (len(body) // CUTS + 1)) % (len(body) + 1)
-        check_part(truth, *read(streams.split(body[:cut], [*at, cut // 2])))
+        check_part(truth, *read(streams.split(body[:cut], [*at, cut // 2]), write))
 
 
 @given(st.text(st.characters(exclude_categories=())), st.lists(st.integers(0, 40)))

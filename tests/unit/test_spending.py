@@ -17,7 +17,7 @@ from mainstem_shared.model.runs import Budget
 from mainstem_shared.model.usage import TokenCounts, Usage
 from mainstem_shared.operations import spending
 from mainstem_shared.settings import Settings
-from mainstem_tasks.engines.openai.token_counts import tokens_of
+from mainstem_tasks.engines.turns.token_counts import tokens_of
 from mainstem_tasks.sdk.context import RunContext
 from mainstem_tasks.sdk.registry import engine
 from mainstem_tasks.testing import run_engine

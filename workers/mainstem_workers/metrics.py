@@ -65,6 +65,7 @@ class WorkerMetrics:
         """Serve from now on."""
         labels.know_engines(registry.describe())
         labels.know_model(self._here.settings.openai_model)
+        labels.know_model(self._here.settings.anthropic_model)
         readings.install(self.exposition, sweeper=sweeper, lease=lease)
         self.exposition.read(
             broker_up=lambda: float(broker.is_up),

@@ -1,4 +1,4 @@
-"""One conformance suite for the agents of all frameworks: the same agent, the same scenarios, the same promises.
+"""One conformance suite for the agents of all frameworks, and for the built-in engines: the same agent, the same scenarios, the same promises.
 
 On a worker's real runtime and store, against a provider that refuses every history that real ones refuse.
 """
@@ -19,7 +19,14 @@ from mainstem_shared.model.runs import Run
 from mainstem_shared.settings import Settings
 from mainstem_tasks.execution import segments
 from mainstem_tasks.execution.runtime import Runtime
-from support.engines import framework_tools, langgraph_agents, openai_agents_agents, pydantic_ai_agents
+from mainstem_tasks.sdk import tools
+from support.engines import (
+    builtin_engines,
+    framework_tools,
+    langgraph_agents,
+    openai_agents_agents,
+    pydantic_ai_agents,
+)
 from support.fakes.strict_provider import StrictProvider
 from support.paths import ROOT
 from support.processes.in_process_worker import working
@@ -31,6 +38,7 @@ SERVE: dict[str, Callable[[str], None]] = {
     "pydantic_ai": pydantic_ai_agents.serve,
 }
 """What serves each framework's agent under its name, on a provider at an address."""
+COLUMNS = sorted({*SERVE, *builtin_engines.ENGINES})
 LIMITS = {
     ("langgraph", "test_reasoning_is_kept_apart_from_the_answer"): (
         "langchain-openai drops the reasoning of chat completions; that of other models is kept."
@@ -50,7 +58,9 @@ class Desk:
     provider: StrictProvider
 
     async def start(self, text: str, **options: Any) -> str:
-        return (await self.runs.start("desk", self.engine, {"text": text}, **options)).run_id
+        run_input = {"text": text} if self.engine in SERVE else builtin_engines.asked(text)
+        engine = builtin_engines.ENGINES.get(self.engine, self.engine)
+        return (await self.runs.start("desk", engine, run_input, **options)).run_id
 
     async def execute(self, run_id: str, *, worker: int = 0) -> str:
         return await segments.execute(self.workers[worker], run_id, task_id="t")
@@ -91,20 +101,25 @@ def strict() -> Iterator[StrictProvider]:
         yield provider
 
 
-@pytest.fixture(params=sorted(SERVE))
+@pytest.fixture(params=COLUMNS)
 async def desk(
     request: pytest.FixtureRequest,
     strict: StrictProvider,
     runs: AsyncRuns,
     settings: Settings,
     closing_clients: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Desk]:
     """An agent of each framework, and two workers. In the end the provider has refused no history."""
     if (request.param, request.node.originalname) in LIMITS:
         pytest.xfail(LIMITS[request.param, request.node.originalname])
     strict.clear()
     framework_tools.effects.clear()
-    SERVE[request.param](strict.url)  # with clients of this test's loop
+    if request.param in SERVE:
+        SERVE[request.param](strict.url)  # with clients of this test's loop
+    else:
+        monkeypatch.setattr(tools, "_tools", builtin_engines.TOOLS)
+        settings = settings.model_copy(update=builtin_engines.settings(request.param, strict.url))
     async with working(settings) as first, working(settings) as second:
         yield Desk(engine=request.param, runs=runs, workers=(first, second), provider=strict)
     assert strict.faults == []
@@ -288,7 +303,7 @@ async def test_a_time_limit_ends_the_run(desk: Desk):
 
 def table() -> str:
     """Return the table of `docs/engines.md`: a row for each scenario above, a column for each framework."""
-    names = sorted(SERVE)
+    names = COLUMNS
     scenarios = [
         name
         for name, made in globals().items()

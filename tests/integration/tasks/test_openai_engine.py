@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from mainstem_shared import errors
 from mainstem_shared.settings import Settings
-from mainstem_tasks.engines.openai import provider
+from mainstem_tasks.engines.turns import transport
 from mainstem_tasks.sdk import registry
 from mainstem_tasks.testing import EngineRun, MemoryChannel, run_engine
 from support.fakes.openai_server import (
@@ -282,7 +282,7 @@ async def test_transient_refusals_are_asked_again(provider: OpenAIServer, reply:
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retries that no header paces come at once."""
-    monkeypatch.setattr(provider, "FIRST_DELAY_S", 0.001)
+    monkeypatch.setattr(transport, "FIRST_DELAY_S", 0.001)
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_waits_without_a_word_from_the_provider_grow_and_stay_bounded():
     """Half a second at first, then twice as long each time, at most eight seconds."""
     nothing = errors.ProviderError("x")
     for attempt, longest in ((1, 0.5), (2, 1), (3, 2), (20, 8)):
-        waits = [provider.delay_s(attempt, nothing) for _ in range(50)]
+        waits = [transport.delay_s(attempt, nothing) for _ in range(50)]
         assert all(longest / 2 <= wait <= longest for wait in waits)
 
 
@@ -446,7 +446,7 @@ async def test_a_local_server_needs_no_key(provider: OpenAIServer, monkeypatch: 
 
 
 def clients_in_use() -> list[list[Any]]:
-    return [list(c.values()) for c in provider._clients.values() if c]
+    return [list(c.values()) for c in transport._clients.values() if c]
 
 
 async def test_runs_share_one_client(provider: OpenAIServer):

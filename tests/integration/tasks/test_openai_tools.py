@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from mainstem_shared.model import actions
 from mainstem_shared.settings import Settings
-from mainstem_tasks.engines.openai.engine import TooManyIterationsError
+from mainstem_tasks.engines.turns.loop import TooManyIterationsError
 from mainstem_tasks.testing import EngineRun, MemoryChannel, run_engine
 from support.engines import toolshed
 from support.fakes.openai_server import Events, OpenAIServer, Refusal, answer, call_chunk, chunk

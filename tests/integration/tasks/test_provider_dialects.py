@@ -11,20 +11,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from pydantic import SecretStr
 
 from mainstem_shared.model import jsontext
 from mainstem_shared.settings import Settings
-from mainstem_tasks.engines.openai import answers, provider
-from mainstem_tasks.testing import EngineRun, ProviderServer, run_engine
-from mainstem_tasks.testing.dialects import CHAT, DIALECTS, KINDS, Dialect
-from support.engines import dialect_tools
+from mainstem_tasks.engines.openai import responses
+from mainstem_tasks.engines.turns import answers, transport
+from mainstem_tasks.testing import EngineRun, ProviderServer, histories, run_engine
+from mainstem_tasks.testing.dialects import CHAT, DIALECTS, KINDS, MESSAGES, RESPONSES, Dialect
+from support.engines import builtin_engines, dialect_tools
 from support.models import client_views
 from support.paths import ROOT
 
 PAGE = ROOT / "docs" / "providers.md"
-ENGINES = {"openai": CHAT}
-"""Engines, and the protocol that each speaks to its provider."""
+ENGINES = {"openai": CHAT, "openai_responses": RESPONSES, "anthropic": MESSAGES}
+"""Engines, as they are set up, and the protocol that each speaks to its provider."""
 CASES = [
     (name, dialect)
     for name, protocol in ENGINES.items()
@@ -46,7 +46,7 @@ def server() -> Iterator[ProviderServer]:
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retries that no header paces come at once; the grace is shorter than any of a test's patience."""
-    monkeypatch.setattr(provider, "FIRST_DELAY_S", 0.001)
+    monkeypatch.setattr(transport, "FIRST_DELAY_S", 0.001)
     monkeypatch.setattr(answers, "GRACE_S", 0.3)
 
 
@@ -54,8 +54,9 @@ async def play(server: ProviderServer, engine: str, dialect: Dialect) -> EngineR
     dialect_tools.RAN.clear()
     server.reply(*dialect.replies)
     wanted = {"messages": [{"role": "user", "content": "Do it."}], **dialect.wanted}
-    settings = Settings(openai_base_url=server.url, openai_api_key=SecretStr("sk-x"), openai_model="m")
-    return await run_engine(engine, wanted, check=False, settings=settings)
+    responses._without_reasoning.clear()
+    settings = Settings(**builtin_engines.settings(engine, server.url))
+    return await run_engine(builtin_engines.ENGINES[engine], wanted, check=False, settings=settings)
 
 
 def calls_of(run: EngineRun) -> list[tuple[str, Any]]:
@@ -90,17 +91,8 @@ async def test_a_dialect_has_its_right_outcome(server: ProviderServer, engine: s
 
 def _check_transcript(server: ProviderServer) -> None:
     """Each call of an assistant's message is answered once, in order, at once: what strict providers demand."""
-    open_calls: list[str] = []
-    for message in server.requests[-1].body["messages"]:
-        if message["role"] == "tool":
-            assert message["tool_call_id"] == open_calls.pop(0)
-        else:
-            assert not open_calls
-            open_calls = [call["id"] for call in message.get("tool_calls", ())]
-            for call in message.get("tool_calls", ()):
-                assert isinstance(json.loads(call["function"]["arguments"]), dict)
-                assert call["function"]["name"]
-    assert not open_calls
+    for request in server.requests:
+        assert histories.fault_of(request.path, request.body) is None
 
 
 @pytest.mark.parametrize("client", client_views.CLIENTS)
@@ -159,7 +151,11 @@ async def _observed(server: ProviderServer, engine: str, dialect: Dialect) -> st
 
 
 def _code(text: str) -> str:
-    return "`" + text.replace("\u2028", "\\u2028").replace("\x85", "\\u0085").replace("`", "'") + "`"
+    return (
+        "`"
+        + text.replace("\n", "\\n").replace("\u2028", "\\u2028").replace("\x85", "\\u0085").replace("`", "'")
+        + "`"
+    )
 
 
 def _page(observed: list[tuple[Dialect, str]]) -> str:

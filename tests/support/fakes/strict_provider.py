@@ -1,4 +1,4 @@
-"""A provider that thinks: chat completions on a real socket, which refuses every history that real ones refuse.
+"""A provider that thinks, in three protocols on a real socket, and refuses every history that real ones refuse.
 
 What it answers follows from the last user message: words in it ask for reasoning, tools, silence or failure. A call
 without its result, a result without its call, and a conversation that ends with the model are answered with 400.
@@ -18,6 +18,8 @@ from typing import Any, Self
 
 import uvicorn
 
+from mainstem_tasks.testing.histories import fault_of
+from support.fakes import provider_protocols
 from support.waiting import wait_until
 
 USAGE = {
@@ -49,43 +51,6 @@ def text_of(message: dict[str, Any]) -> str:
     return content or ""
 
 
-def fault_of(messages: list[dict[str, Any]]) -> str | None:
-    """Return what is wrong with a history; None if nothing is."""
-    pending: list[str] = []
-    for number, message in enumerate(messages):
-        if message["role"] == "tool":
-            if message.get("tool_call_id") not in pending:
-                return f"message {number}: {message.get('tool_call_id')} answers no call"
-            pending.remove(message["tool_call_id"])
-            continue
-        if pending:
-            return f"message {number}: the calls {pending} have no result"
-        if message["role"] == "assistant":
-            pending = [call["id"] for call in message.get("tool_calls") or ()]
-            if fault := _fault_of_answer(message):
-                return f"message {number}: {fault}"
-    if pending:
-        return f"the calls {pending} have no result at the end"
-    if not messages or messages[-1]["role"] == "assistant":
-        return "there is nothing to answer"
-    return None
-
-
-def _fault_of_answer(message: dict[str, Any]) -> str | None:
-    calls = message.get("tool_calls") or ()
-    if not calls and not text_of(message) and not message.get("refusal"):
-        return "an answer that says nothing"
-    broken = [call["id"] for call in calls if not _is_object(call["function"]["arguments"])]
-    return f"the arguments of {broken} are no JSON object" if broken else None
-
-
-def _is_object(text: str) -> bool:
-    try:
-        return isinstance(json.loads(text), dict)
-    except ValueError:
-        return False
-
-
 class StrictProvider:
     """Use it as a context manager. `requests` has what came; `left` when clients went away in mid-stream."""
 
@@ -111,7 +76,7 @@ class StrictProvider:
 
     @property
     def url(self) -> str:
-        """The base address for OpenAI's clients."""
+        """The base address for clients of all three protocols."""
         return f"http://127.0.0.1:{self._socket.getsockname()[1]}/v1"
 
     def clear(self) -> None:
@@ -137,9 +102,11 @@ class StrictProvider:
         body = b""
         while (message := await receive()).get("more_body"):
             body += message["body"]
-        asked = json.loads(body + message.get("body", b""))
+        path, sent = scope["path"], json.loads(body + message.get("body", b""))
+        fault = fault_of(path, sent)
+        asked = provider_protocols.as_chat(path, sent)
         self.requests.append(asked)
-        if fault := fault_of(asked["messages"]):
+        if fault:
             self.faults.append(fault)
             await _refuse(400, fault, send)
             return
@@ -147,7 +114,7 @@ class StrictProvider:
         if "refuse" in said:
             await _refuse(429, "quota exceeded for sk-verysecretkey", send)
         elif asked.get("stream"):
-            await self._stream(asked, receive, send)
+            await self._stream(path, asked, receive, send)
         else:
             await _whole(asked, self._plan(asked), send)
 
@@ -190,10 +157,11 @@ class StrictProvider:
             for at in range(0, len(text) // 2 if broken else len(text), 6):
                 yield {"tool_calls": [{"index": index, "function": {"arguments": text[at : at + 6]}}]}
 
-    async def _stream(self, asked: dict[str, Any], receive: Any, send: Any) -> None:
+    async def _stream(self, path: str, asked: dict[str, Any], receive: Any, send: Any) -> None:
         headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        for item in self._plan(asked):
+        is_chat = path.endswith("/chat/completions")
+        for item in self._plan(asked) if is_chat else provider_protocols.events(path, self._plan(asked)):
             if item == "silent":
                 while (await receive())["type"] != "http.disconnect":
                     pass
@@ -202,8 +170,11 @@ class StrictProvider:
             if item == "reset":
                 return  # without the last body chunk uvicorn drops the connection
             finish = item if isinstance(item, str) else None
-            await _event(_chunk(asked, {} if finish else item, finish), send)
+            await _event(_chunk(asked, {} if finish else item, finish) if is_chat else item, send)
             await asyncio.sleep(0)
+        if not is_chat:
+            await send({"type": "http.response.body", "body": b""})
+            return
         await _event({**_chunk(asked, {}, None), "choices": [], "usage": USAGE}, send)
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
 

@@ -103,7 +103,7 @@ async def me(gateway: Serving, caller: Caller) -> Response:
             engines=[
                 EngineInfo(name=name, input_schema=schema, is_default=name == default)
                 for name, schema in announced.items()
-                if name != "openai" or gateway.settings.openai_model
+                if gateway.settings.has_model(name)
             ],
             flower_url=gateway.settings.flower_url or None,
         )

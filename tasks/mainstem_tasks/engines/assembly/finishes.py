@@ -21,10 +21,13 @@ class Ending(StrEnum):
     """By the provider's rules."""
     UNSAID = "unsaid"
     """The protocol ended, but no reason was given."""
+    PAUSED = "paused"
+    """The provider wants to be asked again, with the answer so far, and goes on then."""
     FAILED = "failed"
 
 
 _WORDS: Final[tuple[tuple[Ending, re.Pattern[str]], ...]] = (
+    (Ending.PAUSED, re.compile(r"^pause")),
     (
         Ending.FILTERED,
         re.compile(r"filter|safety|sensitive|block|prohibited|recitation|refusal|spii|guardrail"),

@@ -34,6 +34,7 @@ from mainstem_tasks.engines.assembly.texts import HalfJoiner, ThinkSplitter
 _CUTS: Final = {
     Ending.CUT: "The limit of tokens cut the answer off before its end, so none of its calls was made.",
     Ending.FILTERED: "The provider's content filter cut the answer off, so none of its calls was made.",
+    Ending.PAUSED: "The provider paused its answer, so none of its calls was made.",
     Ending.UNSAID: "The answer ended without a reason and may be incomplete, so none of its calls was made.",
 }
 
@@ -104,9 +105,13 @@ class _Said:
 
 
 class Assembler:
-    """One answer on its way. `tools`: the names that were offered, if any."""
+    """One answer on its way.
 
-    def __init__(self, tools: Collection[str] = ()) -> None:
+    `tools`: the names that were offered, if any; `is_tagged`: whether its text may begin with a `<think>`
+    block.
+    """
+
+    def __init__(self, tools: Collection[str] = (), *, is_tagged: bool = True) -> None:
         self.tokens: Tokens | None = None
         """The counts so far; also of an answer that fails."""
         self.reason: str | None = None
@@ -118,9 +123,10 @@ class Assembler:
         self._extras: dict[str, Any] = {}
         self._extras_size = 0
         self._said = _Said()
-        self._splitter = ThinkSplitter()
-        self._shown = {Kind.TEXT: list[str](), Kind.REASONING: list[str]()}
+        self._splitter = ThinkSplitter() if is_tagged else None
+        self._shown = {kind: list[str]() for kind in Kind}
         self._thought = _Said()
+        self._refused = _Said()
         self._parts: list[dict[str, Any]] = []
         self._thinks_in_parts = False
         self._in_pieces = False
@@ -133,7 +139,9 @@ class Assembler:
     @property
     def is_over(self) -> bool:
         """Whether the answer is complete and says something: some servers give a reason after a thought."""
-        return self.is_done or (self.reason is not None and bool(self._said.pieces or self._calls.all))
+        return self.is_done or (
+            self.reason is not None and bool(self._said.pieces or self._refused.pieces or self._calls.all)
+        )
 
     def take(self, piece: Piece) -> Iterator[Increment]:
         """Take the next piece; yields what readers are told of it. Consume it whole.
@@ -177,10 +185,11 @@ class Assembler:
     def flush(self) -> Iterator[Increment]:
         """Yield what was held back; call it before `message`, and only of an answer that is not `empty`."""
         yield from self._split(self._said.rest())
-        for kind, text in self._splitter.flush():
+        for kind, text in self._splitter.flush() if self._splitter else ():
             yield self._show(kind, text)
-        if rest := self._thought.rest():
-            yield self._show(Kind.REASONING, rest)
+        for kind, said in ((Kind.REASONING, self._thought), (Kind.REFUSAL, self._refused)):
+            if rest := said.rest():
+                yield self._show(kind, rest)
         for call in self._calls.all:
             rest = call.flush()
             if call.name and not call.shown:
@@ -206,7 +215,7 @@ class Assembler:
         if self._tools and finishes.announces_calls(self.reason):
             raise errors.ProviderError(f"The answer ended with {said!r}, but without a call.", retryable=True)
         if ending in (Ending.ORDINARY, Ending.UNSAID) and not (
-            self._said.text.strip() or self._thought.text.strip()
+            self._said.text.strip() or self._thought.text.strip() or self._refused.text.strip()
         ):
             raise errors.ProviderError(
                 f"The provider's answer was empty (finish reason {said!r}).", retryable=True
@@ -238,11 +247,13 @@ class Assembler:
     def _take_text(self, kind: Kind, text: str) -> Iterator[Increment]:
         if kind is Kind.TEXT:
             yield from self._split(self._said.take(text))
-        elif certain := self._thought.take(text):
+        elif certain := (self._thought if kind is Kind.REASONING else self._refused).take(text):
             yield self._show(kind, certain)
 
     def _split(self, text: str) -> Iterator[Increment]:
-        if text:
+        if text and self._splitter is None:
+            yield self._show(Kind.TEXT, text)
+        elif text and self._splitter is not None:
             for kind, certain in self._splitter.push(text):
                 yield self._show(kind, certain)
 
@@ -302,7 +313,7 @@ class Assembler:
         """Keep a part of the content as it came; parts of one type that follow each other are one."""
         part = piece.part
         if part is None:
-            if piece.kind is Kind.REASONING:
+            if piece.kind is not Kind.TEXT:
                 return
             part = {"type": "text", "text": piece.text}
         self._thinks_in_parts = self._thinks_in_parts or piece.kind is Kind.REASONING

@@ -12,11 +12,16 @@ from enum import StrEnum
 from typing import Any
 
 
+class UnreadableError(ValueError):
+    """A member that carries the answer has a shape of no known meaning; says where."""
+
+
 class Kind(StrEnum):
     """What a text is."""
 
     TEXT = "text"
     REASONING = "reasoning"
+    REFUSAL = "refusal"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

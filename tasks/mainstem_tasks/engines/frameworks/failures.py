@@ -15,7 +15,7 @@ from collections.abc import Generator
 from typing import Any, Final
 
 from mainstem_shared import errors
-from mainstem_tasks.engines.openai import failures
+from mainstem_tasks.engines.turns import failures
 
 _CLIENTS: Final = (
     "openai", "anthropic", "httpx", "httpx2", "httpcore", "httpcore2", "google.genai", "google.api_core",

@@ -24,18 +24,15 @@ from mainstem_tasks.engines.assembly.pieces import (
     Piece,
     Snapshot,
     Text,
+    UnreadableError,
 )
-from mainstem_tasks.engines.openai import failures
-from mainstem_tasks.engines.openai.token_counts import integer, tokens_of
+from mainstem_tasks.engines.turns import failures
+from mainstem_tasks.engines.turns.token_counts import integer, tokens_of
 
 _REASONING: Final = ("reasoning_content", "reasoning", "reasoning_text", "thinking")
 _NOT_SAID: Final = frozenset({"", "null", "none"})
 _SHOWN: Final = 256
 """Characters of a model's name or an answer's id that are told on."""
-
-
-class UnreadableError(ValueError):
-    """A member that carries the answer has a shape of no known meaning; says where."""
 
 
 class ChunkReader:

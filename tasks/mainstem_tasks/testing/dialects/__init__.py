@@ -7,9 +7,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from mainstem_tasks.testing.dialects import calls, ends, failures, texts
-from mainstem_tasks.testing.dialects.table import CHAT, KINDS, Dialect
+from mainstem_tasks.testing.dialects import calls, ends, failures, messages, responses, texts
+from mainstem_tasks.testing.dialects.table import CHAT, KINDS, MESSAGES, RESPONSES, Dialect
 
-DIALECTS: Final[tuple[Dialect, ...]] = (*calls.DIALECTS, *ends.DIALECTS, *texts.DIALECTS, *failures.DIALECTS)
+DIALECTS: Final[tuple[Dialect, ...]] = (
+    *calls.DIALECTS,
+    *ends.DIALECTS,
+    *texts.DIALECTS,
+    *failures.DIALECTS,
+    *responses.DIALECTS,
+    *messages.DIALECTS,
+)
 
-__all__ = ["CHAT", "DIALECTS", "KINDS", "Dialect"]
+__all__ = ["CHAT", "DIALECTS", "KINDS", "MESSAGES", "RESPONSES", "Dialect"]

@@ -14,6 +14,8 @@ from typing import Any, Final
 from mainstem_tasks.testing.provider_server import Reply
 
 CHAT: Final = "chat completions"
+RESPONSES: Final = "Responses"
+MESSAGES: Final = "Anthropic's Messages"
 KINDS: Final[Mapping[str, str]] = {
     "calls": "Telling calls apart",
     "cut": "Answers that are cut",
@@ -26,6 +28,8 @@ KINDS: Final[Mapping[str, str]] = {
     "loop": "Ends of the tool loop",
     "usage": "Where counts of tokens are",
     "wire": "Bytes and lines",
+    "responses": "OpenAI's Responses",
+    "messages": "Anthropic's Messages",
 }
 """Kinds of quirks, in the order of the table."""
 

@@ -1,7 +1,7 @@
-"""The provider's side of the `openai` engine: shared clients, and all its failures as `ProviderError`.
+"""Carries requests to providers by their official SDKs, and turns all failures into `ProviderError`.
 
-The official SDK talks; it is imported at the first run, in a thread, because that takes most of a second.
-How a stream is read is in `reading`, what it means for a run in `engine`.
+An SDK sends the request and judges the status; it is imported at the first run, in a thread, because that
+takes most of a second. How an answer's bytes are read is in `reading`, what they mean for a run in `loop`.
 """
 
 # what clients and providers send is checked by models or by hand, not by types.
@@ -18,19 +18,16 @@ import re
 import time
 import weakref
 from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Final
+from types import ModuleType
+from typing import Any, Final
 
 from mainstem_shared import errors
-from mainstem_shared.settings import Settings
-from mainstem_tasks.engines.openai import failures
-
-if TYPE_CHECKING:
-    import openai
+from mainstem_tasks.engines.turns import failures
 
 CONNECT_S: Final = 10.0
 WRITE_S: Final = 30.0
-PUBLIC_URL: Final = "https://api.openai.com/v1"
 FIRST_DELAY_S: Final = 0.5
 LONGEST_DELAY_S: Final = 8.0
 LONGEST_RETRY_AFTER_S: Final = 60.0
@@ -52,78 +49,54 @@ _NAMES: Final[Mapping[str, str]] = {
 }
 """Hosts by what the price table calls them."""
 
-Clients = dict[tuple[str, str], "openai.AsyncOpenAI"]
+Clients = dict[tuple[str, str, str], Any]
 # By loop: a client's connections belong to the loop that opened them.
 _clients: Final[weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Clients]] = weakref.WeakKeyDictionary()
 
 
-class Provider:
-    """One endpoint, as the settings describe it, with a client that all runs of this loop share."""
+class Line:
+    """A line to one provider: an SDK's client, which all runs of this loop share, and the key it shows."""
 
-    def __init__(self, client: openai.AsyncOpenAI, secret: str, *, continuous_usage: bool = False) -> None:
-        self._client = client
+    def __init__(self, sdk: ModuleType, client: Any, secret: str) -> None:
+        self.client = client
+        self._sdk: Any = sdk
         self._secret = secret
-        self._options = {
-            "include_usage": True,
-            **({"continuous_usage_stats": True} if continuous_usage else {}),
-        }
-
-    @property
-    def name(self) -> str:
-        """Whose prices apply: a known provider's name, else the host's."""
-        host = self._client.base_url.host
-        return _NAMES.get(host, host)
-
-    @property
-    def bound_of_answer(self) -> str:
-        """The member of a request that bounds its answer: OpenAI's newer models refuse the older name."""
-        return "max_completion_tokens" if self.name == "openai" else "max_tokens"
 
     @classmethod
-    async def of(cls, settings: Settings) -> Provider:
-        """Return the provider of these settings.
+    async def to(cls, sdk: str, make: Callable[[Any], Any], *, url: str, secret: str, resource: str) -> Line:
+        """Return the line to an address; `make` makes its client if this loop has none yet.
 
-        Raises:
-            ProviderError: the settings name none.
+        `resource`: the module of the SDK that it would import at the first request.
         """
-        secret = settings.openai_api_key.get_secret_value() if settings.openai_api_key else ""
-        if not secret and not settings.openai_base_url:
-            raise errors.ProviderError(
-                "No provider is configured: set MAINSTEM_OPENAI_API_KEY or MAINSTEM_OPENAI_BASE_URL."
-            )
-        sdk = await asyncio.to_thread(_import)
+        module = await asyncio.to_thread(_import, sdk, resource)
         clients = _clients.setdefault(asyncio.get_running_loop(), {})
-        named = (settings.openai_base_url or PUBLIC_URL, secret)
+        named = (sdk, url, secret)
         if named not in clients:
-            # Explicit values, so that the SDK's own environment variables have no say. Local servers need no
-            # key, but the SDK does. Retries are ours: only we know whether something was emitted.
-            clients[named] = sdk.AsyncOpenAI(base_url=named[0], api_key=secret or "none", max_retries=0)
-        return cls(clients[named], secret, continuous_usage=settings.openai_continuous_usage)
+            clients[named] = make(module)
+        return cls(module, clients[named], secret)
 
-    async def stream(self, body: Mapping[str, Any], *, silence_s: float) -> AsyncGenerator[bytes]:
-        """Yield the body of one streamed chat completion as it arrives. `silence_s`: the longest wait.
+    @property
+    def provider(self) -> str:
+        """A known provider's name, else the host's."""
+        host = self.client.base_url.host
+        return _NAMES.get(host, host)
 
-        The first piece is empty: it says that the provider took the request.
+    async def stream(
+        self, send: Callable[[Any], AbstractAsyncContextManager[Any]], *, silence_s: float
+    ) -> AsyncGenerator[bytes]:
+        """Yield the body of one streamed answer as it arrives. `silence_s`: the longest wait.
 
-        The SDK sends the request and judges the status; its reading of the stream is too strict for what
-        compatible servers send (`reading` has ours).
+        `send` gets the timeout, and sends the request when it is entered. The first piece is empty: it says
+        that the provider took the request. The SDKs' own reading of streams is too strict for what compatible
+        servers send.
 
         Raises:
             ProviderError: it refused, failed or fell silent; `retryable(error)` tells which.
         """
-        import openai
-
-        timeout = openai.Timeout(connect=CONNECT_S, read=silence_s, write=WRITE_S, pool=None)
-        request = self._client.chat.completions.with_streaming_response.create(
-            model=str(body.get("model")),
-            messages=[],  # all of the body is in `extra_body`, as it is
-            stream=True,
-            extra_body={"stream_options": self._options, **body, "stream": True},
-            timeout=timeout,
-        )
-        failing_clearly = _FailingClearly(self.presentable, silence_s)
+        timeout = self._sdk.Timeout(connect=CONNECT_S, read=silence_s, write=WRITE_S, pool=None)
+        failing_clearly = _FailingClearly(self._sdk, self.presentable, silence_s)
         with failing_clearly:
-            response = await request.__aenter__()
+            response = await send(timeout).__aenter__()
         try:
             yield b""  # the request was taken, whatever comes of it
             arriving = aiter(response.iter_bytes())
@@ -152,19 +125,18 @@ class _FailingClearly(contextlib.AbstractContextManager[None]):
     `from None` throughout: the originals' texts may quote the key.
     """
 
-    def __init__(self, presentable: Callable[[str], str], silence_s: float) -> None:
+    def __init__(self, sdk: Any, presentable: Callable[[str], str], silence_s: float) -> None:
+        self._sdk = sdk
         self._presentable = presentable
         self._silence_s = silence_s
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        import openai
-
         match error:
-            case openai.APIStatusError():
+            case self._sdk.APIStatusError():
                 raise self._refused(error) from None
-            case openai.APITimeoutError():
+            case self._sdk.APITimeoutError():
                 raise self._silent(error.__cause__ or error) from None
-            case openai.APIConnectionError():
+            case self._sdk.APIConnectionError():
                 raise self._disconnected(error.__cause__ or error) from None
             case Exception():  # the transport's own, while the body arrives
                 late = "Timeout" in type(error).__name__
@@ -172,12 +144,12 @@ class _FailingClearly(contextlib.AbstractContextManager[None]):
             case _:
                 pass
 
-    def _refused(self, error: openai.APIStatusError) -> errors.ProviderError:
+    def _refused(self, error: Any) -> errors.ProviderError:
         status, headers = error.status_code, error.response.headers
         said = self._presentable(failures.words_of(error.body) or error.response.reason_phrase)
         wait_s = _retry_after_s(headers)
         transient = status in _TRANSIENT or status >= 500
-        codes = [code for code in (error.code, error.type) if isinstance(code, str)]
+        codes = [code for code in failures.codes_of(error.body) if not code.isdecimal()]
         lasting = status < 500 and any(map(failures.lasts, codes))
         hopeless = lasting or (wait_s or 0) > LONGEST_RETRY_AFTER_S
         vetoed = headers.get("x-should-retry", "").lower() == "false"
@@ -233,11 +205,9 @@ async def aclose() -> None:
         await client.close()
 
 
-def _import() -> Any:
-    importlib.import_module(
-        "openai.resources.chat.completions"
-    )  # the SDK would import it at the first request
-    return importlib.import_module("openai")
+def _import(sdk: str, resource: str) -> ModuleType:
+    importlib.import_module(resource)
+    return importlib.import_module(sdk)
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:

@@ -1,6 +1,6 @@
-"""Reads one streamed chat completion from its bytes to its message; knows no socket and no run.
+"""Reads one streamed answer from its bytes to its message; knows no socket and no run.
 
-Body, chunks and assembler in one: the engine feeds what arrives, tests and fuzzers what might.
+Body, protocol and assembler in one: the engine feeds what arrives, tests and fuzzers what might.
 """
 
 from __future__ import annotations
@@ -9,22 +9,35 @@ from collections.abc import Callable, Collection, Iterator
 
 from mainstem_shared import errors
 from mainstem_tasks.engines.assembly.messages import Assembler, Increment, Message
-from mainstem_tasks.engines.assembly.pieces import Done, Tokens
-from mainstem_tasks.engines.openai import wire
-from mainstem_tasks.engines.openai.chunks import ChunkReader, UnreadableError
+from mainstem_tasks.engines.assembly.pieces import Done, Tokens, UnreadableError
+from mainstem_tasks.engines.turns import wire
+from mainstem_tasks.engines.turns.endpoints import PieceReader
 
 
 def _as_said(words: str) -> str:
     return words
 
 
-class CompletionReader:
-    """One answer on its way in. `tools`: the names that were offered; `clean`: rids words of secrets."""
+class AnswerReader:
+    """One answer on its way in, in the protocol of `pieces`.
 
-    def __init__(self, tools: Collection[str] = (), *, clean: Callable[[str], str] = _as_said) -> None:
+    `tools`: the names that were offered; `noun`: what an answer is called; `is_tagged`: whether a text may
+    begin with a `<think>` block; `clean`: rids words of secrets.
+    """
+
+    def __init__(
+        self,
+        pieces: PieceReader,
+        tools: Collection[str] = (),
+        *,
+        noun: str = "chat completion",
+        is_tagged: bool = True,
+        clean: Callable[[str], str] = _as_said,
+    ) -> None:
         self._body = wire.BodyReader()
-        self._chunks = ChunkReader()
-        self._assembler = Assembler(tools)
+        self._pieces = pieces
+        self._assembler = Assembler(tools, is_tagged=is_tagged)
+        self._noun = noun
         self._clean = clean
         self._noise = ""
 
@@ -82,7 +95,7 @@ class CompletionReader:
         match item:
             case wire.Value(data=data, event=event):
                 try:
-                    for piece in self._chunks.read(data, event):
+                    for piece in self._pieces.read(data, event):
                         yield from self._assembler.take(piece)
                 except UnreadableError as error:
                     if not self.ended:
@@ -100,6 +113,4 @@ class CompletionReader:
 
     def _nonsense(self, words: str, *, retryable: bool) -> errors.ProviderError:
         said = self._clean(words)
-        return errors.ProviderError(
-            f"The provider sent what is no chat completion: {said}", retryable=retryable
-        )
+        return errors.ProviderError(f"The provider sent what is no {self._noun}: {said}", retryable=retryable)

@@ -1,4 +1,4 @@
-"""The `openai` engine's tool loop: what the model called, who decides about it, what it gets back.
+"""The tool loop of providers' engines: what the model called, who decides about it, what it gets back.
 
 The transcript stays valid whatever happens: every call of an assistant message has exactly one result after
 it, in order. State and decisions are enough to go on with it anywhere.
@@ -69,14 +69,10 @@ class Progress(BaseModel):
         """Add the model's message as it came, whose calls are pending from now on."""
         self.iteration += 1
         self.pending = list(calls)
-        self.messages.append(
-            {
-                **extras,
-                "role": "assistant",
-                "content": content or None,
-                "tool_calls": [_spelled(call) for call in calls],
-            }
-        )
+        message = {**extras, "role": "assistant", "content": content or None}
+        if calls:
+            message["tool_calls"] = [_spelled(call) for call in calls]
+        self.messages.append(message)
 
     def encoded(self) -> bytes:
         """Return the state as a checkpoint keeps it; long runs give up the oldest results' ends for it.

@@ -18,12 +18,12 @@ from mainstem_tasks.engines.assembly.pieces import Failure
 TRANSIENT: Final = frozenset({408, 409, 425, 429})
 """Statuses below 500 that pass; 425 only within a stream."""
 _LASTING: Final = (
-    "insufficientquota", "quotaexceeded", "billing", "balance", "arrear", "invalidrequest", "invalidargument",
-    "invalidparameter", "invalidapikey", "invalidtype", "invalidvalue", "authentication", "unauthorized",
-    "unauthenticated", "permission", "forbidden", "notfound", "badrequest", "unsupported", "contextlength",
-    "contextwindow", "stringabovemaxlength", "toolarge", "toolong", "contentfilter", "contentpolicy",
-    "safety", "datainspection",
-    "accountdeactivated", "unknownmodel", "unprocessable", "validation", "expiredkey",
+    "insufficientquota", "quotaexceeded", "billing", "balance", "arrear", "invalidrequest",
+    "invalidargument", "invalidparameter", "invalidapikey", "invalidprompt", "invalidtype", "invalidvalue",
+    "authentication", "unauthorized", "unauthenticated", "permission", "forbidden", "notfound",
+    "badrequest", "unsupported", "contextlength", "contextwindow", "stringabovemaxlength", "toolarge",
+    "toolong", "contentfilter", "contentpolicy", "safety", "datainspection", "accountdeactivated",
+    "unknownmodel", "unprocessable", "validation", "expiredkey",
 )  # fmt: skip
 """Parts of codes, without case and signs, that say: not later either."""
 _CODES: Final = ("code", "type", "status", "error_code", "err_code", "name")
@@ -78,15 +78,23 @@ def failure_in(chunk: Mapping[str, Any], event: str = "") -> Failure | None:
     return _failure(chunk, chunk) if said or isinstance(chunk.get("detail"), list) else None
 
 
+def codes_of(body: object) -> list[str]:
+    """Return the codes of an error body, the error's own first."""
+    around: Mapping[str, Any] = body if isinstance(body, Mapping) else {}
+    error = around.get("error")
+    return _codes(error if isinstance(error, Mapping) else {}, around)
+
+
+def _codes(*holders: Mapping[str, Any]) -> list[str]:
+    codes = [
+        str(where[name]) for where in holders for name in _CODES if isinstance(where.get(name), str | int)
+    ]
+    return [code for code in codes if code not in ("error", "True", "False")]
+
+
 def _failure(error: Any, around: Mapping[str, Any]) -> Failure:
     found: Mapping[str, Any] = error if isinstance(error, Mapping) else {}
-    codes = [
-        str(where[name])
-        for where in (found, around)
-        for name in _CODES
-        if isinstance(where.get(name), str | int)
-    ]
-    codes = [code for code in codes if code not in ("error", "True", "False")]
+    codes = _codes(found, around)
     status = next((int(code) for code in codes if code.isdecimal() and 400 <= int(code) < 600), None)
     named = next((code for code in codes if not code.isdecimal()), codes[0] if codes else "")
     refused = status is not None and status < 500 and status not in TRANSIENT

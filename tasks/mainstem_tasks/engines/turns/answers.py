@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
 from mainstem_shared import errors
@@ -23,9 +23,10 @@ from mainstem_tasks.engines.assembly.calls import Call
 from mainstem_tasks.engines.assembly.finishes import Ending
 from mainstem_tasks.engines.assembly.messages import CallBegan, CallGrew, Increment, Message, TextGrew
 from mainstem_tasks.engines.assembly.pieces import Kind
-from mainstem_tasks.engines.openai.counting import Counting
-from mainstem_tasks.engines.openai.reading import CompletionReader
-from mainstem_tasks.engines.openai.tools import Called
+from mainstem_tasks.engines.turns.counting import Counting
+from mainstem_tasks.engines.turns.endpoints import Endpoint
+from mainstem_tasks.engines.turns.reading import AnswerReader
+from mainstem_tasks.engines.turns.tools import Called
 from mainstem_tasks.sdk.context import RunContext
 from mainstem_tasks.sdk.provider_calls import ProviderCall
 
@@ -40,15 +41,15 @@ ID_LIMIT: Final = 128
 
 
 class Answer:
-    """One completion on its way into the run. `begun`: something of it was emitted, it cannot be redone."""
+    """One answer on its way into the run. `begun`: something of it was emitted, it cannot be redone."""
 
     def __init__(
         self,
         run: RunContext[Any],
+        endpoint: Endpoint,
         *,
         taken: frozenset[str],
         tools: Sequence[Mapping[str, Any]],
-        clean: Callable[[str], str],
         messages: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.begun = False
@@ -59,7 +60,13 @@ class Answer:
         self._run = run
         self._taken = set(taken)
         self._required = {name: required for name, required in map(_required, tools) if name}
-        self._reader = CompletionReader(self._required, clean=clean)
+        self._reader = AnswerReader(
+            endpoint.pieces(),
+            self._required,
+            noun=endpoint.noun,
+            is_tagged=endpoint.is_tagged,
+            clean=endpoint.line.presentable,
+        )
         self._ids: dict[int, str] = {}
         self._message: Message | None = None
         self._counting = Counting(messages, tools)
@@ -73,6 +80,11 @@ class Answer:
     def extras(self) -> Mapping[str, Any]:
         """What goes back to the provider beside it."""
         return {} if self._message is None else self._message.extras
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The answer as a message of a conversation; for one without calls."""
+        return {**self.extras, "role": "assistant", "content": self.content or ""}
 
     @property
     def ending(self) -> Ending:
@@ -157,8 +169,10 @@ class Answer:
         match increment:
             case TextGrew(kind=Kind.TEXT, text=text):
                 await self._run.text(text)
-            case TextGrew(text=text):
+            case TextGrew(kind=Kind.REASONING, text=text):
                 await self._run.reasoning(text)
+            case TextGrew(text=text):
+                await self._run.refusal(text)
             case CallBegan(call=call):
                 await self._run.tool_call_start(self._id_of(call), call.name[: calls.NAME_LIMIT])
             case CallGrew(call=call, text=text):

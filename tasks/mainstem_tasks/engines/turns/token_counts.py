@@ -29,7 +29,9 @@ def tokens_of(usage: Any) -> Tokens | None:
         _count(usage, "cache_creation_input_tokens", "cache_write_tokens"),
         _written(usage),
     )
-    reasoning = _first(_count(completion, "reasoning_tokens"), _count(usage, "reasoning_tokens"))
+    reasoning = _first(
+        _count(completion, "reasoning_tokens", "thinking_tokens"), _count(usage, "reasoning_tokens")
+    )
     read = _count(usage, "prompt_tokens", "input_tokens")
     said, total = _count(usage, "completion_tokens", "output_tokens"), _count(usage, "total_tokens")
     if read is not None and _is_without_cache(usage, read, (cached or 0) + (written or 0)):
