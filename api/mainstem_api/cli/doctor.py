@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -76,6 +77,7 @@ def doctor(
     failed = False
     for title, check in (
         ("Installation", _installation),
+        ("Providers", lambda: _providers(settings)),
         ("Store", lambda: _store(settings)),
         ("Broker", lambda: _broker(settings)),
         (f"Application {app}" if app else "Workers' settings", lambda: _workers(app, pool, settings)),
@@ -132,6 +134,30 @@ def _installation() -> Iterator[Finding]:
         remedy="Machines that run workers need the extra `mainstem[worker]`.",
         otherwise=Mark.WARNING,
     )
+
+
+# -- providers
+
+
+def _providers(settings: Settings) -> Iterator[Finding]:
+    """Say of each built-in engine of a provider what it asks, or what it lacks. None of them is needed."""
+    for engine in ("openai", "anthropic"):
+        key, url, model = (getattr(settings, f"{engine}_{name}") for name in ("api_key", "base_url", "model"))
+        setting = f"MAINSTEM_{engine.upper()}"
+        if not (key or url or model):
+            theirs = f"{engine.upper()}_API_KEY"
+            hint = f" ({theirs} is set, but only {setting}_API_KEY counts)" if theirs in os.environ else ""
+            yield Finding(Mark.NOTE, engine, f"not set up: {setting}_API_KEY and {setting}_MODEL do it{hint}")
+        elif util.find_spec(engine) is None:
+            yield Finding(
+                Mark.WARNING, engine, "its client is missing", f"Workers need the extra `mainstem[{engine}]`."
+            )
+        elif not (key or url):
+            yield Finding(Mark.WARNING, engine, "has a model, but no key", f"Set {setting}_API_KEY.")
+        elif not model:
+            yield Finding(Mark.NOTE, engine, f"runs must name a model; {setting}_MODEL is the default")
+        else:
+            yield Finding(Mark.GOOD, engine, f"{model} at {url or 'its own address'}")
 
 
 # -- store
