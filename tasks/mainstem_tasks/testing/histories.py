@@ -9,12 +9,12 @@ otherwise. Signatures and encrypted content can be told from forged ones: a test
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from mainstem_shared.model import digests
 from mainstem_tasks.testing.provider_server import Reply, Request, Step
 
 _ID: Final = re.compile(r"[a-zA-Z0-9_-]{1,128}")
@@ -24,7 +24,7 @@ Faults = Iterator[str]
 
 def signature(text: str) -> str:
     """Return the signature of a thought by its text, or the encrypted content of reasoning by its id."""
-    return f"sig-{hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=12).hexdigest()}"
+    return f"sig-{digests.hex_digest(text.encode('utf-8', 'surrogatepass'), size=12)}"
 
 
 def strict(reply: Reply) -> Callable[[Request], Sequence[Step]]:

@@ -9,12 +9,11 @@ unchanged but for calls that humans have edited.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from mainstem_shared.model import blob_references, jsontext
+from mainstem_shared.model import blob_references, digests, jsontext
 from mainstem_tasks.engines.anthropic.events import BLOCKS
 from mainstem_tasks.engines.turns.endpoints import Chat
 
@@ -95,7 +94,7 @@ def _fit(name: Any) -> str:
     text = str(name or "")
     if text and not _UNFIT.search(text) and len(text) <= NAME_LIMIT:
         return text
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+    digest = digests.hex_digest(text.encode("utf-8", "surrogatepass"), size=4)
     return f"{_UNFIT.sub('_', text)[: NAME_LIMIT - 9]}_{digest}"
 
 
