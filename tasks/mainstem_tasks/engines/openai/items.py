@@ -172,7 +172,8 @@ class ItemReader:
         if status in ("failed", "cancelled") or error:
             yield failures.failure_in({"error": error}) or Failure(words=f"the response is {status}")
             return
-        for at, item in enumerate(response.get("output") or ()):
+        output: list[Any] = response.get("output") or []
+        for at, item in enumerate(output):
             if at not in self._items and isinstance(item, Mapping):
                 yield from self._item(at, item, is_whole=status != "incomplete")
         plain = all(item.get("type") in _PLAIN for item in self._items.values())
@@ -183,7 +184,7 @@ class ItemReader:
         yield Done()
 
     def _reason(self, response: Mapping[str, Any]) -> str:
-        details = response.get("incomplete_details")
+        details: Any = response.get("incomplete_details")
         if response.get("status") == "incomplete" or details:
             why = details.get("reason") if isinstance(details, Mapping) else None
             return str(why or "incomplete")

@@ -78,7 +78,7 @@ class Line:
     @property
     def provider(self) -> str:
         """A known provider's name, else the host's."""
-        host = self.client.base_url.host
+        host = str(self.client.base_url.host)
         return _NAMES.get(host, host)
 
     async def stream(

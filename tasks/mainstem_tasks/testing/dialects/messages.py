@@ -135,7 +135,8 @@ _TEXTS: Final = (
 
 
 def _failing(name: str, quirk: str, reply: Any, words: str, **fields: Any) -> Dialect:
-    return _dialect(name, quirk, reply, failure=words, **{"usage": None, **fields})
+    expected: dict[str, Any] = {"usage": None, **fields}
+    return _dialect(name, quirk, reply, failure=words, **expected)
 
 
 _FAILURES: Final = (

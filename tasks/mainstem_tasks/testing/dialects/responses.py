@@ -40,7 +40,7 @@ def item(at: int, kind: str, *pieces: Event, **fields: Any) -> list[Event]:
 
 def said(at: int, *pieces: str) -> list[Event]:
     """Return a message."""
-    content = [{"type": "output_text", "text": "".join(pieces), "annotations": []}]
+    content: list[Event] = [{"type": "output_text", "text": "".join(pieces), "annotations": []}]
     deltas = (event("output_text.delta", content_index=0, delta=piece) for piece in pieces)
     return item(at, "message", *deltas, role="assistant", content=content)
 
@@ -65,7 +65,14 @@ def call(at: int, name: str, *pieces: str) -> list[Event]:
 
 def end(status: str = "completed", **members: Any) -> Event:
     """Return the event that ends a response."""
-    response = {"id": "resp_1", "model": "m", "status": status, "output": [], "usage": _USAGE, **members}
+    response: dict[str, Any] = {
+        "id": "resp_1",
+        "model": "m",
+        "status": status,
+        "output": [],
+        "usage": _USAGE,
+        **members,
+    }
     return event(status, response=response)
 
 
@@ -146,7 +153,8 @@ _TEXTS: Final = (
 
 
 def _failing(name: str, quirk: str, reply: Any, words: str, **fields: Any) -> Dialect:
-    return _dialect(name, quirk, reply, failure=words, **{"usage": None, **fields})
+    expected: dict[str, Any] = {"usage": None, **fields}
+    return _dialect(name, quirk, reply, failure=words, **expected)
 
 
 def _failed(code: str, words: str) -> Event:
