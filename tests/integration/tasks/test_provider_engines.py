@@ -222,12 +222,12 @@ async def test_thoughts_come_back_in_later_turns(
     server.reply(thinking_then_calling(column, "forecast", '{"city":"Rome"}'), strict(kind.DONE))
     await turn(runs, deployed, "one", use_tools=["forecast"])
     first = server.requests[-1].body
-    await turn(runs, deployed, "two")
+    second = await turn(runs, deployed, "two")
     later = server.requests[-1].body
     name = "messages" if column == "anthropic" else "input"
     assert later[name][: len(first[name])] == first[name]
     assert "sig-" in json.dumps(later)
-    assert (await runs.messages("t")).items[-1].parts[-1]["text"] == "done"
+    assert (await runs.get(second)).text == "done"
 
 
 async def test_an_abort_closes_the_providers_stream(
