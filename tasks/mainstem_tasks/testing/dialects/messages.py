@@ -127,7 +127,7 @@ _TEXTS: Final = (
     _dialect("think-tag", "A leading <think> is text here: thoughts have blocks", stream(*said(0, "<think>", "x</think>"), *end("end_turn")), text="<think>x</think>"),
     _dialect("cache", "Counts leave out what was read from the cache, or written to it",
              (stream()[0].replace(b'"input_tokens": 3', b'"input_tokens": 3, "cache_read_input_tokens": 90, "cache_creation_input_tokens": 7')
-              + stream(*said(0, "hello"), *end("end_turn"))[0].partition(b"\n\n")[2],), text="hello", usage=(100, 2)),
+              + stream(*said(0, "hello"), *end("end_turn", input_tokens=3))[0].partition(b"\n\n")[2],), text="hello", usage=(100, 2)),
     _dialect("plain", "A plain JSON answer to a streaming request", plain({"type": "message", "id": "msg_1", "model": "m", "content": [{"type": "text", "text": "hello"}],
              "stop_reason": "end_turn", "usage": {"input_tokens": 3, "output_tokens": 2}}), text="hello", family="proxies"),
     _dialect("open", "The connection stays open after message_stop", (*stream(*said(0, "hello"), *end("end_turn")), "hold"), text="hello", family="proxies"),
