@@ -198,3 +198,29 @@ def test_a_folder_keeps_whole_files_and_tells_damaged_ones(tmp_path: Path) -> No
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(errors.Misconfigured, match="MAINSTEM_BLOB_URL"):
         drivers.of(Settings(blob_url=url))
+
+
+async def test_a_file_that_was_shown_may_be_sent_back(
+    http: httpx.AsyncClient, runs: AsyncRuns, settings: Settings, tmp_path: Path
+) -> None:
+    """By its address, or as it stands in the input: the new run has its own; of somebody else nothing is had."""
+    first = (await runs.start("t", "files_beside", photos())).run_id
+    (part, _) = (await http.get("/v1/threads/t/messages")).json()["messages"][0]["parts"][1:]
+    stored = (await http.get(f"/v1/runs/{first}/input")).json()["messages"][0]["content"][1]["image_url"][
+        "url"
+    ]
+    for named in (part["url"], stored):
+        image = {"type": "image_url", "image_url": {"url": named}}
+        again = {"messages": [{"role": "user", "content": [image, {"type": "text", "text": named}]}]}
+        body = {"engine": "files_beside", "input": again, "if_active": "enqueue"}
+        started = await http.post("/v1/threads/t2/runs", json=body)
+        run_id = started.json()["run_id"]
+        given = (await http.get(f"/v1/runs/{run_id}/input")).json()["messages"][0]["content"]
+        assert given[1]["text"] == named
+        blob = blob_references.parse(given[0]["image_url"]["url"])
+        assert blob is not None
+        assert (blob.run_id, blob.media_type) == (run_id, "image/jpeg")
+        stolen = await runs.start("t3", "files_beside", again, user_id="bob", if_active="enqueue")
+        theirs = (await runs.input(stolen.run_id))["messages"][0]["content"][0]["image_url"]["url"]
+        assert theirs == named
+    assert (await http.get(blob.path)).content == PHOTO

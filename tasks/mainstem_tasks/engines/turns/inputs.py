@@ -17,6 +17,7 @@ from mainstem_tasks.sdk.policies import Policy
 OURS: Final = frozenset({"extra_body", "timeout_s", "use_tools", "tool_policy", "max_iterations", "history"})
 """What the provider knows nothing of."""
 _INSTRUCTIONS: Final = ("system", "developer")
+_ANSWERS: Final = frozenset({"assistant", "tool", "function"})
 """Roles of what stands before a conversation."""
 
 
@@ -90,7 +91,14 @@ class Conversing(BaseModel):
         return {**self.extra_body, **kept}
 
     def conversation(self, earlier: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return the messages with the thread's earlier ones before them, and instructions before all."""
+        """Return the messages with the thread's earlier ones before them, and instructions before all.
+
+        Of a client that sends the whole conversation as well, what the thread has is not said twice.
+        """
         said = [message.model_dump(exclude_unset=True) for message in self.messages]
+        if earlier and said and said[-1]["role"] == "user":
+            answered = [n for n, message in enumerate(said) if message["role"] in _ANSWERS]
+            since = answered[-1] + 1 if answered else 0
+            said = [m for n, m in enumerate(said) if n >= since or m["role"] in _INSTRUCTIONS]
         first = next((n for n, message in enumerate(said) if message["role"] not in _INSTRUCTIONS), len(said))
         return [*said[:first], *earlier, *said[first:]]
