@@ -54,6 +54,24 @@ async def _theirs(store: Store, run_ids: list[str], caller: Principal) -> AsyncI
             yield known
 
 
+async def page(
+    gateway: Gateway, thread_id: str, caller: Principal, *, before: str | None = None
+) -> conversations.Page:
+    """Return a thread's messages for a client that opens it again; none of a thread that is new."""
+    try:
+        return await gateway.runs.messages(
+            thread_id,
+            user_id=caller.user_id,
+            tenant=caller.tenant,
+            before=before,
+            limit=conversations.LONGEST_PAGE,
+        )
+    except errors.NotFound:
+        if before is not None:
+            raise
+        return conversations.Page(messages=[], previous=None, next=None)
+
+
 async def conversation(
     gateway: Gateway, thread_id: str, caller: Principal, *, before: str = ""
 ) -> list[dict[str, Any]]:

@@ -7,31 +7,34 @@ kept beside the thread's idempotency keys, for as long (`_also_known_as`).
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Mapping
 from typing import Any, Final
 
 from fastapi import APIRouter
+from pydantic import BaseModel
 from starlette.responses import Response
 
-from mainstem_api.gateway.adapters import attaching, engine_input
-from mainstem_api.gateway.adapters.ag_ui import messages
+from mainstem_api.gateway.adapters import attaching, engine_input, threads
+from mainstem_api.gateway.adapters.ag_ui import history, messages
 from mainstem_api.gateway.adapters.ag_ui.events import Events
 from mainstem_api.gateway.adapters.ag_ui.requests import RunAgentInput, Verdicts, verdicts
 from mainstem_api.gateway.adapters.attaching import AttachPoint
 from mainstem_api.gateway.adapters.start_once import Started, start_once
 from mainstem_api.gateway.auth.caller import Caller
-from mainstem_api.gateway.routes.runs import Serving, problem_documents
+from mainstem_api.gateway.routes.runs import Serving, as_json, problem_documents
 from mainstem_api.gateway.sse import EventStream
 from mainstem_api.gateway.state import Gateway
 from mainstem_shared import errors, transitions
-from mainstem_shared.model import digests, ids
+from mainstem_shared.model import digests, ids, runs
 from mainstem_shared.model.principals import Principal
 from mainstem_shared.model.runs import Status
 from mainstem_shared.operations import engine_catalogue, starting
 from mainstem_shared.store import keys
 
 router = APIRouter(tags=["ag-ui"])
+_MESSAGE_ID: Final = re.compile(r"[^\x00-\x20\x7f]{1,255}")
 
 ABORT_WAIT_S: Final = 5.0
 """Questions that the user cancels end the run; its end is told if it comes within so many seconds."""
@@ -64,6 +67,30 @@ async def run_agent(body: RunAgentInput, gateway: Serving, caller: Caller) -> Re
     return _follow(body, gateway, caller, run_id, attach_point=attach_point, before=before)
 
 
+class AgentMessages(BaseModel):
+    """AG-UI messages, oldest first; `previous` is the `before` of the page before, null at the start."""
+
+    messages: list[dict[str, Any]]
+    previous: str | None
+
+
+@router.get(
+    "/v1/ag-ui/threads/{thread_id}/messages",
+    response_model=AgentMessages,
+    responses=problem_documents(400, 404, 422, 503),
+)
+async def list_messages(
+    thread_id: runs.ThreadId, gateway: Serving, caller: Caller, before: runs.MessageId | None = None
+) -> Response:
+    """Return a thread's messages for an agent: the last 200 of its latest branch, or those before one.
+
+    An answer that is not complete is not among them: who attaches to its run gets all of it.
+    """
+    page = await threads.page(gateway, thread_id, caller, before=before)
+    found = AgentMessages(messages=history.agent_messages(page.messages), previous=page.previous)
+    return as_json(found)
+
+
 def _run_id(body: RunAgentInput, caller: Principal) -> str:
     """Return the id of the run that the client's name for it stands for: the same at every gateway."""
     named = digests.digest(_scope(body, caller))
@@ -88,6 +115,7 @@ async def _start(body: RunAgentInput, run_id: str, gateway: Gateway, caller: Pri
     engine = options.engine or gateway.settings.default_engine
     schema = await engine_catalogue.schema_of(gateway.store, engine)
     said = messages.conversation(body.messages, body.context)
+    message_id, parent = history.last_said(body.messages, run_id)
     request = starting.parse_request(
         {
             "engine": engine,
@@ -97,6 +125,8 @@ async def _start(body: RunAgentInput, run_id: str, gateway: Gateway, caller: Pri
             "max_duration_s": options.max_duration_s,
             "on_worker_lost": options.on_worker_lost,
             "budget": options.spendable,
+            "message_id": message_id if message_id and _MESSAGE_ID.fullmatch(message_id) else None,
+            "parent": parent,
         }
     )
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from mainstem_api.gateway.adapters import attaching, engine_input, threads
-from mainstem_api.gateway.adapters.ai_sdk import messages
+from mainstem_api.gateway.adapters.ai_sdk import history, messages
 from mainstem_api.gateway.adapters.ai_sdk.messages import ChatRequest, UIMessage
 from mainstem_api.gateway.adapters.ai_sdk.stream import UIMessageStream, Version
 from mainstem_api.gateway.adapters.start_once import Started, start_once
@@ -21,7 +21,7 @@ from mainstem_api.gateway.state import Gateway
 from mainstem_shared import errors
 from mainstem_shared.model import cursors, digests
 from mainstem_shared.model.principals import Principal
-from mainstem_shared.model.runs import Run, Spec, Status, ThreadId
+from mainstem_shared.model.runs import MessageId, Run, Spec, Status, ThreadId
 from mainstem_shared.operations import engine_catalogue
 
 router = APIRouter(tags=["ai-sdk"])
@@ -56,6 +56,13 @@ def client_version(request: Request) -> Version | None:
         if named == str(version):
             return version
     raise errors.NotFound("No such version: there are v5, v6 and v7.")
+
+
+class ChatMessages(BaseModel):
+    """UI messages, oldest first; `previous` is the `before` of the page before, null at the start."""
+
+    messages: list[dict[str, Any]]
+    previous: str | None
 
 
 Client = Annotated[Version | None, Depends(client_version)]
@@ -109,6 +116,27 @@ async def resume(
     if found is None:
         return Response(status_code=204)
     return _follow(gateway, caller, found.run_id, version=version)
+
+
+@router.get("/v1/ai-sdk/v{version}/chat/{id}/messages", response_model=ChatMessages, include_in_schema=False)  # noqa: FAST003 - of any version
+@router.get(
+    "/v1/ai-sdk/chat/{id}/messages",
+    response_model=ChatMessages,
+    responses=problem_documents(400, 404, 422, 503),
+)
+async def load(
+    id: ThreadId,  # noqa: A002 - the SDK's word
+    gateway: Serving,
+    caller: Caller,
+    before: MessageId | None = None,
+) -> Response:
+    """Return a chat's messages for `useChat`: the last 200 of its latest branch, or those before one.
+
+    An answer that is being given is not among them: its stream, to be resumed, has all of it.
+    """
+    page = await threads.page(gateway, id, caller, before=before)
+    found = ChatMessages(messages=history.ui_messages(page.messages), previous=page.previous)
+    return as_json(found)
 
 
 @router.post("/v1/ai-sdk/v{version}/chat/{id}/stop", response_model=Stopped, include_in_schema=False)  # noqa: FAST003 - of any version

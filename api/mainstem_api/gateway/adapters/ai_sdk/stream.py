@@ -24,7 +24,7 @@ from mainstem_shared.model.events import Type
 
 ASK_USER: Final = "ask_user"
 """The name of the client's tool that a question calls: `{"text", "options"?}`; its output is the answer."""
-_ASKED: Final = ("text", "options", "type", "value", "response_schema")
+ASKED: Final = ("text", "options", "type", "value", "response_schema")
 """Members of a question that clients see."""
 DENIED: Final = "The user rejected this call."
 WAITS: Final = "Not run yet: it waits for the decision about another call."
@@ -144,7 +144,7 @@ class UIMessageStream(Translator):
         if self.fold.title is not None:
             metadata["title"] = self.fold.title
         if self.fold.usage is not None:
-            metadata["usage"] = _usage(self.fold.usage)
+            metadata["usage"] = usage_of(self.fold.usage)
         return metadata
 
     # -- texts
@@ -215,11 +215,11 @@ class UIMessageStream(Translator):
                     **about,
                     "toolName": call["name"],
                     "input": call["arguments"],
-                    "errorText": _error_text(result),
+                    "errorText": error_text(result),
                 }
             )
         else:
-            self.say({"type": "tool-output-error", **about, "errorText": _error_text(result)})
+            self.say({"type": "tool-output-error", **about, "errorText": error_text(result)})
 
     # -- humans
 
@@ -234,7 +234,7 @@ class UIMessageStream(Translator):
         if action.get("calls") and self._version != 5:
             self._approve_others(action)
         for question in action.get("questions", ()):
-            asked = {name: question[name] for name in _ASKED if name in question}
+            asked = {name: question[name] for name in ASKED if name in question}
             self._ask(action, question["question_id"], asked)
 
     def _ask(self, action: Mapping[str, Any], asked_id: str, question: Mapping[str, Any]) -> None:
@@ -353,7 +353,7 @@ def _input(call: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _usage(usage: Mapping[str, Any]) -> dict[str, Any]:
+def usage_of(usage: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "inputTokens": usage.get("input_tokens", 0),
         "outputTokens": usage.get("output_tokens", 0),
@@ -365,7 +365,7 @@ def _usage(usage: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _error_text(result: Any) -> str:
+def error_text(result: Any) -> str:
     if isinstance(result, dict) and len(result) == 1:
         (result,) = result.values()
     return result if isinstance(result, str) else jsontext.dumps(result).decode()
