@@ -31,6 +31,8 @@ class DemoInput(BaseModel):
     """Words before which `demo_tool` asks for approval."""
     ask_at: Annotated[frozenset[int], Field(max_length=1000)] = frozenset()
     """Words before which the user is asked a question, whose answer is inserted."""
+    message: str | None = None
+    """What the user said, for the thread's history: the words do not depend on it."""
     echo_input: bool = False
     """Insert what users say meanwhile before the next word."""
 

@@ -307,7 +307,7 @@ async def test_what_is_written_before_the_gateway_answers_is_not_lost(opened: Ta
             await route.continue_()
 
     await let_go("/v1/me")
-    await let_go("/v1/overview")
+    await let_go("/v1/threads?")
     await expect(page.locator("#connection")).to_have_text("Connected")
     await field.press("Enter")
     await field.fill("and then")
@@ -385,8 +385,8 @@ async def test_all_that_an_engine_can_say_has_its_place(opened: Tabs):
     await page.get_by_role("button", name="20:30").click()
     await page.get_by_role("button", name="Answer").click()
     await finished(page)
-    for refused in ("rejected", "failed"):  # who decided what is in the log alone
-        await expect(page.locator(".call .chip")).to_have_text(["done", refused])
+    for _ in ("as it went", "read again"):
+        await expect(page.locator(".call .chip")).to_have_text(["done", "rejected"])
         await page.locator(".call summary").first.click()
         await expect(page.get_by_label("Result").first).to_contain_text('"people": 7')
         await page.get_by_text("Thoughts").click()
@@ -460,6 +460,77 @@ async def test_a_conversation_is_deleted_at_the_second_press(opened: Tabs):
     assert (await (await page.request.get(f"{opened.url}/v1/threads/{thread}/runs")).json())["runs"] == []
 
 
+def words(text: str, tokens: int = 3) -> dict[str, Any]:
+    """The demo engine's input for a message of a user."""
+    return {"tokens": tokens, "interval_ms": 0, "message": text}
+
+
+async def bubbles(page: Page) -> list[str]:
+    return await page.locator(".said .bubble").all_text_contents()
+
+
+async def test_an_edit_and_a_regeneration_are_versions_to_switch_between(opened: Tabs, tmp_path: Path):
+    """By keyboard too; what is written next follows what is shown; a reload shows the latest."""
+    page = await opened.open()
+    await say(page, words("first"))
+    await finished(page)
+    await say(page, words("second"))
+    await expect(page.locator(".turn-notes")).to_have_count(2)
+    last = page.locator(".turn").last
+    await last.get_by_role("button", name="Regenerate").click()
+    await expect(last.get_by_label("Versions of this answer")).to_contain_text("2/2")
+    await last.get_by_role("button", name="Edit this message").focus()
+    await page.keyboard.press("Enter")
+    await page.get_by_label("Edited message").fill("never mind")
+    await page.keyboard.press("Escape")
+    await expect(page.get_by_label("Edited message")).to_have_count(0)
+    await last.get_by_role("button", name="Edit this message").click()
+    await page.get_by_label("Edited message").fill("second, edited")
+    await page.keyboard.press("Enter")
+    versions = page.get_by_label("Versions of this message")
+    await expect(versions).to_contain_text("2/2")
+    await finished(page)
+    assert await bubbles(page) == ["first", "second, edited"]
+    assert await barriers(page) == []
+    await picture(page, "page-branches", tmp_path)
+    await page.get_by_role("button", name="Previous message").click()
+    await expect(versions).to_contain_text("1/2")
+    assert await bubbles(page) == ["first", "second"]
+    await say(page, words("and a third"))
+    await expect(page.locator(".turn-notes")).to_have_count(3)
+    await page.reload()
+    await expect(page.locator(".turn-notes")).to_have_count(3)
+    assert await bubbles(page) == ["first", "second", "and a third"]
+    await expect(page.get_by_label("Versions of this answer")).to_contain_text("2/2")
+
+
+async def test_conversations_are_found_and_renamed(opened: Tabs, tmp_path: Path):
+    """A long message is whole, after *Regenerate* too; a new name is everywhere at once."""
+    page = await opened.open()
+    long = "word " * 3000 + "END"
+    await say(page, words(long))
+    await finished(page)
+    assert await bubbles(page) == [long]
+    await page.get_by_role("button", name="Regenerate").click()
+    await expect(page.get_by_label("Versions of this answer")).to_contain_text("2/2")
+    assert await bubbles(page) == [long]
+    other = await opened.open(page.url.removeprefix(opened.url))
+    thread = page.url.partition("#thread=")[2]
+    row = page.locator(f"[data-thread='{thread}']")
+    await row.hover()
+    await row.get_by_role("button", name="Rename").click()
+    await page.keyboard.type("A name of its own")
+    await page.keyboard.press("Enter")
+    for tab in (page, other):
+        await expect(tab.locator("#title")).to_have_text("A name of its own")
+    await page.get_by_label("Search conversations").fill("NAME of")
+    await expect(page.locator(".threads li")).to_have_count(1)
+    assert await barriers(page) == []
+    await picture(page, "page-search", tmp_path)
+    await page.get_by_label("Search conversations").fill("nothing has this")
+    await expect(page.get_by_text("No title has that.")).to_be_visible()
+
+
 async def test_escape_stops_a_run(opened: Tabs):
     """What it had said stays, as an exact prefix."""
     page = await opened.open()
@@ -471,14 +542,15 @@ async def test_escape_stops_a_run(opened: Tabs):
 
 
 async def test_a_failure_is_shown_and_can_be_tried_again(opened: Tabs):
-    """With its reason, the text until then, and a button that sends the same once more."""
+    """With its reason, the text until then, and a button that has the same answered once more."""
     page = await opened.open()
     await say(page, {"tokens": 9, "interval_ms": 0, "fail_at": 4})
     await expect(page.locator(".failure")).to_contain_text("The engine failed")
     await expect(page.locator(".failure")).to_contain_text("asked to fail before word 4")
     assert await answer(page) == demo_text(4)
     await page.get_by_role("button", name="Try again").click()
-    await expect(page.locator(".failure")).to_have_count(2)
+    await expect(page.get_by_label("Versions of this answer")).to_contain_text("2/2")
+    await expect(page.locator(".failure")).to_have_count(1)
 
 
 async def test_a_refused_message_is_not_lost(opened: Tabs):

@@ -17,8 +17,8 @@ from mainstem_tasks.sdk.policies import Policy
 OURS: Final = frozenset({"extra_body", "timeout_s", "use_tools", "tool_policy", "max_iterations", "history"})
 """What the provider knows nothing of."""
 _INSTRUCTIONS: Final = ("system", "developer")
-_ANSWERS: Final = frozenset({"assistant", "tool", "function"})
 """Roles of what stands before a conversation."""
+_ANSWERS: Final = frozenset({"assistant", "tool", "function"})
 
 
 class Message(BaseModel):

@@ -1,17 +1,20 @@
-// The chat page: which thread is open, its turns, and who follows what. The gateway holds the truth; this page reads the
-// overview every few seconds, so that what other tabs, clients and devices do shows here too.
+// The chat page: which thread is open, its turns, and who follows what. The gateway holds the truth; this page reads
+// messages and the list of threads every few seconds, so that what other tabs, clients and devices do shows here too.
 
 import * as api from "./api.js";
 import { Composer } from "./composer.js";
 import { Connection } from "./connection.js";
 import { announce, breath, byId, el, icon, notify, setText } from "./dom.js";
 import { Engines } from "./engines.js";
+import { exchanges, isOver, runOf, textOf } from "./exchanges.js";
 import { guard } from "./identity.js";
+import { unanswered } from "./said.js";
 import { Threads } from "./threads.js";
 import { Turn } from "./turn.js";
 import { firstText, line } from "./values.js";
 import { welcome } from "./welcome.js";
 
+const PAGE = 100; // messages that are read at a time
 const POLL_MS = 4_000;
 const NEAR_PX = 80;
 const TOUCHED_MS = 1_000;
@@ -23,7 +26,13 @@ class Chat {
     this.engines = new Engines([]);
     this.connection = new Connection();
     this.composer = new Composer({ send: (text) => this.send(text), stop: () => this.stop() });
-    this.threads = new Threads({ open: () => this.sidebar(false), remove: (id) => this.remove(id) });
+    this.threads = new Threads({
+      open: () => this.sidebar(false),
+      remove: (id) => this.remove(id),
+      rename: (id, title) => this.rename(id, title),
+      search: () => this.poll(),
+    });
+    this.branch = null; // a message of the branch that is open; null: the latest one
     this.others = "BroadcastChannel" in window ? new BroadcastChannel("mainstem") : null;
     this.others?.addEventListener("message", () => this.poll());
     this.column = byId("turns");
@@ -125,47 +134,90 @@ class Chat {
     }
   }
 
-  close() {
+  clear() {
     for (const turn of this.turns.values()) turn.close();
     this.turns.clear();
+    this.column.replaceChildren();
+  }
+
+  close() {
+    this.clear();
+    this.branch = null;
+    this.newest = null;
     this.pinned = true;
     this.top = 0;
-    this.column.replaceChildren();
     this.connection.streams("ended");
     notify(null);
   }
 
-  /** Read the open thread's newest runs, add what is new, follow what runs. */
+  /** Read the open thread's latest messages, on the branch that is open; add what is new, follow what runs. */
   async load() {
-    const { thread } = this;
+    const { thread, branch } = this;
     let page;
     try {
-      page = await api.threadRuns(thread, { limit: 20 });
+      page = await api.messages(thread, { limit: PAGE, branch });
     } catch (error) {
-      if (error.status !== 401) notify(error.message, { label: "Try again", run: () => { notify(null); this.load(); } });
+      if (error.status === 404) this.show(); // nothing was said there yet
+      else if (error.status !== 401) notify(error.message, { label: "Try again", run: () => { notify(null); this.load(); } });
       return;
     }
-    if (thread !== this.thread) return; // somebody was quicker
-    if (!this.turns.size) this.offerEarlier(page.next);
-    const said = page.runs.length ? await this.said(thread) : new Map(); // a new thread has no messages yet
-    for (const run of page.runs.reverse()) {
-      this.add(Object.assign(run, said.get(run.run_id)));
+    const found = exchanges(page.messages);
+    const first = found[0]?.id;
+    const isCurrent = () => thread === this.thread && branch === this.branch;
+    if (!isCurrent()) return; // somebody was quicker
+    if (!this.turns.has(first)) this.clear();
+    if (!this.turns.size) this.offerEarlier(page.previous);
+    this.keep(first, new Set(found.map(({ id }) => id)));
+    for (const exchange of found) {
+      const run = await this.runOf(exchange);
+      if (!isCurrent()) return;
+      if (run) this.add(exchange, run);
       await breath(); // each may be large
-      if (thread !== this.thread) return;
+      if (!isCurrent()) return;
     }
+    this.unanswered(found.at(-1));
     this.show();
     this.attach();
   }
 
-  /** What users said, by run, as the server has it: whole, and which message a run answers. */
-  async said(thread) {
-    const found = new Map();
+  /** Return the run of an exchange: of one that is not over as it is now, so that it can be followed from there. */
+  async runOf({ answer }) {
+    if (!answer) return null;
+    const known = this.turns.get(answer.run_id);
+    if (isOver(answer) || known?.follower) return runOf(answer);
     try {
-      const { messages } = await api.messages(thread, { limit: 100 });
-      const texts = new Map(messages.filter(({ role }) => role === "user").map(({ id, parts }) => [id, textOf(parts)]));
-      for (const { id, role, parent } of messages) if (role === "assistant") found.set(id, { asks: parent, said: texts.get(parent) });
-    } catch { /* what stands in the runs is shown */ }
-    return found;
+      return await api.getRun(answer.run_id);
+    } catch {
+      return runOf(answer);
+    }
+  }
+
+  /** Take what stands on another branch off the page: turns from `first` on that are not among these. */
+  keep(first, ids) {
+    let within = false;
+    for (const [id, turn] of this.turns) {
+      within ||= id === first;
+      if (!within || ids.has(id)) continue;
+      turn.close();
+      turn.node.remove();
+      this.turns.delete(id);
+    }
+  }
+
+  /** Show what was said at the end and not answered: a thread may be forked there. */
+  unanswered(last) {
+    this.column.querySelector(".unanswered")?.remove();
+    if (last && !last.answer) this.column.append(unanswered(last.said, { edit: (message, text) => this.edit(message, text), open: (id) => this.open(id) }));
+  }
+
+  /** Show the branch on which a message stands. */
+  async open(id) {
+    this.branch = id;
+    this.pinned = false;
+    await this.load();
+    const shown = [...this.turns.values()].find((turn) => turn.run.run_id === id) ?? [...this.turns.values()].find(({ node }) => node.querySelector(`[data-message="${CSS.escape(id)}"]`));
+    shown?.node.scrollIntoView({ block: "nearest" });
+    announce("Another version is shown.");
   }
 
   /** A turn changed in more than its text. */
@@ -175,20 +227,23 @@ class Chat {
     if (turn) turn.noted = status;
   }
 
-  add(run, before = null) {
+  add({ said, answer }, run, before = null) {
     const known = this.turns.get(run.run_id);
     if (known) {
+      if (answer) known.updates(said, answer);
       known.refresh(run);
       return known;
     }
     let turn = null; // it renders before it is returned
-    turn = new Turn(run, {
+    turn = new Turn({ run, said, answer }, {
       connection: (state) => this.connection.streams(state),
       changed: (state) => this.noticed(turn, state),
       grown: () => this.pin(),
       again: () => this.attach(),
-      retry: (failed) => this.retry(failed.run).catch((error) => notify(error.message)),
+      retry: (ended) => this.retry(ended).catch((error) => notify(error.message)),
       send: (text) => this.send(text),
+      edit: (message, text) => this.edit(message, text),
+      open: (id) => this.open(id),
     });
     this.turns.set(run.run_id, turn);
     this.column.insertBefore(turn.node, before);
@@ -196,22 +251,19 @@ class Chat {
   }
 
   /** Show that there is more above, and read it when asked to. */
-  offerEarlier(cursor) {
+  offerEarlier(previous) {
     this.column.querySelector(".earlier")?.remove();
-    if (!cursor) return;
+    if (!previous) return;
     const button = el("button", { type: "button", class: "button quiet earlier" }, "Show earlier messages");
     button.addEventListener("click", async () => {
       button.disabled = true;
       const { scrollHeight } = this.scroller;
       try {
-        const { thread } = this;
-        const page = await api.threadRuns(thread, { limit: 20, cursor });
-        if (thread !== this.thread) return;
-        const later = [...this.turns];
-        this.turns.clear();
-        for (const run of page.runs.reverse()) this.add(run, later[0]?.[1].node ?? null);
-        for (const [id, turn] of later) this.turns.set(id, turn);
-        this.offerEarlier(page.next);
+        const { thread, branch } = this;
+        const page = await api.messages(thread, { limit: PAGE, branch, before: previous });
+        if (thread !== this.thread || branch !== this.branch) return;
+        this.prepend(exchanges(page.messages));
+        this.offerEarlier(page.previous);
         this.scroller.scrollTop += this.scroller.scrollHeight - scrollHeight; // what was read stays where it is
       } catch (error) {
         button.disabled = false;
@@ -219,6 +271,20 @@ class Chat {
       }
     });
     this.column.prepend(button);
+  }
+
+  /** Put earlier exchanges before the others; what was said last there belongs to the first of those. */
+  prepend(found) {
+    const later = [...this.turns];
+    const [, oldest] = later[0] ?? [];
+    const last = found.at(-1);
+    if (last && !last.answer) {
+      oldest?.says([...last.said, ...oldest.said]);
+      found.pop();
+    }
+    this.turns.clear();
+    for (const exchange of found) this.add(exchange, runOf(exchange.answer), oldest?.node ?? null);
+    for (const [id, turn] of later) this.turns.set(id, turn);
   }
 
   /** Follow the run that is at work on this thread; those that wait behind it have nothing to say yet. */
@@ -245,9 +311,8 @@ class Chat {
   update() {
     const { active } = this;
     this.composer.mode(!active ? "idle" : active.fold.status === "requires_action" ? "paused" : "active");
-    const first = [...this.turns.values()][0];
-    const said = first?.run.metadata ?? {};
-    const title = line(firstText(first?.fold.title, said.thread_title, said.prompt, this.thread, "New conversation"));
+    const [first] = this.turns.values();
+    const title = line(firstText(this.threads.title(this.thread), first?.fold.title, first?.said.map(textOf).join(" "), this.thread, "New conversation"));
     setText(byId("title"), title);
     const mark = { running: "● ", requires_action: "? ", queued: "○ " }[active?.fold.status] ?? "";
     document.title = this.turns.size ? `${mark}${title} · Mainstem` : "Mainstem";
@@ -307,18 +372,30 @@ class Chat {
   }
 
   /** Have what a run was asked answered again: a sibling of its answer, with the input as the server has it. */
-  async retry(run) {
+  async retry({ run, answer }) {
+    const engine = run.engine ?? (await api.getRun(run.run_id)).engine;
     const input = await api.getInput(run.run_id);
     if (input.history) input.messages = input.messages.filter(({ role }) => role === "system"); // the rest is history
-    const metadata = { thread_title: this.threadTitle("") };
-    await this.begun({ engine: run.engine, input, metadata, parent: run.asks ?? `${run.run_id}.in` });
+    await this.begun({ engine, input, parent: answer?.parent ?? `${run.run_id}.in` });
   }
 
-  /** Start a run on the open thread, or on a new one. */
+  /** Say something else in a message's place: its sibling, with the same files. */
+  async edit(message, text) {
+    try {
+      const { engine } = await api.getRun(message.run_id);
+      const input = await api.getInput(message.run_id);
+      await this.begun({ engine, input: this.engines.edited(engine, input, text), parent: message.parent ?? "root", metadata: { prompt: line(text) } });
+    } catch (error) {
+      notify(error.message);
+    }
+  }
+
+  /** Start a run on the open thread, or on a new one; after what is open, if that is not the latest branch. */
   async start(text, { switches = new Set() }) {
     const { engine } = this.composer;
-    const input = this.engines.input(engine, text, { history: this.history(), switches });
-    await this.begun({ engine, input, metadata: { prompt: text.slice(0, 4000), thread_title: this.threadTitle(text) } });
+    const input = this.engines.input(engine, text, { switches });
+    const last = this.branch && [...this.turns.keys()].at(-1);
+    await this.begun({ engine, input, metadata: { prompt: line(text) }, ...(last ? { parent: last } : {}) });
   }
 
   async begun(body) {
@@ -332,30 +409,18 @@ class Chat {
       throw error;
     }
     this.others?.postMessage("started");
-    this.poll();
-    if (this.thread !== open) return; // somebody went elsewhere meanwhile: the list leads back
+    if (this.thread !== open) return this.poll(); // somebody went elsewhere meanwhile: the list leads back
     if (!open) {
       this.thread = thread;
       history.pushState(null, "", `#thread=${encodeURIComponent(thread)}`);
       this.composer.begun(thread);
       this.column.replaceChildren();
     }
+    this.poll();
     this.pinned = true;
-    this.add(run);
-    this.attach();
-  }
-
-  threadTitle(text) {
-    const [first] = this.turns.values();
-    return firstText(first?.run.metadata?.thread_title, text.slice(0, 120));
-  }
-
-  /** What was said on this thread so far, for engines that want it. */
-  history() {
-    return [...this.turns.values()].flatMap(({ run, fold }) => [
-      ...(firstText(run.metadata?.prompt) ? [{ role: "user", content: run.metadata.prompt }] : []),
-      ...(fold.text ? [{ role: "assistant", content: fold.text }] : []),
-    ]);
+    this.branch = null;
+    this.newest = run.run_id;
+    await this.load();
   }
 
   async stop() {
@@ -367,6 +432,17 @@ class Chat {
       notify(error.message, { label: "Try again", run: () => { notify(null); this.stop(); } });
     }
     this.others?.postMessage("stopped");
+  }
+
+  async rename(thread, title) {
+    try {
+      await api.describeThread(thread, { title });
+      announce("Conversation renamed.");
+    } catch (error) {
+      notify(error.message);
+    }
+    this.others?.postMessage("renamed");
+    this.poll();
   }
 
   async remove(thread) {
@@ -392,12 +468,15 @@ class Chat {
   async poll() {
     clearTimeout(this.polling);
     try {
-      const { runs } = await api.overview({ limit: 60 });
+      const { query } = this.threads;
+      const found = await api.threads(query);
       this.connection.answered(true);
-      this.threads.update(runs, this.thread);
+      if (query.search !== this.threads.query.search) return this.poll(); // somebody went on typing
+      this.threads.update(found, this.thread);
+      if (this.turns.size) this.update();
       for (const turn of this.turns.values()) turn.card?.tick();
       if (!this.engines.names.length) await this.learnEngines(); // no worker had been up yet
-      if (runs.some((run) => this.isNews(run))) await this.load();
+      if (found.threads.some((thread) => this.isNews(thread))) await this.load();
     } catch (error) {
       this.connection.answered(error.status !== undefined);
     }
@@ -405,16 +484,16 @@ class Chat {
     if (!document.hidden) this.polling = setTimeout(() => this.poll(), this.connection.reached ? POLL_MS : 1500);
   }
 
-  /** Whether a run of the open thread is not here yet, or is further than what stands here. */
-  isNews(run) {
-    if (run.thread_id !== this.thread) return false;
-    const known = this.turns.get(run.run_id);
-    if (!known) return true;
-    return !known.isOver && !known.follower && run.status !== known.fold.status;
+  /** Whether the open thread has a newer run than was read, or that run is further than what stands here. */
+  isNews({ thread_id: id, run_id: newest, status }) {
+    if (id !== this.thread) return false;
+    const known = this.turns.get(newest);
+    if (known) return !known.isOver && !known.follower && status !== known.fold.status;
+    if (newest === this.newest) return false;
+    this.newest = newest;
+    return true;
   }
 }
-
-const textOf = (parts) => parts.filter(({ type }) => type === "text").map(({ text }) => text).join("");
 
 const chat = new Chat();
 chat.begin();

@@ -16,19 +16,39 @@ export class Engines {
   }
 
   /**
-   * Return a run's input for a message. A message that is a JSON object is the input itself; engines that take `messages`
-   * get the conversation, from the server if they can (`history`); others get the message as their text.
+   * Return a run's input for a message. A message that is a JSON object is the input itself; others get the message, in
+   * `messages` or as their text. What was said before is the server's to add (`history`, or the engine reads it itself).
    */
-  input(engine, message, { history, switches }) {
+  input(engine, message, { switches }) {
     const given = asObject(message);
     if (given) return given;
-    if (engine === "demo") return demoInput(message, switches, this.accepts("demo", "echo_input"));
-    if (this.accepts(engine, "history")) return { messages: [{ role: "user", content: message }], history: true };
-    if (this.accepts(engine, "messages")) return { messages: [...history, { role: "user", content: message }] };
+    const messages = [{ role: "user", content: message }];
+    if (engine === "demo") {
+      const input = demoInput(message, switches, this.accepts("demo", "echo_input"));
+      return this.accepts("demo", "message") ? { ...input, message } : input;
+    }
+    if (this.accepts(engine, "history")) return { messages, history: true };
+    if (this.accepts(engine, "messages")) return { messages };
     const field = ["text", "prompt", "message", "query", "input", "question"].find((name) => this.accepts(engine, name));
     return { [field ?? "text"]: message };
   }
+
+  /** Return an input in which the user says something else: the last text of theirs, wherever the engine takes it. */
+  edited(engine, input, text) {
+    if (engine === "demo" || asObject(text)) return this.input(engine, text, { switches: new Set() });
+    if (Array.isArray(input.messages)) {
+      const at = input.messages.findLastIndex(({ role }) => role === "user");
+      const last = input.messages[at] ?? { role: "user", content: "" };
+      const others = Array.isArray(last.content) ? last.content.filter(({ type }) => type !== "text") : [];
+      const content = others.length ? [{ type: "text", text }, ...others] : text;
+      return { ...input, messages: [...input.messages.slice(0, Math.max(at, 0)), { ...last, content }] };
+    }
+    const field = TEXTS.find((name) => typeof input[name] === "string");
+    return field ? { ...input, [field]: text } : this.input(engine, text, { switches: new Set() });
+  }
 }
+
+const TEXTS = ["message", "text", "prompt", "question", "query"]; // as the server reads what was said
 
 function asObject(message) {
   if (!message.trim().startsWith("{")) return null;

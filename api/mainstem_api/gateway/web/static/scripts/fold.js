@@ -18,6 +18,7 @@ export class Fold {
     this.restarts = 0;
     this.decisions = new Map(); // by call or question: only the log has them
     this.load(run);
+    for (const decision of run.decisions ?? []) this.decisions.set(decision.id, decision);
   }
 
   get text() {

@@ -1,5 +1,6 @@
 // The parts of an answer: text, reasoning, tool calls. Each view is made once and updated from the fold from then on.
 
+import { attachment } from "./attachments.js";
 import { el, icon, setText } from "./dom.js";
 import { Budget, Markdown } from "./markdown.js";
 import { brief, clip, line, pretty } from "./values.js";
@@ -198,6 +199,20 @@ class Data {
   }
 }
 
+/** A file that the engine made. */
+class File {
+  constructor() {
+    this.node = el("div", { class: "attachments made" });
+    this.node.dataset.part = "file";
+  }
+
+  update(part) {
+    if (this.url === part.url) return;
+    this.url = part.url;
+    this.node.replaceChildren(attachment(part));
+  }
+}
+
 class Unknown {
   constructor() {
     this.node = el("pre", { class: "unknown" });
@@ -208,4 +223,4 @@ class Unknown {
   }
 }
 
-const VIEWS = { text: Text, reasoning: Reasoning, tool_call: ToolCall, data: Data };
+const VIEWS = { text: Text, reasoning: Reasoning, tool_call: ToolCall, data: Data, file: File, refusal: Text };

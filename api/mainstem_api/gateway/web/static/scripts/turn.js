@@ -8,16 +8,22 @@ import { ends } from "./endings.js";
 import { Fold } from "./fold.js";
 import { copied } from "./markdown.js";
 import { Parts } from "./parts.js";
+import { textOf } from "./exchanges.js";
+import { Said, switcher } from "./said.js";
 import { Follower } from "./stream.js";
-import { clip, isDense } from "./values.js";
+import { clip } from "./values.js";
 
 const AGAIN_MS = 1_500;
 const END_MS = 1_000; // for which the end of a run waits until all of its answer is shown
 
-/** The view of one run. `host`: what the page does: `connection(state)`, `changed(status)`, `grown()`, `again()`, `retry(turn)`, `send(text)`. */
+/**
+ * The view of one run, and of what was said before it. `host`: what the page does: `connection(state)`, `changed(status)`,
+ * `grown()`, `again()`, `retry(turn)`, `send(text)`, `edit(message, text)`, `open(id)`.
+ */
 export class Turn {
-  constructor(run, host) {
+  constructor({ run, said, answer }, host) {
     this.run = run;
+    this.answer = answer;
     this.host = host;
     this.fold = new Fold(run);
     this.cursor = run.cursor;
@@ -30,13 +36,31 @@ export class Turn {
     this.status = el("p", { class: "turn-status" });
     this.slot = el("div", { class: "turn-action" });
     this.ending = el("div", { class: "turn-end" });
-    const noted = clip(run.metadata?.prompt, 8_000); // metadata is whatever a client wrote, and cut
-    const prompt = noted && run.said?.startsWith(noted) ? run.said : noted;
+    this.saids = el("div", { class: "saids" });
+    this.heading = el("h2", { class: "visually-hidden" });
     this.node = el("article", { class: "turn", "aria-label": "Exchange", data: { run: run.run_id } },
-      el("h2", { class: "visually-hidden" }, prompt ? `You said: ${prompt.slice(0, 80)}` : `Run of ${run.engine}`),
-      prompt ? el("p", { class: isDense(prompt) ? "bubble dense" : "bubble", data: { role: "user" } }, prompt) : null,
-      el("div", { class: "answer" }, this.parts.node, this.status, this.waiting, this.slot, this.ending));
+      this.heading, this.saids, el("div", { class: "answer" }, this.parts.node, this.status, this.waiting, this.slot, this.ending));
+    this.says(said);
     this.render();
+  }
+
+  /** Show what was said before, unless it stands there already. */
+  says(said) {
+    const key = JSON.stringify(said.map(({ id, siblings, parts }) => [id, siblings, parts.length]));
+    if (key === this.saidKey) return;
+    this.saidKey = key;
+    this.said = said;
+    const prompt = said.map(textOf).join(" ");
+    setText(this.heading, prompt ? `You said: ${prompt.slice(0, 80)}` : "An answer");
+    this.saids.replaceChildren(...said.map((message) => new Said(message, this.host).node));
+  }
+
+  /** Take the messages as they are now: others may have said something in their places. */
+  updates(said, answer) {
+    this.says(said);
+    const changed = JSON.stringify(answer.siblings) !== JSON.stringify(this.answer?.siblings);
+    this.answer = answer;
+    if (changed && this.endShown) this.bar.replaceWith(this.bar = this.footer());
   }
 
   get isOver() { return this.fold.isOver; }
@@ -204,7 +228,7 @@ export class Turn {
       const again = el("button", { type: "button", class: "button small", on: { click: () => { again.disabled = true; this.host.send(text); } } }, "Send as a message");
       this.ending.append(el("div", { class: "unread" }, el("p", {}, "The run ended before it read: ", el("q", {}, clip(text))), again));
     }
-    this.ending.append(this.footer());
+    this.ending.append(this.bar = this.footer());
   }
 
   footer() {
@@ -215,7 +239,13 @@ export class Turn {
     if (usage) notes.push(`${usage.estimated ? "about " : ""}${usage.input_tokens} in · ${usage.output_tokens} out`);
     const copy = this.fold.text ? el("button", { type: "button", class: "button small quiet", title: "Copy the answer" }, icon("copy"), "Copy") : null;
     copy?.addEventListener("click", () => copied(copy, this.fold.text));
-    return el("footer", { class: "turn-notes" }, ...notes.map((note) => el("span", {}, note)), copy);
+    const again = el("button", { type: "button", class: "button small quiet", title: "Answer it once more", hidden: status === "failed" }, icon("retry"), "Regenerate");
+    again.addEventListener("click", async () => {
+      again.disabled = true;
+      try { await this.host.retry(this); } finally { again.disabled = false; }
+    });
+    const other = this.answer ? switcher(this.answer, "answer", (id) => this.host.open(id)) : null;
+    return el("footer", { class: "turn-notes" }, other, ...notes.map((note) => el("span", {}, note)), copy, again);
   }
 }
 
