@@ -32,6 +32,14 @@ DELIVERY = callbacks.DeliveryId(RUN, 2, 1)
 ACTION = Action(
     action_id="a", kind="question", questions=(Question(question_id="q", text="?"),), expires_ms=1
 )
+ORIGINAL = transitions.Original(
+    run_input=b"{}",
+    state={},
+    reason=runs.Reason.COMPLETED,
+    error=None,
+    decisions=[],
+    description=Description(),
+)
 
 CALLS: dict[str, Callable[[Any], Any]] = {
     "start": lambda s: transitions.start(
@@ -59,6 +67,9 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "published": lambda s: transitions.published(s, RUN, task_id="t"),
     "describe": lambda s: transitions.describe(
         s, of_run(RUN), change=Description(title="t", labels=None, metadata={}), again=(RUN, 1)
+    ),
+    "copy": lambda s: transitions.copy(
+        s, SPEC, ORIGINAL, nonce="n", previous="", retention_ms=1, compact_after_ms=1
     ),
     "compact": lambda s: transitions.compact(s, RUN),
     "read": lambda s: transitions.read(s, RUN),

@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "runs": "mainstem_api.cli.runs",
     "show": "mainstem_api.cli.show",
     "top": "mainstem_api.cli.show",
+    "fork": "mainstem_api.cli.fork",
     "abort": "mainstem_api.cli.abort",
     "resume": "mainstem_api.cli.resume",
     "input": "mainstem_api.cli.resume",

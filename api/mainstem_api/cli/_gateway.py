@@ -70,6 +70,11 @@ class Gateway:
         """Return a run as of now."""
         return self._json("GET", f"/v1/runs/{_segment(run_id)}")
 
+    def fork(self, thread_id: str, body: dict[str, Any], *, idempotency_key: str) -> dict[str, Any]:
+        """Fork a thread; returns the new one's id, last message and last run."""
+        path = f"/v1/threads/{_segment(thread_id)}/fork"
+        return self._json("POST", path, json=body, headers={"Idempotency-Key": idempotency_key})
+
     def abort(self, run_id: str, *, wait_s: float) -> dict[str, Any]:
         """Stop a run; returns the run, the outcome and what was reached."""
         path = f"/v1/runs/{_segment(run_id)}/abort"

@@ -9,11 +9,13 @@ from pydantic import ValidationError
 
 from mainstem_shared import errors, transitions
 from mainstem_shared.eventlog.reading import run_states
-from mainstem_shared.model import blob_references, jsontext, validation
+from mainstem_shared.model import blob_references, cursors, jsontext, validation
 from mainstem_shared.model.descriptions import Description
-from mainstem_shared.model.principals import DEFAULT_TENANT, LOCAL_USER
+from mainstem_shared.model.principals import DEFAULT_TENANT, LOCAL_USER, Principal
 from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import Run
+from mainstem_shared.operations import forking
+from mainstem_shared.operations.forking import Fork
 from mainstem_shared.operations.performing import Operations
 from mainstem_shared.operations.queries import conversations, listings, threads
 from mainstem_shared.operations.queries.threads import Thread
@@ -89,6 +91,43 @@ class Conversations:
             limit=limit,
         )
         return await conversations.page(self._store, query)
+
+    async def fork_thread(
+        self,
+        thread_id: str,
+        *,
+        at: str | None = None,
+        cursor: str | None = None,
+        new_thread_id: str | None = None,
+        idempotency_key: str | None = None,
+        user_id: str = LOCAL_USER,
+        tenant: str = DEFAULT_TENANT,
+    ) -> Fork:
+        """Copy a thread's history to a new thread, which goes on by itself. Asked again, it is the same.
+
+        Args:
+            thread_id: the conversation.
+            at: the last message that is copied; None means the latest.
+            cursor: of a run's message, how far it is copied: up to this event of the run.
+            new_thread_id: the new thread's id; None makes one.
+            idempotency_key: repeating the call with it makes no second thread.
+            user_id: whose messages are copied, and whose the new thread is.
+            tenant: whose both threads are.
+
+        Raises:
+            NotFound: the thread, or the message, does not exist, or not for this user.
+            InvalidRequest: also as InvalidCursor: the cursor does not fit, or is not kept any more.
+            Conflict: the new thread has runs already.
+        """
+        query = conversations.Query(tenant=tenant, thread_id=thread_id, user_id=user_id)
+        return await forking.fork_thread(
+            self._operations,
+            query,
+            forking.Point(message_id=at, cursor=None if cursor is None else cursors.parse(cursor)),
+            principal=Principal(user_id=user_id, tenant=tenant),
+            thread_id=new_thread_id,
+            idempotency_key=idempotency_key,
+        )
 
     async def threads(
         self,

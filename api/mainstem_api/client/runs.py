@@ -73,6 +73,7 @@ class Runs:
     requeue = _blocking(AsyncRuns.requeue)
     input = _blocking(AsyncRuns.input)
     blob = _blocking(AsyncRuns.blob)
+    fork_thread = _blocking(AsyncRuns.fork_thread)
     threads = _blocking(AsyncRuns.threads)
     describe_thread = _blocking(AsyncRuns.describe_thread)
     describe = _blocking(AsyncRuns.describe)

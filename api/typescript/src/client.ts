@@ -6,6 +6,8 @@ import { RunState } from "./fold.js";
 import type {
   AbortReply,
   Description,
+  ForkBody,
+  ForkReply,
   MessageList,
   paths,
   Receipt,
@@ -114,6 +116,12 @@ export class Mainstem {
     options: RequestOptions = {},
   ): Promise<MessageList> {
     return this.#ask("GET", `threads/${part(threadId)}/messages`, { ...options, query });
+  }
+
+  /** Copy a thread's history, up to a message or an event, to a new thread; under one key, so that it is made once. */
+  forkThread(threadId: string, body: Partial<ForkBody> = {}, options: StartOptions = {}): Promise<ForkReply> {
+    const { idempotencyKey = crypto.randomUUID(), ...rest } = options;
+    return this.#ask("POST", `threads/${part(threadId)}/fork`, { ...rest, body, headers: { "idempotency-key": idempotencyKey } });
   }
 
   /** List your threads by their last activity; `search` looks for words of their titles. */

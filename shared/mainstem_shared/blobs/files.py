@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
@@ -44,6 +45,14 @@ class Files:
             NotFound: there is none, or it is damaged.
         """
         return await asyncio.to_thread(self._driver.get, run_id, digest)
+
+    async def copy(self, digest: str, *, of: str, to: str) -> None:
+        """Keep a run's blob beside another run as well; one that is not there is not copied."""
+        await asyncio.to_thread(self._copy, digest, of, to)
+
+    def _copy(self, digest: str, of: str, to: str) -> None:
+        with contextlib.suppress(errors.NotFound):
+            self._driver.put(to, digest, self._driver.get(of, digest))
 
     async def digests(self, run_id: str) -> list[str]:
         """Return the digests of a run's blobs, in their order."""

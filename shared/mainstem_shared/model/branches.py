@@ -43,6 +43,11 @@ class Node:
         """Whether the run answers what an earlier run's user said."""
         return self.answers.run_id != self.spec.run_id
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether its answer is part of the thread: not if the thread was forked before it."""
+        return self.spec.forked_from is None or self.spec.forked_from.is_answered
+
 
 class Tree:
     """All runs of a thread, as of one moment."""
@@ -70,6 +75,15 @@ class Tree:
         if spec.parent == node.run_id:
             return Node(spec=spec, after=node.run_id, answers=spec)
         return Node(spec=spec, after=node.after, answers=node.answers, prefix=prefix)
+
+    def last_message(self, node: Node) -> str:
+        """Return the id of the last message that a run adds: its answer, if that is part of the thread."""
+        return node.run_id if node.is_answered else messages.last_input_id(node.spec)
+
+    def before(self, node: Node) -> str | None:
+        """Return the id of the message before the first one that a run adds."""
+        previous = None if node.after is None else self.nodes.get(node.after)
+        return node.after if previous is None else self.last_message(previous)
 
     def owner(self, message_id: str) -> tuple[Node, int | None] | None:
         """Return the run that a message came with, and its number among the inputs if it is not the last."""
@@ -104,7 +118,8 @@ class Tree:
     def answers_to(self, node: Node) -> list[str]:
         """Return the ids of all answers to what this run answers, oldest first."""
         same = (node.answers.run_id, node.prefix)
-        return [n.run_id for n in self.nodes.values() if (n.answers.run_id, n.prefix) == same]
+        there = (n for n in self.nodes.values() if (n.answers.run_id, n.prefix) == same)
+        return [n.run_id for n in there if n.is_answered]
 
     def edits_of(self, node: Node) -> list[str]:
         """Return the ids of all that was said in the place of what this run answers, oldest first."""

@@ -19,18 +19,27 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from mainstem_shared.model import blob_references, runs, schemas
 from mainstem_shared.model.blob_references import Blob
-from mainstem_shared.model.runs import ErrorInfo, Reason, Run, Spec, Status, Timestamp
+from mainstem_shared.model.runs import ErrorInfo, ForkedFrom, Reason, Run, Spec, Status, Timestamp
 from mainstem_shared.model.usage import Usage
 
 Role = Literal["system", "user", "assistant"]
 Part = dict[str, Any]
-TEXT_NAMES: Final = ("text", "prompt", "question", "query", "message")
+TEXT_NAMES: Final = ("message", "text", "prompt", "question", "query")
 """Members of an input that hold what the user said, for engines that take no list of messages."""
 _DATA_URL: Final = re.compile(r"data:([^;,]*)[^,]*,")
 
 
 def _is_none(value: object) -> bool:
     return value is None
+
+
+class Source(BaseModel):
+    """Where a message was copied from; the thread, and the message, may be gone by now."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
+
+    thread_id: str
+    message_id: str
 
 
 class Message(BaseModel):
@@ -58,9 +67,16 @@ class Message(BaseModel):
     error: ErrorInfo | None = None
     action: dict[str, Any] | None = None
     title: str | None = None
+    engine: str | None = Field(default=None, exclude_if=_is_none)
+    finished_at: Timestamp | None = Field(default=None, exclude_if=_is_none)
     output: Any = Field(default=None, exclude_if=_is_none)
     finish_reason: str | None = Field(default=None, exclude_if=_is_none)
     metadata: dict[str, Any] = Field(default_factory=dict)
+    forked_from: Source | None = Field(
+        default=None,
+        exclude_if=_is_none,
+        description="The message that it copies, if its thread was forked after it.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,8 +225,12 @@ def _decision(decided: Mapping[str, Any]) -> Part:
 
 def input_ids(spec: Spec, count: int) -> list[str]:
     """Return the ids of the messages that a run's input adds; its client may have named the last one."""
-    last = last_input_id(spec)
-    return [*(f"{spec.run_id}.in.{number}" for number in range(count - 1)), *([last] if count else [])]
+    return _input_ids(spec.run_id, spec.message_id, count)
+
+
+def _input_ids(run_id: str, last: str | None, count: int) -> list[str]:
+    named = [last or f"{run_id}.in"] if count else []
+    return [*(f"{run_id}.in.{number}" for number in range(count - 1)), *named]
 
 
 def last_input_id(spec: Spec) -> str:
@@ -221,29 +241,35 @@ def last_input_id(spec: Spec) -> str:
 def of_inputs(spec: Spec, spoken: Sequence[Turn], *, parent: str | None) -> list[Message]:
     """Return the messages of a run's input, the first of which follows `parent`."""
     made: list[Message] = []
-    for turn, message_id in zip(spoken, input_ids(spec, len(spoken)), strict=True):
+    copied = spec.forked_from
+    original_ids = _input_ids(copied.asked_by if copied else "", spec.message_id, len(spoken))
+    for turn, message_id, original_id in zip(spoken, input_ids(spec, len(spoken)), original_ids, strict=True):
         message = Message(
             id=message_id,
             role=turn.role,
             parts=turn.parts,
             run_id=spec.run_id,
             parent=made[-1].id if made else parent,
-            created_at=runs.at_ms(spec.created_ms),
+            created_at=runs.at_ms(copied.created_ms if copied else spec.created_ms),
             siblings=[message_id],
+            forked_from=Source(thread_id=copied.thread_id, message_id=original_id) if copied else None,
         )
         made.append(message)
     return made
 
 
-def of_run(run: Run, decisions: Sequence[Mapping[str, Any]], *, parent: str | None) -> Message:
-    """Return the message that a run produced, or produces at this moment."""
+def of_run(
+    run: Run, decisions: Sequence[Mapping[str, Any]], *, parent: str | None, copied: ForkedFrom | None = None
+) -> Message:
+    """Return the message that a run produced, or produces at this moment; `copied`: of a copy, its source."""
+    begun_at = runs.at_ms(copied.answered_ms) if copied else run.started_at or run.created_at
     return Message(
         id=run.run_id,
         role="assistant",
         parts=run_parts(run, decisions),
         run_id=run.run_id,
         parent=parent,
-        created_at=run.started_at or run.created_at,
+        created_at=begun_at,
         siblings=[run.run_id],
         status=run.status,
         reason=run.reason,
@@ -251,7 +277,10 @@ def of_run(run: Run, decisions: Sequence[Mapping[str, Any]], *, parent: str | No
         error=run.error,
         action=run.action,
         title=run.title,
+        engine=run.engine,
+        finished_at=run.finished_at,
         output=run.output,
         finish_reason=run.finish_reason,
         metadata=run.metadata,
+        forked_from=Source(thread_id=copied.thread_id, message_id=copied.run_id) if copied else None,
     )

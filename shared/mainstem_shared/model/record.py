@@ -57,30 +57,30 @@ class Record:
         Spec.model_validate_json,
         meaning="who started what: `model.runs.Spec`",
         unit=JSON,
-        written_by="start",
+        written_by="start copy",
     )
     run_input = Field[dict[str, Any]](
-        "input", _object, meaning="what the engine is given", unit=JSON, written_by="start", large=True
+        "input", _object, meaning="what the engine is given", unit=JSON, written_by="start copy", large=True
     )
     version = Field(
         "v",
         int,
         default=1,
-        written_by="start",
+        written_by="start copy",
         meaning="schema version of record and log; only processes that know it change the run",
     )
     start_nonce = Field(
         "n0",
         _text,
         default="",
-        written_by="start",
+        written_by="start copy",
         meaning="nonce of the call that created the run: repeated, it is answered the same",
     )
     behind = Field(
         "behind",
         _text,
         default="",
-        written_by="start",
+        written_by="start copy",
         meaning="the run that held the thread at the start; empty if the thread was free",
     )
     if_active = Field[str | None](
@@ -113,7 +113,7 @@ class Record:
         "status",
         lambda stored: Status(stored.decode()),
         meaning="where the run is",
-        written_by="start claim handover pause resolve finish",
+        written_by="start claim handover pause resolve finish copy",
     )
     waiting_for = Field[WaitingFor | None](
         "waiting",
@@ -126,14 +126,14 @@ class Record:
     epoch = Field(
         "epoch",
         int,
-        written_by="start claim seal handover pause resolve resync finish",
+        written_by="start claim seal handover pause resolve resync finish copy",
         meaning="fencing token: grows whenever control changes hands",
     )
     nonce = Field(
         "nonce",
         _text,
         default="",
-        written_by="claim seal handover pause resolve resync finish",
+        written_by="claim seal handover pause resolve resync finish copy",
         meaning="nonce of the call that changed control last: its repeats are answered the same, "
         "and who has control proves it by this",
     )
@@ -259,14 +259,14 @@ class Record:
         meaning="when somebody asked it to stop",
     )
     reason = Field[Reason | None](
-        "reason", _reason, default=None, written_by="finish", meaning="why it ended"
+        "reason", _reason, default=None, written_by="finish copy", meaning="why it ended"
     )
     error = Field[ErrorInfo | None](
         "error",
         _error,
         default=None,
         unit=JSON,
-        written_by="finish",
+        written_by="finish copy",
         meaning="what failed, if something did: `model.runs.ErrorInfo`",
     )
     started_ms = Field[int | None](
@@ -274,11 +274,11 @@ class Record:
         int,
         default=None,
         unit=MILLISECONDS,
-        written_by="claim",
+        written_by="claim copy",
         meaning="when it was claimed first",
     )
     finished_ms = Field[int | None](
-        "finished", int, default=None, unit=MILLISECONDS, written_by="finish", meaning="when it ended"
+        "finished", int, default=None, unit=MILLISECONDS, written_by="finish copy", meaning="when it ended"
     )
     next_run = Field[str | None](
         "next_run",
@@ -348,7 +348,7 @@ class Record:
         default=None,
         unit=JSON,
         large=True,
-        written_by="resolve",
+        written_by="resolve copy",
         meaning="what was decided about each action so far, in order",
     )
     resolution = Field[str | None](
@@ -367,7 +367,7 @@ class Record:
         jsontext.loads,
         default=None,
         unit=JSON,
-        written_by="describe",
+        written_by="describe copy",
         deleted_by="describe",
         meaning="the title that somebody gave it, in place of its engine's",
     )
@@ -376,7 +376,7 @@ class Record:
         jsontext.loads,
         default=None,
         unit=JSON,
-        written_by="describe",
+        written_by="describe copy",
         deleted_by="describe",
         meaning="the labels that somebody gave it",
     )
@@ -385,7 +385,7 @@ class Record:
         _object,
         default=None,
         unit=JSON,
-        written_by="describe",
+        written_by="describe copy",
         deleted_by="describe",
         meaning="the metadata that somebody gave it, in place of the spec's",
     )

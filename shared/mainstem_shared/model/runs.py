@@ -189,6 +189,28 @@ class StartRequest(BaseModel):
     )
 
 
+class ForkedFrom(BaseModel):
+    """Where a copied run was made: what it copies, and when that was.
+
+    Attributes:
+        thread_id: the thread that was forked.
+        run_id: the run whose answer it has.
+        asked_by: the run whose input it has: another one, if the answer was a regeneration.
+        created_ms: when that was created.
+        answered_ms: when the answer was begun.
+        is_answered: whether the answer was copied, too: not if the thread was forked at what a user said.
+    """
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
+
+    thread_id: str
+    run_id: str
+    asked_by: str
+    created_ms: int
+    answered_ms: int
+    is_answered: bool = True
+
+
 class Spec(BaseModel):
     """The part of a run's record that never changes after its start."""
 
@@ -211,6 +233,8 @@ class Spec(BaseModel):
     budget: Budget | None = Field(default=None, exclude_if=_is_none)
     parent_run: str | None = Field(default=None, exclude_if=_is_none)
     """The run that started it as its child."""
+    forked_from: ForkedFrom | None = Field(default=None, exclude_if=_is_none)
+    """What it is a copy of."""
 
 
 class Run(BaseModel):

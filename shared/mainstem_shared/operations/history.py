@@ -36,6 +36,7 @@ GRACE_S: Final = 2.0
 """How long nobody claims runs of a store that went back: who had them first shall say so."""
 NOT_REPEATED: Final = {
     "start": "made again, it would bring back a run that was deleted meanwhile",
+    "copy": "as of starts; who forks may ask again",
     "promote": "sweepers do it whenever it is due",
 }
 

@@ -224,6 +224,11 @@ async def _after_start(indexes: Indexes, answer: object, spec: Spec, *_: Any, **
         await indexes.unborn(spec)
 
 
+async def _after_copy(indexes: Indexes, answer: object, spec: Spec, *_: Any, **__: Any) -> None:
+    if not answer:
+        await indexes.unborn(spec)
+
+
 async def _own_claimed(
     indexes: Indexes, run_id: str, *, owner: str, patience_s: float | None = None, **_: Any
 ) -> None:
@@ -350,6 +355,13 @@ FINISH: Final = IndexedTransition(
     name="finish",
     found_by="nobody has to; the run that the thread goes to by an early check",
     tidy=_after_finish,
+)
+COPY: Final = IndexedTransition(
+    transitions.copy,
+    name="copy",
+    found_by="nobody has to: it is over; whoever forks repeats the call for the rest",
+    prepare=_list_new,
+    tidy=_after_copy,
 )
 PROMOTE: Final = IndexedTransition(
     transitions.promote, name="promote", found_by="an early check of the run that the thread goes to"

@@ -41,6 +41,7 @@ from mainstem_shared.transitions.callbacks import (
     told,
     untell,
 )
+from mainstem_shared.transitions.copies import COPY, Original, copy
 from mainstem_shared.transitions.descriptions import DESCRIBE, describe
 from mainstem_shared.transitions.due import TAKE_DUE, take_due, take_due_of
 from mainstem_shared.transitions.dumps import DUMP, dump
@@ -139,6 +140,7 @@ __all__ = [
     "CHECKPOINT",
     "CLAIM",
     "COMPACT",
+    "COPY",
     "DESCRIBE",
     "DUMP",
     "EFFECT",
@@ -199,6 +201,7 @@ __all__ = [
     "Intended",
     "Moved",
     "Newer",
+    "Original",
     "Page",
     "Paused",
     "Peek",
@@ -217,6 +220,7 @@ __all__ = [
     "claim",
     "compact",
     "compact_all",
+    "copy",
     "describe",
     "dump",
     "dump_many",

@@ -170,6 +170,16 @@ def _read(terminal: int) -> bytes:
         return b""
 
 
+def test_fork_prints_the_new_threads_id(system: System):
+    """Its history is there, up to the message that was named."""
+    assert system.call("run", "--thread", "original", "--engine", "demo", "one").exit_code == 0
+    forked = system.call("fork", "original", "--to", "copied")
+    assert (forked.exit_code, forked.stdout) == (0, "copied\n"), forked
+    messages = httpx.get(f"{system.url}/v1/threads/copied/messages").json()["messages"]
+    assert [message["forked_from"]["thread_id"] for message in messages] == ["original"] * 2
+    assert system.call("fork", "none").exit_code == 2
+
+
 def test_runs_lists_newest_first_with_filters(system: System):
     """The table and its JSON show the same runs; thread and status narrow them; ids are never cut."""
     for word in ("one", "two"):

@@ -125,6 +125,8 @@ def test_a_run_from_start_to_end(client: Client, thread: str):
     assert state["types"][-1] == "run.finished"
     assert [each["run_id"] for each in client.call("runs", {"thread_id": thread})["runs"]] == [run_id]
     assert [each["role"] for each in client.call("messages", thread)["messages"]][-1] == "assistant"
+    fork = client.call("forkThread", thread, {"message_id": run_id})
+    assert len(client.call("messages", fork["thread_id"])["messages"]) == 2
     client.call("describeThread", thread, {"title": "Words"})
     assert thread in [each["thread_id"] for each in client.call("threads", {"search": "Words"})["threads"]]
 

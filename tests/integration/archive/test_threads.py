@@ -196,3 +196,32 @@ async def test_inputs_of_archived_runs(
     assert await runs.input(run_id) == {"prompt": "hi"}
     with pytest.raises(errors.NotFound):
         await runs.input(run_id, user_id="x")
+
+
+async def test_forks_of_archived_threads(
+    sweeper: Sweeper, finished: Finishing, runs: AsyncRuns, store: Store
+) -> None:
+    """What only the archive has is forked, under its title; the copy is archived in its turn; asked again,
+    also then, nothing is made a second time."""
+    await finished(thread_id="t")
+    await finished(thread_id="t")
+    await runs.describe_thread("t", {"title": "Alt"})
+    await sweeper.sweep()
+    original = (await runs.messages("t")).messages
+    made = await runs.fork_thread("t", new_thread_id="new")
+    for archived in (False, True):
+        if archived:
+            for run_id in [message.run_id for message in (await runs.messages("new")).messages]:
+                await finished.due(run_id)
+            await sweeper.sweep()
+            assert not await store.client.exists(keys.thread_runs("default", "new"))
+        copied = (await runs.messages("new")).messages
+        assert [message.parts for message in copied] == [message.parts for message in original]
+        assert [m.forked_from and m.forked_from.message_id for m in copied] == [m.id for m in original]
+        assert await runs.fork_thread("t", new_thread_id="new") == made
+    (listed, _) = await runs.threads()
+    assert [(thread.thread_id, thread.description.title) for thread in listed] == [
+        ("new", "Alt"), ("t", "Alt"),
+    ]  # fmt: skip
+    await runs.delete_thread("t")
+    assert len((await runs.messages("new")).messages) == len(original)

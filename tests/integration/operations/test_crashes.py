@@ -19,10 +19,20 @@ from mainstem_shared.model.contents import Content
 from mainstem_shared.model.principals import Principal
 from mainstem_shared.model.runs import Reason, Status
 from mainstem_shared.model.time import now_ms
-from mainstem_shared.operations import aborting, ending, quotas, recovery, resuming, starting, steering
+from mainstem_shared.operations import (
+    aborting,
+    ending,
+    forking,
+    quotas,
+    recovery,
+    resuming,
+    starting,
+    steering,
+)
 from mainstem_shared.operations.aborting import Aborter
 from mainstem_shared.operations.deleting import Deleter
 from mainstem_shared.operations.performing import CLAIM, PAUSE, TRANSITIONS, Operations, nobody
+from mainstem_shared.operations.queries import conversations
 from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
@@ -237,6 +247,22 @@ async def kill(case: Case) -> None:
     await aborting.end_by_force(case.aborter, case.run_id)
 
 
+async def finished(case: Case) -> None:
+    await running(case)
+    await finish(case)
+
+
+async def fork(case: Case) -> None:
+    """Fork the thread; the same new one, when it is forked again."""
+    await forking.fork_thread(
+        case.operations,
+        conversations.Query(tenant="default", thread_id=case.user),
+        forking.Point(),
+        principal=Principal(user_id=case.user),
+        thread_id=f"fork of {case.user}",
+    )
+
+
 async def delete(case: Case) -> None:
     try:
         await Deleter(aborter=case.aborter, wait_s=0.0).delete_thread(
@@ -267,6 +293,7 @@ PAIRS: dict[str, tuple[Action, Action, bool]] = {
     "resume": (paused, resume, True),
     "steer": (running, steer, True),
     "expire": (expired, expire, False),
+    "fork": (finished, fork, True),
     "delete": (running_with_another_behind, delete, True),
     "sweep a free thread": (behind_a_run_that_is_gone, sweep, False),
 }

@@ -82,6 +82,33 @@ async def test_the_provider_is_sent_the_whole_branch_and_every_call_has_its_resu
     assert sent[2] == [{"role": "system", "content": "s"}, *sent[1]]
 
 
+async def test_a_forked_thread_goes_on_with_what_was_copied(
+    runs: AsyncRuns, settings: Settings, provider: OpenAIServer
+) -> None:
+    """Its next request is what the original's would be: files, closed calls, an answer that was cut."""
+    settings = settings.model_copy(
+        update={"openai_base_url": provider.url, "openai_model": "m", "openai_api_key": SecretStr("k"),
+                "blob_min_kb": 0},
+    )  # fmt: skip
+    provider.replies.extend([answer("One."), answer("Two."), answer("Two, elsewhere.")])
+    picture = {"type": "image_url", "image_url": {"url": PICTURE}}
+    content = [{"type": "text", "text": "look"}, picture]
+    async with working(settings) as here, AsyncRuns(settings) as client:
+        looked = {"messages": [{"role": "user", "content": content}], "history": True}
+        await turn(client, here, "openai", looked)
+        await turn(client, here, "history_dangling", {"text": "dangle"})
+        last = await turn(client, here, "openai", said("go on"))
+        fork = await client.fork_thread("t", at=f"{last}.in")
+        again = (await client.start(
+            fork.thread_id, "openai", {"messages": [], "history": True}, parent=fork.message_id
+        )).run_id  # fmt: skip
+        await client.delete_thread("t")
+        await segments.execute(here, again, task_id="t")
+    sent = [request.body["messages"] for request in provider.requests]
+    assert sent[2] == sent[1]
+    assert sent[2][0] == {"role": "user", "content": content}
+
+
 async def test_an_engine_sees_its_own_branch_only(runs: AsyncRuns, settings: Settings) -> None:
     async with working(settings) as here:
         first = await turn(runs, here, "demo", {"text": "a"})

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from fastapi import APIRouter, Query
-from pydantic import BaseModel, Field
+from fastapi import APIRouter, Header, Query
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from mainstem_api.gateway.auth.caller import Caller
@@ -97,6 +97,54 @@ async def describe_run(run_id: str, body: Description, gateway: Serving, caller:
     """Change a run's title, labels and metadata: null clears, what is absent stays."""
     changes = body.model_dump(exclude_unset=True)
     return as_json(await gateway.runs.describe(run_id, changes, user_id=caller.user_id, tenant=caller.tenant))
+
+
+class ForkBody(BaseModel):
+    """Where a thread is forked: by default after its latest message."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    message_id: Annotated[MessageId | None, Field(description="The last message that is copied.")] = None
+    cursor: Annotated[
+        str | None, Field(description="Of a run's message, the last event that is copied of it.")
+    ] = None
+    thread_id: Annotated[ThreadId | None, Field(description="The new thread's id; null makes one.")] = None
+
+
+class ForkReply(BaseModel):
+    """The new thread, and its last message and run."""
+
+    thread_id: str
+    message_id: str
+    run_id: str
+
+
+@router.post(
+    "/v1/threads/{thread_id}/fork",
+    status_code=201,
+    response_model=ForkReply,
+    responses=problem_documents(400, 404, 409, 422, 503),
+)
+async def fork_thread(
+    *,
+    thread_id: ThreadId,
+    body: ForkBody,
+    gateway: Serving,
+    caller: Caller,
+    idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
+) -> Response:
+    """Copy a thread's history, up to a message or a cursor, to a new thread that goes on by itself."""
+    fork = await gateway.runs.fork_thread(
+        thread_id,
+        at=body.message_id,
+        cursor=body.cursor,
+        new_thread_id=body.thread_id,
+        idempotency_key=idempotency_key,
+        user_id=caller.user_id,
+        tenant=caller.tenant,
+    )
+    reply = ForkReply(thread_id=fork.thread_id, message_id=fork.message_id, run_id=fork.run_id)
+    return as_json(reply, 201)
 
 
 @router.get(

@@ -213,7 +213,7 @@ class _Reading:
             if len(found) > limit or size > BYTES_PER_PAGE:
                 break
         shown = found[:limit]
-        last = self.path[-1].run_id
+        last = self._tree.last_message(self.path[-1])
         more = bool(shown) and shown[-1].id != last
         return Page(
             messages=shown, previous=shown[0].id if shown else None, next=shown[-1].id if more else None
@@ -233,10 +233,13 @@ class _Reading:
         """Return the messages that a run of the path adds to it: what it answers, and its answer."""
         node = self.path[number]
         spoken = await self._said(node, is_first=node.after is None)
-        made = messages.of_inputs(node.answers, spoken, parent=node.after)[: node.prefix]
+        before = self._tree.before(node)
+        made = messages.of_inputs(node.answers, spoken, parent=before)[: node.prefix]
         if made and node.prefix is None:
             made[-1] = made[-1].model_copy(update={"siblings": self._tree.edits_of(node)})
-        answer = await self._answer(node, made[-1].id if made else node.after)
+        if not node.is_answered:
+            return made
+        answer = await self._answer(node, made[-1].id if made else before)
         return [*made, answer] if answer is not None else made
 
     async def _said(self, node: Node, *, is_first: bool) -> list[messages.Turn]:
@@ -259,7 +262,7 @@ class _Reading:
             run, decisions = await read_answer(self._store, node.run_id, kept=kept)
         except errors.NotFound:
             return None  # its retention ended this very moment
-        answer = messages.of_run(run, decisions, parent=parent)
+        answer = messages.of_run(run, decisions, parent=parent, copied=node.spec.forked_from)
         return answer.model_copy(update={"siblings": self._tree.answers_to(node)})
 
 

@@ -135,6 +135,16 @@ async def _said(store: Store, run_id: str) -> str:
     return " ".join(text.split())[:TITLE_LENGTH]
 
 
+async def description(store: Store, tenant: str, thread_id: str) -> Description:
+    """Return what people say about a thread: the archive knows, or else the store."""
+    key = keys.thread(tenant, thread_id)
+    values: list[bytes | None] = await store.command("HMGET", key, *descriptions.NAMES)
+    if store.archive is not None:
+        kept = await store.archive.threads.described(tenant, [thread_id])
+        values = kept.get(thread_id, values)
+    return descriptions.parsed(values)
+
+
 async def describe_thread(
     store: Store, thread_id: str, change: Description, *, tenant: str, user_id: str | None
 ) -> Description:
