@@ -1,4 +1,4 @@
-"""Mainstem's client: start LLM runs, follow them from anywhere, get what they made.
+"""Exports Mainstem's client: start LLM runs, follow them from anywhere, read their content.
 
 `AsyncRuns` for asyncio, `Runs` for everything else. The gateway and the CLI live in subpackages, with extras
 of their own.

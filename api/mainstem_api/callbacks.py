@@ -1,4 +1,4 @@
-"""Receives what Mainstem tells of runs, in an application: verifies webhooks, takes each event exactly once.
+"""Receives callbacks in an application: verifies webhooks, processes each event exactly once.
 
 An event may come more than once, each time under the same id. `on_run_end` commits the id together with what
 the application does about it, in its own database: SQLAlchemy's or Django's. See docs/callbacks.md.

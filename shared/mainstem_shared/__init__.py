@@ -1,1 +1,4 @@
-"""Contracts that all packages share: the record, the log, transitions, operations. No Celery, no FastAPI."""
+"""Holds the code that all packages share: model, store, transitions, event log, operations.
+
+It imports neither Celery nor FastAPI.
+"""

@@ -1,4 +1,4 @@
-"""Old public paths: importing a name from one still works, and says where the name is now.
+"""`moved` keeps old public import paths working, with a DeprecationWarning that names the new path.
 
 A module at an old path consists of `__getattr__ = moved(__name__, …)`. CONTRIBUTING.md has the policy.
 """

@@ -1,4 +1,4 @@
-"""Judges the `MAINSTEM_…` variables at the edge of a process: a line for each mistake, with its remedy.
+"""Validates the `MAINSTEM_…` variables when a process starts: a line for each mistake, with its remedy.
 
 A misspelt variable would be ignored without a word, and a value that does not fit would be a traceback.
 """

@@ -1,4 +1,4 @@
-"""Formats Mainstem's log lines: a fixed message, then fields; lines within a run say of which.
+"""Formats Mainstem's log lines: a fixed message, then fields; lines within a run name the run.
 
 A line's `action` names what happened, for grep and for log pipelines; messages may be reworded, actions not.
 `bound` names the run that a task works for, in a context variable; `RunFilter` puts that into each record of

@@ -14,7 +14,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 UNARCHIVED_MS: Final = 365 * 86_400_000
-"""How long runs wait in the store for an archive that is away."""
+"""How long runs wait in the store for an unavailable archive."""
 Seconds = Annotated[float, Field(gt=0)]
 
 

@@ -1,6 +1,7 @@
-"""What engines and tools are written against. The Celery tasks that execute runs are in `tasks`.
+"""Exports the public names that engines and tools are written against.
 
-Names that need Celery are loaded when they are first used, so that importing an engine's module stays cheap.
+The Celery tasks that execute runs are in `tasks`. Names that need Celery are loaded when they are first
+used, so that importing an engine's module stays cheap.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Checks what a worker's configuration cannot guarantee when it starts; each finding has a remedy.
+"""Checks a worker's configuration at its start, and lists guarantees that it breaks, with remedies.
 
 Nothing is changed here. What `install` sets by itself, the application may have set otherwise: that is its
 right, and these are the consequences. `mainstem_shared.store.server_checks` judges store and broker.
@@ -32,7 +32,7 @@ VISIBILITY_S: Final = 3600.0
 
 
 def warn(parent: Any) -> None:
-    """Log everything that the configuration of this worker (Celery's WorkController) cannot promise."""
+    """Log every guarantee that the configuration of this worker (Celery's WorkController) breaks."""
     pool = pool_support.pool_of(parent.pool_cls)
     server_checks.report(check(parent.app, pool, concurrency=parent.concurrency), "worker")
     for note in notes(parent.app, pool, events=parent.task_events):
@@ -42,7 +42,7 @@ def warn(parent: Any) -> None:
 
 
 def check(app: Any, pool: Pool = Pool.ASYNCIO, *, concurrency: int | None = None) -> list[Shortcoming]:
-    """Return what a worker of this app on this pool cannot promise to runs."""
+    """Return what a worker of this app on this pool cannot guarantee for runs."""
     settings: Settings = app.conf.mainstem_settings
     if not pool_support.consumes_runs(app, settings):
         return [] if pool is not Pool.ASYNCIO else [_not_consuming(app, settings)]
@@ -209,7 +209,7 @@ def _runs_broker(settings: Settings) -> str | None:
 
 
 def _plain(conf: Any) -> str:
-    """Return an application's broker as its settings' is spelled."""
+    """Return an application's broker in the form of its settings."""
     url = sentinel_addresses.of_celery(conf.broker_url, conf.broker_transport_options, conf.broker_use_ssl)
     return endpoints.celery_broker(url).url
 

@@ -1,4 +1,4 @@
-"""Tells what each of Celery's pools can do for runs, and refuses those that cannot.
+"""Lists what each of Celery's pools supports for runs, and refuses pools that cannot execute them.
 
 The words stand here, for the refusal, the start-up warning and `docs/pools.md` alike.
 """

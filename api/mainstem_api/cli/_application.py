@@ -22,7 +22,7 @@ class UnusableError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What was looked at, what it cannot promise to runs, and what runs have that its own tasks have not."""
+    """What was inspected, what it cannot guarantee for runs, and what runs have that its tasks have not."""
 
     name: str
     pool: str

@@ -1,4 +1,4 @@
-"""Reads decisions about a paused run from a command's options, or asks whoever sits at the terminal.
+"""Reads decisions about a paused run from a command's options, or asks at the terminal.
 
 What may be decided, and what fits a tool, is the gateway's to judge. For `mainstem resume`.
 """

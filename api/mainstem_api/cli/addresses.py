@@ -1,4 +1,4 @@
-"""`mainstem addresses` prints where store and broker are, with passwords, for programs of your own."""
+"""`mainstem addresses` prints the addresses of store and broker, with passwords, for other programs."""
 
 from __future__ import annotations
 

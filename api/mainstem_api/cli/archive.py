@@ -1,4 +1,4 @@
-"""`mainstem archive` shows how the archive is, moves runs into it, and exports what is kept of a user.
+"""`mainstem archive` shows the archive's state, moves runs into it, and exports a user's data.
 
 It speaks to store and archive itself, without a gateway: it belongs inside the trust boundary.
 """

@@ -1,4 +1,4 @@
-"""`mainstem callbacks` lists who was not told of runs, and has it told once more."""
+"""`mainstem callbacks` lists failed callbacks and delivers them again."""
 
 from __future__ import annotations
 

@@ -211,7 +211,7 @@ def _server(client: BlockingClient, url: str, *, in_cluster: bool) -> Iterator[F
 
 
 def _promised(broken: list[server_checks.Shortcoming], good: dict[str, str]) -> Iterator[Finding]:
-    """Tell what a server promises and what it does not; `good` has the words for what is as it should be."""
+    """List what a server guarantees and what not; `good` has the words for what is as it should be."""
     wrong = {found.setting for found in broken}
     for setting, words in good.items():
         if setting not in wrong:

@@ -1,4 +1,4 @@
-"""`mainstem show` tells what happened to one run; `mainstem top` shows what runs, live."""
+"""`mainstem show` prints one run's history; `mainstem top` shows running runs, live."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Conversations` is what `AsyncRuns` reads of threads: messages, and what runs were started with."""
+"""`Conversations` holds `AsyncRuns`' methods that read threads: messages, inputs, files."""
 
 from __future__ import annotations
 

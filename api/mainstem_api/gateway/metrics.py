@@ -1,4 +1,4 @@
-"""Counts what one gateway does; `mainstem_shared.metrics.catalogue` declares its metrics."""
+"""Counts a gateway's requests and streams; `mainstem_shared.metrics.catalogue` declares the metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bounds what waits for readers: large answers go out in pieces, equal ones from one buffer.
+"""Bounds the memory of unread answers: large ones are sent in pieces, equal ones from one buffer.
 
 A server buffers what it is given, for as long as nobody reads it. Here a reader holds one piece of its own;
 the rest is the answer itself, which readers of the same bytes share. When all answers together reach the

@@ -1,4 +1,4 @@
-"""Gathers what the gateway uses of uvicorn beyond its documented interface; no other module may.
+"""Wraps the private names of uvicorn that the gateway uses; no other module may use them.
 
 `tests/unit/test_uvicorn_internals.py` proves each name against the installed version, `pyproject.toml` bounds
 the versions. A new uvicorn that renames something fails there, and is adapted to here.

@@ -1,4 +1,4 @@
-"""Notices that the `make` that started us was told to stop.
+"""Notices that the `make` process that started the stack was told to stop.
 
 `make` forwards SIGTERM. SIGINT it does not: it trusts that the terminal sent it to the whole group, and waits
 for us; so `kill -INT` of make alone would hang for ever. Killed outright it cannot tell us anything either.

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 STOP_MARGIN_S = 4.0
 """What the children get on top of the drain. With the default of 10 s and the server's own stop this stays
-below the 20 s in which the stack promises to be gone."""
+below the 20 s in which the stack must be gone."""
 PORT_PATIENCE_S = 12.0
 """The gateway and workers of a stack that was killed need up to a drain to go."""
 CHECK_S = 5.0

@@ -1,4 +1,4 @@
-"""A pipe ends the children when the supervisor is gone, however it went.
+"""A tether is a pipe that ends the stack's children when their supervisor is gone, however it ended.
 
 Only the supervisor holds the writing end, so the kernel closes it even after SIGKILL and every child reads
 the end of the file. Unlike Linux's parent-death signal this works everywhere, is not tied to the thread that

@@ -1,4 +1,4 @@
-"""Deletions of archived runs: a tombstone first, which also keeps away whoever would put the run later.
+"""Deletes archived runs, tombstone first: the tombstone also refuses a late write of the same run.
 
 A tombstone is *doomed* until its run's keys and files are removed elsewhere, too, and `cleared` is called: if
 the process dies before, a sweeper finds it (`doomed`) and does the rest.

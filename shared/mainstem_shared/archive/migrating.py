@@ -1,4 +1,4 @@
-"""Brings the archive's tables up to date, with Alembic, for whoever opens it first.
+"""Upgrades the archive's tables with Alembic when a process opens the archive.
 
 Tables of a later version of Mainstem are used as they are: its revisions only add what this one leaves alone,
 and processes that were at work when the tables were upgraded go on in the same way.

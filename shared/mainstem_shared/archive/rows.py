@@ -1,4 +1,4 @@
-"""Rows of the archive: what the store has of a finished run, and how a row holds it."""
+"""Converts a finished run between the store's form and a row of the archive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Threads of archived runs: whose they are, which run is a user's newest on one, what people say about them.
+"""Reads and writes what the archive keeps of threads: their user, newest run, title, labels, metadata.
 
 Where there is an archive, it has what people say about threads: title, labels, metadata. Runs have their own.
 """

@@ -1,4 +1,4 @@
-"""Names runs that are deleted: which are meant, and whose they were until nothing is left of them."""
+"""Defines values that name deleted runs: which runs are meant, and whose a deleted run was."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Integrity of blobs: what is read is what its digest says."""
+"""Verifies that a blob's bytes match its SHA-256 digest."""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ ARCHIVED: Final = _counter(
 _declare(
     "gauge",
     "mainstem_archive_lag_seconds",
-    "Since the end of the oldest run that an archive which is away did not take; 0: it takes them.",
+    "Since the end of the oldest run that an unavailable archive did not take; 0: it takes them.",
 )
 _declare("gauge", "mainstem_sweep_age_seconds", "Since this process's last complete sweep, or its start.")
 _declare(

@@ -1,4 +1,4 @@
-"""Serves this process's metrics in Prometheus's text format: what it counted, and what is read at the moment.
+"""Serves this process's metrics in Prometheus's text format: counters, and gauges read at the moment.
 
 A gateway answers at its own `/metrics`; a worker listens at MAINSTEM_METRICS_PORT. Processes that cannot
 listen themselves (children of prefork) leave their figures in a folder, which their parent serves.

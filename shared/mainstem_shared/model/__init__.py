@@ -1,1 +1,1 @@
-"""Pure values and functions: runs, events, content, actions, cursors. No I/O."""
+"""Defines pure values and functions: runs, events, content, actions, cursors. No I/O."""

@@ -326,7 +326,7 @@ def _answered(question: Question, answer: AnswerInput) -> dict[str, Any]:
 
 
 def _fitting(question: Question, answer: AnswerInput) -> Any:
-    """Return the JSON that an answer is; of a client that knows only texts, what its text spells."""
+    """Return the JSON that an answer is; for a client that knows only texts, the JSON in its text."""
     if answer.text is None:
         return _checked(question, answer.value)
     try:

@@ -1,4 +1,4 @@
-"""Spells references to blobs: what stands in an input, or in a content, in place of a file's bytes. Pure.
+"""A blob reference stands in an input, or in a content, in place of a file's bytes. Pure.
 
 A reference names the run whose blob it is. It means something only in that run's own input and content: what
 a caller sends that looks like one resolves to nothing, unless it is that run's.

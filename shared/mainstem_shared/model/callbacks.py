@@ -1,4 +1,4 @@
-"""Defines what is told about runs: who is told, under which id, how often it is tried, and what is said.
+"""Defines callbacks: targets, event ids, the schedule of attempts, and the event's payload.
 
 A *target* is a text: the address of a webhook, or the name of a Celery task, `name@queue` if it has a queue
 of its own. A webhook whose address begins with `openai+` is told in the shape of OpenAI's webhooks. An

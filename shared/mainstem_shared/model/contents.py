@@ -408,7 +408,7 @@ UNREADABLE: Final = (ValueError, KeyError, TypeError, AttributeError)
 """What folding raises for a payload that is damaged, or that no version of this code has written."""
 
 LAST_MS: Final = 253_402_300_799_999
-"""The end of the year 9999, the last time that RFC 3339 can spell."""
+"""The end of the year 9999, the last time that RFC 3339 can express."""
 
 _REQUIRED: Final[dict[str, tuple[tuple[str, type], ...]]] = {
     Type.STEP_STARTED: (("step_id", str), ("kind", str), ("name", str), ("at", int)),

@@ -1,7 +1,7 @@
-"""The cursor algebra says how entries of a log follow each other, and how a hole shows.
+"""A cursor is the id of a log entry; `follows` decides whether one entry comes right after another.
 
 Writer, tailer, gateway, adapters and clients all decide with these few functions; nobody compares ids on
-their own. A cursor is an entry's id, `<epoch>-<seq>`, as the server and the SSE `id:` field spell it.
+their own. A cursor is an entry's id, `<epoch>-<seq>`, as the server and the SSE `id:` field have it.
 """
 
 from __future__ import annotations

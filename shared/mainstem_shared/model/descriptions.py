@@ -1,4 +1,4 @@
-"""Defines what people say about a thread or a run: title, labels, metadata. What is absent is left alone."""
+"""Defines what users set on a thread or a run: title, labels, metadata. What is absent is left alone."""
 
 from __future__ import annotations
 

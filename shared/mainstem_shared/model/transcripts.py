@@ -1,4 +1,4 @@
-"""Spells a thread's messages in the shape that a model takes: chat completions' messages. Pure.
+"""Converts a thread's messages to chat completions' messages, the shape that models take. Pure.
 
 What comes out is valid to every provider: a tool call is followed by its result, also one that nobody
 answered, and nobody says nothing. Reasoning, data and sources are for people; no model takes them back.

@@ -1,7 +1,7 @@
 """Counts what provider calls used: one call, sums by model, and the usage of a whole run.
 
 A `usage` event carries the run's totals, the sums by model, and the call that was added; folds keep the calls
-as a list (`folded`). Costs are decimals, spelled as text; the cost of a model without a price is unknown,
+as a list (`folded`). Costs are decimals, as text; the cost of a model without a price is unknown,
 which is null, never 0. Prices are in `prices`, budgets in `operations.spending`.
 """
 

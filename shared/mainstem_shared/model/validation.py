@@ -1,4 +1,4 @@
-"""What pydantic found wrong, as a sentence for whoever sent the value: the place, then the problem.
+"""Converts pydantic's errors into one sentence for whoever sent the value: the place, then the problem.
 
 Every boundary says it in the same form: requests of callers, inputs of engines, arguments of tools. What was
 sent is never quoted: it may be secret, or large.

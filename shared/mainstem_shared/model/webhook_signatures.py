@@ -1,4 +1,4 @@
-"""Signs what webhooks are sent, and verifies it, as Standard Webhooks says (symmetric signatures, `v1`).
+"""Signs webhooks and verifies signatures by Standard Webhooks (symmetric signatures, `v1`).
 
 https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """

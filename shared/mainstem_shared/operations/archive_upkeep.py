@@ -1,4 +1,4 @@
-"""Looks after the archive: what waits for it, what is older than its tenant keeps, runs from before it was.
+"""Maintains the archive: measures its lag, deletes what exceeds retention, backfills older runs.
 
 For sweepers, and for `mainstem archive`.
 """
@@ -29,7 +29,7 @@ PAUSE_S: Final = 600.0
 AT_ONCE: Final = 20
 """Slices that are deleted then: the rest has time until the next look."""
 TOMBSTONES_MS: Final = 400 * 86_400_000
-"""How long a tombstone stays: longer than a run waits in the store for an archive that is away."""
+"""How long a tombstone stays: longer than a run waits in the store for an unavailable archive."""
 DAY_MS: Final = 86_400_000
 OTHERS: Final = "*"
 LOOKED_AT: Final = 1000

@@ -1,8 +1,8 @@
-"""Moves finished runs to the archive: commit there, let go here, forget the to-do, in this order.
+"""Moves finished runs to the archive: commit there, release the store's keys, remove the index entry.
 
 A sweeper calls it for the runs whose deltas it has dropped. A process that dies on the way leaves the run to
-the next sweep, and every step may be repeated. While the archive is away runs stay in the store; so does,
-alone, a run that the archive refuses.
+the next sweep, and every step may be repeated. While the archive is unavailable runs stay in the store; so
+does, alone, a run that the archive refuses.
 """
 
 from __future__ import annotations

@@ -42,7 +42,8 @@ class BlobCollector:
     async def collect(self) -> int:
         """Remove the blobs of runs that are gone, from store and archive; returns of how many.
 
-        Those of new runs stay: their start may be under way. Nothing is removed while the archive is away.
+        Those of new runs stay: their start may be under way. While the archive is unavailable nothing is
+        removed.
         """
         driver, count = drivers.of(self._settings), 0
         aged_s = min(self._settings.retention_s, 3600.0)

@@ -1,4 +1,4 @@
-"""Makes what is told about a run: the event as it was noted, and the run as it is now, wherever it is.
+"""Builds a callback's event from what was recorded at the end and from the run as it is now.
 
 A run that was deleted since, or is too long for a message, is left out; what names it is always there.
 """

@@ -1,4 +1,4 @@
-"""Hints tell a process's courier which buckets have deliveries that are due, the moment somebody knows.
+"""Hints name buckets that have due deliveries, so that a process's courier sends them at once.
 
 `finish` and `pause` leave one, so that callbacks need not wait for a sweep; the sweeper leaves the others.
 """

@@ -1,4 +1,4 @@
-"""Starts runs that are another run's children, and tells it what became of them.
+"""Starts child runs for a run, and hands their outcomes to the waiting parent.
 
 A child is listed first, then started under an id that follows from its parent and its key: begun again, the
 start is answered the same. An abort of the parent goes down to its children (`aborting`).

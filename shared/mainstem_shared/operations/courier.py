@@ -1,4 +1,4 @@
-"""The courier of a process tells targets what happened to runs: takes what is due, tries, notes the outcome.
+"""The courier of a process delivers callbacks: takes due deliveries, attempts them, records the outcome.
 
 Every worker and every gateway has one. An entry that is taken is held for a minute (`take_due`), so that no
 two try at once; a courier that dies leaves it to the next one. So a target is told at least once, each

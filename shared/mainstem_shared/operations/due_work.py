@@ -1,4 +1,4 @@
-"""Due work is drained in slices until nothing is due: by all sweepers, each with its own slices.
+"""Sweepers drain due work in slices until nothing is due; each sweeper takes slices of its own.
 
 A slice is taken from its index (`take_due`), so that sweepers share a backlog instead of repeating each
 other's work. Kinds of work take turns: neither starves the other. Between slices a sweeper pauses

@@ -1,4 +1,4 @@
-"""The indexes that list runs: what is unfinished, recent, to be compacted, an owner's, a user's, in a quota.
+"""Indexes list runs: unfinished, recent, to be compacted, of an owner, of a user, in a quota.
 
 Each bucket has its own index of what is unfinished, recent and to be compacted: verbs write them as they
 change a run, and what is here looks after them. An owner's and a user's lists are in slots of their own: an

@@ -139,7 +139,7 @@ class Operations:
         """Perform a transition; returns the verb's answer. May be repeated as far as the verb may.
 
         `notify` tells whoever must act on the answer (a worker by the broker, an owner by mail); what it
-        raises reaches the caller, who knows what it may promise. `nobody`: nobody must act.
+        raises reaches the caller, who knows what it may guarantee. `nobody`: nobody must act.
 
         Raises:
             StoreUnavailable: performed or not; if it was, a healer finds the run.

@@ -1,4 +1,4 @@
-"""Readings of what workers and gateways both have, for metrics: sweeps, the lease, the store's census."""
+"""Reads gauges that workers and gateways both export: of store, broker, sweeps and due work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stores a user's input in a run's record and tells the owner; `execution.inputs` fetches it there.
+"""Stores a user's input in a run's record and notifies the owner; `execution.inputs` fetches it there.
 
 The run's record is the truth: an accepted input stands there until the run is over, so that whoever runs
 it next, from whatever checkpoint, is told it again. What the engine has read is what the log says

@@ -1,4 +1,4 @@
-"""Lists what is still to be told about runs, has it told once more, and drops it with a user's data."""
+"""Lists undelivered callbacks, delivers them again on request, and drops them with a user's data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wakes runs that wait for an event: whoever sends one has it kept for a while, and handed to all that wait.
+"""Resumes runs that wait for an event, and keeps the event for runs that begin to wait later.
 
 An event is kept first, then handed over; a run is listed as waiting first, then pauses, then looks at what
 is kept. So neither can miss the other, and a sweeper finds the run if a process dies in between. Events

@@ -1,4 +1,4 @@
-"""Failures of the store, classified by exception type and error code: the one place that reads either.
+"""Classifies the store's failures by exception type and error code; no other module reads either.
 
 redis-py has classes for some codes and none for others, and its pipelines put the command in front of the
 message; raw connections have the bare reply. Everybody who talks to the store asks here whether a failure may

@@ -1,4 +1,4 @@
-"""`PrimaryWatch` keeps knowing which servers are the primaries, and leaves a former one.
+"""`PrimaryWatch` asks which servers are the primaries, and closes connections to a former one.
 
 It asks Sentinels every second, and a Cluster every five for its slots.
 

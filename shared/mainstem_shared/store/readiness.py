@@ -1,6 +1,6 @@
 """Proves that the store takes what a start writes: by writing, because replies to reads prove nothing.
 
-A store that is full, was demoted, has no replica left or took a right away answers every ping. A Cluster is
+A store that is full, was demoted, has no replica left or revoked a right answers every ping. A Cluster is
 told by one script over two slots, which nothing but a Cluster refuses. Used by `/readyz`, and by workers and
 gateways when they start.
 """
@@ -88,7 +88,7 @@ async def _write(client: Any, topology: Topology, node: str) -> None:
 
 
 def check_servers(store_url: str, broker_url: str) -> None:
-    """Make sure that runs can be kept on these servers. Blocking; one that is away is not judged.
+    """Make sure that runs can be kept on these servers. Blocking; an unavailable one is not judged.
 
     Raises:
         ClusterUnsupported: one of them is a node of a Cluster.
@@ -102,7 +102,7 @@ def check_servers(store_url: str, broker_url: str) -> None:
 
 
 def refuse_cluster(*urls: str) -> None:
-    """Make sure that none of these servers is a node of a Cluster. Blocking; one that is away is not judged.
+    """Make sure that none of these servers is a node of a Cluster. Blocking; judges available ones only.
 
     Raises:
         ClusterUnsupported: one of them is.

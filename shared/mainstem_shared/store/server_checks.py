@@ -33,7 +33,7 @@ BUSY: Final = 0.8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shortcoming:
-    """A setting under which a promise does not hold. `fatal`: not only after a crash, but at any time."""
+    """A setting that breaks a guarantee. `fatal`: not only after a crash, but at any time."""
 
     setting: str
     consequence: str
@@ -54,7 +54,7 @@ def report(found: list[Shortcoming], where: str) -> None:
 
 
 def of_store(info: Mapping[str, Any], *, in_cluster: bool = False) -> list[Shortcoming]:
-    """Return what a store whose INFO this is cannot promise; `in_cluster`: its address is a Cluster's."""
+    """Return what a store whose INFO this is cannot guarantee; `in_cluster`: its address is a Cluster's."""
     evicted = "deletes parts of runs when memory is short."
     return [
         *([] if in_cluster else _cluster(info)),
@@ -67,7 +67,7 @@ def of_store(info: Mapping[str, Any], *, in_cluster: bool = False) -> list[Short
 
 
 def of_broker(info: Mapping[str, Any]) -> list[Shortcoming]:
-    """Return what a broker cannot promise. It need not keep anything: what it loses is published again."""
+    """Return what a broker cannot guarantee. It need not keep anything: what it loses is published again."""
     evicted = "deletes queues when memory is short: runs start minutes late."
     return [*_cluster(info), *_eviction(info, evicted), *_memory(info), *_role(info)]
 
@@ -154,7 +154,7 @@ def of_clock(apart_s: float) -> list[Shortcoming]:
 
 
 async def watch_start(store_url: str, broker_url: str) -> None:
-    """Report, once each server has answered, what it cannot promise; until then a start does not wait."""
+    """Report, once each server has answered, what it cannot guarantee; until then a start does not wait."""
     await asyncio.gather(_report_on(store_url, "store"), _report_on(broker_url, "broker"))
 
 

@@ -1,4 +1,4 @@
-"""Reads runs wherever they are: in the store, else in its archive. Who changes runs asks the store alone.
+"""Reads a run from the store, or else from the archive. Who changes runs asks the store alone.
 
 A run is committed to the archive before the store lets go of it, so whoever asks in this order misses none,
 also in the moment of moving. Without an archive these are the reads of the same names in `log` and `records`.

@@ -1,4 +1,4 @@
-"""The transition `describe` changes what people say about a run or a thread, and nothing about its life."""
+"""The transition `describe` changes title, labels and metadata of a run or a thread, never its status."""
 
 from __future__ import annotations
 

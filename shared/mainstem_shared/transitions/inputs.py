@@ -1,4 +1,4 @@
-"""Transitions of steering: steer puts what a user says into the record, inbox hands it to the owner.
+"""Transitions of steering: `steer` appends a user's input to the record, `inbox` hands it to the owner.
 
 The record keeps inputs until the run is over, so that whoever runs it next hears them again.
 """

@@ -1,4 +1,4 @@
-"""When a sweeper looks at a run, after a change of it: long after whoever must act has acted, if all is well.
+"""Defines when a sweeper checks a run after each transition: later than whoever must act needs.
 
 Each verb writes the look into its bucket's index as it changes the run: whoever heals a crash finds the run.
 """

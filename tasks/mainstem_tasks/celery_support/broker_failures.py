@@ -1,4 +1,4 @@
-"""Failures of Celery's broker, of every transport: no answer, a lost connection, or an error reply.
+"""Recognises failures of Celery's broker on every transport: no answer, a lost connection, an error reply.
 
 The one place that lists them, for who publishes and for a worker's consumer. An error reply says that the
 broker cannot serve now (a fail-over, a full disk, rights that are being changed), or that a queue was

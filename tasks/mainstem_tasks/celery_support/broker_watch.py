@@ -1,4 +1,4 @@
-"""Probes the broker at intervals, so that metrics say whether it takes messages, and how fast."""
+"""Probes the broker at intervals, so that metrics show whether it takes messages, and how fast."""
 
 from __future__ import annotations
 

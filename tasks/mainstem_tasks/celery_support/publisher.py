@@ -102,7 +102,7 @@ class CeleryPublisher:
     def revoke(self, task_id: str, *, terminate: bool = True) -> None:
         """Tell all workers to drop a task's message and, with `terminate`, to cancel the task if it runs.
 
-        Nobody answers, and a worker that is away never hears of it: the durable intent must stand before.
+        Nobody answers, and an unavailable worker never gets it: the durable intent must stand before.
 
         Raises:
             BrokerUnavailable: the broker did not take it in time.

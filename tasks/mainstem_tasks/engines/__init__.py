@@ -1,1 +1,1 @@
-"""Engines that come with Mainstem; loaded through the entry points of this distribution."""
+"""Holds the engines `demo` and `openai`, and adapters that serve other frameworks' agents as engines."""

@@ -1,4 +1,4 @@
-"""Counts calls of providers: an engine opens `call` around each, and says what the provider reported."""
+"""Counts provider calls: an engine opens `call` around each, and reports the provider's answer."""
 
 from __future__ import annotations
 

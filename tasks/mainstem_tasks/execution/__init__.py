@@ -1,1 +1,1 @@
-"""Execution of one segment of a run: claim, engine, limits, end."""
+"""Executes one segment of a run: claim, engine, limits, end."""

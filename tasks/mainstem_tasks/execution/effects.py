@@ -1,4 +1,4 @@
-"""Makes what an engine notes about its side effects durable, as the owner of the run."""
+"""Records an engine's side effects in the store, under the owner's control of the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads, for a segment's engine, what was said on its thread before."""
+"""Reads the earlier messages of a segment's thread for its engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ends a run of this process by what the store has of it, when its segment cannot: content cannot fail that.
+"""Ends a run of this process by what the store has of it, when its segment cannot.
 
 Its segment, and `segments.execute` where there is none, call it; sweepers do the same for other processes.
 """

@@ -1,4 +1,4 @@
-"""Charges a segment's provider calls to the accounts in the store (`operations.spending`).
+"""A purse charges a segment's provider calls to the accounts in the store (`operations.spending`).
 
 What budgets limit is reserved before a call is made, and waited for. All the rest happens beside the engine,
 in order for each call, with patience for a store that is unavailable; the segment waits for it before its run

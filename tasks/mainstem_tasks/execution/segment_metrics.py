@@ -1,4 +1,4 @@
-"""Counts and names what becomes of a segment: its begin, the run's first content, and how it ended."""
+"""Counts a segment's events for metrics: its begin, the run's first content, and how it ended."""
 
 from __future__ import annotations
 

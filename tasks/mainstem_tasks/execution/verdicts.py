@@ -1,4 +1,4 @@
-"""Verdicts: what a run ends as, judged from how its engine ended, in words that anybody may read.
+"""A verdict is the status, reason and error that a run ends with, judged by how its engine ended.
 
 An engine's exception is an object of foreign code: its text may raise, recurse, be no text, be huge, or hold
 a secret. Nothing here trusts it.

@@ -1,4 +1,4 @@
-"""The protocol that a `RunContext` emits through.
+"""Defines the protocol through which a `RunContext` emits.
 
 A worker's is `mainstem_shared.eventlog.writing.channels.Channel`; `testing` has one in memory.
 """

@@ -1,4 +1,4 @@
-"""`run.effect` performs a side effect once: what came of it is kept, and given again to whoever asks again.
+"""`run.effect` performs a side effect, keeps its result, and returns the kept result to every repeat.
 
 Before the effect its intent is durable, after it its result. A worker that dies in between leaves an intent
 without a result: nobody knows whether it happened, and the engine has declared what to do then.

@@ -1,4 +1,4 @@
-"""`run.inbox` gives an engine what users say to its run while it works.
+"""`run.inbox` gives an engine the input that users send while its run works.
 
 An input counts as read when the engine takes it: from then on `input.accepted` stands in the log, in its
 place among the engine's own events. `execution.inputs` fills the inbox from the run's record.

@@ -1,4 +1,4 @@
-"""A pause ends an engine's segment with what it asks a human.
+"""A pause ends an engine's segment with an action that a human decides.
 
 `request_approval` and `ask` never return: they raise `Paused`, which ends the engine's function. Once a human
 has decided, the function is entered again, in a new task on any worker, with `run.state` and `run.decisions`.

@@ -1,4 +1,4 @@
-"""Running an engine in a test, without broker, store or worker: `result = await run_engine(engine, {...})`.
+"""`run_engine` runs an engine in a test, without broker, store or worker.
 
 Events are what the engine emitted, one entry each: a real log merges consecutive deltas.
 """

@@ -20,7 +20,7 @@ from typing import Any, Final, Self
 RESET: Final = "reset"
 """A step that resets the connection."""
 HOLD: Final = "hold"
-"""A step that sends nothing more until the client goes away, or the server is closed."""
+"""A step that sends nothing more until the client disconnects, or the server is closed."""
 _LONGEST_HOLD_S: Final = 120.0
 _READ_S: Final = 30.0
 
@@ -44,7 +44,7 @@ Reply = Sequence[Step] | Callable[[Request], Sequence[Step]]
 class ProviderServer:
     """A provider on the loopback interface; use it as a context manager.
 
-    `requests` has what came; `left` is set when a client went away from a held connection.
+    `requests` has what came; `left` is set when a client closed a held connection.
     """
 
     def __init__(self, *replies: Reply, port: int = 0) -> None:

@@ -1,6 +1,7 @@
-"""The pool's own settings. Read once when Celery makes the pool: `app.conf.mainstem_pool = PoolOptions(…)`.
+"""Defines the settings of the asyncio pool.
 
-What Celery already has an option for (concurrency, time limits) is not here.
+Read once when Celery makes the pool: `app.conf.mainstem_pool = PoolOptions(…)`. What Celery already has
+an option for (concurrency, time limits) is not here.
 """
 
 from __future__ import annotations

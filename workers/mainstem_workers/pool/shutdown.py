@@ -1,4 +1,4 @@
-"""Stops a pool in order. Runs on the loop; `TaskPool` waits for it in the main thread.
+"""Stops a pool in a fixed order. Runs on the loop; `TaskPool` waits for it in the main thread.
 
 1. nothing starts any more; what waits for a slot goes back to the broker
 2. running jobs may end, for the grace time

@@ -1,4 +1,4 @@
-"""The host of the asyncio pool keeps housekeeping on the pool's own loop."""
+"""`AsyncioHost` runs housekeeping on the asyncio pool's own loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Housekeeping on the process's background loop, for pools whose tasks run in threads or processes."""
+"""Runs housekeeping on the process's background loop, for pools whose tasks run in threads or processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The host of prefork: every child has its own housekeeping; a pipe tells them that the parent shuts down."""
+"""The host of prefork runs housekeeping in every child; a pipe tells them that the parent shuts down."""
 
 # Celery is partly untyped.
 # pyright: reportUnknownMemberType=false

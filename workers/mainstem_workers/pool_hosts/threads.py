@@ -1,4 +1,4 @@
-"""The host of threads and solo keeps housekeeping on the background loop, beyond the pool's last job."""
+"""The host of threads and solo runs housekeeping on the background loop until after the pool's last job."""
 
 # Celery is partly untyped.
 # pyright: reportUnknownMemberType=false

@@ -1,4 +1,4 @@
-"""A pytest plugin: a user's engines on a real worker and a real Valkey, as local processes.
+"""Provides a pytest plugin: a user's engines on a real worker and a real Valkey, as local processes.
 
 `pytest_plugins = ["mainstem_workers.testing"]` in a `conftest.py` gives the fixture `mainstem`, and makes
 pytest-celery's own (`celery_setup`, `celery_worker`, clusters) use processes instead of containers; real ones

@@ -1,4 +1,4 @@
-"""Recognises what OpenAI's clients send again by themselves, so that a retry never starts a second run.
+"""Recognises automatic retries of OpenAI's clients, so that a retry never starts a second run.
 
 Their retries have no idempotency key, only a number (`x-stainless-retry-count`) and the same body. So the
 first attempt notes which run it is about to start, before it does; a later one takes that up.

@@ -1,4 +1,4 @@
-"""Answers with the end of a run: a JSON text, after white space that keeps the connection while it lasts."""
+"""Answers a request when its run ends; white space before the JSON keeps the connection alive."""
 
 from __future__ import annotations
 

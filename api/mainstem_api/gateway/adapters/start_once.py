@@ -1,4 +1,4 @@
-"""Starts one run for what a user says once, however often a client sends it.
+"""Starts one run for each user message, however often a client sends it.
 
 Frontends send the same message again on a double click, a retry, or from a second tab. Their protocols have
 no idempotency keys; what is said has an id. Simultaneous requests are decided by the verb that starts runs.

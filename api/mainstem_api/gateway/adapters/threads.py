@@ -1,4 +1,4 @@
-"""Finds a thread's runs and what was said on it, for protocols that name threads and not runs."""
+"""Finds a thread's runs and messages, for protocols that name threads and not runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The base translator follows a run's events for one connection and says, in order, what changed.
+"""The base translator follows a run's events for one connection and reports, in order, what changed.
 
 Protocols of the outside know only deltas. So a translator keeps the fold of what its client has: where our
 events replace a whole state (`snapshot`, `resync`, `run.restarted`, `run.finished`), it sends what the client

@@ -1,4 +1,4 @@
-"""Authenticators tell who makes a request; MAINSTEM_AUTH chooses one of them.
+"""Authenticators identify the user of a request; MAINSTEM_AUTH chooses one of them.
 
 `authenticator` makes one of three from the settings; `middleware.access` asks it for every request. How
 tokens are checked stands in `jwt`, trusted headers in `proxy`. A host that mounts the app may bring its own.

@@ -1,4 +1,4 @@
-"""Keys that tokens are checked with, and what finds them."""
+"""Defines keys that verify tokens, and the sources that provide them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Refuses requests with several `Host` headers and, without authentication, those from other machines.
 
-Part of the app and not of its server: a gateway that is mounted into another app keeps its promise under
+Part of the app and not of its server: a gateway that is mounted into another app keeps its guarantee under
 whatever server and address that has.
 """
 
@@ -77,7 +77,7 @@ def _is_local_peer(scope: Scope) -> bool:
     """Tell whether the connection comes from this machine: over loopback, or a Unix socket."""
     peer, server = scope.get("client"), scope.get("server")
     if peer is None:
-        return server is not None and server[1] is None  # how ASGI spells a Unix socket
+        return server is not None and server[1] is None  # how ASGI shows a Unix socket
     return _is_local(str(peer[0]))
 
 

@@ -1,4 +1,4 @@
-"""The callback routes show operators who was not told of a run, and have it told once more."""
+"""The callback routes list failed callbacks for operators, and deliver them again."""
 
 from __future__ import annotations
 

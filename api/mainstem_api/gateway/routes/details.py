@@ -1,4 +1,4 @@
-"""The detail route tells what happened to one run, for its page (`/runs/<id>`) and `mainstem show`."""
+"""The detail route returns one run's history, for its page (`/runs/<id>`) and `mainstem show`."""
 
 from __future__ import annotations
 

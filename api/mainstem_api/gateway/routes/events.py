@@ -1,4 +1,4 @@
-"""The event route hands what happened elsewhere to the runs that wait for it."""
+"""The event route delivers an external event to the runs that wait for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The usage route tells what provider calls cost, by day: the caller's, a user's, the tenant's."""
+"""The usage route returns what provider calls cost, by day: the caller's, a user's, the tenant's."""
 
 from __future__ import annotations
 

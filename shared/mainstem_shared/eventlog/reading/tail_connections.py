@@ -33,7 +33,7 @@ BLOCK_MS: Final = 2000
 IDLE_S: Final = 2.0
 """Silence after which a log is looked at: an empty read proves nothing."""
 SLACK_S: Final = 5.0
-"""How much later than promised a reply may come before the connection counts as dead."""
+"""How much later than announced a reply may come before the connection counts as dead."""
 LINGER_S: Final = 30.0
 """How long a tail connection without runs stays open."""
 ENTRIES: Final = 64

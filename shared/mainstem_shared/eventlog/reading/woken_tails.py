@@ -1,4 +1,4 @@
-"""A woken tail reads followed runs of one node of a Cluster, when it is told that their logs have grown.
+"""A woken tail reads followed runs of one Cluster node when a message says that their logs have grown.
 
 A blocking read cannot wait for logs of several slots. Whoever appends says so on the channel of the log's
 bucket; a connection listens on the channels of all buckets that have a followed run, and what was woken is

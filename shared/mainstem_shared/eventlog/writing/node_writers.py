@@ -366,7 +366,7 @@ class NodeWriter:
                 live_ttl_ms=self._around.settings.live_ttl_ms,
             )
         except errors.StoreUnavailable:
-            pass  # a snapshot saves memory and time, it is no promise: the next one will do
+            pass  # a snapshot saves memory and time, it is not required: the next one will do
         finally:
             channel.snapshotted(stored=stored)
 

@@ -1,4 +1,4 @@
-"""Exports what is kept of a user, from store and archive: one JSON object per thread and per run."""
+"""Exports a user's data from store and archive: one JSON object per thread and per run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lists a user's threads by their last activity, and changes what people say about threads and runs.
+"""Lists a user's threads by their last activity, and changes titles, labels and metadata.
 
 A thread is listed where its newest run stands among the user's: no index is kept for it.
 """

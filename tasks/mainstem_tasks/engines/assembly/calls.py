@@ -1,4 +1,4 @@
-"""Tells a streamed answer's tool calls apart: which call a piece belongs to, and what became of each call.
+"""Assigns the pieces of a streamed answer to its tool calls, and decides which calls are complete.
 
 The identity of a call. Providers number calls, give them ids, name them in the first piece, or do some of
 that wrongly; no single sign can be trusted. A piece *continues* a call, found in this order: the call with

@@ -1,4 +1,4 @@
-"""Tells, while a JSON text grows, whether it could end here: the structure only, not its validity."""
+"""Decides, while a JSON text grows, whether it could end here: by its structure, not by its validity."""
 
 from __future__ import annotations
 

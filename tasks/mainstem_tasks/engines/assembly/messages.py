@@ -1,4 +1,4 @@
-"""Assembles the pieces of one answer: what readers are told on the way, and the message at the end.
+"""Assembles the pieces of one answer into deltas for readers, and into the message at the end.
 
 The increments of all pieces, added up, are the message. It is complete, or finishing it raises: an answer
 that broke off, failed or said nothing is never a message.

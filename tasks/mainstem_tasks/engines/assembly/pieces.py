@@ -1,4 +1,4 @@
-"""Names what a streamed answer is made of: what readers of protocols say, and the assembler takes.
+"""Defines the pieces of a streamed answer: protocol readers produce them, the assembler consumes them.
 
 A reader has already found the member, wherever its provider puts it; what belongs together is for the
 assembler to tell.

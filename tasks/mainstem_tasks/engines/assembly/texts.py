@@ -1,4 +1,4 @@
-"""Streams texts: joins halves of surrogate pairs over pieces, and tells `<think>` blocks from the answer.
+"""Streams texts: joins halves of surrogate pairs over pieces, and separates `<think>` blocks.
 
 Both hold back what only the next piece can decide, so that the outcome does not depend on where a stream was
 cut into pieces.

@@ -1,1 +1,1 @@
-"""What the engines of all frameworks share: what an agent is asked, and how its calls are told."""
+"""Holds what the engines of all frameworks share: an agent's conversation, tool calls, provider calls."""

@@ -1,4 +1,4 @@
-"""A conversation is what a framework's agent is given: what was said on the thread, and what is said now.
+"""A conversation is an agent's input: the thread's earlier messages, then the run's own.
 
 Both are chat completions' messages, valid for every provider: a call that an abort or a dead worker left
 open has a result here. How a framework takes them is its package's business.

@@ -1,4 +1,4 @@
-"""Asks people what a graph's interrupts ask, and spells their decisions as what the graph is resumed with."""
+"""Converts a graph's interrupts to items of a pause, and people's decisions to the graph's resume value."""
 
 # an interrupt's value may be anything: read by hand, not by types.
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false

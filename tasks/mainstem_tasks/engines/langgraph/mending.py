@@ -1,4 +1,4 @@
-"""Brings a graph's messages up to what the thread has: what an abort, a kill or another engine left out.
+"""Completes a graph's messages with what an abort, a kill or another engine left out of its state.
 
 A graph's state ends with the last step that was whole. The thread also has what was said after that: the
 words of an answer that broke off, runs whose worker was killed, turns of other engines. Calls without a

@@ -1,4 +1,4 @@
-"""Reads the chunks of chat completions into pieces of an answer, wherever a server puts what.
+"""Reads the chunks of chat completions into pieces of an answer, in every shape that servers use.
 
 A member that carries the answer (text, calls, their arguments) is read in every shape that has one meaning;
 one that has none fails the answer, because leaving it out would change what was said. Any other member is

@@ -1,4 +1,4 @@
-"""Follows the model calls of an agent's run: budgets and usage, checkpoints, and what users say meanwhile."""
+"""Follows the model calls of an agent's run: budgets and usage, checkpoints, and users' input."""
 
 # the SDK's items hold what providers sent, in many shapes: read by hand, not by types.
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false

@@ -1,4 +1,4 @@
-"""Spells a conversation as the items that the Agents SDK takes: those of the Responses API."""
+"""Converts a conversation to the Agents SDK's items, those of the Responses API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Follows an agent's model requests: budgets and usage, checkpoints, and what users say meanwhile."""
+"""Follows an agent's model requests: budgets and usage, checkpoints, and users' input."""
 
 from __future__ import annotations
 

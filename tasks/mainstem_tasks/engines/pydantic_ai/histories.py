@@ -1,4 +1,4 @@
-"""Spells a conversation as Pydantic AI's messages."""
+"""Converts a conversation to Pydantic AI's messages."""
 
 from __future__ import annotations
 

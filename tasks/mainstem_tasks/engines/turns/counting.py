@@ -1,4 +1,4 @@
-"""Counts the tokens of one answer: by what the provider told, and by an estimate where it told nothing.
+"""Counts the tokens of one answer: by the provider's counts, and by an estimate where there are none.
 
 Most providers tell once, at the end: an answer that breaks off has no counts then, and still costs. What came
 after the last counts is estimated, and marked as such.

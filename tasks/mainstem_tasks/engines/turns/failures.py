@@ -1,4 +1,4 @@
-"""Reads how providers say that they failed, in a refusal's body or in the middle of a stream.
+"""Reads a provider's failure from the body of an error answer, or from the middle of a stream.
 
 The words, the code, and whether the same request may succeed later. A code that is known to stay (a wrong
 key, a quota, a context that is too long) is never asked again; one that nobody knows is.

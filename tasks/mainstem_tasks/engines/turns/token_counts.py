@@ -1,4 +1,4 @@
-"""Reads counts of tokens from usage objects, whoever's format they have.
+"""Reads token counts from usage objects of every known format.
 
 OpenAI's counts of a request have the cached part in them, Anthropic's leave out what was read from a cache or
 written to one. Here `input_tokens` is always the whole request and `output_tokens` the whole answer.
@@ -93,7 +93,7 @@ def _first(*counts: int | None) -> int | None:
 
 
 def integer(value: Any) -> int | None:
-    """Return a number that may be spelled as text or with a fraction of zero."""
+    """Return a number that may come as text or with a fraction of zero."""
     match value:
         case bool():
             return None

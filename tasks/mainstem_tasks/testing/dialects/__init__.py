@@ -1,4 +1,4 @@
-"""Collects what providers really send: recorded quirks, as bytes, each with its right outcome.
+"""Collects dialects of providers: recorded quirks, as bytes, each with its right outcome.
 
 An engine that speaks the protocol is tried on all of them; `docs/providers.md` is made of the table.
 """

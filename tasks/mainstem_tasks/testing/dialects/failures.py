@@ -1,4 +1,4 @@
-"""Lists dialects of failures: where providers say them, and how often it helps to ask again.
+"""Lists dialects of failures: where providers report them, and how often a retry helps.
 
 `requests` of these rows is the count of completions that a failure costs: one for what would fail again, four
 for what may pass.

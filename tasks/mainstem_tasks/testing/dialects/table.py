@@ -1,4 +1,4 @@
-"""Defines a dialect, and spells the chunks that dialects are written in.
+"""Defines a dialect, and builds the chunks that dialects are written in.
 
 Two tools are offered to the model where a dialect says so: `forecast(city: str)`, and `purge(pattern: str = "*")`,
 which must never run on its default unless the model wanted that.

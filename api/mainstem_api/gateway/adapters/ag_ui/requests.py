@@ -1,7 +1,7 @@
 """Parses what AG-UI clients send: RunAgentInput, and what its `resume` decides about a pending action. Pure.
 
 Of an interrupt's id we take which action and which call it names; everything else stands in our record. A
-decision is taken only if it is spelled out: a resolved interrupt without a payload approves nothing.
+decision is taken only if it is explicit: a resolved interrupt without a payload approves nothing.
 """
 
 # what clients and providers send is checked by models or by hand, not by types.

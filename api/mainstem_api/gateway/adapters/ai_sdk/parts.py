@@ -1,4 +1,4 @@
-"""Spells sources and files as the AI SDK does, in a stream and in a message alike. Pure."""
+"""Converts sources and files to parts of the AI SDK, for streams and messages alike. Pure."""
 
 from __future__ import annotations
 

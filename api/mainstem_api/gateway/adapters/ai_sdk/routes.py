@@ -102,7 +102,7 @@ async def resume(
 ) -> Response:
     """Follow the chat's active run, or replay the one that ended last, from its first word.
 
-    A client that was away while the run ended has a part of it. `messageId` names the answer to be replayed.
+    A client that missed the run's end has a part of it. `messageId` names the answer to be replayed.
     Clients of versions 5 and 6 would append a replay to what they have: they get none, unless they name it.
     """
     if message_id is not None:

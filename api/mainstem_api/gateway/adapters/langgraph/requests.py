@@ -1,4 +1,4 @@
-"""Reads what clients of the platform API post; what is not served is refused by name. Pure."""
+"""Parses requests of the platform API's clients; unsupported members are refused by name. Pure."""
 
 from __future__ import annotations
 

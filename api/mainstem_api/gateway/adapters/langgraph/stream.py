@@ -1,4 +1,4 @@
-"""Translates a run into the events of a graph's run, in the modes that the client wants. Pure.
+"""Translates a run into LangGraph's stream events, in the stream modes that the client asks for. Pure.
 
 An event's id says how much was said up to it, as in Chat Completions, whose translator this builds on: so a
 stream is joined again exactly, at any time.

@@ -1,4 +1,4 @@
-"""Reads what clients of Chat Completions post: a conversation, or decisions about a paused run. Pure.
+"""Parses Chat Completions requests: a conversation, or decisions about a paused run. Pure.
 
 The format is the one that engines of `messages` take, so messages go on as they came.
 """

@@ -1,4 +1,4 @@
-"""Cuts text into deltas at offsets that depend on nothing but the offset.
+"""Splits text into deltas at offsets that depend on nothing but the offset.
 
 However the engine's tokens came, were merged, trimmed or folded: the k-th delta of a text is the same, so its
 number can be. A delta waits until it is full, or its text is complete: at most three characters are held

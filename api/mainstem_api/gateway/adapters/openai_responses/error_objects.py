@@ -1,4 +1,4 @@
-"""Encodes refusals as OpenAI's APIs do: `{"error": {"message", "type", "param", "code"}}`.
+"""Encodes errors as OpenAI's APIs do: `{"error": {"message", "type", "param", "code"}}`.
 
 Codes and messages are those of our problem documents. A request that does not fit is 400 here, a model that
 is not there 404, and conflicts say that trying again is of no use, which clients would do by themselves.
