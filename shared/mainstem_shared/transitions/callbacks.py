@@ -1,7 +1,7 @@
 """Transitions of a run's callbacks: `told` records an attempt, `tell` repeats, `untell` drops.
 
-`finish` and `pause` record what is due. The deliveries of a run are in a hash of their own, which outlives the
-run's record; each bucket has an index of them by when they are due.
+`finish` and `pause` record what is due. The deliveries of a run are in a hash of their own, which outlives
+the run's record; each bucket has an index of them by when they are due.
 """
 
 from __future__ import annotations

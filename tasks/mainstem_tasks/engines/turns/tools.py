@@ -1,4 +1,4 @@
-"""The tool loop of providers' engines: what the model called, who decides about it, what it gets back.
+"""The tool loop of providers' engines runs called tools, asks for approvals, and returns results.
 
 The transcript stays valid whatever happens: every call of an assistant message has exactly one result after
 it, in order. State and decisions are enough to go on with it anywhere.
