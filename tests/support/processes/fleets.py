@@ -111,7 +111,10 @@ def move_between(slot: int, source: ValkeyProcess, target: ValkeyProcess) -> Non
 @contextmanager
 def lone_node(directory: Path) -> Iterator[ValkeyProcess]:
     """A server that may join a Cluster."""
-    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS))
+    options = (
+        *("--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS)),
+        *("--cluster-allow-replica-migration", "no"),  # else it becomes a replica when its last slot leaves
+    )
     with ValkeyProcess(directory, *options, "--cluster-port", str(free_port())) as server:
         yield server
 
@@ -141,7 +144,9 @@ def joined(fleet: Fleet, server: ValkeyProcess) -> Iterator[None]:
             for client in clients:
                 client.execute_command("CLUSTER", "FORGET", name)
             with server.client() as own:
-                own.execute_command("CLUSTER", "RESET", "SOFT")
+                own.execute_command(
+                    "CLUSTER", "RESET", "HARD"
+                )  # the others take its former name for a minute no more
 
 
 def _is_whole_for(server: ValkeyProcess, count: int) -> bool:
