@@ -89,6 +89,7 @@ export const abortFound = (query) => request("POST", "v1/overview/abort", { quer
 export const getRun = (runId) => request("GET", `v1/runs/${segment(runId)}`);
 export const getInput = (runId) => request("GET", `v1/runs/${segment(runId)}/input`);
 export const messages = (threadId, query) => request("GET", `v1/threads/${segment(threadId)}/messages`, { query });
+export const hasBegun = async (threadId) => (await request("GET", `v1/threads/${segment(threadId)}/runs`, { query: { limit: 1 } })).runs.length > 0;
 export const threads = (query) => request("GET", "v1/threads", { query });
 export const describeThread = (threadId, body) => request("PATCH", `v1/threads/${segment(threadId)}`, { body });
 export const deleteThread = (threadId) => request("DELETE", `v1/threads/${segment(threadId)}`);

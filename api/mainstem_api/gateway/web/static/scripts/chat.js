@@ -155,9 +155,10 @@ class Chat {
     const { thread, branch } = this;
     let page;
     try {
+      if (!this.turns.size && !await api.hasBegun(thread)) return this.show(); // nothing was said there yet
       page = await api.messages(thread, { limit: PAGE, branch });
     } catch (error) {
-      if (error.status === 404) this.show(); // nothing was said there yet
+      if (error.status === 404) this.show();
       else if (error.status !== 401) notify(error.message, { label: "Try again", run: () => { notify(null); this.load(); } });
       return;
     }
