@@ -196,7 +196,12 @@ def _server(client: BlockingClient, url: str, *, in_cluster: bool) -> Iterator[F
     begun = time.perf_counter()
     client.ping()
     took_ms = (time.perf_counter() - begun) * 1000
-    info: dict[str, Any] = client.info("everything")  # pyright: ignore[reportAssignmentType] - not a coroutine
+    try:
+        info: dict[str, Any] = client.info("everything")  # pyright: ignore[reportAssignmentType] - not a coroutine
+        apart_s = _skew(client)
+    except failures.RedisError as error:
+        yield _unasked(url, error)
+        return
     name = "Valkey" if "valkey_version" in info else "Redis"
     version = info.get("valkey_version") or info["redis_version"]
     yield Finding(Mark.GOOD, "connection", f"{name} {version} at {redacted(url)} answers in {took_ms:.1f} ms")
@@ -204,10 +209,26 @@ def _server(client: BlockingClient, url: str, *, in_cluster: bool) -> Iterator[F
         "durability": "append-only file on",
         "maxmemory-policy": "noeviction",
         "maxmemory": _memory(info),
-        "clocks": f"{(apart_s := _skew(client)) * 1000:.0f} ms apart from the server's",
+        "clocks": f"{apart_s * 1000:.0f} ms apart from the server's",
     }
     broken = [*server_checks.of_store(info, in_cluster=in_cluster), *server_checks.of_clock(apart_s)]
     yield from _promised(broken, good)
+
+
+def _unasked(url: str, error: failures.RedisError) -> Finding:
+    """Tell that a server answers, but not what it is asked about itself: then nobody knows what it promises.
+
+    Raises:
+        RedisError: it answers nothing at all.
+    """
+    if failures.code_of(error) != "NOPERM":
+        raise error
+    return Finding(
+        Mark.WARNING,
+        "settings",
+        f"{redacted(url)} answers, but {error}: what it promises is not known",
+        "Give its user the rights +info and +time, or look at its settings yourself.",
+    )
 
 
 def _promised(broken: list[server_checks.Shortcoming], good: dict[str, str]) -> Iterator[Finding]:
@@ -282,7 +303,7 @@ def _broker(settings: Settings) -> Iterator[Finding]:
         yield from _queue(url, settings.queue)
     except errors.Misconfigured as error:
         yield Finding(Mark.BAD, "address", str(error), "Set MAINSTEM_BROKER_URL to an address like this.")
-    except errors.BrokerUnavailable as error:
+    except (errors.BrokerUnavailable, failures.RedisError, OSError) as error:
         why = str(error.__cause__ or error)
         yield Finding(
             Mark.BAD, "connection", f"{redacted(url)}: {why}", "Start it, or set MAINSTEM_BROKER_URL."
@@ -296,9 +317,13 @@ def _queue(url: str, name: str) -> Iterator[Finding]:
         return
     with connect_blocking(url, timeout_s=TIMEOUT_S) as client:
         waiting: Any = client.llen(name)
-        info: dict[str, Any] = client.info("everything")  # pyright: ignore[reportAssignmentType] - not a coroutine
+        yield Finding(Mark.GOOD, "queue", f"{waiting:,} messages wait")
+        try:
+            info: dict[str, Any] = client.info("everything")  # pyright: ignore[reportAssignmentType] - not a coroutine
+        except failures.RedisError as error:
+            yield _unasked(url, error)
+            return
     yield from _promised(server_checks.of_broker(info), {})
-    yield Finding(Mark.GOOD, "queue", f"{waiting:,} messages wait")
 
 
 def _workers(app: str | None, pool: str | None, settings: Settings) -> Iterator[Finding]:
