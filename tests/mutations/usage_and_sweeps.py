@@ -77,6 +77,12 @@ MUTATIONS: Final = (
         old="self._former.insert(0, self.control)",
         new="pass",
     ),
+    M(
+        rows=(230,),
+        file=f"{TASKS}/execution/settling.py",
+        old="if not _is_refused(answer):",
+        new="if True:",
+    ),
     # -- steering
     M(
         rows=(169,),

@@ -19,11 +19,12 @@ from typing import Any, Final
 
 from mainstem_shared import archive, errors
 from mainstem_shared.coordination.leases import Lease
+from mainstem_shared.eventlog.writing.node_writers import Repair
 from mainstem_shared.eventlog.writing.writer import Writer
 from mainstem_shared.model import jsontext
 from mainstem_shared.operations import migration
 from mainstem_shared.operations.courier import Courier
-from mainstem_shared.operations.performing import Operations
+from mainstem_shared.operations.performing import Operations, repair
 from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import endpoints, keys, server_checks
@@ -87,6 +88,7 @@ class Housekeeping:
                 on_suspended=self._suspended,
                 on_reached=lease.beat_soon,
                 before_probing=self._repair,
+                on_repaired=self._repaired,
             ),
             lease=lease,
             publisher=publisher,
@@ -103,6 +105,14 @@ class Housekeeping:
     async def _repair(self) -> None:
         """Make what a replaced store lost again, before runs are judged by what it has."""
         await self.runtime.operations.history.check(force=True)
+
+    def _repaired(self, done: Repair) -> None:
+        """Remember it with what comes after it: ends are made from the control that it opened."""
+        here = self.runtime
+        change = repair(
+            done.control, nonce=done.nonce, state=done.state, live_ttl_ms=here.settings.live_ttl_ms
+        )
+        here.operations.history.repaired(change, former=done.control.epoch, epoch=done.epoch)
 
     def _suspended_elsewhere(self) -> None:
         self.runtime.loop.call_soon_threadsafe(self._suspended)

@@ -102,6 +102,14 @@ class History:
         ):
             self._size -= self._changes.popleft().size
 
+    def repaired(self, change: Repeatable, *, former: int, epoch: int) -> None:
+        """Remember that an owner wrote its run's log anew from a former epoch: what came after is lost."""
+        lost = [noted for noted in self._changes if _is_after(noted, change.run_id, former)]
+        for noted in lost:
+            self._changes.remove(noted)
+            self._size -= noted.size
+        self.note(change, epoch, _nobody)
+
     def is_repairing(self, run_id: str) -> bool:
         """Whether a change of this run is about to be made again: who sees it meanwhile sees the past."""
         return any(left.change.run_id == run_id for left in self._left)
@@ -219,6 +227,14 @@ def took_effect(answer: object) -> bool:
         | transitions.Intended
         | transitions.Accepted,
     )
+
+
+async def _nobody(_: object) -> None:
+    """Notify nobody: a repair asks nothing of others."""
+
+
+def _is_after(noted: Change, run_id: str, epoch: int) -> bool:
+    return noted.change.run_id == run_id and noted.epoch is not None and noted.epoch > epoch
 
 
 def _epoch_of(answer: object) -> int | None:

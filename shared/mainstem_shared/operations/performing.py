@@ -99,7 +99,27 @@ class BoundTransition(Generic[R]):
     """The same, but for some arguments."""
 
 
-async def _nothing() -> None:
+def repair(
+    control: Control, *, nonce: str, state: bytes, live_ttl_ms: int
+) -> BoundTransition[int | transitions.Refused | transitions.Gone]:
+    """Return the repair of a log, which its writer made beside the operations, as one to be made again."""
+    given: dict[str, Any] = {"nonce": nonce, "state": state, "live_ttl_ms": live_ttl_ms}
+
+    def bound(**other: Any) -> BoundTransition[int | transitions.Refused | transitions.Gone]:
+        return repair(control, **{**given, **other})
+
+    return BoundTransition(
+        name=transitions.RESYNC.name,
+        run_id=control.run_id,
+        prepare=_nothing,
+        verb=lambda store: transitions.resync(store, control, **given),
+        tidy=_nothing,
+        arguments=given,
+        bound=bound,
+    )
+
+
+async def _nothing(*_: object) -> None:
     """Do nothing: the transition needs no such step."""
 
 

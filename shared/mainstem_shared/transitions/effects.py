@@ -7,7 +7,7 @@ from typing import Final
 from mainstem_shared import errors
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Script, Store
-from mainstem_shared.transitions.results import Control
+from mainstem_shared.transitions.results import Control, Refused, refused
 
 EFFECT: Final = Script("effect")
 EFFECTS_LIMIT: Final = 10_000
@@ -23,12 +23,12 @@ async def effect(
     replace: bool,
     live_ttl_ms: int,
     patience_s: float | None = None,
-) -> bytes | None:
+) -> bytes | Refused | None:
     """Note an effect; returns what was known of it before, unless that is `replace`d.
 
     Raises:
         EffectsFull: the run has as many as it may.
-        Fenced: the caller has no control of the run (any more).
+        Fenced: the run is gone.
     """
     k = keys.run(control.run_id)
     reply = await store.verb(
@@ -46,5 +46,7 @@ async def effect(
             return reply[1]
         case b"full":
             raise errors.EffectsFull(limit=EFFECTS_LIMIT)
+        case b"refused":
+            return refused(reply)
         case _:
             raise errors.Fenced(run_id=control.run_id)

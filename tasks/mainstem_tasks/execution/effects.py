@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from mainstem_shared import transitions
+from mainstem_shared import errors, transitions
 from mainstem_shared.eventlog.writing.channels import Channel
+from mainstem_shared.model.cursors import Cursor
+from mainstem_tasks.execution import settling
 from mainstem_tasks.execution.runtime import Runtime
 from mainstem_tasks.sdk.effects import NoteEffect
 
@@ -12,15 +14,21 @@ def of(runtime: Runtime, channel: Channel, *, patience_s: float) -> NoteEffect:
     """Return what notes the effects of the segment that has this channel."""
 
     async def note(key: str, entry: bytes, replace: bool) -> bytes | None:  # noqa: FBT001
-        await channel.flush()  # what was said before it is there, and `control` is what the store has
-        return await transitions.effect(
-            runtime.store,
-            channel.control,
-            key=key,
-            entry=entry,
-            replace=replace,
-            live_ttl_ms=runtime.settings.live_ttl_ms,
-            patience_s=patience_s,
-        )
+        async def attempt(control: transitions.Control, top: Cursor) -> bytes | transitions.Refused | None:
+            del top
+            return await transitions.effect(
+                runtime.store,
+                control,
+                key=key,
+                entry=entry,
+                replace=replace,
+                live_ttl_ms=runtime.settings.live_ttl_ms,
+                patience_s=patience_s,
+            )
+
+        known = await settling.as_owner(runtime, channel, attempt)  # what was said before it is there
+        if isinstance(known, transitions.Refused):
+            raise errors.Fenced(run_id=channel.control.run_id)
+        return known
 
     return note

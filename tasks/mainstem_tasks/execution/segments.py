@@ -28,7 +28,7 @@ from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import children, ending, recovery, waits
 from mainstem_shared.operations.performing import CLAIM, PAUSE, STOP, BoundTransition, nobody
 from mainstem_tasks.celery_support.cancellation import CancelCause, cancel_cause
-from mainstem_tasks.execution import effects, histories, memories, verdicts
+from mainstem_tasks.execution import effects, histories, memories, settling, verdicts
 from mainstem_tasks.execution.inputs import Inputs
 from mainstem_tasks.execution.last_resort import FINISH_PATIENCE_S, NOTHING_TO_DO, end_as_it_stands
 from mainstem_tasks.execution.purses import Purse
@@ -275,16 +275,19 @@ class Segment:
         await channel.flush()
 
     async def _save(self, channel: Channel, data: bytes, covers: Cursor, memory: Changes | None) -> bool:
-        saved = await transitions.checkpoint(
-            self._runtime.store,
-            channel.control,
-            cursor=covers,
-            state=data,
-            fold=jsontext.dumps(channel.fold.dump()),
-            patience_s=STORE_PATIENCE_S,
-            live_ttl_ms=self._runtime.settings.live_ttl_ms,
-            memory=memory,
-        )
+        async def attempt(control: transitions.Control, top: Cursor) -> Any:
+            return await transitions.checkpoint(
+                self._runtime.store,
+                control,
+                cursor=covers if covers.epoch == top.epoch else top,  # after a repair it is another one
+                state=data,
+                fold=jsontext.dumps(channel.fold.dump()),
+                patience_s=STORE_PATIENCE_S,
+                live_ttl_ms=self._runtime.settings.live_ttl_ms,
+                memory=memory,
+            )
+
+        saved = await settling.as_owner(self._runtime, channel, attempt)
         if not isinstance(saved, bool):
             raise errors.Fenced(run_id=self.run_id)
         self._checkpointed = True
@@ -336,6 +339,8 @@ class Segment:
             noted = {"action": "conclusion_failed", "run_id": self.run_id}
             logger.exception("a run could not be ended as it should; ending it as it stands", extra=noted)
             channel.discard()
+        finally:
+            channel.leave()
         return await end_as_it_stands(self._runtime, channel.control)
 
     async def _conclude(self, channel: Channel, engine: asyncio.Task[None]) -> str:
@@ -354,15 +359,14 @@ class Segment:
 
     async def _pause(self, channel: Channel, pause: Pause) -> str:
         """Let the run wait for a human; whoever wanted to stop it meanwhile wins."""
-        here = self._runtime
-        try:
-            async with asyncio.timeout(FINISH_PATIENCE_S):
-                top = await channel.close()
+        here, spec = self._runtime, self._claimed.spec
+
+        async def attempt(control: transitions.Control, top: Cursor) -> Any:
             wait = PAUSE.of(
-                channel.control,
+                control,
                 nonce=ids.nonce(),
                 top=top,
-                spec=self._claimed.spec,
+                spec=spec,
                 action=pause.action,
                 fold=channel.fold,
                 checkpoint=pause.state,
@@ -370,7 +374,10 @@ class Segment:
                 memory=self._memory(),
                 patience_s=FINISH_PATIENCE_S,
             )
-            answer = await waits.pause(here.operations, self._claimed.spec, pause.action, change=wait)
+            return await waits.pause(here.operations, spec, pause.action, change=wait)
+
+        try:
+            answer = await settling.let_go(here, channel, attempt, patience_s=FINISH_PATIENCE_S)
         except errors.Fenced:
             return self._lost()
         except (errors.StoreUnavailable, TimeoutError) as error:
@@ -391,24 +398,25 @@ class Segment:
         """Whether another worker can go on where this one stops, or begin what did not begin here."""
         if self.cause not in {StopCause.SHUTDOWN, StopCause.SUSPENDED}:
             return False
-        if self._run is None:
-            return True
-        return self._checkpointed and registry.get(self._claimed.spec.engine).checkpoints
+        saved = self._checkpointed and registry.get(self._claimed.spec.engine).checkpoints
+        return self._run is None or saved
 
     async def _hand_over(self, channel: Channel) -> str:
         as_claimed = self._claimed.resume_as or Type.STARTED
-        try:
-            async with asyncio.timeout(FINISH_PATIENCE_S):
-                top = await channel.close()
-            handed_over = await recovery.hand_over(
+
+        async def attempt(control: transitions.Control, top: Cursor) -> bool:
+            return await recovery.hand_over(
                 self._runtime.operations,
-                channel.control,
+                control,
                 fold=channel.fold,
                 top=top,
                 cause=str(self.cause),
                 resume_as=as_claimed if self._run is None else None,
                 patience_s=FINISH_PATIENCE_S,
             )
+
+        try:
+            handed_over = await settling.let_go(self._runtime, channel, attempt, patience_s=FINISH_PATIENCE_S)
         except errors.Fenced:
             return self._lost()
         except (errors.StoreUnavailable, TimeoutError) as error:
@@ -444,19 +452,22 @@ class Segment:
             return self._lost()
         if self.cause is StopCause.REQUESTED and self._reason is None:
             verdict = Verdict(reason=await self._recorded_reason())
-        try:
-            async with asyncio.timeout(FINISH_PATIENCE_S):
-                top = await channel.close()
-            outcome = await ending.finish(
+        ended_as = verdict
+
+        async def attempt(control: transitions.Control, top: Cursor) -> Any:
+            return await ending.finish(
                 self._runtime.operations,
-                channel.control,
+                control,
                 fold=channel.fold,
                 top=top,
-                reason=verdict.reason,
-                error=verdict.error,
+                reason=ended_as.reason,
+                error=ended_as.error,
                 memory=self._memory(),
                 patience_s=FINISH_PATIENCE_S,
             )
+
+        try:
+            outcome = await settling.let_go(self._runtime, channel, attempt, patience_s=FINISH_PATIENCE_S)
         except errors.Fenced:
             return self._lost()
         except (errors.StoreUnavailable, TimeoutError) as error:

@@ -120,7 +120,7 @@ class Channel:
 
     def __init__(self, writer: ChannelWriter, control: transitions.Control, fold: Content) -> None:
         self.control = control
-        self._former: list[transitions.Control] = []  # what it had before its repairs, newest first
+        self._former: list[transitions.Control] = []  # what it had before, newest first
         self.fold = fold
         self.phase = Phase.OPEN
         self.acknowledged = Cursor(control.epoch, 0)
@@ -274,17 +274,30 @@ class Channel:
         if self.phase is _LOST:
             raise errors.Fenced(run_id=self.control.run_id)
 
-    async def close(self) -> Cursor:
-        """Refuse further events, flush, and leave the writer; afterwards `fold` covers the returned cursor.
+    async def complete(self) -> Cursor:
+        """Refuse further events, and flush; afterwards `fold` covers the returned cursor.
 
-        Raises:
-            Fenced: the run was lost.
+        The writer looks after it until `leave`. Raises as `flush`.
         """
         self._closed = True
+        return await self.flush()
+
+    async def verified(self) -> Cursor:
+        """Ask the store who has control now, and return the log's top, as `flush` does: both may be new."""
+        if self.phase is _OPEN:
+            self.writer.probe(self)
+        return await self.flush()
+
+    def leave(self) -> None:
+        """Leave the writer: what becomes of the run is no longer this channel's."""
+        self.writer.forget(self)
+
+    async def close(self) -> Cursor:
+        """Complete the channel, and leave the writer. Raises as `flush`."""
         try:
-            return await self.flush()
+            return await self.complete()
         finally:
-            self.writer.forget(self)
+            self.leave()
 
     def discard(self) -> None:
         """Drop what is not sent and leave the writer: for a segment that must write nothing more."""
@@ -424,7 +437,7 @@ class Channel:
         if held is None:
             self.lose()
         elif held is not self.control:  # the store lost a repair: nobody has had the run since
-            self.control = held
+            self._take(held)
             self._repair()
         elif self.group is not None and found.top == self.group.last:
             self.landed()
@@ -438,14 +451,18 @@ class Channel:
         mine = (self.control, *(former for former in self._former if former.nonce))
         return next((one for one in mine if recorded is not None and recorded.is_held_by(one)), None)
 
+    def _take(self, control: transitions.Control) -> None:
+        """Have another control; the present one may be what the record says again."""
+        self._former.insert(0, self.control)
+        self.control = control
+
     def _repair(self) -> None:
         self.phase = Phase.RESYNC
         self.writer.resync(self)
 
     def resynced(self, epoch: int, *, nonce: str = "") -> None:
         """The fold, the group in flight included, is the log's first entry in a new epoch."""
-        self._former.insert(0, self.control)
-        self.control = replace(self.control, epoch=epoch, nonce=nonce)
+        self._take(replace(self.control, epoch=epoch, nonce=nonce))
         if self.group is not None:
             self._settled += self.group.items
             self.group = None

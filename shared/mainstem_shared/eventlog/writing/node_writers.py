@@ -42,6 +42,16 @@ ON_ITS_WAY_S: Final = 0.03
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Repair:
+    """A run's whole state, written as the first entry of a new epoch by the owner that had `control`."""
+
+    control: transitions.Control
+    nonce: str
+    state: bytes
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
     """What the node writers of a process share: their store, and whom they tell what."""
 
@@ -52,6 +62,8 @@ class Surroundings:
     on_suspended: Callable[[], None]
     on_reached: Callable[[], None]
     before_probing: Callable[[], Awaitable[None]] | None
+    on_repaired: Callable[[Repair], None]
+    """Called with what was written anew of a run whose acknowledged events were lost."""
     on_connection: Callable[[], None]
     """Called when a connection is there, or is lost."""
     on_unreachable: Callable[[NodeWriter], None]
@@ -330,12 +342,14 @@ class NodeWriter:
         self._around.on_reached()
         nonce = ids.nonce()
         while channel.phase is Phase.RESYNC:
+            control = channel.control
             try:
+                state = jsontext.dumps(channel.fold.dump())
                 outcome = await transitions.resync(
                     self._around.store,
-                    channel.control,
+                    control,
                     nonce=nonce,
-                    state=jsontext.dumps(channel.fold.dump()),
+                    state=state,
                     live_ttl_ms=self._around.settings.live_ttl_ms,
                 )
             except errors.StoreUnavailable:
@@ -344,6 +358,7 @@ class NodeWriter:
                 channel.lose(error)
                 break
             if isinstance(outcome, int):
+                self._around.on_repaired(Repair(control=control, nonce=nonce, state=state, epoch=outcome))
                 channel.resynced(outcome, nonce=nonce)
                 channel.writer.probe(channel)
             elif isinstance(outcome, transitions.Refused):  # taken, or set back once more: its record tells

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 
 from mainstem_shared import transitions
 from mainstem_shared.eventlog.writing.channels import Channel, Phase
-from mainstem_shared.eventlog.writing.node_writers import RETRY_S, NodeWriter, Surroundings
+from mainstem_shared.eventlog.writing.node_writers import RETRY_S, NodeWriter, Repair, Surroundings
 from mainstem_shared.eventlog.writing.pacing import Pace
 from mainstem_shared.model.contents import Content
 from mainstem_shared.settings import Settings
@@ -41,10 +41,12 @@ class Writer:
         on_suspended: Callable[[], None] = lambda: None,
         on_reached: Callable[[], None] = lambda: None,
         before_probing: Callable[[], Awaitable[None]] | None = None,
+        on_repaired: Callable[[Repair], None] = lambda _: None,
     ) -> None:
         """`on_reached` is called when the store is reached, and when it has lost acknowledged events.
 
         `before_probing` is awaited before channels ask a server that was reached what it has of them.
+        `on_repaired` is told what was written anew.
         """
         self.store = store
         self._pace = Pace(settings.write_profile)
@@ -56,6 +58,7 @@ class Writer:
             on_suspended=on_suspended,
             on_reached=on_reached,
             before_probing=before_probing,
+            on_repaired=on_repaired,
             on_connection=self._connection_changed,
             on_unreachable=self._unreachable,
             has_run_of=self._has_run_of,
