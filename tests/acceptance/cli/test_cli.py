@@ -172,10 +172,13 @@ def _read(terminal: int) -> bytes:
 
 def test_fork_prints_the_new_threads_id(system: System):
     """Its history is there, up to the message that was named."""
-    assert system.call("run", "--thread", "original", "--engine", "demo", "one").exit_code == 0
+    wanted = '{"tokens": 3, "interval_ms": 0, "message": "one"}'
+    assert system.call("run", "-t", "original", "-e", "demo", "-i", wanted).exit_code == 0
     forked = system.call("fork", "original", "--to", "copied")
     assert (forked.exit_code, forked.stdout) == (0, "copied\n"), forked
-    messages = httpx.get(f"{system.url}/v1/threads/copied/messages").json()["messages"]
+    messages = httpx.get(f"{system.gateway.url}/v1/threads/copied/messages", trust_env=False).json()[
+        "messages"
+    ]
     assert [message["forked_from"]["thread_id"] for message in messages] == ["original"] * 2
     assert system.call("fork", "none").exit_code == 2
 
