@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import contextlib
 import shutil
 import sqlite3
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
+from support.clients.browsers import chromium
 from support.paths import ROOT
 from support.processes.gateways import GatewayThread
 from support.processes.processes import Child
@@ -100,6 +102,7 @@ def test_a_run_is_started_in_a_view_and_followed(example, name):
         assert [event for _, event, _ in events] == ["run.created", "run.started"]
         events += follow(http, path, events[-1][0], 1000)
         check_ends(http, path, events[-1][0], name)
+        asyncio.run(check_browser(url, path, events[-1][0]))
     check_stored(stack.directory / "chat.db", started.json()["run_id"])
     assert events[-1][1] == "run.finished"
     assert len({cursor for cursor, _, _ in events}) == len(events)
@@ -116,6 +119,22 @@ def check_ends(http: httpx.Client, path: str, end: str, name: str) -> None:
     assert http.get(path, headers={"Last-Event-ID": "yesterday"}).status_code == 400
     if name != "fastapi":  # which has the gateway's authentication
         assert http.get(path, headers={"X-User": "somebody else"}).status_code == 404
+
+
+async def check_browser(url: str, path: str, end: str) -> None:
+    """A browser that comes after the end gets all of it once, and does not ask for ever."""
+    async with chromium() as browser:
+        page = await browser.new_page()
+        await page.goto(f"{url}/nothing-here")
+        ended = await page.evaluate(
+            """(path) => new Promise((resolve) => {
+                const source = new EventSource(path), ends = [];
+                source.addEventListener("run.finished", (event) => ends.push(event.lastEventId));
+                source.onerror = () => { if (source.readyState === EventSource.CLOSED) resolve(ends); };
+            })""",
+            path,
+        )
+    assert ended == [end]
 
 
 def check_stored(path: Path, run_id: str) -> None:
