@@ -73,6 +73,8 @@ async def test_a_fork_goes_on_by_itself(http: httpx.AsyncClient, store: Store) -
     unanswered = Chat(http, store, (await fork(http, message_id=f"{second}.in"))["thread_id"])
     await unanswered.turn("and c")
     assert texts(await unanswered.messages()) == ["a", "w0 w1", "b", "and c", "w0 w1"]
+    (*_, unheard, question, _) = (await unanswered.messages())["messages"]
+    assert question["parent"] == unheard["id"]
     forwards = await unanswered.messages(after=(await unanswered.messages())["messages"][0]["id"])
     assert (texts(forwards), forwards["next"]) == (["w0 w1", "b", "and c", "w0 w1"], None)
 
