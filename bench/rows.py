@@ -15,12 +15,13 @@ from recovering import lost_workers
 from serving import capacity
 from spreading import spreading
 from starting import first_event, memory, starts
+from telling import telling
 from writing import burst, per_token, per_token_economy, runs_1000, runs_4000
 
 ROWS = (
     burst, per_token, per_token_economy, delivery, first_event, starts, reconnects, memory, fan_out, audience,
     aborts, aborts_by_mail, aborts_busy, lost_workers, fleet, runs_1000, runs_4000, capacity, pausing,
-    archiving,
+    telling, archiving,
 )  # fmt: skip
 SLOW = frozenset({archiving, capacity, pausing, aborts_by_mail, lost_workers})
 """Rows that quick runs leave out: their clients or runs alone take longer than there is."""

@@ -19,8 +19,12 @@ import typer
 from mainstem_api.cli._options import Json, store_reported
 from mainstem_shared import archive as archives
 from mainstem_shared import errors
+from mainstem_shared.archive import sums
 from mainstem_shared.model.principals import DEFAULT_TENANT
+from mainstem_shared.model.time import now_ms
+from mainstem_shared.model.usage import spelled
 from mainstem_shared.operations import archive_upkeep
+from mainstem_shared.operations.archive_upkeep import DAY_MS
 from mainstem_shared.operations.performing import Operations
 from mainstem_shared.operations.queries import exports
 from mainstem_shared.settings import Settings
@@ -63,6 +67,39 @@ def backfill(*, as_json: Json = False) -> None:
 async def _backfill() -> int:
     async with _operations() as operations:
         return sum([moved async for moved in archive_upkeep.backfill(operations)])
+
+
+@archive.command()
+def usage(
+    *,
+    days: Annotated[int, typer.Option("--days", "-d", min=1, max=3660, help="The last so many days.")] = 31,
+    user: Annotated[str | None, typer.Option("--user", "-u", help="Only this user's runs.")] = None,
+    tenant: Tenant = DEFAULT_TENANT,
+    as_json: Json = False,
+) -> None:
+    """Add up what archived runs used, by day (UTC) of their end, user and model."""
+    with store_reported():
+        found = asyncio.run(_usage(tenant, user, days))
+    for one in found:
+        if as_json:
+            _print({**asdict(one), "cost_usd": spelled(one.cost_usd)})
+            continue
+        known = f"{one.tokens['total_tokens']:,} tokens  {spelled(one.cost_usd)} USD"
+        unknown = f"  ({one.unpriced:,} without a price)" if one.unpriced else ""
+        print(f"{one.day}  {one.user_id}  {one.provider}/{one.model}  {one.runs:,} runs  {known}{unknown}")
+
+
+async def _usage(tenant: str, user: str | None, days: int) -> list[sums.Sum]:
+    async with _operations() as operations:
+        assert operations.store.archive is not None
+        until = (now_ms() // DAY_MS + 1) * DAY_MS
+        return await sums.by_day(
+            operations.store.archive,
+            tenant=tenant,
+            user_id=user,
+            since_ms=until - days * DAY_MS,
+            until_ms=until,
+        )
 
 
 @archive.command()

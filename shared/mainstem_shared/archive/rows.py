@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from mainstem_shared.model import cursors, jsontext
+from mainstem_shared.model import cursors, jsontext, usage
 from mainstem_shared.model.events import Entry, Type
 from mainstem_shared.model.record import Record, declared
 from mainstem_shared.model.time import now_ms
 
 _OWN_COLUMN: Final = ("spec", "input")
 _SIZED: Final = ("spec", "input", "record", "final")
+_MOST: Final = 10**12
+"""The most tokens of one model that a run counts with in sums: those of many runs fit into 64 bits."""
 _DECLARED: Final = frozenset(field.name for field in declared())
 CONTENT: Final = ("spec", "input", "record", "final_id", "final")
 """The columns from which a run is built again."""
@@ -99,13 +101,31 @@ def _text(value: bytes) -> str:
     return value.decode(errors="surrogateescape")
 
 
-def _usage(final: bytes) -> dict[str, int] | None:
-    """Return the numbers of a final event's usage; None where there is none, or it is damaged."""
+def _usage(final: bytes) -> dict[str, Any] | None:
+    """Return what a run used, for queries: its counts, and `models`; None if there is nothing to be read."""
     try:
-        usage: Any = jsontext.loads(final).get("usage") if final else None
+        found: Any = jsontext.loads(final).get("usage") if final else None
     except ValueError:
         return None
-    if not isinstance(usage, dict):
+    if not isinstance(found, dict):
         return None
-    named = cast("dict[str, Any]", usage)
-    return {name: value for name, value in named.items() if isinstance(value, int)} or None
+    named = cast("dict[str, Any]", found)
+    counts = {name: value for name, value in named.items() if isinstance(value, int)}
+    models = [_model(one) for one in usage.rows(named, run_id="", tenant="", user_id="", day="")]
+    return {**counts, **({"models": models} if models else {})} or None
+
+
+def _model(one: usage.UsageRow) -> dict[str, Any]:
+    """Return what a run used of one model, so that every database can add it up."""
+    tokens = {name: value for name, value in one._asdict().items() if name.endswith("_tokens")}
+    return {
+        "provider": _queryable(one.provider),
+        "model": _queryable(one.model),
+        **{name: min(value, _MOST) for name, value in {"calls": one.calls, **tokens}.items()},
+        "cost_usd": None if one.cost_usd is None else usage.spelled(one.cost_usd),
+    }
+
+
+def _queryable(name: str) -> str:
+    """Return a name without what PostgreSQL refuses to take out of JSON: a NUL, half of a surrogate pair."""
+    return jsontext.well_formed(name).replace("\0", "\ufffd")

@@ -36,6 +36,17 @@ class Threads:
         found = await self._database.read(query)
         return found[0]["user_id"] if found else None
 
+    async def specs(self, tenant: str, thread_id: str, *, limit: int) -> list[tuple[int, str, bytes]]:
+        """Return creation time, id and spec of a thread's archived runs, the newest first: no content."""
+        query = (
+            select(RUNS.c.created_ms, RUNS.c.run_id, RUNS.c.spec)
+            .where(RUNS.c.tenant == tenant, RUNS.c.thread_id == thread_id, RUNS.c.deleted_ms.is_(None))
+            .order_by(RUNS.c.created_ms.desc(), RUNS.c.run_id.desc())
+            .limit(limit)
+        )
+        found = await self._database.read(query)
+        return [(row["created_ms"], row["run_id"], bytes(row["spec"])) for row in found]
+
     async def newest(
         self, *, tenant: str, user_id: str, thread_ids: Sequence[str]
     ) -> dict[str, tuple[int, str]]:

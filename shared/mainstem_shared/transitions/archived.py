@@ -13,6 +13,7 @@ from mainstem_shared.archive.rows import StoredRun
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.fields import Field
 from mainstem_shared.model.record import Record
+from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 from mainstem_shared.transitions import log, records
 from mainstem_shared.transitions.log import Page, State
@@ -92,16 +93,19 @@ async def find_many(store: Store, run_ids: Sequence[str], *fields: Field[Any]) -
 
 
 async def find_archived(store: Store, run_ids: Sequence[str]) -> dict[str, StoredRun]:
-    """Return those of the runs that only the archive has, in two round trips: `find` asks for each.
+    """Return those of a thread's runs that only the archive has, in two round trips: `find` asks for each.
 
     Raises:
         NotFound: one of them cannot be a run id.
         StoreUnavailable, ArchiveUnavailable: nobody can tell.
     """
-    if store.archive is None:
+    if store.archive is None or not run_ids:
         return {}
-    found = await records.read_many(store, run_ids)
-    missing = [run_id for run_id, record in zip(run_ids, found, strict=True) if isinstance(record, Gone)]
+    missing = list(run_ids)
+    # A thread's keys are in one slot: one command tells that the store has none of them, the usual case.
+    if await store.command("EXISTS", *(keys.run(run_id).record for run_id in run_ids)):
+        found = await records.read_many(store, run_ids)
+        missing = [run_id for run_id, record in zip(run_ids, found, strict=True) if isinstance(record, Gone)]
     return await store.archive.get_many(missing)
 
 

@@ -18,6 +18,7 @@ from mainstem_shared.model.messages import Message
 from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import Run, Spec
 from mainstem_shared.operations.queries import listings
+from mainstem_shared.operations.queries.listings import Position
 from mainstem_shared.store.client import Store
 
 PAGE: Final = 50
@@ -27,8 +28,8 @@ RUNS: Final = 2000
 BYTES_PER_PAGE: Final = 4 * 1024 * 1024
 """A page ends early once its messages hold this much text."""
 _AT_ONCE: Final = 8
-_ARCHIVED_AT_ONCE: Final = 64
-"""Archived runs that are read with one query: their contents are in memory together."""
+_ARCHIVED_AT_ONCE: Final = 100
+"""Archived runs ahead of a group that are read with the same query: their contents are in memory together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,16 +70,39 @@ class Page:
 
 async def tree(store: Store, query: Query) -> Tree:
     """Return a thread's runs, of one user or of all, as a tree."""
-    run_ids = await listings.newest_of_thread(store, query.tenant, query.thread_id, limit=RUNS)
-    return Tree(spec for spec in await _specs(store, run_ids) if _is_theirs(spec, query))
+    specs = await _specs(store, query.tenant, query.thread_id)
+    return Tree(spec for spec in specs if _is_theirs(spec, query))
 
 
-async def _specs(store: Store, run_ids: list[str]) -> list[Spec]:
-    specs: list[Spec] = []
-    for run_id, record in zip(run_ids, await transitions.find_many(store, run_ids, Record.spec), strict=True):
-        if not isinstance(record, transitions.Gone) and (known := listings.spec_and_status(run_id, record)):
-            specs.append(known[0])
-    return specs
+async def _specs(store: Store, tenant: str, thread_id: str) -> list[Spec]:
+    """Return the specs of a thread's newest runs: the store is asked for those that the archive lacks.
+
+    Its list is read first: a run that leaves the list meanwhile is in the archive by then.
+    """
+    listed = await listings.stored_of_thread(store, tenant, thread_id, limit=RUNS)
+    kept = (
+        {}
+        if store.archive is None
+        else {
+            Position(at, run_id): spec
+            for at, run_id, spec in await store.archive.threads.specs(tenant, thread_id, limit=RUNS)
+        }
+    )
+    newest = sorted({*listed, *kept}, reverse=True)[:RUNS]
+    rest = [entry.run_id for entry in newest if entry not in kept]
+    found = dict(zip(rest, await transitions.find_many(store, rest, Record.spec), strict=True))
+    specs = (_spec(entry.run_id, kept.get(entry) or found[entry.run_id]) for entry in newest)
+    return [spec for spec in specs if spec is not None]
+
+
+def _spec(run_id: str, known: bytes | Record | transitions.Gone) -> Spec | None:
+    if isinstance(known, transitions.Gone):
+        return None
+    try:
+        return Spec.model_validate_json(known) if isinstance(known, bytes) else known.spec
+    except contents.UNREADABLE as error:
+        listings.cannot_read(run_id, error)
+        return None
 
 
 def _is_theirs(spec: Spec, query: Query) -> bool:
@@ -99,7 +123,7 @@ async def page(store: Store, query: Query) -> Page:
     known = await tree(store, query)
     if known.newest is None:
         raise errors.NotFound("No such thread.")
-    return await _Reading(store, known, _leaf(known, query)).page(query)
+    return await _Reading(store, known, _leaf(known, query), limit=query.limit).page(query)
 
 
 async def history(store: Store, query: Query, *, leaf: str, limit: int) -> list[Message]:
@@ -114,7 +138,7 @@ async def history(store: Store, query: Query, *, leaf: str, limit: int) -> list[
     node = known.nodes.get(leaf)
     if node is None:
         raise errors.NotFound
-    reading = _Reading(store, known, node)
+    reading = _Reading(store, known, node, limit=limit)
     found = await reading.backwards(len(reading.path), limit + 2)
     return [message for message in found if message.run_id != leaf][-limit:]
 
@@ -147,8 +171,9 @@ def _stands_on(known: Tree, message_id: str, leaf: Node) -> bool:
 class _Reading:
     """One branch, whose runs are read as they are needed."""
 
-    def __init__(self, store: Store, known: Tree, leaf: Node) -> None:
+    def __init__(self, store: Store, known: Tree, leaf: Node, *, limit: int) -> None:
         self._store = store
+        self._ahead = min(limit // 2, _ARCHIVED_AT_ONCE)
         self._tree = known
         self.path = known.path(leaf)
         self._kept: dict[str, StoredRun] = {}
@@ -159,8 +184,8 @@ class _Reading:
         ids = {self.path[number].run_id for number in numbers}
         if self._store.archive is None or ids <= self._asked:
             return
-        first = max(0, numbers.start - _ARCHIVED_AT_ONCE // 2)
-        near = self.path[first : numbers.stop + _ARCHIVED_AT_ONCE // 2]
+        # More come next, before these or after them; how many, who asks for the page has said.
+        near = self.path[max(0, numbers.start - self._ahead) : numbers.stop + self._ahead]
         wanted = {run_id for node in near for run_id in (node.run_id, node.answers.run_id)} - self._asked
         self._kept.update(await transitions.find_archived(self._store, sorted(wanted)))
         self._asked |= wanted

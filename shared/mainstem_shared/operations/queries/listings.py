@@ -160,13 +160,17 @@ async def newest_of_thread(store: Store, tenant: str, thread_id: str, *, limit: 
     Raises:
         StoreUnavailable, ArchiveUnavailable: nobody can tell.
     """
-    index = keys.thread_runs(tenant, thread_id)
-    flat = await store.command("ZREVRANGE", index, 0, limit - 1, "WITHSCORES", large=True)
-    found = {Position(int(at), raw.decode()) for raw, at in zip(flat[::2], flat[1::2], strict=True)}
+    found = set(await stored_of_thread(store, tenant, thread_id, limit=limit))
     if store.archive is not None:
         kept = await store.archive.positions(tenant=tenant, thread_id=thread_id, limit=limit)
         found |= {Position(at, run_id) for at, run_id in kept}
     return [entry.run_id for entry in sorted(found, reverse=True)[:limit]]
+
+
+async def stored_of_thread(store: Store, tenant: str, thread_id: str, *, limit: int) -> list[Position]:
+    """Return where a thread's newest runs stand in the store's list of them, newest first."""
+    index = keys.thread_runs(tenant, thread_id)
+    return positions_of(await store.command("ZREVRANGE", index, 0, limit - 1, "WITHSCORES", large=True))
 
 
 async def after(
