@@ -92,6 +92,10 @@ class Settings(BaseSettings):
     """How long a worker that is told to stop lets its runs go on before it hands them over."""
     max_active_runs_per_user: Annotated[int, Field(ge=0)] = 0
     """Unfinished runs of one user; 0: any number."""
+    fair_share: bool = False
+    """Whether users get equal shares of busy workers (docs/fairness.md). The same in all processes."""
+    fair_share_weights: dict[str, Annotated[float, Field(gt=0)]] | None = None
+    """Shares of users by their tenant, as JSON, `*`: the others. None: all have the same."""
     default_engine: str = ""
     """The engine of runs that name none."""
     engines: str = ""

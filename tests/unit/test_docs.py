@@ -49,6 +49,7 @@ def test_every_key_is_in_the_table():
         keys.wake("tailer"),
         keys.user_runs("t", "u"),
         keys.user_slots("t", "u"),
+        *keys.admission("queue"),
         *(value for name, value in vars(keys).items() if name.isupper() and str(value).startswith("ms:")),
     ]
     table = {row.split("`")[1] for row in ARCHITECTURE.splitlines() if row.startswith("| `ms:")}
@@ -59,6 +60,7 @@ def test_every_key_is_in_the_table():
         (unique, "<unique>"),
         (user, "<user>"),
         ("owner", "<owner>"),
+        ("{a:queue}", "{a:<queue>}"),
         ("tailer", "<tailer>"),
     )
     for key in spelled:

@@ -18,7 +18,17 @@ from support.models.specs import spec
 
 LUA = resources.files("mainstem_shared") / "transitions" / "lua"
 PAGE = Path(__file__).parents[2] / "docs" / "record.md"
-OTHER_HASHES = {"snapshot", "checkpoint", "thread", "account", "memory", "effects", "events", "callbacks"}
+OTHER_HASHES = {
+    "snapshot",
+    "checkpoint",
+    "thread",
+    "account",
+    "memory",
+    "effects",
+    "events",
+    "callbacks",
+    "charged",
+}
 """Variables of scripts that name another hash than a record."""
 CALL = re.compile(r"redis\.call\('(HSET|HSETNX|HMSET|HINCRBY|HINCRBYFLOAT|HDEL|HSETEX|HGETDEL)',\s*")
 

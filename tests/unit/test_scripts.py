@@ -133,6 +133,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "settle": lambda s: transitions.settle(
         s, store_keys.run_spending(RUN), call_id="c", nanos=1, tokens=1, sums={}
     ),
+    "admit": lambda s: transitions.admit(s, "q", window=1, live_ttl_ms=1),
     "take_slot": lambda s: transitions.take_slot(
         s, tenant="t", user_id="u", run_id=RUN, limit=1, live_ttl_ms=1, replacing_tag=""
     ),
@@ -239,6 +240,7 @@ def test_flags_say_what_a_verb_may_do(name: str):
         "take_due",
         "pause",
         "settle",
+        "admit",
         "told",
         "untell",
     }

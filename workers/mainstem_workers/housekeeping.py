@@ -76,7 +76,8 @@ class Housekeeping:
         url = endpoints.store_url(settings)
         store = Store(url, archive=archive.connect(settings))
         publisher = CeleryPublisher(endpoints.broker_url(settings), queue=settings.queue)
-        lease = Lease(url, settings, pool=pool, on_suspended=self._suspended_elsewhere)
+        places = slots or settings.concurrency
+        lease = Lease(url, settings, pool=pool, places=places, on_suspended=self._suspended_elsewhere)
         self.runtime = Runtime(
             settings=settings,
             loop=loop,
@@ -95,9 +96,7 @@ class Housekeeping:
             operations=Operations(store=store, settings=settings, publisher=publisher),
         )
         self._watchdog = Watchdog(loop)
-        self._metrics = WorkerMetrics(
-            self.runtime, slots=slots or settings.concurrency, folder=metrics_folder
-        )
+        self._metrics = WorkerMetrics(self.runtime, slots=places, folder=metrics_folder)
         self._revocations = Revocations(self.runtime)
         self._loops: dict[str, asyncio.Task[None]] = {}
         self._stopping = False

@@ -66,14 +66,16 @@ class Lease:
         *,
         role: str = WORKER,
         pool: str = "",
+        places: int = 0,
         on_suspended: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare a lease; `start` takes it.
 
         `role` and `pool` are what operators are shown: gateways hold leases too, for runs that they end.
+        `places` says how many runs the process executes at once.
         """
         self._settings = settings
-        self._about = f"{role} {pool} {_version()}"
+        self._about = f"{role} {pool} {_version()} {places}"
         self.beaten_at = clocks.now()
         self._on_suspended = on_suspended
         timeout_s = min(TIMEOUT_S, settings.lease_s / BEATS_PER_LEASE)

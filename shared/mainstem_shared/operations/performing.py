@@ -10,7 +10,7 @@ transitions are registered here, and each has a crash test (`tests/integration/o
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar
@@ -20,6 +20,7 @@ from mainstem_shared.blobs.files import Files
 from mainstem_shared.coordination import outbox
 from mainstem_shared.model.actions import Action
 from mainstem_shared.model.runs import Spec, Status
+from mainstem_shared.operations.admission import Admission
 from mainstem_shared.operations.callback_hints import Hints
 from mainstem_shared.operations.history import History
 from mainstem_shared.operations.indexes import Indexes
@@ -141,6 +142,11 @@ class Operations:
         return Indexes(store=self.store, settings=self.settings)
 
     @cached_property
+    def admission(self) -> Admission:
+        """Which queued runs may be published."""
+        return Admission(self.store, self.settings)
+
+    @cached_property
     def files(self) -> Files:
         """What is stored beside runs."""
         return Files(self.settings)
@@ -170,6 +176,8 @@ class Operations:
         if getattr(answer, "told", 0):
             self.hints.add(keys.run(change.run_id).callbacks_due)
         await self._tidy(change, answer)
+        if self.settings.fair_share and _needs_no_place(change.name, answer):
+            await self._readmit(self.admission.leave([change.run_id]))
         await notify(answer)
         return answer
 
@@ -194,7 +202,41 @@ class Operations:
         return await self.publish(spec, descent=outbox.descent_of(spec, state.record))
 
     async def publish(self, spec: Spec, *, descent: outbox.Descent | None) -> bool:
-        """Publish a queued run's message; False if that must be tried again later, by a sweeper."""
+        """Publish a queued run's message; False if that must be tried again later, by a sweeper.
+
+        With a fair share, a run for which there is no place is published by whoever frees one.
+        """
+        if not self.settings.fair_share:
+            return await self._send(spec, descent=descent)
+        try:
+            offered = await self.admission.offer(spec)
+        except errors.StoreUnavailable:
+            noted = {"action": "admit", "run_id": spec.run_id}
+            logger.warning("A queued run waits for its place", extra=noted, exc_info=True)
+            return False
+        sent = offered.ahead is not None or await self._send(spec, descent=descent)
+        await self._send_all([run_id for run_id in offered.fresh if run_id != spec.run_id])
+        return sent
+
+    async def readmit(self) -> None:
+        """Take back places of runs that are over, and publish the runs that get them."""
+        if self.settings.fair_share:
+            await self._readmit(self.admission.verify())
+
+    async def _readmit(self, decision: Awaitable[Sequence[str]]) -> None:
+        """Publish the runs that get places; what fails here, a sweeper does."""
+        try:
+            await self._send_all(await decision)
+        except errors.Unavailable:
+            logger.warning("places are not given on", extra={"action": "readmit"}, exc_info=True)
+
+    async def _send_all(self, run_ids: Sequence[str]) -> None:
+        for run_id in run_ids:
+            state = await transitions.read(self.store, run_id)
+            if not isinstance(state, transitions.Gone) and state.status is Status.QUEUED:
+                await self._send(state.spec, descent=outbox.descent_of(state.spec, state.record))
+
+    async def _send(self, spec: Spec, *, descent: outbox.Descent | None) -> bool:
         return await outbox.deliver(
             self.store,
             self.publisher,
@@ -287,6 +329,12 @@ async def _after_forget(
     if answer:
         tenant, user_id = owner
         await indexes.deleted(run_id, tenant=tenant, user_id=user_id)
+
+
+def _needs_no_place(name: str, answer: object) -> bool:
+    """Tell whether a transition took its run from the workers: it ended, waits for something, or is gone."""
+    is_over = isinstance(answer, transitions.Finished | transitions.Already | transitions.Paused)
+    return is_over or (name == "forget" and answer is True)
 
 
 # -- verbs that need more than their script
@@ -409,6 +457,7 @@ WITHOUT_PROTOCOL: Final = {
     "told": "notes what became of an attempt to tell somebody of a run",
     "tell": "has somebody told of a run once more",
     "untell": "drops what is to be told of a run",
+    "admit": "changes which runs may be published, and no run",
     "take_slot": "changes a count, not a run",
     "reserve": "changes an account, not a run",
     "settle": "changes an account, not a run",

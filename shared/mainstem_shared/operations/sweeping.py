@@ -163,6 +163,7 @@ class Sweeper:
         if self._away:
             self.census = await census.take_of_some(self._store, self._indexes, self.census)
         elif await self._elected():
+            await self.operations.readmit()
             await self._forget_expired()
             await migration.move(self._store, listed)
             self.census = await census.take(self._store, self._indexes)

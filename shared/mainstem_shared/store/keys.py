@@ -215,6 +215,23 @@ def user_slots(tenant: str, user_id: str) -> str:
     return f"{PREFIX}:{{u:{ids.user_tag(tenant, user_id)}}}:slots"
 
 
+class AdmissionKeys(NamedTuple):
+    """The keys of one queue's window of admitted runs, in a slot of their own."""
+
+    admitted: str
+    """ZSET of runs that may be published; score: since when (ms)."""
+    waiting: str
+    """ZSET of runs that wait for a place; score: their turn."""
+    charged: str
+    """HASH user's digest → the turn of the user's next run, and the last turn that was admitted."""
+
+
+def admission(queue: str) -> AdmissionKeys:
+    """Return the keys of a queue's window."""
+    slot = f"{PREFIX}:{{a:{queue}}}"
+    return AdmissionKeys(f"{slot}:admitted", f"{slot}:waiting", f"{slot}:charged")
+
+
 def memory(run_id: str, changes: Changes | None) -> str:
     """HASH: what an engine keeps on the thread of a run; in the thread's slot."""
     return memory_of(run_id, "" if changes is None else changes.engine)

@@ -3,6 +3,7 @@
 Callers write `transitions.claim(…)`; the modules are for readers, by subject.
 """
 
+from mainstem_shared.transitions.admission import ADMIT, Admitted, Wanted, admit
 from mainstem_shared.transitions.approvals import (
     CHECKPOINT,
     PAUSE,
@@ -137,6 +138,7 @@ from mainstem_shared.transitions.spending import (
 from mainstem_shared.transitions.threads import ERASE, FORGET, PROMOTE, Held, erase, forget, promote, recall
 
 __all__ = [
+    "ADMIT",
     "CHECKPOINT",
     "CLAIM",
     "COMPACT",
@@ -183,6 +185,7 @@ __all__ = [
     "UNTELL",
     "Accepted",
     "Account",
+    "Admitted",
     "Already",
     "Busy",
     "Checkpoint",
@@ -216,6 +219,8 @@ __all__ = [
     "Stopping",
     "Unknown",
     "Waiting",
+    "Wanted",
+    "admit",
     "checkpoint",
     "claim",
     "compact",

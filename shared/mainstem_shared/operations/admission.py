@@ -1,0 +1,109 @@
+"""Admission decides which queued runs are published, so that one user's burst does not delay the others.
+
+A pair across slots of the store: the run's record is the truth, the window a count of runs that workers may
+have. Order: the record first, then the window, then the message. A crash in between leaves a queued run
+without a message, which a sweeper offers again, or a place of a run that is over, which one takes back.
+Off by default (MAINSTEM_FAIR_SHARE): every run is published at once, and workers take the oldest first.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from mainstem_shared import transitions
+from mainstem_shared.model import ids
+from mainstem_shared.model.runs import Spec, Status
+from mainstem_shared.model.time import now_ms
+from mainstem_shared.settings import Settings
+from mainstem_shared.store import keys
+from mainstem_shared.store.client import Store
+from mainstem_shared.transitions import Admitted, Wanted
+
+logger = logging.getLogger(__name__)
+
+HEADROOM: Final = 1.2
+"""Runs admitted per place of a worker: a worker that has ended one finds the next in its broker already."""
+WINDOW_S: Final = 1.0
+"""How long a process goes by the workers that it counted."""
+SETTLED_MS: Final = 5_000
+"""A place that is younger may belong to a run whose record this sweep has not seen yet."""
+_AT_WORK: Final = frozenset({Status.QUEUED, Status.RUNNING})
+
+
+class Admission:
+    """The window of one queue, as one process sees it. Every method may raise StoreUnavailable."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._store = store
+        self._settings = settings
+        self._window = 0
+        self._counted_at = -math.inf
+
+    async def offer(self, spec: Spec) -> Admitted:
+        """Ask for a place for a queued run; others that waited may get one in the same call."""
+        user = ids.user_tag(spec.tenant, spec.user_id)
+        share = 1 / weight_of(self._settings, spec.tenant)
+        return await self._admit(wanted=Wanted(run_id=spec.run_id, user=user, share=share))
+
+    async def leave(self, run_ids: Sequence[str]) -> Sequence[str]:
+        """Give the places of runs back; returns the runs that get them."""
+        return (await self._admit(over=run_ids)).fresh
+
+    async def verify(self) -> Sequence[str]:
+        """Take back the places of runs that are over or gone; returns the runs that get them."""
+        admitted, waiting, _ = keys.admission(self._settings.queue)
+        flat = await self._store.command("ZRANGE", admitted, 0, -1, "WITHSCORES", large=True)
+        waits = await self._store.command("ZRANGE", waiting, 0, self._window, large=True)
+        before = now_ms() - SETTLED_MS
+        listed = [raw.decode() for raw, at in zip(flat[::2], flat[1::2], strict=True) if int(at) < before]
+        listed += [raw.decode() for raw in waits]
+        records = await transitions.read_many(self._store, listed)
+        over = [
+            run_id
+            for run_id, record in zip(listed, records, strict=True)
+            if isinstance(record, transitions.Gone) or record.status not in _AT_WORK
+        ]
+        if over:
+            logger.info("took back places", extra={"action": "places_verified", "dropped": len(over)})
+        return await self.leave(over)
+
+    async def _admit(self, *, wanted: Wanted | None = None, over: Sequence[str] = ()) -> Admitted:
+        return await transitions.admit(
+            self._store,
+            self._settings.queue,
+            window=await self.window(),
+            live_ttl_ms=self._settings.live_ttl_ms,
+            wanted=wanted,
+            over=over,
+        )
+
+    async def window(self) -> int:
+        """Return how many runs may be published at once; at least one, for the first worker to find."""
+        if time.monotonic() - self._counted_at >= WINDOW_S:
+            self._window = max(1, math.ceil(await self._places() * HEADROOM))
+            self._counted_at = time.monotonic()
+        return self._window
+
+    async def _places(self) -> int:
+        owners = await self._store.command("ZRANGE", keys.WORKERS, 0, -1, large=True)
+        wanted = (("GET", keys.lease(owner.decode())) for owner in owners)
+        leases = await self._store.commands(*wanted, large=True)
+        return sum(places_of(lease.decode(), self._settings) for lease in leases if lease is not None)
+
+
+def places_of(lease: str, settings: Settings) -> int:
+    """Return how many runs the process of a lease executes at once; earlier versions did not say."""
+    role, _, _, places, *_ = [*lease.split(" "), "", "", ""]
+    if role != "worker":
+        return 0
+    return int(places) if places.isdecimal() else settings.concurrency
+
+
+def weight_of(settings: Settings, tenant: str) -> float:
+    """Return the weight of a tenant's users: with 2, twice as many runs as one with 1 while both wait."""
+    weights = settings.fair_share_weights or {}
+    return weights.get(tenant, weights.get("*", 1.0))
