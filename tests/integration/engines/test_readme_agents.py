@@ -17,7 +17,7 @@ from support.processes.in_process_worker import working
 
 BLOCKS = [
     block
-    for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    for block in re.findall(r"```py\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     if "serve_" in block
 ]
 NAMES = [re.findall(r"serve_\w+\(\"(\w+)\"", block)[0] for block in BLOCKS]

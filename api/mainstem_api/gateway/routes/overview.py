@@ -48,9 +48,11 @@ class RunOverview(BaseModel):
     counts: Annotated[
         dict[Status, int], Field(description="How many unfinished runs there are; with `active=true` only.")
     ]
-    complete: Annotated[
-        bool, Field(description="False if a server of the store is away: its runs are missing.")
-    ] = True
+    complete: bool = Field(
+        default=True,
+        exclude_if=bool,
+        description="False if a server of the store does not answer: its runs are missing. Else left out.",
+    )
 
 
 class Find(BaseModel):

@@ -35,9 +35,11 @@ class RunList(BaseModel):
 
     runs: list[Run]
     next: str | None
-    complete: Annotated[
-        bool, Field(description="False if a server of the store is away: its runs are missing.")
-    ] = True
+    complete: bool = Field(
+        default=True,
+        exclude_if=bool,
+        description="False if a server of the store does not answer: its runs are missing. Else left out.",
+    )
 
 
 class StreamToken(BaseModel):
