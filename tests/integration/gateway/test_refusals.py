@@ -57,6 +57,7 @@ BODIES: dict[str, dict[str, Any]] = {
         "params": {"message": {"messageId": "m", "role": "ROLE_USER", "parts": [{"text": "hello"}]}},
     },
     "/v1/langgraph/assistants/search": {},
+    "/v1/threads/{thread_id}/fork": {},
     "/v1/langgraph/threads": {},
     "/v1/langgraph/threads/{thread_id}/history": {},
     **{
