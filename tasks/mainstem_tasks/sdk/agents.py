@@ -134,7 +134,8 @@ class SubAgent(Emitter):
         self._step_prefix = f"{agent_id}:"
         self._root = root
         self._interrupt = interrupt
-        self._named = {"agent": str(about["agent"]), "parent": about.get("parent")}
+        self.named: Final = {"agent": str(about["agent"]), "parent": about.get("parent")}
+        """What its approvals say of it: its name, and the call that it works for."""
 
     @property
     def said(self) -> str:
@@ -152,7 +153,7 @@ class SubAgent(Emitter):
             Item(
                 id=call.call_id,
                 type="approval",
-                value={"name": call.name, "arguments": call.arguments, **self._named},
+                value={"name": call.name, "arguments": call.arguments, **self.named},
                 response_schema=call.arguments_schema,
                 allowed_decisions=call.allowed_decisions,
                 reason=call.reason,

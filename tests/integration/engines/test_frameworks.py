@@ -43,6 +43,16 @@ LIMITS = {
     ("langgraph", "test_reasoning_is_kept_apart_from_the_answer"): (
         "langchain-openai drops the reasoning of chat completions; that of other models is kept."
     ),
+    **{
+        (name, scenario): "A tool that runs an agent shows its result alone."
+        for name in COLUMNS
+        if name != "langgraph"
+        for scenario in (
+            "test_agents_in_tools_are_apart_and_side_by_side",
+            "test_an_approval_in_a_sub_agent_says_whose_it_is",
+            "test_an_abort_in_a_sub_agent_ends_it",
+        )
+    },
     ("openai_agents", "test_an_edited_call_runs_as_edited"): "The SDK approves or rejects; it edits nothing.",
 }
 """What a framework cannot do, and why: `docs/engines.md` says so too."""
@@ -208,6 +218,74 @@ async def test_the_turn_after_a_pause_has_a_valid_history(desk: Desk):
     await desk.decide(await desk.ask("pay"), {"type": "reject", "reason": "no"})
     run = await desk.ask("hello")
     assert (run.status, run.text) == ("succeeded", "[2 user turns]")
+
+
+# -- agents that tools run
+
+
+def agents_of(run: Run) -> dict[str, dict[str, Any]]:
+    """The latest part of each agent, by name: after a pause it goes on in another one."""
+    parts = [part for part in run.content if part["type"] == "data" and part["name"] == "agent"]
+    return {part["value"]["agent"]: {**part["value"], "id": part["id"]} for part in parts}
+
+
+async def test_agents_in_tools_are_apart_and_side_by_side(desk: Desk):
+    """Two work at once: texts never mix, calls and usage name the agent, and the run's text is the root's."""
+    run = await desk.ask("delegate, consult")
+    assert run.status == "succeeded", run
+    calls = {call["name"]: call for call in calls_of(run)}
+    shown = agents_of(run)
+    weather = "I will call. Tools said sunny in Rome. [1 user turns]"
+    words = "".join(f"w{n} " for n in range(30)) + "[1 user turns]"
+    assert {name: made["text"] for name, made in shown.items()} == {"expert": weather, "writer": words}
+    assert {made["state"] for made in shown.values()} == {"completed"}
+    for name, made in shown.items():
+        assert made["parent"] == calls[f"ask_{name}"]["call_id"]
+    assert (calls["get_weather"]["agent"], calls["get_weather"]["result"]) == (
+        shown["expert"]["id"],
+        "sunny in Rome",
+    )
+    assert "agent" not in calls["ask_expert"]
+    assert run.text.startswith("I will call. Tools said ")
+    assert "w29" in run.text
+    assert run.text.count("I will call.") == 1
+    assert run.usage is not None
+    whose = sorted(str(call.agent) for call in run.usage.calls or ())
+    ids = {name: made["id"] for name, made in shown.items()}
+    assert whose == sorted(["None", "None", ids["expert"], ids["expert"], ids["writer"]])
+    assert (await desk.ask("hello")).text == "[2 user turns]"
+
+
+async def test_an_approval_in_a_sub_agent_says_whose_it_is(desk: Desk):
+    """It names agent and parent; decided on another worker the same agent goes on, and the tool runs once."""
+    paused = await desk.ask("settle")
+    assert paused.action is not None
+    (asked,) = paused.action["calls"]
+    outer = next(call for call in calls_of(paused) if call["name"] == "ask_payer")
+    assert (asked["name"], asked["agent"], asked["parent"]) == ("transfer", "payer", outer["call_id"])
+    assert framework_tools.effects == []
+    run = await desk.decide(paused, {"type": "approve"})
+    assert (run.status, framework_tools.effects) == ("succeeded", [("transfer", 10)])
+    before, after = agents_of(paused)["payer"], agents_of(run)["payer"]
+    assert (before["state"], before["text"]) == ("paused", "I will call. ")
+    assert (after["state"], after["text"]) == ("completed", "Tools said sent 10 to bob. [1 user turns]")
+    assert before["parent"] == after["parent"] == outer["call_id"]
+    inner = next(call for call in calls_of(run) if call["name"] == "transfer")
+    assert (inner["agent"], inner["result"]) == (before["id"], "sent 10 to bob")
+
+
+async def test_an_abort_in_a_sub_agent_ends_it(desk: Desk):
+    """Its calls and its part end as the run does, and the next turn is accepted."""
+    run_id, task = await desk.begun("stall", does="wait")
+    await desk.runs.abort(run_id, wait=10)
+    assert await task == "user_abort"
+    run = await desk.runs.get(run_id)
+    assert agents_of(run)["waiter"]["state"] == "aborted"
+    assert {call["name"]: call["state"] for call in calls_of(run)} == {
+        "ask_waiter": "aborted",
+        "wait": "aborted",
+    }
+    assert (await desk.ask("hello")).text == "[2 user turns]"
 
 
 # -- stops

@@ -36,10 +36,21 @@ def serve(url: str) -> None:
     asks: Any = {"transfer": {"allowed_decisions": ["approve", "edit", "reject", "respond"]}}
     review = HumanInTheLoopMiddleware(interrupt_on=asks)
 
+    def delegate(name: str) -> Any:
+        """A tool that runs an agent of its own."""
+        agent = create_agent(model, tools=tools, name=name, middleware=[review])
+
+        async def ask(question: str) -> str:
+            answer = await agent.ainvoke({"messages": [("user", question)]})
+            return str(answer["messages"][-1].content)
+
+        return tool(f"ask_{name}", description="Ask an agent.")(ask)
+
+    asking = [delegate(name) for name in ("expert", "writer", "payer", "waiter")]
     serve_graph(
         "langgraph",
         lambda checkpointer: create_agent(
-            model, tools=tools, name="main", middleware=[review], checkpointer=checkpointer
+            model, tools=[*tools, *asking], name="main", middleware=[review], checkpointer=checkpointer
         ),
         aclose=client.aclose,
     )

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from mainstem_tasks.sdk.agents import SubAgent
 from mainstem_tasks.sdk.emitter import Emitter
 
 ID_LIMIT: Final = 128
@@ -26,6 +27,8 @@ class _Known:
     whole: set[str] = field(default_factory=set[str])
     made: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict[str, tuple[str, dict[str, Any]]])
     """With what open calls of this segment are made: the tool, and its arguments."""
+    agents: dict[str, SubAgent] = field(default_factory=dict[str, SubAgent])
+    """The agents whose calls of this segment are no root's, by the run's ids."""
 
 
 class ToolCalls:
@@ -62,6 +65,11 @@ class ToolCalls:
     def id_if_open(self, theirs: str) -> str:
         """Return the run's id of a call, or the framework's if it does not wait for a result."""
         return self._known.open.get(self._scope + theirs, theirs)
+
+    def asker(self, ours: str) -> Mapping[str, Any]:
+        """Return what an approval of a call says of the agent that asks; nothing if the root does."""
+        agent = self._known.agents.get(ours)
+        return {} if agent is None else agent.named
 
     def find(self, name: str, arguments: Mapping[str, Any], *, but: Collection[str]) -> str | None:
         """Return the run's id of an open call that is made so, of any agent and not one of `but`."""
@@ -107,4 +115,6 @@ class ToolCalls:
         ours = theirs if fits else f"call_{secrets.token_hex(8)}"
         self._known.used.add(ours)
         self._known.open[self._scope + theirs] = ours
+        if isinstance(self._caller, SubAgent):
+            self._known.agents[ours] = self._caller
         return ours

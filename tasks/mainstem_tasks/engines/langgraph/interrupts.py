@@ -40,7 +40,8 @@ class Asking:
         """Add what an interrupt asks: middleware's requests are approvals of calls, all else is shown."""
         match interrupt.value:
             case {"type": "tool_approval", "tool_call_id": str() as theirs, **request}:
-                self._approval(theirs, request, None)
+                known = self._is_the_graphs(theirs, request)
+                self._approval(theirs if known else self._call_of_agent(request) or theirs, request, None)
                 self.asked[interrupt.id] = Asked(kind="call", ids=[self.items[-1]["id"]])
             case {"action_requests": requests, "review_configs": reviews}:
                 first = len(self.items)
@@ -59,15 +60,22 @@ class Asking:
                 self.asked[interrupt.id] = Asked(kind="value", ids=[interrupt.id])
 
     def _approval(self, theirs: str, request: Mapping[str, Any], allowed: Sequence[str] | None) -> None:
+        ours = self._calls.opened.get(theirs, theirs)
+        asked = {"name": request["name"], "arguments": request["args"], **self._calls.asker(ours)}
         self.items.append(
             {
-                "id": self._calls.opened.get(theirs, theirs),
+                "id": ours,
                 "type": "approval",
-                "value": {"name": request["name"], "arguments": request["args"]},
+                "value": asked,
                 "reason": request.get("description") or None,
                 "allowed_decisions": allowed,
             }
         )
+
+    def _is_the_graphs(self, theirs: str, request: Mapping[str, Any]) -> bool:
+        """Tell whether a call is of the graph's own messages: an agent in a tool may use the same ids."""
+        wanted = (theirs, request["name"], request["args"])
+        return any((call["id"], call["name"], call["args"]) == wanted for call in self._unasked)
 
     def _call_of(self, request: Mapping[str, Any]) -> str | None:
         """Return the id of the call that a request is about: middleware tells name and arguments alone."""
