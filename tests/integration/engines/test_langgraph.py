@@ -311,14 +311,24 @@ async def test_agents_in_tools_are_agents_of_the_run():
     assert whose == {None: 2, agents["ann"]["id"]: 2, agents["bob"]["id"]: 2}
 
 
-async def test_an_agent_in_a_tool_may_ask_a_human():
-    """Both wait, and go on where they were once it is decided about their calls."""
-    review = HumanInTheLoopMiddleware(interrupt_on={"look": True})
-    serve_graph("lg_careful", desk(middleware=[review]))
-    paused = await run_engine("lg_careful", {"text": "go"})
+@pytest.mark.parametrize("mode", ["batched", "per_call"])
+async def test_an_agent_in_a_tool_may_ask_a_human(mode: Any):
+    """Both wait, and go on where they were once it is decided about their calls, which say whose they are."""
+    name = f"lg_careful_{mode}"
+    review = HumanInTheLoopMiddleware(interrupt_on={"look": True}, interrupt_mode=mode)
+    serve_graph(name, desk(middleware=[review]))
+    paused = await run_engine(name, {"text": "go"})
     assert paused.action is not None
     asked = {call.arguments["what"]: call for call in paused.action.calls}
     assert {what: call.name for what, call in asked.items()} == {"ann": "look", "bob": "look"}
+    parents = {
+        part["name"].removeprefix("ask_"): part["call_id"]
+        for part in paused.content
+        if part["type"] == "tool_call" and part["name"].startswith("ask_")
+    }
+    for call in paused.action.public()["calls"]:
+        what = call["arguments"]["what"]
+        assert (call["agent"], call["parent"]) == (what, parents[what])
     assert {agent["state"] for agent in agents_of(paused.content).values()} == {"paused"}
     first, second = asked["ann"], asked["bob"]
     shown = {
@@ -330,7 +340,7 @@ async def test_an_agent_in_a_tool_may_ask_a_human():
         second.call_id: Decision(id=second.call_id, type="reject", reason="Not now."),
     }
     done = await run_engine(
-        "lg_careful", {"text": "go"}, state=paused.checkpoint, memory=paused.memory, decisions=decisions,
+        name, {"text": "go"}, state=paused.checkpoint, memory=paused.memory, decisions=decisions,
         segment=2, channel=MemoryChannel(paused.fold, epoch=3),
     )  # fmt: skip
     assert done.text == "Both know."
