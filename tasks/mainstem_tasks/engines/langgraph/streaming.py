@@ -34,7 +34,9 @@ class Streaming:
                 name = data[1].get("lc_agent_name") if namespace else None
                 await self._message(namespace, await self._agents.at(namespace, name=name), data[0])
             case "updates":
-                by, told = await self._agents.at(namespace), list(_messages_in(data))
+                told = list(_messages_in(data))
+                names = (message.name for message in told if isinstance(message, AIMessage))
+                by = await self._agents.at(namespace, name=next(filter(None, names), None))
                 answered = {
                     m.tool_call_id for m in told if isinstance(m, ToolMessage) and m.id in self._answered
                 }
