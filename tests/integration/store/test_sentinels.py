@@ -181,7 +181,7 @@ async def test_a_former_primary_is_left_while_it_still_acknowledges(tmp_path: Pa
                 assert old.info("replication")["role"] == "master", "it must still believe in itself"
                 old.delete(keys.lease(lease.owner))
                 await wait_until_async(
-                    lambda: client.pttl(keys.lease(lease.owner)) > 58_000, description="a beat", timeout_s=4
+                    lambda: client.pttl(keys.lease(lease.owner)) > 58_000, description="a beat", timeout_s=10
                 )
                 await store.patiently(lambda: sent(store, "SET", "after", "1", "PX", "60000"))
                 await store.patiently(lambda: store.client.set("pooled", "1", px=60_000))
