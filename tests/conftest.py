@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import hypothesis
+import kombu.pools
 import pytest
 
 from mainstem_shared.store.embedded import ServerBinaryNotFoundError, find_server_binary
@@ -49,7 +50,11 @@ def valkey_server(tmp_path_factory: pytest.TempPathFactory, valkey_binary: Path)
 
 @pytest.fixture
 def empty_server(valkey_server: ValkeyProcess) -> ValkeyProcess:
-    """The shared server as new: no keys, no scripts, default limits."""
+    """The shared server as new: no keys, no scripts, default limits, no client left from before.
+
+    Kombu pools connections by URL for the whole process: a former test may have had them killed.
+    """
+    kombu.pools.reset()
     with valkey_server.client() as client:
         client.config_set("maxmemory", 0)
         client.flushall()

@@ -24,9 +24,6 @@ async def trial(url: str, trouble: Callable[[list[int]], None], *, runs: int) ->
         readers = [Reader(engine.run_id) for engine in engines]
         reading = asyncio.gather(*(reader.read(tailer) for reader in readers))
         await asyncio.gather(*(engine.flush() for engine in engines))
-        # Under `everysec` a server may keep what it has acknowledged for two seconds from the kernel, while the
-        # disk is slow: a run that began just then would be gone with it, and that is not what is tried here.
-        await store.each("WAITAOF", 1, 0, 5000, patience_s=10)
         slots = sorted({topologies.slot_of(keys.run(engine.run_id).log) for engine in engines})
         watches = [asyncio.create_task(PrimaryWatch(it).run()) for it in (store, writer.store)]
         try:
