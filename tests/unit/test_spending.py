@@ -47,7 +47,7 @@ def test_each_kind_of_token_has_its_price():
     )  # fmt: skip
     cost = table.cost("here", "m", used)
     assert cost == Decimal("0.0017575")  # 400 + 30 + 187.5 + 100 + 1000 + 40 millionths
-    assert usage.spelled(cost) == "0.0017575"
+    assert usage.decimal_text(cost) == "0.0017575"
 
 
 def test_sums_of_costs_are_exact():
@@ -56,7 +56,7 @@ def test_sums_of_costs_are_exact():
     for _ in range(10):
         cost = table.cost("x", "any", counts(input_tokens=1_000_000))
         assert cost is not None
-        call = usage.checked_call(call_id="c", input_tokens=1_000_000, cost_usd=usage.spelled(cost))
+        call = usage.checked_call(call_id="c", input_tokens=1_000_000, cost_usd=usage.decimal_text(cost))
         total = usage.added(total, call)
     assert total is not None
     assert total["cost_usd"] == "1"

@@ -22,7 +22,7 @@ from mainstem_shared import errors
 from mainstem_shared.archive import sums
 from mainstem_shared.model.principals import DEFAULT_TENANT
 from mainstem_shared.model.time import now_ms
-from mainstem_shared.model.usage import spelled
+from mainstem_shared.model.usage import decimal_text
 from mainstem_shared.operations import archive_upkeep
 from mainstem_shared.operations.archive_upkeep import DAY_MS
 from mainstem_shared.operations.performing import Operations
@@ -82,9 +82,9 @@ def usage(
         found = asyncio.run(_usage(tenant, user, days))
     for one in found:
         if as_json:
-            _print({**asdict(one), "cost_usd": spelled(one.cost_usd)})
+            _print({**asdict(one), "cost_usd": decimal_text(one.cost_usd)})
             continue
-        known = f"{one.tokens['total_tokens']:,} tokens  {spelled(one.cost_usd)} USD"
+        known = f"{one.tokens['total_tokens']:,} tokens  {decimal_text(one.cost_usd)} USD"
         unknown = f"  ({one.unpriced:,} without a price)" if one.unpriced else ""
         print(f"{one.day}  {one.user_id}  {one.provider}/{one.model}  {one.runs:,} runs  {known}{unknown}")
 

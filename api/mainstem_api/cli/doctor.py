@@ -185,7 +185,7 @@ def _store(settings: Settings) -> Iterator[Finding]:
 
 
 def _node(store: BlockingStore, node: str) -> Iterator[Finding]:
-    """Look at one server; the others are looked at if it is away, too."""
+    """Look at one server; the others are looked at if it is unavailable, too."""
     try:
         yield from _server(store.client(node), node, in_cluster=store.topology.by_slot)
     except (failures.RedisError, OSError) as error:

@@ -59,7 +59,7 @@ export class Mainstem {
     this.#fetch = options.fetch ?? ((...request) => globalThis.fetch(...request));
   }
 
-  /** Start a run on a thread. It is repeated under one key while the gateway is away, so that it starts once. */
+  /** Start a run on a thread. It is repeated under one key while the gateway is unavailable, so that it starts once. */
   start(threadId: string, body: Partial<StartBody>, options: StartOptions = {}): Promise<Run> {
     const { idempotencyKey = crypto.randomUUID(), ...rest } = options;
     return this.#ask("POST", `threads/${part(threadId)}/runs`, { ...rest, body, headers: { "idempotency-key": idempotencyKey } });
@@ -149,7 +149,7 @@ export class Mainstem {
     return this.#ask("POST", `runs/${part(runId)}/stream-token`, options);
   }
 
-  /** Ask the gateway; what is safe to repeat is repeated while it is away. */
+  /** Ask the gateway; what is safe to repeat is repeated while it is unavailable. */
   async #ask<Answer>(
     method: string,
     path: string,
@@ -183,7 +183,7 @@ export class Mainstem {
   }
 }
 
-/** Every route bears repeating (starts and inputs have keys): what broke on the way, and what is only away for now. */
+/** Every route bears repeating (starts and inputs have keys): what broke on the way, and what is only unavailable for now. */
 function isWorthRepeating(problem: unknown): boolean {
   if (problem instanceof MainstemError) return [429, 502, 503, 504].includes(problem.status);
   return problem instanceof TypeError; // what `fetch` throws for a connection that failed

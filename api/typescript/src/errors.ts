@@ -16,7 +16,7 @@ export class MainstemError extends Error {
     super(message);
   }
 
-  /** Whether the same request may succeed later: the store or the broker is away, or a limit was reached. */
+  /** Whether the same request may succeed later: the store or the broker is unavailable, or a limit was reached. */
   get isTemporary(): boolean {
     return this.status >= 500 || [401, 408, 425, 429].includes(this.status);
   }

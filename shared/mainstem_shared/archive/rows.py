@@ -122,7 +122,7 @@ def _model(one: usage.UsageRow) -> dict[str, Any]:
         "provider": _queryable(one.provider),
         "model": _queryable(one.model),
         **{name: min(value, _MOST) for name, value in {"calls": one.calls, **tokens}.items()},
-        "cost_usd": None if one.cost_usd is None else usage.spelled(one.cost_usd),
+        "cost_usd": None if one.cost_usd is None else usage.decimal_text(one.cost_usd),
     }
 
 

@@ -170,7 +170,7 @@ _declare("gauge", "mainstem_lease_age_seconds", "Since the lease was renewed; it
 SWEEPS: Final = _counter("mainstem_sweeps", "Sweeps of this process: ok, failed.", "result")
 ARCHIVED: Final = _counter(
     "mainstem_archive_runs",
-    "Finished runs: archived; away: the archive did not answer; refused: it takes others, but not these.",
+    "Finished runs: archived; unavailable: the archive did not answer; refused: it takes others, not these.",
     "result",
 )
 _declare(
@@ -258,7 +258,7 @@ for _result in ("ok", "failed"):
     LEASE_BEATS.labels(_result)
     SWEEPS.labels(_result)
     PUBLISHED.labels(_result)
-for _result in ("archived", "away", "refused"):
+for _result in ("archived", "unavailable", "refused"):
     ARCHIVED.labels(_result)
 for _target in ("task", "webhook"):
     for _result in ("told", "failed", "given_up"):

@@ -330,11 +330,11 @@ def _fitting(question: Question, answer: AnswerInput) -> Any:
     if answer.text is None:
         return _checked(question, answer.value)
     try:
-        spelled = jsontext.loads(answer.text.encode())
+        decoded = jsontext.loads(answer.text.encode())
     except ValueError:
         return _checked(question, answer.text)
     try:
-        return _checked(question, spelled)
+        return _checked(question, decoded)
     except errors.InvalidDecision:  # a text that looks like JSON may be meant as one
         if question.response_schema is None:
             raise

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSche
 from mainstem_shared import errors
 from mainstem_shared.model import schemas
 from mainstem_shared.model.callbacks import Callback
-from mainstem_shared.model.usage import Usage, spelled
+from mainstem_shared.model.usage import Usage, decimal_text
 
 RECORD_VERSION: Final = 2
 """Schema version of a run's record and log."""
@@ -148,7 +148,9 @@ class Budget(BaseModel):
 
     usd: (
         Annotated[
-            Decimal, Field(gt=0, le=1_000_000, allow_inf_nan=False), PlainSerializer(spelled, return_type=str)
+            Decimal,
+            Field(gt=0, le=1_000_000, allow_inf_nan=False),
+            PlainSerializer(decimal_text, return_type=str),
         ]
         | None
     ) = None

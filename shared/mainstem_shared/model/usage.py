@@ -147,10 +147,10 @@ def _sum(before: Mapping[str, Any], call: CallUsage) -> dict[str, Any]:
 def _cost(before: str | None, more: str | None, *, first: bool) -> str | None:
     if more is None or (before is None and not first):
         return None
-    return spelled(Decimal(before or 0) + Decimal(more))
+    return decimal_text(Decimal(before or 0) + Decimal(more))
 
 
-def spelled(amount: Decimal) -> str:
+def decimal_text(amount: Decimal) -> str:
     """Return an amount as plain digits, without trailing zeros: `0.0125`."""
     text = f"{amount:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text

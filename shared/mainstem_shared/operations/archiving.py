@@ -84,7 +84,7 @@ class Archiver:
         self._away_until = time.monotonic() + AWAY_S
         ended = [row["finished_ms"] for row in rows if row["finished_ms"]]
         self._oldest_ms = min(filter(None, (self._oldest_ms, *ended)), default=now_ms())
-        metrics.ARCHIVED.labels("away").inc(len(rows))
+        metrics.ARCHIVED.labels("unavailable").inc(len(rows))
         noted = {"action": "archive_away", "waiting": len(rows), "why": repr(error.__cause__)}
         logger.warning("the archive does not take runs; they wait in the store", extra=noted)
 

@@ -84,7 +84,7 @@ async def take(store: Store, indexes: Indexes) -> Census:
 
 
 async def take_of_some(store: Store, indexes: Indexes, former: Census | None) -> Census:
-    """Count the runs whose servers are there, while others are away: for this process's own figures."""
+    """Count the runs of the available servers, while others are unavailable: this process's own figures."""
     now = now_ms()
     counting = await _count(store, indexes)
     known = former or Census(at_ms=now)

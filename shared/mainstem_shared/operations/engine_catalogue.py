@@ -20,7 +20,7 @@ _QUICK_BYTES: Final = 32 * 1024
 
 
 async def engines(store: Store) -> dict[str, dict[str, Any]]:
-    """Return all announced engines with their input schemas; none, while their server alone is away."""
+    """Return all announced engines with their input schemas; none while only their server is unavailable."""
     if not await _is_there(store):
         return {}
     announced: Any = await store.command("HGETALL", keys.ENGINES, large=True)
@@ -36,7 +36,7 @@ async def schema_of(store: Store, engine: str) -> dict[str, Any] | None:
 async def check(store: Store, engine: str, run_input: dict[str, Any], *, size: int) -> None:
     """Refuse an engine or an input that no worker would take. `size`: the input's bytes of JSON.
 
-    Where the catalogue's server is away, and others are not, the worker that claims the run decides, too.
+    While the catalogue's server alone is unavailable, the worker that claims the run decides.
 
     Raises:
         UnknownEngine: engines were announced, but none of this name.

@@ -221,8 +221,8 @@ def _reached(
 ) -> errors.BudgetReached:
     of_money = usd is not None and full.nanos + (most.nanos or 0) > usd
     if of_money:
-        needs = f"{usage.spelled(prices.dollars(most.nanos or 0))} USD"
-        left = f"{usage.spelled(max(Decimal(0), prices.dollars((usd or 0) - full.nanos)))} USD"
+        needs = f"{usage.decimal_text(prices.dollars(most.nanos or 0))} USD"
+        left = f"{usage.decimal_text(max(Decimal(0), prices.dollars((usd or 0) - full.nanos)))} USD"
     else:
         needs, left = f"{most.tokens} tokens", f"{max(0, (tokens or 0) - full.tokens)} tokens"
     return errors.BudgetReached(whose=whose, needs=needs, left=left)

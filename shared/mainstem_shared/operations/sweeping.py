@@ -92,7 +92,7 @@ class Sweeper:
     _unborn: dict[str, int] = field(default_factory=dict[str, int])
     _broker_away: bool = False
     _away: bool = False
-    """Whether some of the store's servers were away when this sweep began."""
+    """Whether some of the store's servers were unavailable when this sweep began."""
 
     def __post_init__(self) -> None:
         self.archiver = Archiver(self.operations)
@@ -142,8 +142,8 @@ class Sweeper:
     async def sweep(self) -> None:
         """Do one round: settle what is lost, and all that is due, or as much as an interval has time for.
 
-        While some of several servers are away, what is due on the others is done: nobody is judged dead, and
-        what spans servers waits.
+        While some of several servers are unavailable, what is due on the others is done; nobody is judged
+        dead, and what spans servers waits.
         """
         self.drained = True  # also after a failure: the next sweep comes after a pause
         self._away = await self._look_at_servers()
@@ -176,13 +176,15 @@ class Sweeper:
 
     async def _look_at_servers(self) -> bool:
         """Ask each server whether it is there; returns whether some are not."""
-        away = await self._store.away()
-        self.store_up = not away
-        if away:
+        unavailable = await self._store.unavailable()
+        self.store_up = not unavailable
+        if unavailable:
             self.suspicions.forget()  # together they are one witness
-            noted = {"action": "servers_away", "servers": [redacted(node.url) for node in away]}
-            logger.warning("some of the store's servers are away; what is due on them waits", extra=noted)
-        return bool(away)
+            noted = {"action": "servers_unavailable", "servers": [redacted(node.url) for node in unavailable]}
+            logger.warning(
+                "some of the store's servers are unavailable; what is due on them waits", extra=noted
+            )
+        return bool(unavailable)
 
     async def _elected(self) -> bool:
         hold_ms = int(self.operations.settings.sweep_s * 900)
@@ -252,7 +254,7 @@ class Sweeper:
             )
             for failure in await asyncio.gather(*looks_at, return_exceptions=True):
                 if self._away and isinstance(failure, errors.StoreUnavailable):
-                    continue  # it needs a server that is away: it is due again when its hold ends
+                    continue  # it needs an unavailable server: it is due again when its hold ends
                 if failure is not None:
                     raise failure
         return [score for _, score in due]

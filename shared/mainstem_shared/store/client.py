@@ -274,7 +274,7 @@ class Store:
                 return [await self._ask(error, commands[0])]
         return [reply for one in commands for reply in await self._send_to(node, [one], large=large)]
 
-    async def away(self) -> list[Node]:
+    async def unavailable(self) -> list[Node]:
         """Ask each server whether it is there; returns those that are not.
 
         Raises:

@@ -233,7 +233,7 @@ class Mover:
         with self._locked():
             for shard in self.shards.values():
                 if not shard.is_new:
-                    self._advance(shard)  # one that was away, or was replaced by its replica, may lag
+                    self._advance(shard)  # one that was unavailable, or was replaced by its replica, may lag
             self._settle(progress)
             for move in moves:
                 for buckets in self._steps(move):

@@ -161,7 +161,7 @@ class ProviderCalls:
         call = usage.checked_call(**used, call_id=call_id or secrets.token_hex(8), at=rfc3339(now_ms()))
         cost = prices.table(self._settings.prices).cost(call.provider, call.model, call)
         if cost is not None:
-            call = call.model_copy(update={"cost_usd": usage.spelled(cost)})
+            call = call.model_copy(update={"cost_usd": usage.decimal_text(cost)})
         if agent is not None:
             call = call.model_copy(update={"agent": agent})
         payload = usage.added(self._spent, call)

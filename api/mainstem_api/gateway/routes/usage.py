@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from mainstem_api.gateway.auth.caller import Caller
 from mainstem_api.gateway.routes.runs import Serving, as_json, problem_documents
-from mainstem_shared.model.usage import spelled
+from mainstem_shared.model.usage import decimal_text
 from mainstem_shared.operations import spending
 
 router = APIRouter(tags=["operations"])
@@ -78,17 +78,17 @@ def _shown(day: spending.DaySpending) -> UsageOfDay:
         tokens=day.tokens,
         input_tokens=day.input_tokens,
         output_tokens=day.output_tokens,
-        cost_usd=spelled(day.cost_usd),
+        cost_usd=decimal_text(day.cost_usd),
         unpriced_calls=day.unpriced_calls,
         estimated_calls=day.estimated_calls,
-        reserved_usd=spelled(day.reserved_usd),
+        reserved_usd=decimal_text(day.reserved_usd),
         reserved_tokens=day.reserved_tokens,
         models=[
             ModelUsageOfDay(
                 model=model.model,
                 calls=model.calls,
                 tokens=model.tokens,
-                cost_usd=spelled(model.cost_usd),
+                cost_usd=decimal_text(model.cost_usd),
                 unpriced_calls=model.unpriced_calls,
             )
             for model in day.models

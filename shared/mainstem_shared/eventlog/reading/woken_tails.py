@@ -89,7 +89,7 @@ class WokenTail(TailConnection):
             for followed in self._by_channel.get(channel, ()):
                 self._wake(followed)
         elif kind == b"sunsubscribe" and channel in self._by_channel:
-            self._moved()  # not by our wish: the slot is another node's
+            self._moved()  # not as asked: the slot is another node's
 
     def _moved(self) -> None:
         self._is_stale = True

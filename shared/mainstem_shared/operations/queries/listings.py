@@ -123,7 +123,7 @@ async def positions(
 ) -> tuple[list[Position], str | None]:
     """Return where the next runs after `cursor` stand in their index, and the cursor after them.
 
-    With `missed`, runs whose servers are away are left out, and these servers are put there.
+    With `missed`, runs whose servers are unavailable are left out, and these servers are put there.
 
     Raises:
         InvalidCursor: it is not the `next` of a page.
@@ -217,7 +217,7 @@ async def recent_after(
 ) -> list[Position]:
     """Return the recent runs of all buckets that come next; none at the end.
 
-    With `missed`, buckets whose servers are away are left out, and these servers are put there.
+    With `missed`, buckets whose servers are unavailable are left out, and these servers are put there.
 
     Of each bucket a few are read, in one round trip for all. What is older than the last one read of a bucket
     that may have more is left for the next batch: something may belong before it.

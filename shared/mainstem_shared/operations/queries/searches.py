@@ -67,7 +67,7 @@ async def find(
 ) -> list[RunSummary]:
     """Return the runs that are looked for, those that were created, or ended, last first.
 
-    With `missed`, runs whose servers are away are left out, and these servers are put there.
+    With `missed`, runs whose servers are unavailable are left out, and these servers are put there.
     """
     found: list[tuple[int, str]] = []
     async for at_ms, run_id in _found(store, search, by_end=by_end, missed=missed):

@@ -1,6 +1,6 @@
 """The `anthropic` engine speaks Anthropic's Messages, by the official SDK.
 
-It takes what the `openai` engine takes; the loop of turns is the same one (`turns`). How a request is spelled
+It takes what the `openai` engine takes; the loop of turns is the same one (`turns`). How a request is encoded
 is in `messages` and `requests`, how a stream's events are read in `events`.
 """
 

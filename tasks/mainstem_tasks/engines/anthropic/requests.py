@@ -1,7 +1,7 @@
-"""The protocol of Anthropic's Messages: how a request is spelled, and what of an answer goes back as it came.
+"""The protocol of Anthropic's Messages: how a request is encoded, and what of an answer goes back as it came.
 
 Answers are kept as the blocks they came in: thoughts with their signatures, redacted ones, what servers' own
-tools said. How the conversation is spelled is in `messages`.
+tools said. How the conversation is encoded is in `messages`.
 """
 
 # what clients send is checked by models or by hand, not by types.
@@ -29,7 +29,7 @@ _UNKNOWN: Final = (
     "reasoning_effort",
     "parallel_tool_calls",
 )
-"""Members that are spelled otherwise here."""
+"""Members that have another name here."""
 
 
 class MessagesEndpoint(Endpoint):

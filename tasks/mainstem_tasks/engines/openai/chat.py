@@ -1,4 +1,4 @@
-"""The protocol of chat completions: how a request is spelled, and what of an answer goes back as it came.
+"""The protocol of chat completions: how a request is encoded, and what of an answer goes back as it came.
 
 The conversation is in this protocol's words already. How chunks are read is in `chunks`.
 """

@@ -1,4 +1,4 @@
-"""The protocol of Responses: how a request is spelled, and what of an answer goes back as it came.
+"""The protocol of Responses: how a request is encoded, and what of an answer goes back as it came.
 
 Answers are kept as the items they came in: reasoning with its encrypted content, messages, calls. Nothing is
 stored at the provider. How a stream's events are read is in `items`.

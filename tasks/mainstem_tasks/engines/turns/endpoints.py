@@ -1,4 +1,4 @@
-"""Defines what a protocol adds to the loop of turns: how a request is spelled, and how its stream is read.
+"""Defines what a protocol adds to the loop of turns: how a request is encoded, and how its stream is read.
 
 An engine has an `Endpoint` per protocol. Conversations are chat completions' messages everywhere else; an
 endpoint spells them in its own words, and keeps in each answer, under a member of its own, what only its

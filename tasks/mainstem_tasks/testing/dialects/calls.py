@@ -86,7 +86,7 @@ _APART: Final = (
         calls=_BOTH,
     ),
     calling(
-        "index-as-text", "proxies", "Numbers are spelled as text", piece('{"city":', "forecast", index="0", id="a"),
+        "index-as-text", "proxies", "Numbers are encoded as text", piece('{"city":', "forecast", index="0", id="a"),
         piece('"Rome"}', index="0"), CALLED, calls=_ONE,
     ),
     calling(

@@ -115,7 +115,7 @@ _USAGES: Final = (
            {"choices": [], "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}}),
     _usage("usage-details-list", "gateways in PHP", "Details are an empty list, in every chunk",
            {**STOP, "usage": _ODD}, {"choices": [], "usage": _ODD}),
-    _usage("usage-as-text", "proxies", "Counts are spelled as text", {**STOP, "usage": {"prompt_tokens": "3", "completion_tokens": 2.0}}),
+    _usage("usage-as-text", "proxies", "Counts are encoded as text", {**STOP, "usage": {"prompt_tokens": "3", "completion_tokens": 2.0}}),
     _usage("usage-input-output", "Claude behind proxies", "Counts are called input_tokens and output_tokens",
            {**STOP, "usage": {"input_tokens": 3, "output_tokens": 2}}),
     _usage("usage-unreadable", "any", "Counts that are none", {**STOP, "usage": {"prompt_tokens": {}, "completion_tokens": None}},

@@ -59,8 +59,8 @@ def end(reason: str, **usage: int) -> list[Event]:
 
 def stream(*events: Event) -> tuple[bytes, ...]:
     """Return an answer of these events, and those that begin a message."""
-    spelled = (f"event: {one['type']}\ndata: {json.dumps(one)}\n\n".encode() for one in (begin(), *events))
-    return (HEAD + b"".join(spelled),)
+    encoded = (f"event: {one['type']}\ndata: {json.dumps(one)}\n\n".encode() for one in (begin(), *events))
+    return (HEAD + b"".join(encoded),)
 
 
 DONE: Final = stream(*said(0, "done"), *end("end_turn"))

@@ -90,7 +90,7 @@ class Operator {
       this.connection.answered(true);
       this.counts = live.counts;
       const complete = [live, ended, failed].every((found) => found.complete !== false);
-      if (!complete && this.complete) notify("A server of the store is away: its runs are missing here.");
+      if (!complete && this.complete) notify("A server of the store is unavailable: its runs are missing here.");
       this.complete = complete;
       this.runs = [...new Map([...live.runs, ...ended.runs, ...failed.runs].map((run) => [run.run_id, run])).values()];
       this.show();
