@@ -13,13 +13,17 @@ import random
 from collections import Counter
 from typing import Final
 
+from pydantic import ValidationError
+
 from mainstem_shared import errors, transitions
 from mainstem_shared.metrics import catalogue as metrics
 from mainstem_shared.model import callbacks, jsontext, webhook_signatures
 from mainstem_shared.model.callbacks import Attempts, DeliveryId
+from mainstem_shared.model.runs import Spec
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import callback_events, callback_policy, webhooks
 from mainstem_shared.operations.performing import Operations
+from mainstem_shared.settings import Settings
 from mainstem_shared.transitions.callbacks import Due
 
 logger = logging.getLogger(__name__)
@@ -28,10 +32,12 @@ HOLD_MS: Final = 60_000
 """How long an entry is the courier's that took it: longer than any attempt takes."""
 AT_ONCE: Final = 64
 """Attempts of one process under way."""
-AT_ONCE_PER_TARGET: Final = 16
-"""Of these, to one target: one that hangs must not hold up the others."""
+AT_ONCE_OF_USERS: Final = 48
+"""Of these, to webhooks that users named: the operator's own targets always have places."""
+AT_ONCE_EACH: Final = 16
+"""Of these, to one task, to one host, and to the webhooks of one user: who hangs must not hold up others."""
 BUSY_MS: Final = 1_000
-"""When an entry is looked at again whose target had as many under way as it may."""
+"""When an entry is looked at again that would have exceeded one of these."""
 AWAY_S: Final = 1.0
 JITTER: Final = 0.1
 KEPT_GIVEN_UP_MS: Final = callbacks.KEPT_MS + 2 * callbacks.LONGEST_PAUSE_MS
@@ -39,6 +45,8 @@ KEPT_GIVEN_UP_MS: Final = callbacks.KEPT_MS + 2 * callbacks.LONGEST_PAUSE_MS
 GONE_STATUS: Final = 410
 """A receiver that answers so wants to hear no more of it."""
 TASK, WEBHOOK = "task", "webhook"
+Place = tuple[str, ...]
+"""What deliveries share: a kind, and a name of that kind."""
 
 
 class Refused(Exception):
@@ -57,7 +65,7 @@ class Courier:
         self._store = operations.store
         self._settings = operations.settings
         self._webhooks = webhooks.Webhooks(operations.settings)
-        self._under_way: dict[asyncio.Task[None], str] = {}
+        self._under_way: dict[asyncio.Task[None], dict[Place, int]] = {}
 
     async def run(self) -> None:
         """Deliver until cancelled. What fails is due again later, by itself."""
@@ -121,14 +129,15 @@ class Courier:
         return others + more
 
     async def _begin_one(self, due: Due) -> None:
-        busy = Counter(self._under_way.values())
-        if busy[due.target] >= AT_ONCE_PER_TARGET:
+        places = _places(self._settings, due)
+        busy = Counter(place for taken in self._under_way.values() for place in taken)
+        if any(busy[place] >= limit for place, limit in places.items()):
             await transitions.told(
                 self._store, due.delivery, attempts=due.attempts, due_ms=now_ms() + BUSY_MS
             )
             return
         task = asyncio.create_task(self._attempt(due), name=f"mainstem-callback-{due.delivery}")
-        self._under_way[task] = due.target
+        self._under_way[task] = places
         task.add_done_callback(self._under_way.pop)
 
     # -- one attempt
@@ -204,6 +213,34 @@ class Courier:
         }
         words = "a callback was given up" if given_up else "a callback failed; it is tried again"
         logger.warning(words, extra={**noted, **_named(due.delivery)})
+
+
+def _places(settings: Settings, due: Due) -> dict[Place, int]:
+    """Return what a delivery takes a place of, and how many places there are of each.
+
+    Whole addresses would bound nothing: a user may name many at one host, and a host may have many names.
+    """
+    if not callbacks.is_webhook(due.target):
+        return {("task", due.target): AT_ONCE_EACH}
+    try:
+        host = callback_policy.parse_url(due.target).host
+    except errors.InvalidRequest:
+        host = due.target  # damaged: its attempt says so
+    if due.target in callback_policy.everyone(settings):
+        return {("operator's host", host): AT_ONCE_EACH}
+    return {
+        ("users",): AT_ONCE_OF_USERS,
+        ("host", host): AT_ONCE_EACH,
+        ("user", *_user_of(due)): AT_ONCE_EACH,
+    }
+
+
+def _user_of(due: Due) -> tuple[str, ...]:
+    try:
+        spec = Spec.model_validate_json(due.spec)
+    except ValidationError:
+        return ()  # damaged: they share what one user may have
+    return spec.tenant, spec.user_id
 
 
 def _named(delivery: DeliveryId) -> dict[str, str]:

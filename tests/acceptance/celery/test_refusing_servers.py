@@ -17,10 +17,15 @@ from support.processes.projects import Project
 from support.processes.refusals import REFUSALS, refusing
 from support.waiting import wait_until_async
 
-REFUSED_S = 3.0
+REFUSED_S = 2.0
 TOKENS = 20_000
 QUICK = {"MAINSTEM_SWEEP_S": "0.5", "MAINSTEM_LEASE_S": "4"}
 """Less than the refusals together last: who could not renew it must not be taken for dead."""
+
+
+def with_password(live: Any) -> dict[str, str]:
+    """Return addresses with a password, which is right as long as none is set: once one is, WRONGPASS comes."""
+    return {name: url.replace("redis://", "redis://default:first@") for name, url in live.env.items()}
 
 
 async def said(runs: AsyncRuns, run_id: str) -> int:
@@ -45,7 +50,7 @@ def is_well(worker: Child) -> None:
 @pytest.mark.timeout(240)
 async def test_a_broker_that_refuses_ends_neither_worker_nor_run(apart: Any):
     """One worker outlives all of it; its run streams on meanwhile, and what was started in it is executed after."""
-    worker = apart.worker(**QUICK)
+    worker = apart.worker(**QUICK, **with_password(apart))
     async with client(apart) as runs:
         long = (await runs.start("long", "demo", {"tokens": TOKENS, "interval_ms": 10})).run_id
         await goes_on(runs, long, "the start")
@@ -63,7 +68,7 @@ async def test_a_broker_that_refuses_ends_neither_worker_nor_run(apart: Any):
 @pytest.mark.timeout(240)
 async def test_a_store_that_refuses_ends_neither_worker_nor_run(fragile: Any):
     """Events wait while nothing can be written; nobody judges an owner by a lease that nobody could renew."""
-    worker = fragile.worker(**QUICK)
+    worker = fragile.worker(**QUICK, **with_password(fragile))
     async with client(fragile) as runs:
         long = (await runs.start("long", "demo", {"tokens": TOKENS, "interval_ms": 10})).run_id
         await goes_on(runs, long, "the start")

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+import redis
 from redis.exceptions import ReadOnlyError, ResponseError
 
 from mainstem_shared import errors, transitions
@@ -84,6 +85,29 @@ async def test_a_refused_call_is_unavailable_and_works_again_afterwards(
                 await call(store)
     for call in CALLS.values():
         await call(store)
+
+
+async def test_a_password_that_was_rotated_is_no_end(private_valkey: ValkeyProcess):
+    """WRONGPASS from the moment at which connections are made anew, until the password is that of the address."""
+    url = private_valkey.url().replace("redis://", "redis://app:first@")
+    with operator(private_valkey) as client:
+        client.execute_command("ACL", "SETUSER", "app", "on", ">first", "~*", "&*", "+@all")
+        store = Store(url, patience_s=0.3)
+        try:
+            for call in CALLS.values():
+                await call(store)
+            client.execute_command("ACL", "SETUSER", "app", "resetpass", ">second")
+            client.client_kill_filter(_type="normal", skipme=True)
+            with pytest.raises(redis.AuthenticationError):
+                redis.Redis.from_url(url).ping()
+            for call in CALLS.values():
+                with pytest.raises(errors.StoreUnavailable):
+                    await call(store)
+            client.execute_command("ACL", "SETUSER", "app", ">first")
+            for call in CALLS.values():
+                await call(store)
+        finally:
+            await store.close()
 
 
 @pytest.mark.parametrize("kind", ["demoted", "without replicas"])

@@ -56,11 +56,11 @@ class Receiver:
 
 
 @contextlib.asynccontextmanager
-async def receiving() -> AsyncIterator[Receiver]:
-    """A receiver that listens while the context lasts."""
+async def receiving(host: str = "127.0.0.1") -> AsyncIterator[Receiver]:
+    """A receiver that listens at an address of loopback while the context lasts."""
     receiver = Receiver()
     receiver.may_answer.set()
-    server = await asyncio.start_server(receiver.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(receiver.serve, host, 0)
     receiver.port = server.sockets[0].getsockname()[1]
     try:
         yield receiver

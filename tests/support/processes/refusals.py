@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import resource
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -103,6 +104,33 @@ def _narrow(client: Any, server: ValkeyProcess) -> None:
     _kick_everybody(client)
 
 
+_SCRIPTS: dict[int, socket.socket] = {}
+"""Connections whose script runs for ever, by the server's process: closing one would not end its script."""
+
+
+def _occupy(client: Any, server: ValkeyProcess) -> None:
+    """A script of somebody else's runs for ever: everybody gets BUSY until it is killed."""
+    client.config_set("busy-reply-threshold", 20)
+    script = _SCRIPTS[server.pid] = socket.create_connection(("127.0.0.1", server.port or 0), timeout=10)
+    script.sendall(b'EVAL "while true do end" 0\r\n')
+    wait_until(lambda: _is_busy(client), description="the script to be too slow")
+
+
+def _is_busy(client: Any) -> bool:
+    try:
+        client.ping()
+    except redis.ResponseError:
+        return True
+    return False
+
+
+def _free(client: Any, server: ValkeyProcess) -> None:
+    client.execute_command("SCRIPT", "KILL")
+    wait_until(lambda: not _is_busy(client), description="the script to end")
+    _SCRIPTS.pop(server.pid).close()
+    client.config_set("busy-reply-threshold", 5000)
+
+
 REFUSALS: dict[str, Refusal] = {
     "demoted": Refusal(code="READONLY", on=_demote, off=_promote),
     "demoted and cut off": Refusal(code="MASTERDOWN", on=_orphan, off=_promote),
@@ -126,6 +154,7 @@ REFUSALS: dict[str, Refusal] = {
     "password changed": Refusal(
         code="NOAUTH", on=_lock, off=lambda client, _: client.config_set("requirepass", "")
     ),
+    "busy with a script": Refusal(code="BUSY", on=_occupy, off=_free),
     "crowded": Refusal(code="ERR", on=_narrow, off=lambda client, _: client.config_set("maxclients", 10_000)),
 }
 
