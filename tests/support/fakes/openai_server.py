@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-import uvicorn
-
-from support.waiting import wait_until
+from support.fakes.served_apps import ServedApp
 
 DONE = "[DONE]"
 
@@ -100,29 +96,13 @@ def answer(*pieces: str) -> Events:
     return Events(chunks=[*text_chunks(*pieces), chunk(finish="stop"), usage_chunk(3, len(pieces))])
 
 
-class OpenAIServer:
+class OpenAIServer(ServedApp):
     """Use it as a context manager. An unexpected request is answered with status 418."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.replies: deque[Events | Refusal] = deque()
         self.requests: list[Request] = []
-        self._socket = socket.socket()
-        self._socket.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(
-            self._app,
-            interface="asgi3",
-            log_level="critical",
-            lifespan="off",
-            ws="none",
-            timeout_graceful_shutdown=1,
-        )
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="openai-server")
-
-    @property
-    def url(self) -> str:
-        """What MAINSTEM_OPENAI_BASE_URL is set to."""
-        return f"http://127.0.0.1:{self._socket.getsockname()[1]}/v1"
 
     def reply(self, *replies: Events | Refusal) -> None:
         """Queue answers to the next requests."""
@@ -133,26 +113,10 @@ class OpenAIServer:
         self.replies.clear()
         self.requests.clear()
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        wait_until(lambda: self._server.started, description="the scripted provider to listen")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._server.should_exit = True
-        self._thread.join(timeout=10)
-        self._socket.close()
-        assert not self._thread.is_alive()
-
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
-        body = b""
-        while (message := await receive()).get("more_body"):
-            body += message["body"]
-        body += message.get("body", b"")
+        body = await self._body(receive)
         headers = {name.decode().lower(): value.decode() for name, value in scope["headers"]}
-        self.requests.append(Request(path=scope["path"], headers=headers, body=json.loads(body)))
+        self.requests.append(Request(path=scope["path"], headers=headers, body=body))
         reply = self.replies.popleft() if self.replies else Refusal(status=418, body={"error": "unexpected"})
         if isinstance(reply, Refusal):
             await _refuse(reply, send)

@@ -9,18 +9,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import socket
-import threading
 import time
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Any, Self
-
-import uvicorn
+from typing import Any
 
 from mainstem_tasks.testing.histories import fault_of
 from support.fakes import provider_protocols
-from support.waiting import wait_until
+from support.fakes.served_apps import ServedApp
 
 USAGE = {
     "prompt_tokens": 100,
@@ -54,33 +49,15 @@ def text_of(message: dict[str, Any]) -> str:
     return content or ""
 
 
-class StrictProvider:
+class StrictProvider(ServedApp):
     """Use it as a context manager. `requests` has what came; `left` when clients went away in mid-stream."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.requests: list[dict[str, Any]] = []
         self.faults: list[str] = []
         self.left: list[float] = []
         self._numbers = itertools.count(1)
-        self._socket = socket.socket()
-        self._socket.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(
-            self._app,
-            interface="asgi3",
-            log_level="critical",
-            lifespan="off",
-            ws="none",
-            timeout_graceful_shutdown=1,
-        )
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(
-            target=self._server.run, args=([self._socket],), name="strict-provider"
-        )
-
-    @property
-    def url(self) -> str:
-        """The base address for clients of all three protocols."""
-        return f"http://127.0.0.1:{self._socket.getsockname()[1]}/v1"
 
     def clear(self) -> None:
         """Forget what came."""
@@ -88,24 +65,8 @@ class StrictProvider:
         self.faults.clear()
         self.left.clear()
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        wait_until(lambda: self._server.started, description="the strict provider to listen")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._server.should_exit = True
-        self._thread.join(timeout=10)
-        self._socket.close()
-        assert not self._thread.is_alive()
-
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
-        body = b""
-        while (message := await receive()).get("more_body"):
-            body += message["body"]
-        path, sent = scope["path"], json.loads(body + message.get("body", b""))
+        path, sent = scope["path"], await self._body(receive)
         fault = fault_of(path, sent)
         asked = provider_protocols.as_chat(path, sent)
         self.requests.append(asked)
