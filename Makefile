@@ -6,6 +6,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 # Another environment for another Python: make test PYTHON=python3.13 VENV=.venv313
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Tests start hundreds of processes: none needs to compile this checkout anew.
+unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help run demo test shuffled check docs budgets hooks coverage npm bench bench-quick bench-full draining plots chaos archive fuzz-providers rabbitmq frameworks celery-tests prove guards mutants soak lock clean fleet
