@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from playwright.async_api import FilePayload, Page
 
 from mainstem_shared import archive
 from mainstem_shared.operations import archive_upkeep
@@ -22,7 +23,7 @@ from mainstem_shared.operations.performing import Operations
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import endpoints
 from mainstem_shared.store.client import Store
-from support.clients.browsers import chromium, tabs
+from support.clients.browsers import barriers, chromium, tabs
 from support.clients.npm_clients import Program
 from support.fakes.strict_provider import StrictProvider, text_of
 from support.paths import TESTS
@@ -36,6 +37,8 @@ BYTES = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
 PICTURE = "data:image/png;base64," + base64.b64encode(BYTES + bytes(70_000)).decode()
+NOTE: FilePayload = {"name": "note.pdf", "mimeType": "application/pdf", "buffer": b"%PDF-"}
+PHOTOS = ["data:image/png;base64," + base64.b64encode(BYTES).decode(), PICTURE, PICTURE]
 INPUT = {"history": True, "use_tools": ["transfer"]}
 """Also for clients that send the whole conversation: nothing may be said twice."""
 OVER = {"succeeded", "failed", "aborted"}
@@ -120,6 +123,7 @@ def talk(
         kept = {
             "archive_url": f"sqlite:///{directory}/archive.db",
             "blob_url": f"file://{directory}/blobs",
+            "blob_max_mb": 1,
             "archive_hot_s": 0,
             "compact_after_s": 3600,
             "default_engine": "openai",
@@ -265,3 +269,82 @@ def next_turn(talk: Conversation, words: str) -> None:
     answers = "".join(text for role, text in talk.asked() if role == "assistant")
     shown = "".join(p["text"] for m in talk.messages()[1:-1:2] for p in m["parts"] if p["type"] == "text")
     assert answers == shown
+
+
+# -- files on the page
+
+
+def test_photos_are_picked_dropped_and_pasted_on_the_page(talk: Conversation) -> None:
+    """The model gets each as it was chosen, whoever opens the thread later sees them; nothing of it is lost."""
+    asyncio.run(photos(talk))
+
+
+async def photos(talk: Conversation) -> None:
+    async with chromium() as browser:
+        async with tabs(browser, talk.url) as opened:
+            page = await opened.open()
+            await page.locator("#attach").wait_for()
+            await choose(page)
+            await page.get_by_label("Message", exact=True).press("Enter")
+            await page.locator(".turn-notes").wait_for()
+            assert await page.locator("#files .attachment").count() == 0
+            assert pictures_of(talk.provider.requests[-1]) == PHOTOS
+            await send_after_a_refusal(page)
+            opened.expect_broken_requests()
+            thread = page.url.split("#")[1]
+        async with tabs(browser, talk.url) as opened:
+            page = await opened.open(f"/#{thread}")
+            shown = page.locator(".said .attachment img")
+            await shown.nth(2).wait_for()
+            assert await shown.evaluate_all("(all) => all.map((each) => each.src)") == PHOTOS
+            await page.locator(".said").nth(1).get_by_text("note.pdf").wait_for()
+    request = talk.provider.requests[-1]
+    assert pictures_of(request) == PHOTOS
+    assert request["messages"][-1]["content"][1]["file"]["filename"] == "note.pdf"
+    assert talk.provider.faults == []
+
+
+async def choose(page: Page) -> None:
+    """Pick, drop and paste; an empty file is refused, and one that was chosen is removed again."""
+    empty = {"name": "empty.png", "mimeType": "image/png", "buffer": b""}
+    await page.locator("#file-picker").set_input_files(
+        [{"name": "small.png", "mimeType": "image/png", "buffer": BYTES}, empty, NOTE]
+    )
+    await page.get_by_text("empty.png: there is nothing in it").wait_for()
+    photo = {"name": "large.png", "type": "image/png", "base64": PICTURE.partition(",")[2]}
+    for event, target in (("drop", "#stage"), ("paste", "#message")):
+        await page.evaluate(
+            """([event, target, { name, type, base64 }]) => {
+                const transfer = new DataTransfer(), how = { bubbles: true, cancelable: true };
+                const bytes = Uint8Array.from(atob(base64), (each) => each.charCodeAt(0));
+                transfer.items.add(new File([bytes], name, { type }));
+                document.querySelector(target).dispatchEvent(event === "drop"
+                    ? new DragEvent(event, { dataTransfer: transfer, ...how })
+                    : new ClipboardEvent(event, { clipboardData: transfer, ...how }));
+            }""",
+            [event, target, photo],
+        )
+    await page.locator("#files .attachment").nth(3).wait_for()
+    assert await barriers(page) == []
+    await page.get_by_role("button", name="Remove note.pdf").click()
+    assert await page.locator("#files .attachment").count() == 3
+
+
+async def send_after_a_refusal(page: Page) -> None:
+    """A file over the limit is refused by the setting's name; what was written stays, and goes without it."""
+    large = {"name": "large.bin", "mimeType": "text/plain", "buffer": bytes(1_500_000)}
+    await page.locator("#file-picker").set_input_files([NOTE, large])
+    field = page.get_by_label("Message", exact=True)
+    await field.fill("and this")
+    await page.get_by_role("button", name="Remove large.bin").wait_for()
+    await field.press("Enter")
+    await page.locator("#notice").get_by_text("MAINSTEM_BLOB_MAX_MB").wait_for()
+    await page.get_by_role("button", name="Remove large.bin").click()
+    assert await field.input_value() == "and this"
+    await field.press("Enter")
+    await page.locator(".turn-notes").nth(1).wait_for()
+
+
+def pictures_of(request: dict[str, Any]) -> list[str]:
+    contents = [each["content"] for each in request["messages"] if isinstance(each["content"], list)]
+    return [part["image_url"]["url"] for content in contents for part in content if "image_url" in part]

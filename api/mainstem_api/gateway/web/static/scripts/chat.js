@@ -5,7 +5,7 @@ import * as api from "./api.js";
 import { Composer } from "./composer.js";
 import { Connection } from "./connection.js";
 import { announce, breath, byId, el, icon, notify, setText } from "./dom.js";
-import { Engines } from "./engines.js";
+import { Engines, promptOf } from "./engines.js";
 import { exchanges, isOver, runOf, textOf } from "./exchanges.js";
 import { guard } from "./identity.js";
 import { unanswered } from "./said.js";
@@ -25,7 +25,7 @@ class Chat {
     this.thread = null;
     this.engines = new Engines([]);
     this.connection = new Connection();
-    this.composer = new Composer({ send: (text) => this.send(text), stop: () => this.stop() });
+    this.composer = new Composer({ send: (text) => this.send(text), stop: () => this.stop(), takesFiles: (name) => this.engines.takesFiles(name) });
     this.threads = new Threads({
       open: () => this.sidebar(false),
       remove: (id) => this.remove(id),
@@ -349,12 +349,12 @@ class Chat {
     const { active, thread } = this;
     notify(null);
     this.sending = true;
-    this.composer.write("");
+    const files = this.composer.take();
     try {
       if (active) await this.say(active, text);
-      else await this.start(text, { switches });
+      else await this.start(text, { switches, files });
     } catch (error) {
-      this.composer.restore(thread, text); // nothing that was written gets lost
+      this.composer.restore(thread, text, files); // nothing that was written gets lost
       notify(error.message);
     } finally {
       this.sending = false;
@@ -392,11 +392,11 @@ class Chat {
   }
 
   /** Start a run on the open thread, or on a new one; after what is open, if that is not the latest branch. */
-  async start(text, { switches = new Set() }) {
+  async start(text, { switches = new Set(), files = [] }) {
     const { engine } = this.composer;
-    const input = this.engines.input(engine, text, { switches });
+    const input = this.engines.input(engine, text, { switches, files });
     const last = this.branch && [...this.turns.keys()].at(-1);
-    await this.begun({ engine, input, metadata: { prompt: line(text) }, ...(last ? { parent: last } : {}) });
+    await this.begun({ engine, input, metadata: { prompt: promptOf(text, files) }, ...(last ? { parent: last } : {}) });
   }
 
   async begun(body) {

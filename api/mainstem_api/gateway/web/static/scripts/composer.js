@@ -2,6 +2,7 @@
 
 import { byId, el, icon } from "./dom.js";
 import { switchButtons } from "./engines.js";
+import { Files } from "./files.js";
 
 const ENGINE = "mainstem.engine";
 
@@ -11,7 +12,8 @@ const store = {
 };
 
 export class Composer {
-  constructor({ send, stop }) {
+  constructor({ send, stop, takesFiles }) {
+    this.takesFiles = takesFiles;
     this.form = byId("composer");
     this.field = byId("message");
     this.engineMenu = byId("engine");
@@ -21,6 +23,7 @@ export class Composer {
     this.stopButton.append(icon("stop"));
     this.switches = switchButtons(byId("switches"));
     this.thread = undefined; // not turned to any yet
+    this.files = new Files({ changed: () => this.show(), refusal: () => this.refusal() });
     this.form.addEventListener("submit", (event) => { event.preventDefault(); this.submit(send); });
     this.field.addEventListener("keydown", (event) => {
       // While a word is composed (in Japanese, say), Enter belongs to the input method.
@@ -49,6 +52,7 @@ export class Composer {
     if (thread === this.thread) return; // what was written meanwhile stays
     this.thread = thread;
     this.field.value = store.get(this.key) ?? "";
+    this.files.turnTo(this.key);
     this.changed();
   }
 
@@ -56,6 +60,7 @@ export class Composer {
   begun(thread) {
     store.set(this.key, "");
     this.thread = thread;
+    this.files.turnTo(this.key);
     this.changed();
   }
 
@@ -63,7 +68,14 @@ export class Composer {
 
   submit(send) {
     const text = this.field.value.trim();
-    if (text && !this.busy) send(text);
+    if (text || (this.files.chosen.length && !this.isActive)) send(text);
+  }
+
+  /** Empty the field to send what it had; return the files, if what is sent begins a run. */
+  take() {
+    const files = this.isActive ? [] : this.files.take();
+    this.write("");
+    return files;
   }
 
   /** Put text into the field, and keep it as a draft. */
@@ -73,8 +85,9 @@ export class Composer {
   }
 
   /** Give back what could not be sent: into the field, or as the draft of a thread that was left meanwhile. */
-  restore(thread, text) {
+  restore(thread, text, files = []) {
     const key = `mainstem.draft.${thread ?? "new"}`;
+    this.files.restore(key, files);
     if (key !== this.key) store.set(key, store.get(key) ?? text);
     else if (!this.field.value) this.write(text);
   }
@@ -93,9 +106,18 @@ export class Composer {
     this.show();
   }
 
+  get isActive() { return this.state === "active" || this.state === "paused"; }
+
+  /** Return why no files can be attached now; null if they can. */
+  refusal() {
+    if (this.isActive) return "What is said to a run that is at work is text: send files once it has ended.";
+    return this.takesFiles(this.engine) ? null : `The engine ${this.engine} takes no files.`;
+  }
+
   show() {
-    const writing = this.field.value.trim() !== "";
-    const active = this.state === "active" || this.state === "paused";
+    const active = this.isActive;
+    const writing = this.field.value.trim() !== "" || (this.files.chosen.length > 0 && !active);
+    this.files.button.hidden = this.refusal() !== null;
     this.form.dataset.state = this.state ?? "idle";
     this.field.placeholder = { active: "Say something to the run …", paused: "Decide above to go on" }[this.state] ?? "Write a message";
     this.stopButton.hidden = !active;

@@ -1,6 +1,8 @@
 // What an engine's input is made of: a message, the conversation so far, and for the demo engine its switches.
 
 import { el } from "./dom.js";
+import { contentOf } from "./files.js";
+import { line } from "./values.js";
 
 /** How the engines of this deployment are spoken to, judged by the input schemas they announced. */
 export class Engines {
@@ -15,14 +17,17 @@ export class Engines {
     return field in (this.schemas.get(engine)?.properties ?? {});
   }
 
+  takesFiles(engine) { return this.accepts(engine, "messages"); }
+
   /**
-   * Return a run's input for a message. A message that is a JSON object is the input itself; others get the message, in
+   * Return a run's input for a message. A message that is a JSON object, without files, is the input itself; others get the message, in
    * `messages` or as their text. What was said before is the server's to add (`history`, or the engine reads it itself).
    */
-  input(engine, message, { switches }) {
-    const given = asObject(message);
+  input(engine, message, { switches, files = [] }) {
+    if (files.length && !this.takesFiles(engine)) throw new Error(`The engine ${engine} takes no files.`);
+    const given = files.length ? null : asObject(message);
     if (given) return given;
-    const messages = [{ role: "user", content: message }];
+    const messages = [{ role: "user", content: contentOf(message, files) }];
     if (engine === "demo") {
       const input = demoInput(message, switches, this.accepts("demo", "echo_input"));
       return this.accepts("demo", "message") ? { ...input, message } : input;
@@ -47,6 +52,9 @@ export class Engines {
     return field ? { ...input, [field]: text } : this.input(engine, text, { switches: new Set() });
   }
 }
+
+/** Return what lists of runs show of a message. */
+export const promptOf = (text, files) => line(text || files.map(({ name }) => name).join(", "));
 
 const TEXTS = ["message", "text", "prompt", "question", "query"]; // as the server reads what was said
 
