@@ -1,6 +1,6 @@
 """A memory is what an engine keeps on a thread, as bytes by key; `Changes` is what one commit does to it.
 
-Pure. The verbs `checkpoint`, `pause` and `finish` commit changes.
+Pure. The verbs `checkpoint`, `pause` and `finish` commit changes; `copy` puts a fork's.
 """
 
 from __future__ import annotations

@@ -21,9 +21,10 @@ from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.descriptions import Description
 from mainstem_shared.model.events import Entry, Type
+from mainstem_shared.model.memories import Changes
 from mainstem_shared.model.principals import Principal
 from mainstem_shared.model.record import Record
-from mainstem_shared.model.runs import RECORD_VERSION, ErrorInfo, ForkedFrom, Reason, Spec
+from mainstem_shared.model.runs import RECORD_VERSION, ErrorInfo, ForkedFrom, Reason, Spec, Status
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import ending
 from mainstem_shared.operations.performing import COPY, Operations, nobody
@@ -138,6 +139,7 @@ class _Making:
         self._thread_id = thread_id
         self._previous = ""
         self._there: set[str] = set()
+        self._ids: dict[str, str] = {}
         self._now = now_ms()
 
     def _id(self, copied: _Copied) -> str:
@@ -191,6 +193,7 @@ class _Making:
             Conflict: somebody else began a run on the thread.
         """
         node, run_id = copied.node, self._id(copied)
+        self._ids[node.run_id] = run_id
         if run_id in self._there:
             self._previous = run_id
             return
@@ -200,6 +203,7 @@ class _Making:
         files = _Files(run_id, of={node.run_id, node.answers.run_id})
         run_input = await self._input(copied)
         original = await self._original(state, copied.cut) if copied.is_answered else _unanswered()
+        original = replace(original, memory=await self._memory(state, copied))
         original = files.renamed_in(original, run_input)
         await files.put(self._operations)
         settings = self._operations.settings
@@ -214,6 +218,31 @@ class _Making:
         if not await self._operations.perform(change, notify=nobody):
             raise errors.Conflict(_TAKEN)
         self._previous = run_id
+
+    async def _memory(self, state: State, copied: _Copied) -> Changes | None:
+        """Return what an engine keeps on the thread, if it is as this run left it and the copy is whole.
+
+        Keys and values that are ids of copied runs become those of the copies: engines note there whose turn
+        something is of.
+        """
+        is_at_rest = state.status.is_terminal or state.status is Status.REQUIRES_ACTION
+        if not copied.is_answered or copied.cut not in (None, state.top) or not is_at_rest:
+            return None
+        engine = state.spec.engine
+        kept = await transitions.left_by(self._store, copied.node.run_id, engine=engine)
+        if kept and not state.status.is_terminal:  # or it went on meanwhile, and changed what was read
+            now = await transitions.find(self._store, copied.node.run_id)
+            kept = kept if isinstance(now, State) and now.epoch == state.epoch else {}
+        named = {original.encode(): copy.encode() for original, copy in self._ids.items()}
+        values = {self._renamed(key): named.get(value, value) for key, value in kept.items()}
+        if not values:
+            return None
+        size = sum(len(key.encode()) + len(value) for key, value in values.items())
+        ttl_ms = self._operations.settings.thread_ttl_ms
+        return Changes(engine=engine, values=values, size=size, ttl_ms=ttl_ms)
+
+    def _renamed(self, key: str) -> str:
+        return "/".join(self._ids.get(name, name) for name in key.split("/"))
 
     def _spec(self, run_id: str, copied: _Copied, state: State) -> Spec:
         self._now = max(self._now + 1, now_ms())

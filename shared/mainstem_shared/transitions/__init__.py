@@ -135,7 +135,17 @@ from mainstem_shared.transitions.spending import (
     reserve,
     settle,
 )
-from mainstem_shared.transitions.threads import ERASE, FORGET, PROMOTE, Held, erase, forget, promote, recall
+from mainstem_shared.transitions.threads import (
+    ERASE,
+    FORGET,
+    PROMOTE,
+    Held,
+    erase,
+    forget,
+    left_by,
+    promote,
+    recall,
+)
 
 __all__ = [
     "ADMIT",
@@ -244,6 +254,7 @@ __all__ = [
     "inbox",
     "keep_event",
     "last_checkpoint",
+    "left_by",
     "load_checkpoint",
     "mark",
     "move",

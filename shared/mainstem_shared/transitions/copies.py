@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mainstem_shared.model import jsontext, runs
+from mainstem_shared.model import jsontext, memories, runs
 from mainstem_shared.model.descriptions import Description
 from mainstem_shared.model.runs import Reason, Spec
 from mainstem_shared.model.time import now_ms
@@ -26,6 +26,8 @@ class Original:
     error: runs.ErrorInfo | None
     decisions: list[dict[str, Any]]
     description: Description
+    memory: memories.Changes | None = None
+    """What its engine keeps on the thread, if this run was the last to change it."""
 
 
 async def copy(
@@ -45,12 +47,13 @@ async def copy(
     about = original.description
     reply = await store.verb(
         COPY,
-        [k.record, k.log, k.thread, k.thread_runs, k.recent, k.compact],
+        [k.record, k.log, k.thread, k.thread_runs, k.recent, k.compact,
+         keys.memory(spec.run_id, original.memory)],
         [
             now, nonce, spec.run_id, spec.model_dump_json(), original.run_input, jsontext.dumps(body),
             reason.status.value, reason.value, _json(failure), _json(original.decisions or None),
             _json(about.title), _json(about.labels), _json(about.metadata), retention_ms,
-            now + compact_after_ms, spec.v, previous,
+            now + compact_after_ms, spec.v, previous, *memories.arguments(original.memory),
         ],
     )  # fmt: skip
     return reply[0] == b"copied"

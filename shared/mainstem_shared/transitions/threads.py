@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from mainstem_shared.model import ids
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Script, Store
@@ -54,6 +55,19 @@ async def recall(
         ("HGETALL", key), ("PEXPIRE", key, ttl_ms, "GT"), patience_s=patience_s, large=True
     )
     return {key.decode(): value for key, value in kept.items()}  # a connection of its own: redis-py's reply
+
+
+async def left_by(store: Store, run_id: str, *, engine: str) -> dict[str, bytes]:
+    """Return what an engine keeps on a thread if this run was the last to change it; else nothing."""
+    _, unique = ids.split(run_id)
+    kept, wrote = await store.commands(
+        ("HGETALL", keys.memory_of(run_id, engine)),
+        ("HGET", keys.run(run_id).thread, f"wrote:{engine}"),  # second: nobody changed what was read
+        large=True,
+    )
+    if wrote is None or wrote.decode() != unique:
+        return {}
+    return {key.decode(): value for key, value in kept.items()}
 
 
 async def erase(store: Store, tenant: str, thread_id: str) -> None:

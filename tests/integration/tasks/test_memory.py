@@ -17,6 +17,7 @@ from mainstem_shared.settings import Settings
 from mainstem_shared.store.client import Store
 from mainstem_tasks import RunContext, SyncRunContext, engine
 from mainstem_tasks.execution import segments
+from mainstem_tasks.execution.runtime import Runtime
 from mainstem_tasks.testing import run_engine
 from support.processes import dying_worker
 from support.processes.dying_process import Messages
@@ -113,6 +114,79 @@ async def test_it_is_deleted_with_its_thread(settings: Settings, runs: AsyncRuns
         await Deleter(aborter=aborter).delete_user(tenant=Principal().tenant, user_id=Principal().user_id)
     assert await kept(store, run_id, "memory.ends") == {}
     assert [key async for key in store.client.scan_iter("*memory*")] == []
+
+
+# -- forks
+
+
+@engine("memory.names")
+async def names(run: RunContext[dict[str, Any]]) -> None:
+    """Keep something for this run, and which run it was; the input may have it pause first."""
+    if run.input.get("pause") and not run.decisions:
+        await run.memory.put("asked", b"yes")
+        await run.ask(["go on?"])
+    await run.text("one two")
+    await run.memory.put(f"turns/{run.run_id}", b"x")
+    await run.memory.put("last", run.run_id.encode())
+
+
+async def ran(runs: AsyncRuns, here: Runtime, engine_name: str, /, thread: str = "t", **given: Any) -> str:
+    run_id = (await runs.start(thread, engine_name, {"text": "go", **given})).run_id
+    await segments.execute(here, run_id, task_id="t")
+    return run_id
+
+
+async def test_a_fork_takes_it_along_and_goes_on_with_its_own(
+    settings: Settings, runs: AsyncRuns, store: Store
+):
+    """Also a fork of a fork; ids of copied runs name the copies, and nobody's changes reach the others."""
+    async with working(settings) as here:
+        await ran(runs, here, "memory.ends", key="other engine's")
+        original = await ran(runs, here, "memory.names")
+        fork = await runs.fork_thread("t")
+        again = await runs.fork_thread(fork.thread_id)
+        for made in (fork, again):
+            mine = {f"turns/{made.run_id}": b"x", "last": made.run_id.encode()}
+            assert await kept(store, made.run_id, "memory.names") == mine
+            assert await kept(store, made.run_id, "memory.ends") == {"other engine's": b"kept"}
+        later = await ran(runs, here, "memory.names", thread=fork.thread_id)
+        assert set(await kept(store, later, "memory.names")) == {
+            f"turns/{fork.run_id}",
+            f"turns/{later}",
+            "last",
+        }
+        await runs.delete_thread("t")
+    assert await kept(store, original, "memory.names") == {}
+    assert await kept(store, again.run_id, "memory.names") == mine
+    assert await kept(store, again.run_id, "memory.ends") == {"other engine's": b"kept"}
+
+
+async def test_a_fork_has_no_memory_of_what_comes_later(settings: Settings, runs: AsyncRuns, store: Store):
+    """Before the run that changed it last, in the middle of it, or while it runs: none, rather than a later one."""
+    async with working(settings) as here:
+        first = await ran(runs, here, "memory.names")
+        second = await ran(runs, here, "memory.names")
+        events = [event.cursor async for event in runs.events(second)]
+        points: list[dict[str, Any]] = [
+            {"at": first},
+            {"at": f"{second}.in"},
+            {"at": second, "cursor": events[-2]},
+        ]
+        for point in points:
+            fork = await runs.fork_thread("t", **point)
+            assert await kept(store, fork.run_id, "memory.names") == {}, point
+        whole = await runs.fork_thread("t", at=second)
+        assert set(await kept(store, whole.run_id, "memory.names")) == {
+            f"turns/{one}" for one in (await ids_of(runs, whole.thread_id))
+        } | {"last"}
+        paused = await ran(runs, here, "memory.names", thread="paused", pause=True)
+        fork = await runs.fork_thread("paused")
+        assert await kept(store, fork.run_id, "memory.names") == {"asked": b"yes"}
+        assert (await runs.get(paused)).status is Status.REQUIRES_ACTION
+
+
+async def ids_of(runs: AsyncRuns, thread: str) -> list[str]:
+    return [m.id for m in (await runs.messages(thread)).messages if m.role == "assistant"]
 
 
 # -- the limits, and plain engines

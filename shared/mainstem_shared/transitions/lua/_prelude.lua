@@ -77,8 +77,8 @@ end
 
 -- Commit what an engine keeps on its thread. `args` has from `first` on: engine ('' for no change), bytes of all of
 -- it afterwards, its TTL, number of puts, then key and value of each, then the keys that are deleted. The thread
--- lists it.
-local function remember(memory, thread, args, first)
+-- lists it, and which run (the last part of its id) changed it last: a fork after that run takes the memory along.
+local function remember(memory, thread, args, first, record)
   local engine, size, ttl = args[first], args[first + 1], args[first + 2]
   if engine == '' then
     return
@@ -93,11 +93,11 @@ local function remember(memory, thread, args, first)
     at = at + 1
   end
   if redis.call('EXISTS', memory) == 1 then
-    redis.call('HSET', thread, 'memory:' .. engine, size)
+    redis.call('HSET', thread, 'memory:' .. engine, size, 'wrote:' .. engine, string.match(record, '([^:]+):record$'))
     extend(memory, ttl)
     extend(thread, ttl)
   else
-    redis.call('HDEL', thread, 'memory:' .. engine)
+    redis.call('HDEL', thread, 'memory:' .. engine, 'wrote:' .. engine)
   end
 end
 

@@ -30,5 +30,5 @@ end
 
 redis.call('HSET', checkpoint, 'v', 1, 'cursor', cursor, 'state', state, 'fold', fold)
 extend(checkpoint, live_ttl)
-remember(memory, thread, ARGV, 8)
+remember(memory, thread, ARGV, 8, record)
 return { 'stored' }

@@ -1,20 +1,23 @@
 #!lua
 --[[
 Create a copy of another thread's run: over from the start, its whole content in its last entry. Nobody executes it.
+What its engine keeps on the thread comes with the copy of the run that changed it last.
 
-KEYS  1 record  2 log  3 thread  4 thread runs  5 recent  6 compact
+KEYS  1 record  2 log  3 thread  4 thread runs  5 recent  6 compact  7 memory
 ARGV  1 now_ms  2 nonce: the same for every call that makes this copy  3 run_id  4 spec  5 input
       6 body of `run.finished`  7 status  8 reason  9 error, or ''  10 decisions, or ''
       11 title  12 labels  13 metadata: what people say about it, or ''  14 retention_ms
       15 when its deltas are dropped, or it is archived  16 version of the record
       17 previous: the copy before this one, or ''
+      18 engine, or '' for no memory  19 bytes of the memory  20 its TTL in ms  21 puts
+      then key and value of each put
 Returns
   {'copied'}     also to a repeat
   {'taken'}      the thread has other runs, or was another user's
 --]]
-local record, log, thread, runs, recent, compact = unpack(KEYS)
+local record, log, thread, runs, recent, compact, memory = unpack(KEYS)
 local now, nonce, run_id, spec, input, body, status, reason, err, decisions, title, labels, metadata,
-  retention, compact_at, version, previous = unpack(ARGV)
+  retention, compact_at, version, previous, _, _, _, _ = unpack(ARGV)
 
 local mine = redis.call('HGET', record, 'n0')
 if mine then
@@ -51,4 +54,5 @@ redis.call('ZADD', runs, made.created_ms, run_id)
 redis.call('ZADD', recent, made.created_ms, run_id)
 redis.call('ZADD', compact, compact_at, run_id)
 extend(runs, retention)
+remember(memory, thread, ARGV, 18, record)
 return { 'copied' }

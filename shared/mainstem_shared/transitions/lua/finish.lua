@@ -68,7 +68,7 @@ redis.call('DEL', effects)
 redis.call('PEXPIRE', record, retention)
 redis.call('PEXPIRE', log, retention)
 extend(runs, retention)
-remember(memory, thread, ARGV, 17)
+remember(memory, thread, ARGV, 17, record)
 redis.call('ZREM', unfinished, run_id)
 redis.call('ZADD', compact, compact_at, run_id)
 local next_run = false

@@ -54,7 +54,7 @@ redis.call('HDEL', checkpoint, 'fold') -- it is the snapshot's, until a continua
 if has_checkpoint == '1' then
   redis.call('HSET', checkpoint, 'state', bytes)
 end
-remember(memory, thread, ARGV, 19)
+remember(memory, thread, ARGV, 19, record)
 extend(effects, live_ttl)
 for _, key in ipairs({ record, log, snapshot, checkpoint }) do
   extend(key, live_ttl)
