@@ -7,7 +7,7 @@ produced, the run's own input comes first: several runs after the same message a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -56,13 +56,20 @@ class Tree:
         self.nodes: dict[str, Node] = {}
         self._owners: dict[str, tuple[Node, int | None]] = {}
         """By id of a message: the run that it came with, and how many of its inputs end with this one."""
+        self._answers: dict[tuple[str, int | None], list[str]] = {}
+        """By what is answered: the ids of its answers, oldest first."""
+        self._edits: dict[str | None, list[str]] = {}
+        """By the message before them: the ids of what was said there, oldest first."""
         previous: Node | None = None
         for spec in sorted(specs, key=lambda spec: (spec.created_ms, spec.run_id)):
             node = self._node(spec, previous)
             self.nodes[spec.run_id] = previous = node
             self._owners[spec.run_id] = (node, None)
+            if node.is_answered:
+                self._answers.setdefault((node.answers.run_id, node.prefix), []).append(node.run_id)
             if not node.is_again:
                 self._owners.setdefault(messages.last_input_id(spec), (node, None))
+                self._edits.setdefault(node.after, []).append(messages.last_input_id(spec))
         self.newest = previous
 
     def _node(self, spec: Spec, previous: Node | None) -> Node:
@@ -117,11 +124,8 @@ class Tree:
 
     def answers_to(self, node: Node) -> list[str]:
         """Return the ids of all answers to what this run answers, oldest first."""
-        same = (node.answers.run_id, node.prefix)
-        there = (n for n in self.nodes.values() if (n.answers.run_id, n.prefix) == same)
-        return [n.run_id for n in there if n.is_answered]
+        return list(self._answers.get((node.answers.run_id, node.prefix), ()))
 
     def edits_of(self, node: Node) -> list[str]:
         """Return the ids of all that was said in the place of what this run answers, oldest first."""
-        there: Sequence[Node] = [n for n in self.nodes.values() if n.after == node.after and not n.is_again]
-        return [messages.last_input_id(n.spec) for n in there]
+        return list(self._edits.get(node.after, ()))
