@@ -311,8 +311,10 @@ class Translator:
 
     def _say_annotations(self, number: int, annotations: Sequence[Mapping[str, Any]]) -> None:
         known = self.fold.parts[number]
-        told = known.annotations or () if isinstance(known, TextPart) else ()
-        for annotation in annotations[len(told) :]:
+        if not isinstance(known, TextPart):
+            return
+        for annotation in annotations[len(known.annotations or ()) :]:
+            known.annotations = [*(known.annotations or ()), dict(annotation)]  # for `text_ended`
             self.annotated(annotation)
 
     def _known_text(self, number: int) -> str:

@@ -57,6 +57,13 @@ class TaskUpdates(Translator):
     def call_ended(self, call: Mapping[str, Any]) -> None:
         self.call_ready(call)
 
+    def part_set(self, part: Mapping[str, Any], *, again: bool) -> None:
+        del again
+        self._say_artifact(*_whole(part), append=False)
+
+    def output_changed(self, value: Any) -> None:
+        self._say_artifact("output", {"data": value}, append=False)
+
     def rewound(self) -> None:
         for name in self._begun:
             self._say_artifact(name, {"text": ""}, append=False)
@@ -69,7 +76,8 @@ class TaskUpdates(Translator):
         self._say_status(Status(outcome["status"]), outcome=outcome)
 
     def _say_status(self, status: Status, **why: Mapping[str, Any]) -> None:
-        self._say("statusUpdate", {**self._about, "status": status_of(self._about, status, **why)})
+        told = {**self._about, "status": status_of(self._about, status, **why)}
+        self._say("statusUpdate", {**told, **(_metadata(self.fold) if status.is_terminal else {})})
 
     def _say_artifact(self, name: str, part: Mapping[str, Any], *, append: bool) -> None:
         self._begun.add(name)
@@ -93,11 +101,17 @@ def task(attach_point: AttachPoint) -> dict[str, Any]:
         "contextId": spec.thread_id,
         "status": status_of(about, attach_point.status, **why),
         "artifacts": artifacts(attach_point.fold),
+        **_metadata(attach_point.fold),
     }
 
 
+def _metadata(fold: Content) -> dict[str, Any]:
+    reason = fold.extra.get("finish_reason")
+    return {"metadata": {"finish_reason": reason}} if reason else {}
+
+
 def artifacts(fold: Content) -> list[dict[str, Any]]:
-    """Return a run's content as artifacts: its texts together, and one for each call."""
+    """Return a run's content as artifacts: its texts together, one for each call and each other part."""
     texts: dict[str, str] = {}
     calls: list[dict[str, Any]] = []
     for part in fold.parts:
@@ -105,7 +119,23 @@ def artifacts(fold: Content) -> list[dict[str, Any]]:
             texts[_NAMES[part.kind]] = texts.get(_NAMES[part.kind], "") + part.text
         elif part["type"] == "tool_call":
             calls.append({"artifactId": f"call-{part['call_id']}", "parts": [{"data": _call(part)}]})
+        else:
+            name, whole = _whole(part)
+            calls.append({"artifactId": name, "parts": [whole]})
+    if (output := fold.extra.get("output")) is not None:
+        calls.append({"artifactId": "output", "parts": [{"data": output}]})
     return [*({"artifactId": name, "parts": [{"text": text}]} for name, text in texts.items()), *calls]
+
+
+def _whole(part: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the artifact of a part that came whole (`data`, `source`, `file`): its name, what it holds."""
+    name = f"{part['type']}-{part['id']}"
+    if part["type"] == "file":
+        named = {"filename": part["name"]} if "name" in part else {}
+        return name, {"url": part.get("url", ""), "mediaType": part["media_type"], **named}
+    if part["type"] == "data":
+        return name, {"data": part["value"], "metadata": {"name": part["name"]}}
+    return name, {"data": {member: part[member] for member in part if member not in ("type", "id")}}
 
 
 def _call(call: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,10 +48,10 @@ def of_thread(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 def _of_message(message: Message) -> Iterator[dict[str, Any]]:
     if message.role == "assistant":
-        yield from of_content(message.run_id, message.parts)
+        yield from of_content(message.run_id, message.parts, finish_reason=message.finish_reason)
         return
     kind = "human" if message.role == "user" else message.role
-    yield {"type": kind, "id": message.id, "content": text_of(message.parts)}
+    yield {"type": kind, "id": message.id, "content": _content(message.parts)}
 
 
 def text_of(parts: Sequence[Mapping[str, Any]]) -> str:
@@ -59,7 +59,41 @@ def text_of(parts: Sequence[Mapping[str, Any]]) -> str:
     return "".join(part["text"] for part in parts if part["type"] == "text")
 
 
-def of_content(run_id: str, parts: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def _content(parts: Sequence[Mapping[str, Any]]) -> str | list[dict[str, Any]]:
+    """Return texts as one; with files, citations or sources among them LangChain's standard blocks."""
+    blocks = [block for part in parts if (block := _block(part)) is not None]
+    if all(block.keys() <= {"type", "text"} for block in blocks):
+        return text_of(parts)
+    return blocks
+
+
+def _block(part: Mapping[str, Any]) -> dict[str, Any] | None:
+    match part["type"]:
+        case "text" if part.get("annotations"):
+            return {"type": "text", "text": part["text"], "annotations": [*map(_cited, part["annotations"])]}
+        case "text":
+            return {"type": "text", "text": part["text"]}
+        case "source" if "url" in part:
+            return {"type": "text", "text": "", "annotations": [_cited(part)]}
+        case "file":
+            kind = str(part["media_type"]).partition("/")[0]
+            named = {"extras": {"filename": part["name"]}} if "name" in part else {}
+            block = kind if kind in ("image", "audio", "video") else "file"
+            return {"type": block, "url": part.get("url", ""), "mime_type": part["media_type"], **named}
+        case _:
+            return None
+
+
+def _cited(noted: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(noted.get("url"), str):
+        return {"type": "non_standard_annotation", "value": dict(noted)}
+    kept = ("url", "title", "start_index", "end_index")
+    return {"type": "citation", **{name: noted[name] for name in kept if name in noted}}
+
+
+def of_content(
+    run_id: str, parts: Sequence[Mapping[str, Any]], *, finish_reason: str | None = None
+) -> Iterator[dict[str, Any]]:
     """Yield a run's content as messages: what the model said with its calls, then their results."""
     calls = [part for part in parts if part["type"] == "tool_call"]
     told = [
@@ -67,12 +101,16 @@ def of_content(run_id: str, parts: Sequence[Mapping[str, Any]]) -> Iterator[dict
         for call in calls
         if not isinstance(call["arguments"], str)
     ]
-    yield {"type": "ai", "id": run_id, "content": text_of(parts), "tool_calls": told}
+    refused = "".join(part["text"] for part in parts if part["type"] == "refusal")
+    about: dict[str, Any] = {"additional_kwargs": {"refusal": refused}} if refused else {}
+    if finish_reason:
+        about["response_metadata"] = {"finish_reason": finish_reason}
+    yield {"type": "ai", "id": run_id, "content": _content(parts), "tool_calls": told, **about}
     for call in calls:
         if call["state"] not in ("streaming", "called"):
-            about = {"tool_call_id": call["call_id"], "name": call["name"]}
+            answers = {"tool_call_id": call["call_id"], "name": call["name"]}
             message_id = f"{run_id}.{call['call_id']}"
-            yield {"type": "tool", "id": message_id, "content": json_text(call["result"]), **about}
+            yield {"type": "tool", "id": message_id, "content": json_text(call["result"]), **answers}
 
 
 def interrupts(action: Mapping[str, Any] | None) -> list[dict[str, Any]]:

@@ -77,7 +77,8 @@ class GraphRun(Completion):
         del call_id, name, arguments  # it stands in the message
 
     def _end(self, **more: Any) -> None:
-        said = list(messages.of_content(self.run_id, self.fold.dump()["content"]))
+        content, reason = self.fold.dump()["content"], self.fold.extra.get("finish_reason")
+        said = list(messages.of_content(self.run_id, content, finish_reason=reason))
         self.values = {"messages": [*self._before, *said], **more}
         if "messages" in self._modes:
             self._event("messages/complete", said[:1])

@@ -17,7 +17,7 @@ from mainstem_api.gateway.adapters.openai_responses import ids
 from mainstem_api.gateway.adapters.translator import Translator, encode_event
 from mainstem_shared import errors
 from mainstem_shared.model import runs
-from mainstem_shared.model.contents import TextPart
+from mainstem_shared.model.contents import Content, TextPart
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.usage import Usage
 
@@ -163,6 +163,9 @@ class Completion(Translator):
     def _finish(self) -> None:
         if self._calls:
             self.message["tool_calls"] = self._calls
+        if cited := citations(self.fold):
+            self.message["annotations"] = cited
+            self._say_delta({"annotations": cited})
         self._say([{"index": 0, "delta": {}, "logprobs": None, "finish_reason": self.finish_reason}])
         if self._tells_usage:
             self._say([], usage=self.usage())
@@ -195,3 +198,23 @@ class Completion(Translator):
     def _say(self, choices: Sequence[Mapping[str, Any]], **more: Any) -> None:
         chunk = {**self.about, "object": "chat.completion.chunk", "choices": choices, **more}
         self.say_raw(b"id: %s\n%s" % (str(self._place).encode(), encode_event(chunk)))
+
+
+def citations(fold: Content) -> list[dict[str, Any]]:
+    """Return the pages that a content's texts and sources name, as annotations of a message."""
+    texts = [part for part in fold.parts if isinstance(part, TextPart)]
+    noted = [annotation for part in texts for annotation in part.annotations or ()]
+    noted += [part for part in fold.parts if not isinstance(part, TextPart) and part["type"] == "source"]
+    return [
+        {
+            "type": "url_citation",
+            "url_citation": {
+                "url": each["url"],
+                "title": str(each.get("title", "")),
+                "start_index": each.get("start_index", 0),
+                "end_index": each.get("end_index", 0),
+            },
+        }
+        for each in noted
+        if isinstance(each.get("url"), str)
+    ]

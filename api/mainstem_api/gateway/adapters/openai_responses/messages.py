@@ -33,7 +33,8 @@ def _message(item_id: str, role: str, content: list[dict[str, Any]]) -> dict[str
 def _piece(role: str, part: Mapping[str, Any]) -> dict[str, Any] | None:
     match part["type"]:
         case "text" if role == "assistant":
-            return {"type": "output_text", "text": part["text"], "annotations": [], "logprobs": []}
+            noted = list(part.get("annotations") or ())
+            return {"type": "output_text", "text": part["text"], "annotations": noted, "logprobs": []}
         case "text":
             return {"type": "input_text", "text": part["text"]}
         case "refusal":
