@@ -438,3 +438,32 @@ def test_a_damaged_memory_is_refused():
     """Rather than a graph that begins anew in the middle of a conversation."""
     with pytest.raises(ValueError, match="no version"):
         ThreadSaver({"graph/x": b'[["other"],[]]\n'})
+
+
+class Counted(MessagesState, total=False):
+    turns: int
+
+
+async def test_a_fork_has_the_whole_state_of_its_moment(settings: Settings, runs: AsyncRuns):
+    """At the thread's end all channels; at an earlier message the messages alone, and nothing that came later."""
+
+    def count(state: Any) -> dict[str, Any]:
+        turns = state.get("turns", 0) + 1
+        return {"messages": [AIMessage(f"{len(state['messages'])} messages, {turns} turns")], "turns": turns}
+
+    serve_graph("lg_counts", chain(Counted, count=count).compile())
+    said = {"messages": [{"role": "user", "content": "hi"}]}
+    async with working(settings) as here:
+
+        async def turn(thread: str) -> str:
+            run_id = (await runs.start(thread, "lg_counts", said)).run_id
+            await segments.execute(here, run_id, task_id="t")
+            return run_id
+
+        first = await turn("t")
+        await turn("t")
+        fork = await runs.fork_thread("t")
+        again = await runs.fork_thread(fork.thread_id)
+        earlier = await runs.fork_thread("t", at=first)
+        texts = {(await runs.get(await turn(made.thread_id))).text: made for made in (fork, again, earlier)}
+    assert list(texts) == ["5 messages, 3 turns", "3 messages, 1 turns"]
