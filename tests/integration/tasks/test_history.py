@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import re
+from textwrap import indent
 from typing import Any
 
 from pydantic import SecretStr
 
 from mainstem_api import AsyncRuns
+from mainstem_shared.model.runs import Run
 from mainstem_shared.settings import Settings
 from mainstem_tasks import engine
 from mainstem_tasks.execution import segments
 from mainstem_tasks.execution.runtime import Runtime
 from mainstem_tasks.sdk.context import RunContext
 from support.fakes.openai_server import OpenAIServer, answer
+from support.paths import ROOT
 from support.processes.in_process_worker import working
 
 PICTURE = "data:image/png;base64,iVBORw0KGgo="
@@ -115,3 +120,35 @@ async def test_an_engine_sees_its_own_branch_only(runs: AsyncRuns, settings: Set
         await turn(runs, here, "demo", {"text": "b"})
         await turn(runs, here, "history_dangling", {"text": "c"}, parent=first)
     assert [message["content"] for message in seen.pop()] == ["a", "a"]
+
+
+async def test_the_recipes_of_the_documentation_run_as_they_stand(
+    settings: Settings, provider: OpenAIServer
+) -> None:
+    """What docs/messages.md shows for Python does what it says."""
+    text = (ROOT / "docs" / "messages.md").read_text()
+    found = re.search(r"<!-- recipes -->\n\n```py\n(.*?)```", text, re.DOTALL)
+    assert found is not None
+    recipe = (
+        f"async def follow(runs, thread, engine, picture):\n{indent(found[1], '    ')}    return locals()\n"
+    )
+    scope: dict[str, Any] = {}
+    exec(recipe, scope)
+    settings = settings.model_copy(
+        update={"openai_base_url": provider.url, "openai_model": "m", "openai_api_key": SecretStr("k"),
+                "blob_min_kb": 0},
+    )  # fmt: skip
+    provider.replies.extend(answer(f"{number}.") for number in range(4))
+    async with working(settings) as here, AsyncRuns(settings) as runs:
+        wait = runs.wait
+
+        async def executed(run_id: str, **how: Any) -> Run:
+            await segments.execute(here, run_id, task_id="t")
+            return await wait(run_id, **how)
+
+        runs.wait = executed  # type: ignore[method-assign]
+        made = await scope["follow"](runs, "t", "openai", PICTURE)
+    assert made["data"] == base64.b64decode(PICTURE.partition(",")[2])
+    assert [m.parts[0]["text"] for m in made["before"].messages if m.role == "assistant"] == ["0.", "2."]
+    assert made["before"].messages[-1].siblings == [made["second"].run_id, made["again"].run_id]
+    assert [thread.thread_id for thread in made["found"]] == [made["fork"].thread_id]
