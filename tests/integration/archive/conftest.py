@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from mainstem_shared import archive
@@ -16,6 +17,7 @@ from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 from support.models.finishing import Finishing
 from support.processes.dying_process import Messages
+from support.processes.gateways import GatewayThread
 from support.processes.postgresql import PostgresProcess
 
 
@@ -80,3 +82,12 @@ async def sweeper(store: Store, operations: Operations) -> Sweeper:
 def finished(operations: Operations) -> Finishing:
     """Makes runs that said three words and ended."""
     return Finishing(operations)
+
+
+@pytest.fixture
+async def archive_http(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a gateway that has the archive."""
+    kept = {name: getattr(settings, name) for name in ("archive_url", "blob_url", "archive_hot_s")}
+    with GatewayThread(settings.redis_url, settings.broker_url, **kept) as running:
+        async with running.client() as client:
+            yield client

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import httpx
-import pytest
 
 from mainstem_api import AsyncRuns
 from mainstem_shared.model.openai_responses import ResponseId
@@ -17,7 +15,6 @@ from mainstem_shared.store.client import Store
 from mainstem_tasks import engine
 from mainstem_tasks.execution import segments
 from mainstem_tasks.sdk.context import RunContext
-from support.processes.gateways import GatewayThread
 from support.processes.in_process_worker import working
 
 CITED, NAMED = "https://cited.example/a", "https://named.example/b"
@@ -50,15 +47,6 @@ async def archived_parts(run: RunContext[Any]) -> dict[str, str]:
     return {"is": "OUTPUT"}
 
 
-@pytest.fixture
-async def http(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a gateway that has the archive."""
-    kept = {name: getattr(settings, name) for name in ("archive_url", "blob_url", "archive_hot_s")}
-    with GatewayThread(settings.redis_url, settings.broker_url, **kept) as running:
-        async with running.client() as client:
-            yield client
-
-
 async def read(http: httpx.AsyncClient, path: str, run_id: str) -> str:
     if path == "a2a":
         body = {"jsonrpc": "2.0", "id": 1, "method": "GetTask", "params": {"id": run_id}}
@@ -70,16 +58,16 @@ async def read(http: httpx.AsyncClient, path: str, run_id: str) -> str:
 
 
 async def test_every_protocol_tells_the_same_of_an_archived_run(
-    http: httpx.AsyncClient, settings: Settings, runs: AsyncRuns, operations: Operations, store: Store
+    archive_http: httpx.AsyncClient, settings: Settings, runs: AsyncRuns, operations: Operations, store: Store
 ) -> None:
     async with working(settings) as here:
         run_id = (await runs.start("t", "archived_parts", {"text": "go"})).run_id
         await segments.execute(here, run_id, task_id="t")
-    before = {path: await read(http, path, run_id) for path in READ}
+    before = {path: await read(archive_http, path, run_id) for path in READ}
     missing = {path: {mark for mark in marks if mark not in before[path]} for path, marks in READ.items()}
     assert {path: marks for path, marks in missing.items() if marks} == {}
     (file,) = [part for part in (await runs.get(run_id)).content if part["type"] == "file"]
     _ = [moved async for moved in archive_upkeep.backfill(operations)]
     assert [key async for key in store.client.scan_iter("ms:*:record")] == []
-    assert {path: await read(http, path, run_id) for path in READ} == before
-    assert (await http.get(file["url"])).content == b"bytes"
+    assert {path: await read(archive_http, path, run_id) for path in READ} == before
+    assert (await archive_http.get(file["url"])).content == b"bytes"

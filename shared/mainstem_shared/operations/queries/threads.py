@@ -6,6 +6,7 @@ A thread is listed where its newest run stands among the user's: no index is kep
 from __future__ import annotations
 
 import asyncio
+import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 TITLE_LENGTH: Final = 120
 """Characters of what was said that stand in for a title."""
+_SEARCHED_AT_ONCE: Final = 100
 _NOWHERE: Final = Position(0, "")
 
 
@@ -44,25 +46,31 @@ async def page(
 ) -> tuple[list[Thread], str | None]:
     """Return a user's threads, the last active one first, and the cursor after them.
 
-    `search`: only those whose title has these characters, whatever their case.
+    `search`: only those whose title has these characters, whatever their case, and however
+    their accents are composed.
 
     Raises:
         InvalidCursor, InvalidRequest: as of `listings.page`.
     """
     query = listings.Query(tenant=tenant, user_id=user_id)
     found: list[Thread] = []
-    scanned = 0
+    scanned, sought = 0, _comparable(search)
+    at_once = max(limit, _SEARCHED_AT_ONCE) if search and limit > 0 else limit
     while scanned < listings.SCAN_LIMIT:
-        batch, cursor = await listings.positions(store, query, limit=limit, cursor=cursor)
+        batch, cursor = await listings.positions(store, query, limit=at_once, cursor=cursor)
         scanned += max(len(batch), 1)
         for position, thread in await _threads(store, query, batch):
-            if search.casefold() in (thread.description.title or "").casefold():
+            if sought in _comparable(thread.description.title or ""):
                 found.append(thread)
                 if len(found) == limit:
                     return found, str(position)
         if cursor is None:
             return found, None
     return found, cursor
+
+
+def _comparable(text: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
 
 
 async def _threads(
