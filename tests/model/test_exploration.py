@@ -66,8 +66,8 @@ MUTANTS = {
         "finish", "if redis.call('HGET', thread, 'active') == run_id then", "if false then"
     ),
     "a claim forgets who asked": ("claim", "if r[4] == nonce then", "if false then"),
-    "a pause commits no memory": ("pause", "remember(memory, thread, ARGV, 19)", ""),
-    "an end commits no memory": ("finish", "remember(memory, thread, ARGV, 17)", ""),
+    "a pause commits no memory": ("pause", "remember(memory, thread, ARGV, 19, record)", ""),
+    "an end commits no memory": ("finish", "remember(memory, thread, ARGV, 17, record)", ""),
 }  # fmt: skip
 
 
