@@ -7,6 +7,7 @@ import unicodedata
 import httpx
 
 from integration.gateway.test_messages import Chat, texts
+from mainstem_api import AsyncRuns
 from mainstem_shared.operations import archive_upkeep
 from mainstem_shared.operations.performing import Operations
 from mainstem_shared.store.client import Store
@@ -74,16 +75,16 @@ async def test_titles_are_found_by_what_they_say(
 
 
 async def test_messages_that_go_while_somebody_pages_are_missed_alone(
-    archive_http: httpx.AsyncClient, store: Store, operations: Operations
+    archive_http: httpx.AsyncClient, store: Store, operations: Operations, runs: AsyncRuns
 ) -> None:
     """A page after a message that is gone is not found; all others come once. A thread that is gone is 404."""
     chat = Chat(archive_http, store)
-    runs = [await chat.turn(f"q{number}") for number in range(4)]
+    turns = [await chat.turn(f"q{number}") for number in range(4)]
     await archive(operations)
     page = await chat.messages(limit=4)
-    await archive_http.delete(f"/v1/runs/{runs[1]}")
+    await runs.delete(turns[1])
     assert texts(await chat.messages(limit=9, before=page["previous"])) == ["q0", "w0 w1"]
-    await archive_http.delete(f"/v1/runs/{runs[2]}")
+    await runs.delete(turns[2])
     gone = await archive_http.get("/v1/threads/t/messages", params={"before": page["previous"]})
     check_problem(gone, 404, "not_found")
     assert texts(await chat.messages()) == ["q0", "w0 w1", "q3", "w0 w1"]
