@@ -7,11 +7,11 @@ import asyncio
 import contextlib
 import shutil
 import sqlite3
-from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
 import pytest
+from celery import Celery
 
 from support.clients.browsers import chromium
 from support.paths import ROOT
@@ -82,7 +82,7 @@ def follow(http: httpx.Client, path: str, after: str | None, most: int) -> list[
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_a_run_is_started_in_a_view_and_followed(example, name):
+def test_a_run_is_started_in_a_view_and_followed(example, live, name):
     """A POST starts the run; its reader hangs up, comes back with its cursor and misses nothing."""
     app, command = SERVERS[name]
     stack = example(name, app)
@@ -103,7 +103,7 @@ def test_a_run_is_started_in_a_view_and_followed(example, name):
         events += follow(http, path, events[-1][0], 1000)
         check_ends(http, path, events[-1][0], name)
         asyncio.run(check_browser(url, path, events[-1][0]))
-    check_stored(stack.directory / "chat.db", started.json()["run_id"])
+    check_stored(stack, live.env["MAINSTEM_BROKER_URL"], started.json()["run_id"])
     assert events[-1][1] == "run.finished"
     assert len({cursor for cursor, _, _ in events}) == len(events)
     words = [
@@ -137,19 +137,30 @@ async def check_browser(url: str, path: str, end: str) -> None:
     assert ended == [end]
 
 
-def check_stored(path: Path, run_id: str) -> None:
-    """The final message is in the application's own table: once."""
+def check_stored(stack: SimpleNamespace, broker_url: str, run_id: str) -> None:
+    """The final message is in the application's own table: once, also if the event comes twice more."""
 
-    def stored() -> list[tuple[str, str, str]]:
+    def rows(query: str) -> list[tuple[str, ...]]:
         with (
             contextlib.suppress(sqlite3.OperationalError),
-            contextlib.closing(sqlite3.connect(path)) as database,
+            contextlib.closing(sqlite3.connect(stack.directory / "chat.db")) as database,
         ):
-            return database.execute("SELECT * FROM messages").fetchall()
+            return database.execute(query).fetchall()
         return []
 
-    wait_until(stored, description="the message in the application's table", timeout_s=20)
-    assert stored() == [(run_id, "thread-1", f"{WORDS} ")]
+    messages = "SELECT * FROM messages"
+    wait_until(lambda: rows(messages), description="the message in the application's table", timeout_s=40)
+    assert rows(messages) == [(run_id, "thread-1", f"{WORDS} ")]
+    ((event_id,),) = rows("SELECT event_id FROM mainstem_told")
+    run = {"run_id": run_id, "thread_id": "thread-1", "text": "again"}
+    with Celery(broker=broker_url) as app:
+        for again in ("again-1", "again-2"):
+            event = {"id": event_id, "type": "run.ended", "data": {**run, "run": run}}
+            app.send_task("chat.store", kwargs={"event": event}, task_id=again)
+    for again in ("again-1", "again-2"):
+        done = f"chat.store[{again}] succeeded"
+        wait_until(lambda done=done: done in stack.worker.log, description=done, timeout_s=40)
+    assert rows(messages) == [(run_id, "thread-1", f"{WORDS} ")]
 
 
 def test_a_program_with_only_celery_starts_and_follows(example, live):
