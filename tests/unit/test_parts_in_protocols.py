@@ -166,6 +166,27 @@ async def test_each_kind_of_part_is_shown_or_left_out(protocol: str, kind: str, 
         assert MARKS[kind] not in said.decode()
 
 
+@engine("parts_cited_late")
+async def parts_cited_late(run: RunContext[Any]) -> None:
+    await run.text("SAID")
+    await run.tool_call("c", "search", {})
+    await run.tool_result("c", "found")
+    await run.annotate({"type": "url_citation", "url": CITED, "title": "A", "start_index": 0, "end_index": 4})
+
+
+@pytest.mark.parametrize("protocol", [name for name, shown in SHOWN["annotation"].items() if shown])
+async def test_a_text_is_cited_after_it_ended(protocol: str) -> None:
+    """Whoever follows has at the end what somebody has who comes then."""
+    frames = client_views.log_of(await run_engine(parts_cited_late))
+    for heard in (frames, frames[-1:]):
+        told = list(client_views._events(goldens.translate(PROTOCOLS[protocol](), heard)))
+        wanted = SHOWN["annotation"][protocol]
+        if len(heard) == 1:
+            wanted = AT_THE_END.get((protocol, "annotation"), wanted)
+        assert wanted is not None
+        assert holds(told[-1] if protocol == "Responses" else told, wanted), told[-1]
+
+
 def test_the_table_of_the_documentation_is_this_one() -> None:
     """A dash where a protocol has nothing of a part, and something where it does."""
     text = (ROOT / "docs" / "messages.md").read_text()

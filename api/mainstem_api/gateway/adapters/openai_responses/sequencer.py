@@ -142,6 +142,17 @@ class Sequencer:
             unit.closed = True
             unit.annotations = annotations
 
+    def annotate(self, part: int, annotations: Sequence[Mapping[str, Any]]) -> None:
+        """Note something about a complete text: at its end the response has it as if it had come in time."""
+        for unit in self._units:
+            if isinstance(unit, Text) and unit.part == part:
+                unit.annotations = annotations
+        item_id = f"msg_{self._short}_{self._name.turn}_{part}"
+        for index, item in enumerate(self.items):
+            if item["id"] == item_id:
+                content = [{**each, "annotations": list(annotations)} for each in item["content"]]
+                self.items[index] = {**item, "content": content}
+
     def open_call(self, call_id: str, *, approved_by: str | None = None) -> None:
         self._units.append(Call(call_id, approved_by=approved_by))
 

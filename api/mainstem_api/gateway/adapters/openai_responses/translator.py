@@ -198,6 +198,13 @@ class Responses(Translator):
         ended = self.fold.parts[part]
         self._sequencer.close_text(ended.annotations or () if isinstance(ended, TextPart) else ())
 
+    def annotated(self, annotation: Mapping[str, Any]) -> None:
+        parts = list(enumerate(self.fold.parts))
+        for number, part in reversed(parts):
+            if isinstance(part, TextPart) and part.kind == "text":
+                self._sequencer.annotate(number, part.annotations or ())
+                return
+
     def call_began(self, call: Mapping[str, Any]) -> None:
         self._sequencer.open_call(call["call_id"])
 
