@@ -74,10 +74,17 @@ def test_a_failing_task_and_what_is_not_there(http: httpx.Client):
     assert call(http, "GetTask", id="nothing")["error"]["code"] == -32001
     assert call(http, "CancelTask", id=failed["id"])["error"]["code"] == -32002
     assert call(http, "SubscribeToTask", id=failed["id"])["error"]["code"] == -32004
-    assert call(http, "CreateTaskPushNotificationConfig")["error"]["code"] == -32601
+    for method, code, reason in (
+        ("CreateTaskPushNotificationConfig", -32003, "PUSH_NOTIFICATION_NOT_SUPPORTED"),
+        ("ListTaskPushNotificationConfigs", -32003, "PUSH_NOTIFICATION_NOT_SUPPORTED"),
+        ("GetExtendedAgentCard", -32007, "EXTENDED_AGENT_CARD_NOT_CONFIGURED"),
+        ("Nothing", -32601, "METHOD_NOT_FOUND"),
+    ):
+        error = call(http, method)["error"]
+        assert (error["code"], error["data"][0]["reason"]) == (code, reason)
     assert call(http, "SendMessage", message={"messageId": "x"})["error"]["code"] == -32602
     bad = http.post(AGENT, content=b"{", headers={"content-type": "application/json"})
-    assert (bad.status_code, bad.json()["error"]["code"]) == (422, -32602)
+    assert (bad.status_code, bad.json()["error"]["code"]) == (422, -32600)
 
 
 def test_a_subscription_has_everything_once(http: httpx.Client):

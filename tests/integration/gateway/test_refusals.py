@@ -59,6 +59,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/langgraph/assistants/search": {},
     "/v1/threads/{thread_id}/fork": {},
     "/v1/langgraph/threads": {},
+    "/v1/langgraph/threads/search": {},
+    "/v1/langgraph/threads/{thread_id}": {"metadata": {"a": "b"}},
     "/v1/langgraph/threads/{thread_id}/history": {},
     **{
         f"/v1/langgraph/{path}": {"assistant_id": "demo", "input": {}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from mainstem_tasks import engine
@@ -57,3 +58,26 @@ async def echo_history(run: RunContext[dict[str, Any]]) -> None:
     """Say which conversation it got."""
     said = [f"{message['role']}:{message['content']}" for message in run.input["messages"]]
     await run.text("|".join(said))
+
+
+@engine("agent")
+async def agent(run: RunContext[dict[str, Any]]) -> None:
+    """Say what was said; ask first if that is wanted; fail if it is (`stock_clients/langgraph_app` does the same)."""
+    said = run.input["messages"][-1]["content"]
+    if said == "ask":
+        answer = run.decisions.get("what")
+        if answer is None:
+            await run.ask([{"question_id": "what", "text": "What shall I say?"}])
+        said = run.decisions["what"].text
+    if said == "fail":
+        raise ValueError("asked to fail")
+    await run.custom("progress", 1)
+    for piece in ("You", " said", f" {said}."):
+        await run.text(piece)
+
+
+@engine("slow")
+async def slow(run: RunContext[dict[str, Any]]) -> None:
+    """Work until somebody stops it."""
+    del run
+    await asyncio.Event().wait()

@@ -23,11 +23,25 @@ _CODES: Final[Mapping[int, int]] = {
     HTTPStatus.BAD_REQUEST: INVALID_PARAMS,
 }
 _INTERNAL: Final = -32603
+_NOT_A_REQUEST: Final = -32600
+PUSH_NOT_SUPPORTED: Final = -32003
+_REASONS: Final[Mapping[int, str]] = {
+    -32001: "TASK_NOT_FOUND",
+    -32002: "TASK_NOT_CANCELABLE",
+    PUSH_NOT_SUPPORTED: "PUSH_NOTIFICATION_NOT_SUPPORTED",
+    -32004: "UNSUPPORTED_OPERATION",
+    -32007: "EXTENDED_AGENT_CARD_NOT_CONFIGURED",
+}
+"""What the protocol calls its own errors; others have our codes."""
 
 
 def response(request_id: Any, code: int, message: str, reason: str, *, status: int = 200) -> Response:
     """Return an error as the answer to a request."""
-    info = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason, "domain": "mainstem"}
+    named = {
+        "reason": _REASONS.get(code, reason),
+        "domain": "a2a-protocol.org" if code in _REASONS else "mainstem",
+    }
+    info = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", **named, "metadata": {"code": reason}}
     error = {"code": code, "message": message, "data": [info]}
     body = jsontext.dumps({"jsonrpc": "2.0", "id": request_id, "error": error})
     return Response(body, status, media_type="application/json")
@@ -41,7 +55,8 @@ def of_error(request_id: Any, error: errors.MainstemError) -> Response:
 
 def encode(refusal: Refusal) -> Response:
     """Return a refusal of a request that no method saw; its status stays."""
-    code = _CODES.get(refusal.status, _INTERNAL)
+    unread = refusal.status == HTTPStatus.UNPROCESSABLE_ENTITY
+    code = _NOT_A_REQUEST if unread else _CODES.get(refusal.status, _INTERNAL)
     answer = response(None, code, refusal.detail, refusal.code, status=refusal.status)
     answer.headers.update(refusal.headers)
     return answer

@@ -77,8 +77,9 @@ async def call_method(body: RpcRequest, engine: EngineName, gateway: Serving, ca
     """Carry out a JSON-RPC request."""
     method = _METHODS.get(body.method)
     if method is None:
-        message = f"There is no method {body.method!r}; push notifications are not supported."
-        return rpc_errors.response(body.id, rpc_errors.METHOD_NOT_FOUND, message, "METHOD_NOT_FOUND")
+        code = _NOT_SERVED.get(body.method, rpc_errors.METHOD_NOT_FOUND)
+        message = f"There is no method {body.method!r} here."
+        return rpc_errors.response(body.id, code, message, "METHOD_NOT_FOUND")
     try:
         return await method(_Call(body, engine, gateway, caller))
     except ValidationError as error:
@@ -230,3 +231,11 @@ _METHODS: Final[Mapping[str, Callable[[_Call], Awaitable[Response]]]] = {
     "CancelTask": _cancel,
     "SubscribeToTask": _subscribe,
 }
+_NOT_SERVED: Final[Mapping[str, int]] = {
+    **{
+        f"{verb}TaskPushNotificationConfig{plural}": rpc_errors.PUSH_NOT_SUPPORTED
+        for verb, plural in (("Create", ""), ("Get", ""), ("List", "s"), ("Delete", ""))
+    },
+    "GetExtendedAgentCard": -32007,
+}
+"""Methods of the protocol that an agent need not have: its card says so. They have errors of their own."""

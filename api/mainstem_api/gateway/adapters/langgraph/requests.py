@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,6 +29,57 @@ class CreateThread(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     thread_id: runs.ThreadId | None = None
+    metadata: dict[str, Any] | None = None
+
+    def check(self) -> None:
+        """Refuse what could not be kept.
+
+        Raises:
+            InvalidRequest: `path` names the member.
+        """
+        if self.metadata:
+            message = "metadata: a thread has some once it has a run: update it then."
+            raise errors.InvalidRequest(message, path="metadata")
+
+
+class UpdateThread(BaseModel):
+    """A change of what is said about a thread: what is absent stays."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+class SearchThreads(BaseModel):
+    """A query of the caller's threads."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    limit: int = Field(10, ge=1, le=100)
+    offset: int = Field(0, ge=0, le=1000)
+    metadata: dict[str, Any] | None = None
+    status: Literal["idle", "busy", "interrupted", "error"] | None = None
+    ids: list[str] | None = None
+    values: dict[str, Any] | None = None
+
+    def check(self) -> None:
+        """Refuse what is not served.
+
+        Raises:
+            InvalidRequest: `path` names the member.
+        """
+        if self.values:
+            raise errors.InvalidRequest("values: threads are not searched by their state.", path="values")
+
+    def takes(self, thread: Mapping[str, Any]) -> bool:
+        """Tell whether a thread is one of those."""
+        said: Mapping[str, Any] = thread["metadata"]
+        fits = all(said.get(name) == value for name, value in (self.metadata or {}).items())
+        return (
+            fits
+            and self.status in (None, thread["status"])
+            and (self.ids is None or thread["thread_id"] in self.ids)
+        )
 
 
 class Search(BaseModel):
@@ -37,6 +89,7 @@ class Search(BaseModel):
 
     limit: int = Field(10, ge=1, le=200)
     offset: int = Field(0, ge=0)
+    graph_id: str | None = None
 
 
 class Command(BaseModel):

@@ -12,7 +12,13 @@ from starlette.responses import Response
 
 from mainstem_api.gateway.adapters import attaching, engine_input, threads
 from mainstem_api.gateway.adapters.langgraph import messages
-from mainstem_api.gateway.adapters.langgraph.requests import CreateRun, CreateThread, Search
+from mainstem_api.gateway.adapters.langgraph.requests import (
+    CreateRun,
+    CreateThread,
+    Search,
+    SearchThreads,
+    UpdateThread,
+)
 from mainstem_api.gateway.adapters.langgraph.stream import NODE, GraphRun, path_of
 from mainstem_api.gateway.adapters.openai_chat import translator
 from mainstem_api.gateway.adapters.openai_chat.translator import Place
@@ -29,11 +35,14 @@ from mainstem_shared.model.principals import Principal
 from mainstem_shared.model.runs import Run, Status, ThreadId
 from mainstem_shared.operations import engine_catalogue
 from mainstem_shared.operations.queries import conversations
+from mainstem_shared.operations.queries import threads as queries
 
 PREFIX: Final = "/v1/langgraph"
 router = APIRouter(prefix=PREFIX, tags=["langgraph"])
 
 CANCEL_WAIT_S: Final = 5.0
+_SEARCHED: Final = 500
+"""So many of the caller's threads are looked through at most."""
 _ANSWER: Final[dict[int | str, dict[str, Any]]] = {
     200: {
         "description": "The object, or a stream of events",
@@ -44,7 +53,7 @@ _ANSWER: Final[dict[int | str, dict[str, Any]]] = {
 _STATUS: Final[Mapping[str, str]] = {
     Status.QUEUED: "pending",
     Status.RUNNING: "running",
-    Status.REQUIRES_ACTION: "interrupted",
+    Status.REQUIRES_ACTION: "success",  # as there: it is the thread that is interrupted
     Status.SUCCEEDED: "success",
     Status.FAILED: "error",
     Status.ABORTED: "interrupted",
@@ -69,7 +78,8 @@ def _as_json(value: Any, status: int = 200, **headers: str) -> Response:
 async def search_assistants(body: Search, gateway: Serving, caller: Caller) -> Response:
     """List the engines that workers offer, as assistants."""
     del caller
-    names = sorted(await engine_catalogue.engines(gateway.store))
+    known = await engine_catalogue.engines(gateway.store)
+    names = sorted(name for name in known if body.graph_id in (None, name))
     return _as_json([_assistant(name) for name in names[body.offset : body.offset + body.limit]])
 
 
@@ -106,13 +116,48 @@ def _assistant(name: str) -> dict[str, Any]:
 async def create_thread(body: CreateThread, caller: Caller) -> Response:
     """Name a thread."""
     del caller
-    return _as_json(_thread(body.thread_id or str(uuid.uuid4()), []))
+    body.check()
+    return _as_json(_thread(body.thread_id or str(uuid.uuid4()), [], None))
+
+
+@router.post("/threads/search", response_class=Response, responses=_ANSWER)
+async def search_threads(body: SearchThreads, gateway: Serving, caller: Caller) -> Response:
+    """List the caller's threads that fit, the last active one first; the newest are looked through."""
+    body.check()
+    found, cursor, scanned = list[dict[str, Any]](), None, 0
+    while scanned < _SEARCHED and len(found) < body.offset + body.limit:
+        page, cursor = await gateway.runs.threads(
+            user_id=caller.user_id, tenant=caller.tenant, limit=100, cursor=cursor
+        )
+        scanned += 100
+        for each in page:
+            said = await _said(each.thread_id, gateway, caller)
+            thread = _thread(each.thread_id, said, each.description.metadata)
+            found += [thread] if body.takes(thread) else []
+        if cursor is None:
+            break
+    return _as_json(found[body.offset : body.offset + body.limit])
 
 
 @router.get("/threads/{thread_id}", response_class=Response, responses=_ANSWER)
 async def get_thread(thread_id: ThreadId, gateway: Serving, caller: Caller) -> Response:
     """Describe a thread; one without runs is idle and empty."""
-    return _as_json(_thread(thread_id, await _said(thread_id, gateway, caller)))
+    said = await _said(thread_id, gateway, caller)
+    about = await queries.description(gateway.store, caller.tenant, thread_id) if said else None
+    return _as_json(_thread(thread_id, said, about.metadata if about else None))
+
+
+@router.patch("/threads/{thread_id}", response_class=Response, responses=_ANSWER)
+async def update_thread(
+    thread_id: ThreadId, body: UpdateThread, gateway: Serving, caller: Caller
+) -> Response:
+    """Add to a thread's metadata."""
+    before = await queries.description(gateway.store, caller.tenant, thread_id)
+    change = {"metadata": {**(before.metadata or {}), **body.metadata}}
+    described = await gateway.runs.describe_thread(
+        thread_id, change, user_id=caller.user_id, tenant=caller.tenant
+    )
+    return _as_json(_thread(thread_id, await _said(thread_id, gateway, caller), described.metadata))
 
 
 @router.delete("/threads/{thread_id}", status_code=204, responses=_ANSWER)
@@ -147,7 +192,7 @@ async def _said(thread_id: str, gateway: Gateway, caller: Principal) -> list[Mes
     return page.messages
 
 
-def _thread(thread_id: str, said: list[Message]) -> dict[str, Any]:
+def _thread(thread_id: str, said: list[Message], metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     last = said[-1] if said else None
     status = last.status if last is not None and last.status is not None else Status.SUCCEEDED
     names = {Status.QUEUED: "busy", Status.RUNNING: "busy", Status.REQUIRES_ACTION: "interrupted"}
@@ -156,7 +201,7 @@ def _thread(thread_id: str, said: list[Message]) -> dict[str, Any]:
         "thread_id": thread_id,
         "created_at": said[0].created_at if said else None,
         "updated_at": last.created_at if last is not None else None,
-        "metadata": {},
+        "metadata": metadata or {},
         "status": "error" if status is Status.FAILED else names.get(status, "idle"),
         "values": {"messages": messages.of_thread(said)},
         "interrupts": {NODE: waiting} if waiting else {},
@@ -395,3 +440,21 @@ def _outcome(words: GraphRun) -> Response:
     error: Mapping[str, Any] = words.failure["error"] or {}
     about = {"error": words.failure["reason"], "message": error.get("message", "")}
     return _as_json({**words.values, "__error__": about})
+
+
+# -- what is not served
+
+
+@router.post("/threads/{thread_id}/state", response_class=Response, responses=_ANSWER)
+async def update_state(thread_id: ThreadId, caller: Caller) -> Response:
+    """Refuse to write a state: a thread's is what its runs said."""
+    del thread_id, caller
+    raise errors.InvalidRequest("state: is what the thread's runs said; start one.", path="state")
+
+
+@router.post("/runs/crons", response_class=Response, responses=_ANSWER)
+@router.post("/threads/{thread_id}/runs/crons", response_class=Response, responses=_ANSWER)
+async def create_cron(caller: Caller) -> Response:
+    """Refuse schedules by name."""
+    del caller
+    raise errors.InvalidRequest("crons: are not served here; start runs from a scheduler.", path="crons")
