@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run demo test shuffled check docs budgets hooks coverage npm bench bench-quick bench-full draining plots chaos archive fuzz-providers rabbitmq frameworks celery-tests prove guards mutants soak lock clean fleet
+.PHONY: help run demo test shuffled check docs budgets hooks coverage clients langgraph-oracle npm bench bench-quick bench-full draining plots chaos archive fuzz-providers rabbitmq frameworks celery-tests prove guards mutants soak lock clean fleet
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -97,10 +97,24 @@ fleet: $(VENV)/.test ## static shards and a Cluster of 3 + 3: everything that ru
 rabbitmq: $(VENV)/.test ## runs with RabbitMQ as the broker; needs Debian's rabbitmq-server
 	@exec env MAINSTEM_RABBITMQ=1 $(BIN)/pytest tests/acceptance/celery/test_rabbitmq.py $(ARGS)
 
-frameworks: $(VENV)/.test ## frameworks of PyPI (openai-agents, langchain-openai, pydantic-ai, langgraph-sdk, a2a-sdk) as clients, in .venv-frameworks
+frameworks: $(VENV)/.test ## frameworks of PyPI (openai-agents, langchain-openai, pydantic-ai, LiteLLM, langgraph-sdk, a2a-sdk) and npm as clients, in .venv-frameworks
 	@test -x .venv-frameworks/bin/python || $(PYTHON) -m venv .venv-frameworks
 	@.venv-frameworks/bin/pip install --quiet --requirement requirements/frameworks.txt
-	@exec env MAINSTEM_FRAMEWORKS=$(CURDIR)/.venv-frameworks/bin/python $(BIN)/pytest tests/acceptance/clients/test_frameworks.py $(ARGS)
+	@cd tests/stock_clients/npm_frameworks && npm ci --no-audit --no-fund --ignore-scripts --loglevel=error
+	@exec env MAINSTEM_CLIENTS=$(MAINSTEM_CLIENTS) MAINSTEM_FRAMEWORKS=$(CURDIR)/.venv-frameworks/bin/python $(BIN)/pytest tests/acceptance/clients/test_frameworks.py \
+		tests/acceptance/clients/test_langgraph_oracle.py $(ARGS)
+
+langgraph-oracle: $(VENV)/.test ## the record of what `langgraph dev` does, against that server itself, in .venv-langgraph
+	@test -x .venv-langgraph/bin/python || $(PYTHON) -m venv .venv-langgraph
+	@.venv-langgraph/bin/pip install --quiet --requirement requirements/langgraph-dev.txt
+	@exec env MAINSTEM_LANGGRAPH_DEV=$(CURDIR)/.venv-langgraph/bin/python MAINSTEM_FRAMEWORKS=$(CURDIR)/.venv-langgraph/bin/python \
+		$(BIN)/pytest tests/acceptance/clients/test_langgraph_oracle.py $(ARGS)
+
+clients: $(VENV)/.test ## run every stock client and framework, and write what each was seen to do into docs/clients.md
+	@rm -f tests/golden/clients.json
+	@env MAINSTEM_CLIENTS=write $(BIN)/pytest tests/acceptance/clients
+	@$(MAKE) frameworks MAINSTEM_CLIENTS=write
+	@exec env MAINSTEM_GOLDEN=write $(BIN)/pytest tests/unit/test_clients_table.py
 
 npm: $(VENV)/.run ## build and pack the TypeScript client into dist/; needs Node >= 20 with npm
 	@api/typescript/pack $(BIN)/python dist

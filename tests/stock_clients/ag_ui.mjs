@@ -5,6 +5,12 @@ import * as current from '@ag-ui/client';
 import * as older from 'ag-ui-client-0';
 
 const agents = new Map();
+const single = globalThis.fetch;
+const twice = async (url, init) => {
+  const [first, second] = await Promise.all([single(url, init), single(url, init)]);
+  first.body?.pipeTo(new WritableStream()).catch(() => {});
+  return second;
+};
 
 function open({ as, url, threadId, messages, version = 1 }) {
   const { HttpAgent } = version === 1 ? current : older;
@@ -32,6 +38,14 @@ function run({ as, runId, resume, mainstem, tools }) {
 const actions = {
   open,
   say: ({ as, id, text }) => void agents.get(as).agent.addMessage({ id, role: 'user', content: text }),
+  answer: ({ as, ...message }) => void agents.get(as).agent.addMessage({ ...message, role: 'tool' }),
+  // As a page does that regenerates, or edits: it goes on from the messages before.
+  keep: ({ as, count }) => {
+    const { agent } = agents.get(as);
+    agent.setMessages(agent.messages.slice(0, count));
+  },
+  // A click that the page counts twice: every post goes out twice at once, and the page reads the second answer.
+  double: ({ on }) => void (globalThis.fetch = on ? twice : single),
   // What takes as long as the run is not waited for: `state` tells how it goes.
   run,
   abort: ({ as }) => agents.get(as).agent.abortRun(),

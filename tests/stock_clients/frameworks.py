@@ -93,6 +93,53 @@ async def pydantic_ai(url: str) -> dict[str, Any]:
     return said
 
 
+async def litellm(url: str) -> dict[str, Any]:
+    """A call of the caller's in both of its modes, whole and streamed; turns; what is refused."""
+    import litellm as llm
+
+    llm.drop_params = False
+    about = {"api_base": f"{url}/v1", "api_key": "unused", "max_retries": 0}
+    schema = {"type": "object", "properties": {"of": {"type": "array", "items": {"type": "string"}}}}
+    tools = [{"type": "function", "function": {"name": "pick", "parameters": schema}}]
+    said: dict[str, Any] = {}
+    asked: list[Any] = [{"role": "user", "content": QUESTION}]
+    first = (
+        (await llm.acompletion(model="openai/delegating", messages=asked, tools=tools, **about))
+        .choices[0]
+        .message
+    )
+    (call,) = first.tool_calls
+    result = {"role": "tool", "tool_call_id": call.id, "content": pick(**json.loads(call.function.arguments))}
+    told = [*asked, first.model_dump(exclude_none=True), result]
+    done = await llm.acompletion(model="openai/delegating", messages=told, tools=tools, **about)
+    said["chat"] = done.choices[0].message.content
+    pieces = await llm.acompletion(
+        model="openai/delegating", messages=told, tools=tools, stream=True, **about
+    )
+    said["chat streamed"] = "".join([piece.choices[0].delta.content or "" async for piece in pieces])
+    flat = [{"type": "function", "name": "pick", "parameters": schema, "strict": None}]
+    begun = await llm.aresponses(input=QUESTION, model="openai/delegating", tools=flat, **about)
+    (call,) = [item for item in begun.output if item.type == "function_call"]
+    output = {"type": "function_call_output", "call_id": call.call_id, "output": "blue"}
+    after = {"previous_response_id": begun.id, "tools": flat, "model": "openai/delegating", **about}
+    said["responses"] = (await llm.aresponses(input=[output], **after)).output_text
+    events = await llm.aresponses(input=[output], stream=True, **after)
+    said["responses streamed"] = "".join(
+        [event.delta async for event in events if event.type == "response.output_text.delta"]
+    )
+    turns = [*({"role": "user", "content": "One"}, {"role": "assistant", "content": "First"})]
+    turns.append({"role": "user", "content": "Two"})
+    answered = await llm.acompletion(model="openai/echo_history", messages=turns, **about)
+    said["turns"] = answered.choices[0].message.content
+    try:
+        await llm.acompletion(
+            "openai/nothing", asked, extra_body={"mainstem": {"engine": "nothing"}}, **about
+        )
+    except Exception as error:
+        said["refused"] = type(error).__name__
+    return said
+
+
 async def _read(context: Any, events: Any) -> None:
     """Read a stream's events, as a page would that shows them."""
     del context
@@ -226,6 +273,7 @@ SCENARIOS: dict[str, Callable[[str], Awaitable[dict[str, Any]]]] = {
     "openai-agents": openai_agents,
     "langchain-openai": langchain_openai,
     "pydantic-ai": pydantic_ai,
+    "litellm": litellm,
     "a2a-sdk": a2a,
     "langgraph-sdk": langgraph,
 }

@@ -4,7 +4,7 @@ import { createInterface } from 'node:readline';
 import OpenAI from 'openai';
 
 const streams = new Map();
-const client = url => new OpenAI({ baseURL: `${url}/v1`, apiKey: 'unused', maxRetries: 0 });
+const client = (url, maxRetries = 0) => new OpenAI({ baseURL: `${url}/v1`, apiKey: 'unused', maxRetries });
 
 // What takes as long as the run is not waited for: `state` tells how it goes.
 async function read(as, stream) {
@@ -19,8 +19,10 @@ async function read(as, stream) {
 }
 
 const actions = {
-  create: ({ url, body }) => client(url).responses.create(body),
+  create: ({ url, body, retries }) => client(url, retries).responses.create(body),
+  complete: ({ url, body, retries }) => client(url, retries).chat.completions.create(body),
   createStream: ({ as, url, body }) => void read(as, client(url).responses.create({ ...body, stream: true })),
+  completeStream: ({ as, url, body }) => void read(as, client(url).chat.completions.create({ ...body, stream: true })),
   retrieve: ({ url, id }) => client(url).responses.retrieve(id),
   retrieveStream: ({ as, url, id, query }) =>
     void read(as, client(url).responses.retrieve(id, { ...query, stream: true })),

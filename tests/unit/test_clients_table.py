@@ -11,7 +11,7 @@ import pytest
 from mainstem_api.gateway.adapters.openai_chat.requests import ChatCompletionRequest
 from mainstem_api.gateway.adapters.openai_responses import parameters
 from mainstem_api.gateway.adapters.openai_responses.requests import CreateRequest
-from support.clients import scenarios
+from support.clients import cells
 from support.paths import ROOT, TESTS
 
 PAGE = ROOT / "docs" / "clients.md"
@@ -20,7 +20,7 @@ PAGE = ROOT / "docs" / "clients.md"
 @pytest.mark.parametrize(
     ("name", "made"),
     [
-        ("clients", scenarios.table()),
+        ("clients", cells.table()),
         ("responses", parameters.table(parameters.RESPONSES)),
         ("chat-completions", parameters.table(parameters.CHAT_COMPLETIONS)),
     ],
@@ -38,13 +38,20 @@ def test_the_page_has_the_tables(name: str, made: str):
 
 
 def test_every_cell_has_its_test():
-    """What is ticked was tried: the test that a cell names exists."""
-    for client, cells in scenarios.CELLS.items():
-        assert not cells.keys() - set(scenarios.SCENARIOS), client
-        for cell in cells.values():
-            path, _, test = cell.partition("::")
+    """What a cell says was shown by a test that there is, and that still says so."""
+    for client, found in cells.load().items():
+        for scenario, cell in found["cells"].items():
+            path, _, test = cell["test"].partition("::")
             tree = ast.parse((TESTS / "acceptance" / "clients" / path).read_text())
-            assert test in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, cell
+            tests = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+            shown = tests[test.partition("[")[0]]
+            assert "shows" in {arg.arg for arg in shown.args.args}, (client, scenario)
+
+
+@pytest.mark.parametrize("client", [client for group in cells.GROUPS.values() for client in group])
+def test_no_cell_is_empty(client: str):
+    """Each scenario passes, is refused by name, or is nothing that the client has words for."""
+    assert [name for name in cells.SCENARIOS if not cells.cell(client, name)] == []
 
 
 def test_every_member_of_a_request_has_its_treatment():

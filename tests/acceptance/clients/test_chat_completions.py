@@ -12,16 +12,6 @@ import pytest
 
 from mainstem_api.gateway.middleware.request_limits import BODY_LIMIT
 from support.engines.demowords import demo_text
-from support.fakes.openai_server import (
-    Events,
-    OpenAIServer,
-    Refusal,
-    answer,
-    call_chunk,
-    chunk,
-    text_chunks,
-)
-from support.paths import TESTS
 from support.processes.gateways import GatewayThread
 
 
@@ -189,77 +179,3 @@ def test_a_conversation_is_a_thread(client: openai.OpenAI):
     assert [item.role for item in items] == ["user", "assistant"] * 2  # type: ignore[union-attr]
     assert client.conversations.retrieve(talk.id).id == talk.id
     assert client.conversations.delete(talk.id).deleted
-
-
-def test_what_providers_say(live: Any):
-    """Statuses are the client's own exceptions; a cut and a filter show; each call goes to who owns it."""
-    tools = [{"type": "function", "name": "pick", "parameters": {"type": "object"}}]
-    batch = [
-        *text_chunks("I look. "),
-        call_chunk(0, '{"of":1}', call_id="c1", name="pick"),
-        call_chunk(1, '{"city":"Bonn"}', call_id="c2", name="weather"),
-        chunk(finish="tool_calls"),
-    ]
-    with OpenAIServer() as provider:
-        live.worker(
-            MAINSTEM_OPENAI_BASE_URL=provider.url,
-            MAINSTEM_OPENAI_API_KEY="x",
-            MAINSTEM_OPENAI_MODEL="m",
-            MAINSTEM_ENGINES="support.engines.toolshed",
-            PYTHONPATH=str(TESTS),
-        )
-        with (
-            GatewayThread(live.store.url(0), live.broker.url(1), default_engine="openai") as gateway,
-            openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="unused", max_retries=0) as client,
-        ):
-            refused(client, provider)
-            for reason in ("length", "content_filter"):
-                cut = Events(chunks=[*text_chunks("Half"), chunk(finish=reason)])
-                provider.reply(cut)
-                said = client.chat.completions.create(model="m", messages=SAID)
-                assert (said.choices[0].finish_reason, said.choices[0].message.content) == (reason, "Half")
-                provider.reply(cut)
-                part = client.responses.create(model="m", input="Hello")
-                assert part.incomplete_details is not None
-                why = {"length": "max_output_tokens"}.get(reason, reason)
-                assert (part.status, part.incomplete_details.reason, part.output_text) == (
-                    "incomplete",
-                    why,
-                    "Half",
-                )
-                assert client.responses.retrieve(part.id).status == "incomplete"
-            provider.reply(Events(chunks=batch), answer("Sun and blue."))
-            options: Any = {"mainstem": {"input": {"use_tools": ["weather"]}}}
-            asked = client.responses.create(model="m", input="Weather?", tools=tools, extra_body=options)  # type: ignore[arg-type]
-            kinds = [item.type for item in asked.output]
-            assert kinds == ["message", "function_call", "mcp_call"]
-            output: Any = [{"type": "function_call_output", "call_id": "c1", "output": "blue"}]
-            last = client.responses.create(
-                model="m",
-                input=output,
-                previous_response_id=asked.id,
-                tools=tools,
-                extra_body=options,  # type: ignore[arg-type]
-            )
-            assert last.output_text == "Sun and blue."
-    told = provider.requests[-1].body["messages"]
-    assert [message["role"] for message in told] == ["user", "assistant", "tool", "tool"]
-    assert [call["id"] for call in told[1]["tool_calls"]] == ["c1", "c2"]
-    assert {message["tool_call_id"] for message in told[2:]} == {"c1", "c2"}
-
-
-def refused(client: openai.OpenAI, provider: OpenAIServer) -> None:
-    for status, code, kind in (
-        (400, "invalid_request", openai.BadRequestError),
-        (401, "invalid_api_key", openai.AuthenticationError),
-        (429, "insufficient_quota", openai.RateLimitError),
-        (503, "server_error", openai.InternalServerError),
-    ):
-        for ask in (
-            lambda: client.chat.completions.create(model="m", messages=SAID),
-            lambda: client.responses.create(model="m", input="Hello"),
-        ):
-            provider.clear()
-            provider.reply(*[Refusal(status=status, body={"error": {"message": "no", "code": code}})] * 5)
-            with pytest.raises(kind):
-                ask()

@@ -1,4 +1,4 @@
-"""Clients of several versions against a live stack: each is told what it can take, at the address it knows."""
+"""The AI SDK of three versions against a live stack: each is told what it can take, at the address it knows."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 import httpx
 import pytest
 
-from acceptance.clients.test_ag_ui_clients import Agent, abort_run, last, our_run
-from acceptance.clients.test_ai_sdk_clients import Tab, answer_of, run_of, text_of
+from acceptance.clients.test_ai_sdk_clients import Tab, run_of, text_of
+from support.clients.cells import Showing
 from support.clients.npm_clients import Program
 from support.engines.demowords import demo_text
+from support.processes.cut_line import CutLine
 from support.processes.gateways import GatewayThread
 from support.waiting import wait_until
 
@@ -29,13 +30,6 @@ def sdk() -> Iterator[Program]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def ag_ui() -> Iterator[Program]:
-    """The program with AG-UI's clients."""
-    with Program("ag_ui.mjs") as running:
-        yield running
-
-
 class Site:
     """Opens chats of one version, at one address."""
 
@@ -43,11 +37,21 @@ class Site:
         self.version, self.address = version, address
         self._program, self._url = program, url
 
-    def open(self, chat: str = "", *, messages: Any = (), **mainstem: Any) -> Tab:
+    def over(self, url: str) -> Site:
+        """The same, at another gateway."""
+        return Site(self._program, url, self.version, self.address)
+
+    def shows(self, shows: Showing, *scenarios: str) -> None:
+        """Say what this version did at its own address; what is served at the plain one is a part of that."""
+        if self.address != PLAIN:
+            shows(f"ai {self.version}", *scenarios)
+
+    def open(self, chat: str = "", *, messages: Any = (), doubled: bool = False, **mainstem: Any) -> Tab:
         chat = chat or f"versions{next(_numbers)}"
         tab = Tab(self._program, f"{chat}.{next(_numbers)}", chat)
         body = {"mainstem": mainstem}
         about = {"version": self.version, "address": self.address, "messages": list(messages)}
+        about["doubled"] = doubled
         tab.does("open", id=chat, url=self._url, body=body, **about)
         return tab
 
@@ -63,8 +67,8 @@ def site(request: pytest.FixtureRequest, sdk: Program, gateway: GatewayThread) -
     return Site(sdk, gateway.url, version, address)
 
 
-def test_several_turns_and_a_regeneration(site: Site):
-    """Every version has each answer once."""
+def test_several_turns_a_regeneration_and_an_edit(site: Site, shows: Showing):
+    """Every version has each answer once; an edited message replaces all that came after it."""
     tab = site.open()
     tab.does("send", text="One")
     tab.until(text="One")
@@ -74,9 +78,13 @@ def test_several_turns_and_a_regeneration(site: Site):
     wait_until(lambda: len(tab.state["finishes"]) == 3, description="the regeneration", timeout_s=30)
     state = tab.until(text="Two")
     assert [message["role"] for message in state["messages"]] == ["user", "assistant"] * 2
+    tab.does("send", text="Three", messageId=state["messages"][0]["id"])
+    state = tab.until(text="Three")
+    assert (len(state["messages"]), text_of(state)) == (2, "Three")
+    site.shows(shows, "several turns", "regenerate", "edit a message")
 
 
-def test_stop_then_continue(site: Site, gateway: GatewayThread):
+def test_stop_then_continue(site: Site, gateway: GatewayThread, shows: Showing):
     """A stop is a proper end to every version, after which nothing is sent by itself; the next turn works."""
     tab = site.asks(tokens=100_000, interval_ms=5)
     tab.until("streaming", text="w20")
@@ -88,19 +96,21 @@ def test_stop_then_continue(site: Site, gateway: GatewayThread):
     other = site.open(tab.chat, messages=state["messages"])
     other.does("send", text="Go on")
     assert len(other.until("ready", text="Go on")["messages"]) == 4
+    site.shows(shows, "stop, then go on")
 
 
-def test_a_call_of_the_clients_own(site: Site):
+def test_a_call_of_the_clients_own(site: Site, shows: Showing):
     """Its output starts a run that goes on in the same message."""
     tab = site.open(engine="delegating")
     tab.does("send", text="Which colour?")
     tab.until("ready", text="Let me see.")
     tab.does("answer", tool="pick", output="blue")
     assert text_of(tab.until("ready", text="It is blue.")) == "Let me see. It is blue."
+    site.shows(shows, "own tool")
 
 
 @pytest.mark.parametrize("approved", [True, False])
-def test_a_decision(site: Site, *, approved: bool):
+def test_a_decision(site: Site, shows: Showing, *, approved: bool):
     """Versions 6 and 7 have approvals; 5, at its own address, a question in their place."""
     if site.version == 5 and site.address == PLAIN:
         tab = site.asks(tokens=5, approve_at=[2])
@@ -115,6 +125,59 @@ def test_a_decision(site: Site, *, approved: bool):
     state = tab.until("ready", text="w4")
     assert text_of(state) == (demo_text(5) if approved else "w0 w1 [rejected:2] w3 w4")
     assert len(state["finishes"]) == 2
+    site.shows(shows, "approve" if approved else "reject")
+
+
+@pytest.mark.parametrize("version", [5, 6, 7])
+def test_cuts_reloads_and_a_second_tab(sdk: Program, gateway: GatewayThread, shows: Showing, version: int):
+    """Wherever the connection broke, and whoever else looks: every word once, during the run and after it."""
+    site = Site(sdk, gateway.url, version, f"/v1/ai-sdk/v{version}/chat")
+    with CutLine(gateway.port) as line:
+        line.cut_after(1, 900, 1333)
+        tab = site.over(line.url).asks(tokens=100_000, interval_ms=5)
+        for count in (1, 2, 3):
+            wait_until(
+                lambda n=count: tab.state["statuses"].count("error") == n,
+                description=f"cut {count} to show",
+                timeout_s=60,
+            )
+            tab.does("resume")
+        other = site.open(tab.chat)
+        other.does("resume")
+        for each in (tab, other):
+            each.until("streaming", text="w60")
+        httpx.post(f"{gateway.url}{site.address}/{tab.chat}/stop", trust_env=False, timeout=30)
+        whole = run_of(gateway, tab.until("ready", text="w60"))["text"]
+        other.until("ready", text="w60")
+        assert (text_of(tab.state), text_of(other.state)) == (whole, whole)
+        assert line.cuts == 3
+    assert [message["role"] for message in tab.state["messages"]] == ["user", "assistant"]
+    loaded = httpx.get(f"{gateway.url}{site.address}/{tab.chat}/messages", trust_env=False).json()["messages"]
+    late = site.open(tab.chat, messages=loaded)
+    late.does("resume")
+    state = late.until("ready", text="w60")
+    assert (text_of(state), len(state["messages"])) == (whole, 2)
+    site.shows(shows, "cut, then continued", "reload during the run", "reload after the run", "two tabs")
+
+
+def test_errors(site: Site, shows: Showing):
+    """The client is in the state of error, with the reason; what was said stays."""
+    tab = site.asks(tokens=9, fail_at=5)
+    state = tab.until("error", text="w4")
+    assert (state["error"], text_of(state)) == ("DemoError: asked to fail before word 5", demo_text(5))
+    tab = site.open(engine="no_such_engine")
+    tab.does("send", text="Hello")
+    assert "unknown_engine" in tab.until("error")["error"]
+    site.shows(shows, "error before the stream", "error in the stream")
+
+
+def test_a_click_that_counts_twice(site: Site, gateway: GatewayThread, shows: Showing):
+    """Both posts are one run, and the page has its answer once."""
+    tab = site.open(doubled=True, engine="demo", input={"tokens": 30, "interval_ms": 5})
+    tab.does("send", text="Hello")
+    assert text_of(tab.until(text="w29")) == demo_text(30)
+    assert len(_runs(gateway, tab.chat)) == 1
+    site.shows(shows, "retry is idempotent")
 
 
 def test_a_tab_that_was_away_while_the_run_ended(sdk: Program, gateway: GatewayThread):
@@ -190,56 +253,3 @@ def test_one_message_continues_the_threads_conversation(gateway: GatewayThread):
         body = {"id": "lean", "message": said, "mainstem": {"engine": "echo_history"}}
         reply = httpx.post(f"{gateway.url}{PLAIN}", json=body, trust_env=False, timeout=60)
     assert _text(reply) == "user:Which colour?|assistant:user:Which colour?|user:And now?"
-
-
-class OldAgent(Agent):
-    """A page with the client that CopilotKit and assistant-ui carry: it names no version of the protocol."""
-
-    def _do(self, action: str, **request: Any) -> Any:
-        return super()._do(action, **request, **({"version": 0} if action == "open" else {}))
-
-
-def test_an_older_ag_ui_client(ag_ui: Program, gateway: GatewayThread):
-    """Text, a stop, a frontend's tool and an approval, none of which it refuses."""
-    page = OldAgent(ag_ui, gateway.url, "old")
-    page.say("Hello")
-    state = page.run("r1").ends()
-    assert (page.text, state["failure"]) == ("Hello", None)
-    page = OldAgent(ag_ui, gateway.url, "old-stop").demo("r1", tokens=100_000, interval_ms=5)
-    page.shows("w20")
-    abort_run(gateway, page.state)
-    state = page.ends()
-    assert (state["failure"], last(state)["type"]) == (None, "RUN_FINISHED")
-    assert our_run(gateway, state)["status"] == "aborted"
-    page = OldAgent(ag_ui, gateway.url, "old-tool")
-    page.say("Which colour?")
-    state = page.run("r1", engine="delegating").ends()
-    (call,) = state["messages"][-1]["toolCalls"]
-    assert (state["failure"], call["function"]["name"]) == (None, "pick")
-    page = OldAgent(ag_ui, gateway.url, "old-approval")
-    state = page.demo("r1", tokens=4, approve_at=[2]).ends()
-    (asked,) = last(state)["outcome"]["interrupts"]
-    resume = [{"interruptId": asked["id"], "status": "resolved", "payload": {"approved": True}}]
-    state = page.run("r2", resume=resume).ends()
-    assert (state["failure"], page.text) == (None, demo_text(4))
-
-
-def test_an_agents_double_click(gateway: GatewayThread):
-    """Two AG-UI runs of the same messages, while the first is being answered, are one of ours."""
-    body = {
-        "threadId": "ag-twice",
-        "messages": [{"id": "u1", "role": "user", "content": "Hello"}],
-        "forwardedProps": {"mainstem": {"engine": "demo", "input": {"tokens": 60, "interval_ms": 10}}},
-    }
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(2) as pool:
-        url = f"{gateway.url}/v1/ag-ui"
-        replies = list(
-            pool.map(
-                lambda name: httpx.post(url, json={**body, "runId": name}, trust_env=False, timeout=60), "ab"
-            )
-        )
-    assert [reply.text.count("RUN_FINISHED") for reply in replies] == [1, 1]
-    assert len(_runs(gateway, "ag-twice")) == 1
-    assert answer_of is not None

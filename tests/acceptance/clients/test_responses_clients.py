@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import openai
 import pytest
 
+from support.clients.cells import Showing
 from support.clients.npm_clients import Program
 from support.engines.demowords import demo_text
 from support.paths import TESTS
@@ -38,16 +40,28 @@ class Python:
     def do(self, action: str, **request: Any) -> Any:
         return getattr(self, action)(**request)
 
-    def _responses(self, url: str) -> Any:
+    def _client(self, url: str, retries: int = 0) -> openai.OpenAI:
         if url not in self._clients:
-            self._clients[url] = openai.OpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0)
-        return self._clients[url].responses
+            self._clients[url] = openai.OpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=retries)
+        return self._clients[url]
 
-    def create(self, url: str, body: dict[str, Any]) -> Any:
-        return self._answer(lambda: self._responses(url).create(**_split(body)))
+    def _responses(self, url: str) -> Any:
+        return self._client(url).responses
+
+    def create(self, url: str, body: dict[str, Any], retries: int = 0) -> Any:
+        client = self._client(url, retries)
+        return self._answer(lambda: client.responses.create(**_split(body)))
+
+    def complete(self, url: str, body: dict[str, Any], retries: int = 0) -> Any:
+        client: Any = self._client(url, retries)
+        return self._answer(lambda: client.chat.completions.create(**_split(body)))
 
     def createStream(self, url: str, body: dict[str, Any], **tab: str) -> None:  # noqa: N802 - the other's name
         self._read(tab["as"], lambda: self._responses(url).create(**_split(body), stream=True))
+
+    def completeStream(self, url: str, body: dict[str, Any], **tab: str) -> None:  # noqa: N802
+        client: Any = self._client(url)
+        self._read(tab["as"], lambda: client.chat.completions.create(**_split(body), stream=True))
 
     def retrieve(self, url: str, id: str) -> Any:  # noqa: A002
         return self._answer(lambda: self._responses(url).retrieve(id))
@@ -110,15 +124,41 @@ def _extra(body: dict[str, Any]) -> dict[str, Any]:
 class Client:
     """One of both, at one gateway."""
 
-    def __init__(self, driver: Any, url: str) -> None:
-        self.driver, self.url = driver, url
+    def __init__(self, driver: Any, url: str, *, retries: int = 0) -> None:
+        self.driver, self.url, self._retries = driver, url, retries
+
+    @property
+    def _from(self) -> str:
+        return "PyPI" if isinstance(self.driver, Python) else "npm"
+
+    @property
+    def name(self) -> str:
+        """What docs/clients.md calls it."""
+        return f"openai ({self._from}), Responses"
+
+    @property
+    def chat_name(self) -> str:
+        """What docs/clients.md calls its other API."""
+        return f"openai ({self._from}), Chat Completions"
 
     def create(self, text: Any = "Hello", **body: Any) -> dict[str, Any]:
-        return self.driver.do("create", url=self.url, body=_body(text, body))
+        return self.driver.do("create", url=self.url, body=_body(text, body), retries=self._retries)
+
+    def complete(self, *messages: dict[str, Any], **body: Any) -> dict[str, Any]:
+        """Have a completion; these messages are the conversation."""
+        body = {"model": "demo", "messages": list(messages), **body}
+        return self.driver.do("complete", url=self.url, body=body, retries=self._retries)
 
     def stream(self, text: Any = "Hello", **body: Any) -> Stream:
         stream = Stream(self.driver)
         self.driver.do("createStream", **{"as": stream.name}, url=self.url, body=_body(text, body))
+        return stream
+
+    def chunks(self, *messages: dict[str, Any], **body: Any) -> Stream:
+        """Have a completion in chunks."""
+        stream = Stream(self.driver)
+        body = {"model": "demo", "messages": list(messages), **body}
+        self.driver.do("completeStream", **{"as": stream.name}, url=self.url, body=body)
         return stream
 
     def follow(self, response_id: str, **query: Any) -> Stream:
@@ -206,16 +246,23 @@ def items(response: dict[str, Any], kind: str) -> list[dict[str, Any]]:
     return [item for item in response["output"] if item["type"] == kind]
 
 
-@pytest.fixture(scope="module", params=["npm", "pypi"])
-def driver(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """Each client in turn."""
-    if request.param == "npm":
+@contextmanager
+def driven(kind: str) -> Iterator[Any]:
+    """Have one of both clients."""
+    if kind == "npm":
         with Program("openai.mjs") as running:
             yield running
     else:
         running = Python()
         yield running
         running.close()
+
+
+@pytest.fixture(scope="module", params=["npm", "pypi"])
+def driver(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Each client in turn."""
+    with driven(request.param) as running:
+        yield running
 
 
 @pytest.fixture
@@ -261,26 +308,30 @@ def test_polling(client: Client):
     assert (foreground["status"], said(foreground)) == ("completed", "Now")
 
 
-def test_reconnecting_in_mid_stream(client: Client):
+def test_reconnecting_in_mid_stream(client: Client, shows: Showing):
     """Whatever the number, what follows is what the first reader gets; also at the end, and after it."""
-    first = client.stream(**demo(tokens=500, interval_ms=10))
+    first = client.stream(**demo(tokens=100_000, interval_ms=5))
     seen = first.shows("w20")["events"]
     second = client.follow(first.response_id, starting_after=seen[-1]["sequence_number"])
     third = client.follow(first.response_id, starting_after=2)
+    for stream in (second, third):
+        stream.shows("w60")
+    whole = said(client.cancel(first.response_id))
     events = first.completes()
-    assert text_of(events) == demo_text(500)
+    assert text_of(events) == whole
     for stream, after in ((second, seen[-1]["sequence_number"]), (third, 2)):
         rest = stream.completes()
         assert numbers(rest) == list(range(after + 1, len(events)))
-        assert text_of(events[: after + 1]) + text_of(rest) == demo_text(500)
+        assert text_of(events[: after + 1]) + text_of(rest) == whole
     late = client.follow(first.response_id, starting_after=len(events) - 3).completes()
     assert numbers(late) == [len(events) - 2, len(events) - 1]
     nothing = client.follow(first.response_id, starting_after=len(events) - 1).ends()
     assert (nothing["events"], nothing["failure"]) == ([], None)
+    shows(client.name, "reload during the run", "reload after the run", "two tabs")
 
 
-def test_cancel(client: Client):
-    """It ends as cancelled, with what it had; who follows gets a proper end. Twice is once."""
+def test_cancel(client: Client, shows: Showing):
+    """It ends as cancelled, with what it had; who follows gets a proper end. Twice is once, and the next goes on."""
     stream = client.stream(**demo(tokens=100_000, interval_ms=5))
     stream.shows("w20")
     response = client.cancel(stream.response_id)
@@ -290,9 +341,12 @@ def test_cancel(client: Client):
     assert text_of(events) == said(response)
     assert demo_text(100_000).startswith(said(response))
     assert client.cancel(stream.response_id) == response
+    after = client.create("Go on", previous_response_id=stream.response_id, background=False)
+    assert said(after) == "Go on"
+    shows(client.name, "stop, then go on")
 
 
-def test_approve_edit_and_reject(client: Client):
+def test_approve_edit_and_reject(client: Client, shows: Showing):
     """A pause completes the response with an approval request; answering it is the next response."""
     events = client.stream(**demo(tokens=8, approve_at=[2, 4, 6])).completes()
     first = events[-1]["response"]
@@ -317,6 +371,7 @@ def test_approve_edit_and_reject(client: Client):
     for response in (first, second, third, fourth):
         assert client.get(response["id"])["output"] == response["output"]
     assert numbers(client.follow(second["id"], starting_after=2).completes()) == list(range(3, len(events)))
+    shows(client.name, "approve", "approve an edited call", "reject")
 
 
 def verdict(asked: dict[str, Any], **answer: Any) -> dict[str, Any]:
@@ -357,14 +412,17 @@ def test_refusals(client: Client):
     assert (refused["status"], refused["code"]) == (409, "decision_conflict")
 
 
-def test_a_failing_engine(client: Client):
-    """response.failed with the reason; what was said stays."""
+def test_a_failing_engine(client: Client, shows: Showing):
+    """response.failed with the reason; what was said stays. What cannot be started is refused before."""
     events = client.stream(**demo(tokens=9, fail_at=5)).completes()
     response = events[-1]["response"]
     assert (events[-1]["type"], response["status"]) == ("response.failed", "failed")
     assert response["error"]["message"] == "DemoError: asked to fail before word 5"
     assert text_of(events) == said(response) == demo_text(5)
     assert response["output"][-1]["status"] == "incomplete"
+    refused = client.create(mainstem={"engine": "no_such_engine"})["refused"]
+    assert (refused["status"], refused["code"]) == (404, "model_not_found")
+    shows(client.name, "error before the stream", "error in the stream")
 
 
 def test_a_drained_gateway_is_an_error_and_not_an_end(stage: Any, driver: Any):

@@ -11,6 +11,7 @@ taken if it is readable, and never kills an answer.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from mainstem_shared.model import jsontext
@@ -108,9 +109,11 @@ def _delta(delta: Mapping[str, Any]) -> Iterator[Piece]:
         yield Extras(members=members)
         if thought := _thought(delta):
             yield Text(kind=Kind.REASONING, text=thought)
-    for name in ("content", "refusal"):
-        if value := delta.get(name):
-            yield from _texts(value, name)
+    if content := delta.get("content"):
+        yield from _texts(content, "content")
+    if refusal := delta.get("refusal"):
+        for piece in _texts(refusal, "refusal"):
+            yield replace(piece, kind=Kind.REFUSAL) if isinstance(piece, Text) else piece
     yield from _calls(delta)
 
 
@@ -175,10 +178,11 @@ def _part(part: Any, where: str) -> Iterator[Piece]:
     if not isinstance(part, Mapping):
         raise UnreadableError(f"choices.0.delta.{where}: {_kind(part)}")
     kind = str(part.get("type") or "text")
-    thinks = "think" in kind or "reason" in kind
+    is_thought = "think" in kind or "reason" in kind
+    what = Kind.REASONING if is_thought else Kind.REFUSAL if kind == "refusal" else Kind.TEXT
     for name in ("thinking", "reasoning", "summary", "text", "refusal", "content"):
         if text := _plain(part.get(name)):
-            yield Text(kind=Kind.REASONING if thinks else Kind.TEXT, text=text, part=part)
+            yield Text(kind=what, text=text, part=part)
             return
 
 

@@ -109,7 +109,9 @@ class Events(Translator):
 
     def text_began(self, part: int, kind: str) -> None:
         if kind != "reasoning":
-            self._say("TEXT_MESSAGE_START", messageId=self._names.text(part), role="assistant")
+            # The protocol has no such part.
+            marked = {"metadata": {OURS: {"refusal": True}}} if kind == "refusal" else {}
+            self._say("TEXT_MESSAGE_START", messageId=self._names.text(part), role="assistant", **marked)
             return
         message_id = self._names.reasoning(part)
         self._say("REASONING_START", messageId=message_id)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mainstem_api.gateway.adapters import engine_input
 from mainstem_api.gateway.adapters.engine_input import Given, Options
 from mainstem_api.gateway.adapters.openai_responses import ids, parameters
 from mainstem_api.gateway.adapters.openai_responses.requests import Verdicts
@@ -20,6 +21,10 @@ from mainstem_shared import errors
 
 ECHO_MODEL: Final = "openai_model"
 """Member of a run's metadata: the `model` that was asked for."""
+ECHO_METADATA: Final = "openai_metadata"
+"""Member of a run's metadata: the request's own, which a completion repeats."""
+RUNS_READ: Final = 20
+"""Of so many earlier runs at most the store is asked for the calls that ran here."""
 
 
 class ChatCompletionRequest(BaseModel):
@@ -31,7 +36,7 @@ class ChatCompletionRequest(BaseModel):
     model: Annotated[str, Field(max_length=256)] | None = None
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
     mainstem: Options = Field(default_factory=Options)
 
     def check(self) -> None:
@@ -62,6 +67,11 @@ class ChatCompletionRequest(BaseModel):
             name: given[name] for name in parameters.HINTS if given.get(name) not in (None, "auto", "default")
         }
 
+    def echo(self, engine: str) -> dict[str, Any]:
+        """Return what completions repeat of this request."""
+        given = {} if self.metadata is None else {ECHO_METADATA: self.metadata}
+        return {ECHO_MODEL: self.model or engine, **given}
+
     @property
     def tells_usage(self) -> bool:
         """Whether a stream's last chunk is to say what was spent."""
@@ -91,6 +101,48 @@ def verdicts(messages: Sequence[Mapping[str, Any]]) -> Verdicts | None:
         decisions=[_decision(asked.id, text) for asked, text in decided if asked.is_approval],
         answers=[{"question_id": asked.id, "text": text} for asked, text in decided if not asked.is_approval],
     )
+
+
+def runs_of(messages: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the runs that called some tools themselves, and left others to the client: the newest ones."""
+    named = [
+        shared[1] for message in messages for shared in map(ids.parts_of_shared, _call_ids(message)) if shared
+    ]
+    return list(dict.fromkeys(named))[-RUNS_READ:]
+
+
+def _call_ids(message: Mapping[str, Any]) -> list[str]:
+    calls: Any = message.get("tool_calls")
+    return (
+        [str(call.get("id")) for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    )
+
+
+def whole(
+    messages: Sequence[Mapping[str, Any]], contents: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Return a conversation in which the answers of these runs have the calls that ran here, with results.
+
+    A client of this API knows only the calls that are its own; a model is told all that it called.
+    """
+    told: list[dict[str, Any]] = []
+    for message in messages:
+        shared = [found for found in map(ids.parts_of_shared, _call_ids(message)) if found]
+        if shared and shared[0][1] in contents:
+            told += engine_input.transcript(contents[shared[0][1]])
+        elif shared:
+            calls = [{**call, "id": _own_id(call.get("id"))} for call in message["tool_calls"]]
+            told.append({**message, "tool_calls": calls})
+        elif message.get("role") == "tool":
+            told.append({**message, "tool_call_id": _own_id(message.get("tool_call_id"))})
+        else:
+            told.append(dict(message))
+    return told
+
+
+def _own_id(call_id: Any) -> Any:
+    shared = ids.parts_of_shared(str(call_id))
+    return call_id if shared is None else shared[0]
 
 
 def _decision(call_id: str, text: str) -> dict[str, Any]:

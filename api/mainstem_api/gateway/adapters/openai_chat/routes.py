@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Header, Request
@@ -123,14 +124,15 @@ async def _start(body: ChatCompletionRequest, retry: Retry, gateway: Gateway, ca
     if model is not None and engine_input.knows(schema, "model"):
         given["model"] = Given("model", model)
     fitting = engine_input.fitting(schema, given, body.hints())
+    said = await _whole(body.messages, gateway, caller)
     started = await starting.start_run(
         gateway.operations,
         starting.parse_request(
             {
                 "engine": engine,
-                "input": engine_input.engine_input(schema, body.messages, fitting, options),
+                "input": engine_input.engine_input(schema, said, fitting, options),
                 "if_active": options.if_active,
-                "metadata": {**options.metadata, requests.ECHO_MODEL: body.model or engine},
+                "metadata": {**options.metadata, **body.echo(engine)},
                 "max_duration_s": options.max_duration_s,
                 "on_worker_lost": options.on_worker_lost,
                 "budget": options.spendable,
@@ -142,6 +144,16 @@ async def _start(body: ChatCompletionRequest, retry: Retry, gateway: Gateway, ca
         private_threads=True,
     )
     return started.run_id
+
+
+async def _whole(messages: list[dict[str, Any]], gateway: Gateway, caller: Principal) -> list[dict[str, Any]]:
+    """Return a conversation with the calls that ran here, where a client's call stood beside them."""
+    contents: dict[str, Any] = {}
+    for run_id in requests.runs_of(messages):
+        with contextlib.suppress(errors.NotFound):  # or another's: the client's word stands
+            attach_point = await attaching.read(gateway.store, run_id, caller)
+            contents[run_id] = attach_point.fold.dump()["content"]
+    return requests.whole(messages, contents)
 
 
 async def _decide(verdicts: Verdicts, gateway: Gateway, caller: Principal) -> tuple[str, Place]:
@@ -176,13 +188,15 @@ async def _answer(
             encoder=lambda _: words,
         )
     settling = asyncio.create_task(settle(gateway, words, run_id, attach_point.cursor))
-    return await SettledResponse.of(settling, lambda: _settled(words), gateway.settings.heartbeat_s)
+    metadata = attach_point.spec.metadata.get(requests.ECHO_METADATA)
+    echo = {} if metadata is None else {"metadata": metadata}
+    return await SettledResponse.of(settling, lambda: _settled(words, echo), gateway.settings.heartbeat_s)
 
 
-def _settled(words: Completion) -> Response:
+def _settled(words: Completion, echo: dict[str, Any]) -> Response:
     if words.failure is not None:
         return error_objects.of_outcome(words.failure)
-    return _as_json(words.completion())
+    return _as_json({**words.completion(), **echo})
 
 
 def _as_json(value: Any) -> Response:

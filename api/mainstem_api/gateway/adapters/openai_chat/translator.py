@@ -130,10 +130,17 @@ class Completion(Translator):
         else:
             reason = self.fold.extra.get("finish_reason")
             self.finish_reason = reason if reason in FINISH_REASONS else "stop"
-            for part in self.fold.parts:
-                if not isinstance(part, TextPart) and part.get("state") == "called":
-                    self._add_call(part["call_id"], part["name"], part["arguments"])
+            self._leave_open_calls()
         self._finish()
+
+    def _leave_open_calls(self) -> None:
+        """Leave to the client what is its own to call; if calls ran here, too, ids that say where."""
+        calls = [part for part in self.fold.parts if not isinstance(part, TextPart) and "call_id" in part]
+        ran_some = any(call["state"] not in ("streaming", "called") for call in calls)
+        for call in calls:
+            if call["state"] == "called":
+                call_id = ids.shared(self.run_id, call["call_id"]) if ran_some else call["call_id"]
+                self._add_call(call_id, call["name"], call["arguments"])
 
     # -- chunks
 

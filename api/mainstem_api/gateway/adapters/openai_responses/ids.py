@@ -14,6 +14,9 @@ _ASKED: Final = re.compile(
     r"(?P<kind>mcpr|ask)_(?P<run>[a-z2-7]{16}_[a-z2-7]{26})\.(?P<action>[^.]+)\.(?P<id>.+)", re.DOTALL
 )
 
+_ITEM: Final = re.compile(r"(?:msg|rs|mcp|fc)_(?:ask_)?(?P<run>[a-z2-7]{16}_[a-z2-7]{26})[_.].+", re.DOTALL)
+_SHARED: Final = re.compile(r"(?P<id>.+)@(?P<run>[a-z2-7]{16}_[a-z2-7]{26})", re.DOTALL)
+
 
 class Asked(NamedTuple):
     """One thing that a paused run waits for: `id` is a tool call's, or a question's."""
@@ -52,6 +55,23 @@ def asked(text: str) -> Asked | None:
     return (
         None if found is None else Asked(found["run"], found["action"], found["id"], found["kind"] == "mcpr")
     )
+
+
+def run_of_item(text: str) -> str | None:
+    """Return the run whose response has an item of this id; None if it can be none of ours."""
+    found = _ITEM.fullmatch(text)
+    return None if found is None else found["run"]
+
+
+def shared(run_id: str, call_id: str) -> str:
+    """Return the id of a call that is the client's, in a run that called tools here, too."""
+    return f"{call_id}@{run_id}"
+
+
+def parts_of_shared(text: str) -> tuple[str, str] | None:
+    """Return the call's own id, and the run, from an id that `shared` made; None of any other."""
+    found = _SHARED.fullmatch(text)
+    return None if found is None else (found["id"], found["run"])
 
 
 def short(run_id: str) -> str:

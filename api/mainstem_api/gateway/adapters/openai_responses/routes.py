@@ -20,6 +20,7 @@ from mainstem_api.gateway.adapters.openai_responses import (
     error_objects,
     ids,
     messages,
+    references,
     requests,
     response_object,
     translator,
@@ -68,6 +69,7 @@ async def create_response(
 ) -> Response:
     """Start a run, or decide what a response waits for; answer with the response, or with its events."""
     body.check()
+    body = await references.resolved(body, lambda run_id: _items(run_id, gateway, caller))
     verdicts = requests.verdicts(body.items)
     if verdicts is not None:
         name = await _decide(body, verdicts, gateway, caller)
@@ -255,6 +257,13 @@ async def _read(name: ResponseId, gateway: Gateway, caller: Principal) -> Attach
     if echo.get("store") is False:
         raise errors.NotFound(f"Response with id {str(name)!r} not found.")
     return attach_point
+
+
+async def _items(run_id: str, gateway: Gateway, caller: Principal) -> list[dict[str, Any]]:
+    """Return the items of all responses that a run gave."""
+    attach_point = await _read(ResponseId(run_id), gateway, caller)
+    turns = range(len(attach_point.pauses) + 1)
+    return [item for turn in turns for item in _now(ResponseId(run_id, turn), attach_point)["output"]]
 
 
 def _now(name: ResponseId, attach_point: AttachPoint) -> dict[str, Any]:

@@ -86,7 +86,7 @@ class Sequencer:
         self.items: list[dict[str, Any]] = []
         """Output items that are complete, as they were told."""
         self._name = name
-        self._short = ids.short(name.run_id)
+        self._run_id = name.run_id
         self._restarts = restarts
         self._after = after
         self._say = say
@@ -239,7 +239,7 @@ class Sequencer:
 
     def _item_id(self, unit: Text) -> str:
         prefix = "rs" if unit.kind == "reasoning" else "msg"
-        return f"{prefix}_{self._short}_{self._name.turn}_{unit.part}"
+        return f"{prefix}_{self._run_id}_{self._name.turn}_{unit.part}"
 
     def _text_item(self, unit: Text, status: str, text: str | None) -> dict[str, Any]:
         names = self._names[unit.kind]
@@ -258,7 +258,7 @@ class Sequencer:
     def _tell_call(self, unit: Call, part: Mapping[str, Any]) -> None:
         """Tell a call that ran in a worker, as one of a remote server's."""
         index, arguments = len(self.items), json_text(part["arguments"])
-        item_id = f"mcp_{self._short}_{self._name.turn}_{part['call_id']}"
+        item_id = f"mcp_{self._run_id}_{self._name.turn}_{part['call_id']}"
         place = {"item_id": item_id, "output_index": index}
         failed = part["state"] != "completed"
         item: dict[str, Any] = {
@@ -280,7 +280,7 @@ class Sequencer:
 
     def _tell_function_call(self, call_id: str, part: Mapping[str, Any]) -> None:
         """Tell a call that is the caller's to run."""
-        item = {"id": f"fc_{self._short}_{self._name.turn}_{call_id}", "type": "function_call"}
+        item = {"id": f"fc_{self._run_id}_{self._name.turn}_{call_id}", "type": "function_call"}
         self._tell_arguments({**item, "call_id": call_id, "name": part["name"]}, json_text(part["arguments"]))
 
     def _tell_question(self, action_id: str, question: Mapping[str, Any]) -> None:
