@@ -153,9 +153,9 @@ MATRIX: dict[tuple[str, str], Row] = {
     ("PATCH", "/v1/langgraph/threads/{thread_id}"): Row(
         stranger=404, admin=404, owner=200, body={"metadata": {"a": "b"}}
     ),
-    ("POST", "/v1/langgraph/threads/{thread_id}/state"): Row(stranger=400, admin=400, owner=400, body={}),
-    ("POST", "/v1/langgraph/runs/crons"): Row(stranger=400, admin=400, owner=400, body={}),
-    ("POST", "/v1/langgraph/threads/{thread_id}/runs/crons"): Row(stranger=400, admin=400, owner=400, body={}),
+    ("POST", "/v1/langgraph/threads/{thread_id}/state"): Row(stranger=404, admin=404, owner=404, body={}),
+    ("POST", "/v1/langgraph/runs/crons"): Row(stranger=404, admin=404, owner=404, body={}),
+    ("POST", "/v1/langgraph/threads/{thread_id}/runs/crons"): Row(stranger=404, admin=404, owner=404, body={}),
     ("DELETE", "/v1/langgraph/threads/{thread_id}"): Row(stranger=404, admin=404, owner=204),
     ("GET", "/v1/langgraph/threads/{thread_id}/state"): EMPTY_OR_OWN,
     ("POST", "/v1/langgraph/threads/{thread_id}/history"): Row(stranger=200, admin=200, owner=200, body={}),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mainstem_shared import errors, transitions
@@ -86,6 +86,14 @@ def of_state(state: transitions.State) -> AttachPoint:
         restarts=record.restart_count,
         finished_ms=record.finished_ms,
     )
+
+
+def at_start(attach_point: AttachPoint) -> AttachPoint:
+    """Return the same run before its first event: for who started it, and is to see all of them.
+
+    Events that leave no trace in the content, as custom ones, are told to nobody who attaches after them.
+    """
+    return replace(attach_point, fold=Content(), cursor=cursors.START, outcome=None)
 
 
 async def input_of(store: Store, run_id: str) -> dict[str, Any]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from mainstem_api.gateway.adapters.langgraph.stream import MODES
 from mainstem_shared import errors
-from mainstem_shared.model import runs
+from mainstem_shared.model import jsontext, runs
 
 _REFUSED: Final = (
     "after_seconds", "checkpoint", "checkpoint_id", "feedback_keys", "interrupt_after", "interrupt_before",
@@ -131,10 +131,7 @@ class CreateRun(BaseModel):
             raise errors.InvalidRequest("on_disconnect: a run outlives its readers.", path="on_disconnect")
         if self.command is not None and (self.command.update is not None or self.command.goto is not None):
             raise errors.InvalidRequest("command: only resume.", path="command")
-        for mode in self.modes:
-            if mode not in MODES:
-                known = ", ".join(sorted(MODES))
-                raise errors.InvalidRequest(f"stream_mode: {mode!r} is none of {known}.", path="stream_mode")
+        _check_modes(self.modes)
 
     @property
     def modes(self) -> list[str]:
@@ -145,3 +142,29 @@ class CreateRun(BaseModel):
     def if_active(self) -> runs.IfActive:
         """What happens to a run at work."""
         return _IF_ACTIVE[self.multitask_strategy]
+
+
+def modes_of_query(given: Sequence[str] | None) -> list[str]:
+    """Return the modes that a query names: repeated, or as one JSON list, as the clients of npm have them.
+
+    Raises:
+        InvalidRequest: a mode is none that is served.
+    """
+    modes: list[str] = []
+    for text in given or ():
+        if text.startswith("["):
+            try:
+                modes += [str(mode) for mode in jsontext.loads(text)]
+            except ValueError:
+                modes.append(text)  # which is none
+        elif text:  # the SDK of PyPI sends an empty one for none
+            modes.append(text)
+    _check_modes(modes)
+    return modes
+
+
+def _check_modes(modes: Sequence[str]) -> None:
+    for mode in modes:
+        if mode not in MODES:
+            known = ", ".join(sorted(MODES))
+            raise errors.InvalidRequest(f"stream_mode: {mode[:40]!r} is none of {known}.", path="stream_mode")

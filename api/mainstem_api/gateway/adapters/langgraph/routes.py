@@ -18,6 +18,7 @@ from mainstem_api.gateway.adapters.langgraph.requests import (
     Search,
     SearchThreads,
     UpdateThread,
+    modes_of_query,
 )
 from mainstem_api.gateway.adapters.langgraph.stream import NODE, GraphRun, path_of
 from mainstem_api.gateway.adapters.openai_chat import translator
@@ -203,9 +204,13 @@ def _thread(thread_id: str, said: list[Message], metadata: Mapping[str, Any] | N
         "updated_at": last.created_at if last is not None else None,
         "metadata": metadata or {},
         "status": "error" if status is Status.FAILED else names.get(status, "idle"),
-        "values": {"messages": messages.of_thread(said)},
+        "values": _values(said),
         "interrupts": {NODE: waiting} if waiting else {},
     }
+
+
+def _values(said: list[Message]) -> dict[str, Any]:
+    return {"messages": messages.of_thread(said)} if said else {}
 
 
 def _state(thread_id: str, said: list[Message]) -> dict[str, Any]:
@@ -214,7 +219,7 @@ def _state(thread_id: str, said: list[Message]) -> dict[str, Any]:
     checkpoint = {"thread_id": thread_id, "checkpoint_ns": "", "checkpoint_id": last.id if last else None}
     task = {"id": last.id if last else "", "name": NODE, "error": None, "interrupts": waiting}
     return {
-        "values": {"messages": messages.of_thread(said)},
+        "values": _values(said),
         "next": [NODE] if waiting else [],
         "tasks": [{**task, "checkpoint": None, "state": None}] if waiting else [],
         "metadata": {},
@@ -232,7 +237,7 @@ def _state(thread_id: str, said: list[Message]) -> dict[str, Any]:
 async def stream_run(thread_id: ThreadId, body: CreateRun, gateway: Serving, caller: Caller) -> Response:
     """Start a run, or go on with one that was interrupted, and stream it."""
     run_id, after = await _begin(thread_id, body, gateway, caller)
-    return await _stream(run_id, body.modes, gateway, caller, after)
+    return await _stream(run_id, body.modes, gateway, caller, after, is_new=after is None)
 
 
 @router.post("/threads/{thread_id}/runs/wait", response_class=Response, responses=_ANSWER)
@@ -253,8 +258,8 @@ async def create_run(thread_id: ThreadId, body: CreateRun, gateway: Serving, cal
 @router.post("/runs/stream", response_class=Response, responses=_ANSWER)
 async def stream_stateless(body: CreateRun, gateway: Serving, caller: Caller) -> Response:
     """Start a run on a thread of its own, and stream it."""
-    run_id, after = await _begin(str(uuid.uuid4()), body, gateway, caller)
-    return await _stream(run_id, body.modes, gateway, caller, after)
+    run_id, _ = await _begin(str(uuid.uuid4()), body, gateway, caller)
+    return await _stream(run_id, body.modes, gateway, caller, None, is_new=True)
 
 
 @router.post("/runs/wait", response_class=Response, responses=_ANSWER)
@@ -290,12 +295,15 @@ async def join_stream(
     caller: Caller,
     stream_mode: Annotated[list[str] | None, Query()] = None,
     last_event_id: Annotated[str | None, Header()] = None,
+    cancel_on_disconnect: bool = False,
 ) -> Response:
     """Follow a run after `Last-Event-ID`; `-1`: from its start."""
+    if cancel_on_disconnect:
+        message = "cancel_on_disconnect: a run outlives its readers."
+        raise errors.InvalidRequest(message, path="cancel_on_disconnect")
     await _get(thread_id, run_id, gateway, caller)
     after = translator.place(None if last_event_id == "-1" else last_event_id)
-    given = [mode for mode in stream_mode or () if mode]  # the SDK sends an empty one for none
-    modes = given or ["values", "messages-tuple", "updates", "custom"]
+    modes = modes_of_query(stream_mode) or ["values", "messages-tuple", "updates", "custom"]
     return await _stream(run_id, modes, gateway, caller, after)
 
 
@@ -405,9 +413,17 @@ async def _decide(
 
 
 async def _following(
-    run_id: str, modes: list[str], gateway: Gateway, caller: Principal, after: Place | None
+    run_id: str,
+    modes: list[str],
+    gateway: Gateway,
+    caller: Principal,
+    after: Place | None,
+    *,
+    is_new: bool = False,
 ) -> tuple[GraphRun, attaching.AttachPoint]:
     attach_point = await attaching.read(gateway.store, run_id, caller)
+    if is_new:
+        attach_point = attaching.at_start(attach_point)
     said = await _said(attach_point.spec.thread_id, gateway, caller)
     at = next((at for at, message in enumerate(said) if message.id == run_id), len(said))
     before = messages.of_thread(said[:at])
@@ -415,9 +431,15 @@ async def _following(
 
 
 async def _stream(
-    run_id: str, modes: list[str], gateway: Gateway, caller: Principal, after: Place | None
+    run_id: str,
+    modes: list[str],
+    gateway: Gateway,
+    caller: Principal,
+    after: Place | None,
+    *,
+    is_new: bool = False,
 ) -> Response:
-    words, attach_point = await _following(run_id, modes, gateway, caller, after)
+    words, attach_point = await _following(run_id, modes, gateway, caller, after, is_new=is_new)
     return EventStream(
         gateway.tailer.subscribe(run_id, after=attach_point.cursor),
         principal=caller,
@@ -449,7 +471,7 @@ def _outcome(words: GraphRun) -> Response:
 async def update_state(thread_id: ThreadId, caller: Caller) -> Response:
     """Refuse to write a state: a thread's is what its runs said."""
     del thread_id, caller
-    raise errors.InvalidRequest("state: is what the thread's runs said; start one.", path="state")
+    raise errors.NotFound("A state is not written here: it is what the thread's runs said; start one.")
 
 
 @router.post("/runs/crons", response_class=Response, responses=_ANSWER)
@@ -457,4 +479,4 @@ async def update_state(thread_id: ThreadId, caller: Caller) -> Response:
 async def create_cron(caller: Caller) -> Response:
     """Refuse schedules by name."""
     del caller
-    raise errors.InvalidRequest("crons: are not served here; start runs from a scheduler.", path="crons")
+    raise errors.NotFound("Crons are not served here: start runs from a scheduler.")

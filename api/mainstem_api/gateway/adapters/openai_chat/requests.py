@@ -9,7 +9,7 @@ The format is the one that engines of `messages` take, so messages go on as they
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -105,17 +105,15 @@ def verdicts(messages: Sequence[Mapping[str, Any]]) -> Verdicts | None:
 
 def runs_of(messages: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the runs that called some tools themselves, and left others to the client: the newest ones."""
-    named = [
-        shared[1] for message in messages for shared in map(ids.parts_of_shared, _call_ids(message)) if shared
-    ]
-    return list(dict.fromkeys(named))[-RUNS_READ:]
+    named = [call_id for message in messages for call_id in _call_ids(message)]
+    runs = [found[1] for found in map(ids.parts_of_shared, named) if found is not None]
+    return list(dict.fromkeys(runs))[-RUNS_READ:]
 
 
 def _call_ids(message: Mapping[str, Any]) -> list[str]:
-    calls: Any = message.get("tool_calls")
-    return (
-        [str(call.get("id")) for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
-    )
+    calls = message.get("tool_calls")
+    given = cast("list[Any]", calls) if isinstance(calls, list) else []
+    return [str(cast("dict[str, Any]", call).get("id")) for call in given if isinstance(call, dict)]
 
 
 def whole(
