@@ -15,7 +15,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 UNARCHIVED_MS: Final = 365 * 86_400_000
 """How long runs wait in the store for an unavailable archive."""
-Seconds = Annotated[float, Field(gt=0)]
+LONGEST_S: Final = 100 * 366 * 86_400
+"""A hundred years: longer waits are mistakes, and calendars end after a few thousand."""
+Seconds = Annotated[float, Field(gt=0, le=LONGEST_S)]
 
 
 class WriteProfile(StrEnum):

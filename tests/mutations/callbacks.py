@@ -1,10 +1,10 @@
-"""Breaks rows 224 to 229 of the contract: who is told of a run's end, how often, and who may not be."""
+"""Breaks rows 224 to 229 of the contract, of callbacks, and 231 to 233: what costs or waits without end."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from mutations.mutation import API, LUA, SHARED, Mutation
+from mutations.mutation import API, LUA, SHARED, TASKS, Mutation
 
 M = Mutation
 
@@ -50,5 +50,26 @@ MUTATIONS: Final = (
         old="        raise _Seen from error",
         new="        del error",
         only=("test_deliveries_at_the_same_time_count_once",),
+    ),
+    M(
+        rows=(231,),
+        file=f"{SHARED}/operations/courier.py",
+        old='        ("host", host): AT_ONCE_EACH,\n',
+        new="",
+        only=("test_receivers_that_hang_hold_up_nobody_else",),
+    ),
+    M(
+        rows=(232,),
+        file=f"{SHARED}/model/schemas.py",
+        old="(ValueError, ArithmeticError, RecursionError, SchemaError, Unresolvable)",
+        new="(ValueError, SchemaError, Unresolvable)",
+        only=("test_a_schema_that_cannot_judge_refuses_nothing",),
+    ),
+    M(
+        rows=(233,),
+        file=f"{TASKS}/sdk/pauses.py",
+        old="    if not seconds <= LONGEST_S:",
+        new="    if seconds > 2 * 10**305:",
+        only=("test_no_run_waits_for_ever",),
     ),
 )

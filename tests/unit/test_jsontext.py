@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from datetime import UTC, datetime
 
@@ -48,6 +49,15 @@ def test_a_surrogate_does_not_change_what_else_can_be_encoded(half: str):
     value = {"at": datetime(2026, 1, 2, tzinfo=UTC), "t": (1, 2), "n": float("nan"), "x": half}
     decoded = jsontext.loads(jsontext.dumps(value))
     assert decoded == {"at": "2026-01-02T00:00:00Z", "t": [1, 2], "n": None, "x": half}
+
+
+def test_names_may_have_lone_surrogates_too():
+    """A model's tool arguments can: they are kept like values, whatever stands beside them."""
+    value = {"\ud83d": {"\ude00": "\udfff"}, 1: (float("nan"), datetime(2026, 1, 2, tzinfo=UTC))}
+    decoded = jsontext.loads(jsontext.dumps(value))
+    assert decoded == {"\ud83d": {"\ude00": "\udfff"}, "1": [None, "2026-01-02T00:00:00Z"]}
+    with pytest.raises(ValueError, match="nested too deeply"):
+        jsontext.dumps({"\ud83d": functools.reduce(lambda inner, _: [inner], range(5000), 1)})
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])

@@ -16,7 +16,7 @@ from jsonschema.validators import Draft202012Validator, validator_for
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mainstem_shared import errors
-from mainstem_shared.model import digests, jsontext, runs, schemas, validation
+from mainstem_shared.model import digests, ids, jsontext, runs, schemas, validation
 
 ACTION_LIMIT: Final = 192 * 1024
 """Largest action, in bytes of JSON: it stands in the log, the snapshot and the record."""
@@ -115,6 +115,13 @@ class Wait(_Strict):
     event: Annotated[str, Field(min_length=1, max_length=255)] | None = None
     since_ms: int = 0
     runs: Annotated[tuple[str, ...], Field(max_length=1000)] = ()
+
+    @model_validator(mode="after")
+    def _waits_for_runs(self) -> Self:
+        for run_id in self.runs:
+            if not ids.is_run_id(run_id):
+                raise ValueError(f"{run_id!r} is no run's id")
+        return self
 
     @property
     def is_timed(self) -> bool:

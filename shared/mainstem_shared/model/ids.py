@@ -40,13 +40,18 @@ def run_id(tenant: str, thread_id: str, unique: uuid.UUID) -> str:
     return f"{thread_tag(tenant, thread_id)}_{_base32(unique.bytes)}"
 
 
+def is_run_id(text: str) -> bool:
+    """Tell whether a text can be a run's id."""
+    return _RUN_ID.fullmatch(text) is not None
+
+
 def split(run: str) -> tuple[str, str]:
     """Split a run id into tag and unique part.
 
     Raises:
         NotFound: it cannot be a run id (hostile ids never reach the store).
     """
-    if _RUN_ID.fullmatch(run) is None:
+    if not is_run_id(run):
         raise errors.NotFound
     tag, _, unique = run.partition("_")
     return tag, unique

@@ -36,7 +36,7 @@ def dumps(value: Any) -> bytes:
         return to_json(value, inf_nan_mode="null")
     except (PydanticSerializationError, UnicodeEncodeError):
         try:
-            plain = to_jsonable_python(value, inf_nan_mode="null")
+            plain = _plain(value)
             return json.dumps(plain, separators=(",", ":"), ensure_ascii=True).encode("ascii")
         except RecursionError as error:
             raise ValueError("JSON text cannot be written: nested too deeply.") from error
@@ -94,6 +94,24 @@ def well_formed(value: Any) -> Any:
         with contextlib.suppress(RecursionError):  # its encoder refuses it, with words
             return _mended(value)
     return value
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of what JSON has; the encoder's own function refuses names with lone surrogates."""
+    match value:
+        case dict():
+            return {
+                name if isinstance(name, str) else _name(name): _plain(item)
+                for name, item in value.items()  # pyright: ignore[reportUnknownVariableType]
+            }
+        case list() | tuple():
+            return [_plain(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+        case _:
+            return to_jsonable_python(value, inf_nan_mode="null")
+
+
+def _name(name: Any) -> str:
+    return next(iter(to_jsonable_python({name: None})))
 
 
 def _mended(value: Any) -> Any:

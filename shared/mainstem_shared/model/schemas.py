@@ -15,12 +15,10 @@ from typing import Any, Final
 
 from jsonschema.exceptions import SchemaError, best_match
 from jsonschema.protocols import Validator
-from jsonschema.validators import Draft202012Validator, validator_for
-from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from mainstem_shared import errors
-from mainstem_shared.model import jsontext
+from mainstem_shared.model import bounded_schemas, jsontext
 
 logger = logging.getLogger(__name__)
 
@@ -145,12 +143,17 @@ INPUTS: Final[dict[str, Any]] = {"type": "array", "items": _INPUT}
 def validate(schema: bytes, run_input: dict[str, Any]) -> None:
     """Check an input against the text of a JSON Schema. A schema that is broken itself refuses nothing.
 
+    Nor does one that leads back to itself, or a pattern with look-around: the worker's own model decides.
+
     Raises:
         InvalidInput: it does not fit.
     """
+    bounded_schemas.begin(run_input)
     try:
         violation = best_match(_validator(schema).iter_errors(run_input))
-    except (ValueError, SchemaError, Unresolvable) as error:
+    except bounded_schemas.TooCostly as error:
+        raise errors.InvalidInput("$: it is too large or too deep for its schema", path="$") from error
+    except (ValueError, ArithmeticError, RecursionError, SchemaError, Unresolvable) as error:
         # Not the caller's fault; the worker's own model still stands between the input and the engine.
         logger.warning(
             "an announced schema is unusable", extra={"action": "validate", "why": str(error)[:300]}
@@ -165,7 +168,4 @@ def validate(schema: bytes, run_input: dict[str, Any]) -> None:
 
 @lru_cache(maxsize=256)
 def _validator(schema: bytes) -> Validator:
-    parsed: Any = jsontext.loads(schema)
-    kind = validator_for(parsed, default=Draft202012Validator)
-    kind.check_schema(parsed)
-    return kind(parsed, registry=Registry())  # an empty registry: `$ref` never makes us fetch anything
+    return bounded_schemas.validator(jsontext.loads(schema))

@@ -298,9 +298,10 @@ class RunContext(RunView[InputT], Emitter, Generic[InputT]):
             if outcome.type == "timeout":
                 raise TimeoutError(f"nobody sent the event {event!r} in time")
             return outcome.value
-        now, window_s = now_ms(), self.settings.approval_window_s if timeout_s is None else timeout_s
-        wait = Wait(wait_id=wait_id, event=event, since_ms=now - int(lookback_s * 1000))
-        pause = pauses.pause_to_wait(wait, state=state, until_ms=now + int(window_s * 1000))
+        window_s = self.settings.approval_window_s if timeout_s is None else timeout_s
+        wait = Wait(wait_id=wait_id, event=event, since_ms=now_ms() - pauses.milliseconds(lookback_s))
+        until_ms = now_ms() + pauses.milliseconds(window_s)
+        pause = pauses.pause_to_wait(wait, state=state, until_ms=until_ms)
         return await self._wait_for_human(pause)
 
     # -- children
@@ -341,15 +342,19 @@ class RunContext(RunView[InputT], Emitter, Generic[InputT]):
 
         Raises:
             TimeoutError: not all of them were over within `timeout_s`; by default MAINSTEM_APPROVAL_WINDOW_S.
+            ValueError: one of them is no run's id.
         """
         wait_id = self._wait_id("children", key)
+        if not (waited_for := tuple(run_ids)):
+            return []
         if (outcome := self.decisions.get(wait_id)) is not None:
             if outcome.type == "timeout":
                 raise TimeoutError("not all children were over in time")
             return list(outcome.value)
         window_s = self.settings.approval_window_s if timeout_s is None else timeout_s
-        wait = Wait(wait_id=wait_id, runs=tuple(run_ids))
-        pause = pauses.pause_to_wait(wait, state=state, until_ms=now_ms() + int(window_s * 1000))
+        wait = Wait(wait_id=wait_id, runs=waited_for)
+        until_ms = now_ms() + pauses.milliseconds(window_s)
+        pause = pauses.pause_to_wait(wait, state=state, until_ms=until_ms)
         return await self._wait_for_human(pause)
 
     def _wait_id(self, kind: str, key: str | None) -> str:
@@ -367,6 +372,6 @@ class RunContext(RunView[InputT], Emitter, Generic[InputT]):
 def _due_ms(until: float | datetime) -> int:
     """Return when a sleep is over; a time without a zone is UTC."""
     if not isinstance(until, datetime):
-        return now_ms() + int(until * 1000)
+        return now_ms() + pauses.milliseconds(until)
     aware = until if until.tzinfo is not None else until.replace(tzinfo=UTC)
-    return int(aware.timestamp() * 1000)
+    return now_ms() + pauses.milliseconds(aware.timestamp() - now_ms() / 1000)

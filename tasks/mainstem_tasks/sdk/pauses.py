@@ -26,6 +26,7 @@ from mainstem_shared.model.actions import (
 )
 from mainstem_shared.model.interrupts import Item
 from mainstem_shared.model.time import now_ms
+from mainstem_shared.settings import LONGEST_S
 
 
 class Paused(BaseException):
@@ -152,5 +153,16 @@ def _new_id() -> str:
     return f"act_{ids.token()}"
 
 
+def milliseconds(seconds: float) -> int:
+    """Return how long a run may wait, in milliseconds; a negative number is no time.
+
+    Raises:
+        ValueError: it is no number, or more than LONGEST_S.
+    """
+    if not seconds <= LONGEST_S:  # NaN is not, either
+        raise ValueError(f"a run waits {LONGEST_S} seconds at most, not {seconds}")
+    return int(max(0, seconds) * 1000)
+
+
 def _expiry(window_s: float) -> int:
-    return now_ms() + int(window_s * 1000)
+    return now_ms() + milliseconds(window_s)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 from typing import Any, Final
 
 from starlette.datastructures import Headers
@@ -24,6 +25,8 @@ HEADER_LIMIT: Final = 32 * 1024
 """Bytes of address and headers: cookies and tokens fit, and no more is ever looked at."""
 BODY_S: Final = 60.0
 """Time for a whole body."""
+_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
+"""The escape of one: UTF-8 itself has none."""
 
 
 class RequestLimits:
@@ -78,10 +81,7 @@ async def _body(scope: Scope, receive: Receive, *, limit: int) -> bytes | None:
         raise _RefusedError(408, "body_too_slow", f"The body took more than {BODY_S:.0f} seconds.") from None
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if body and (kind == "application/json" or kind.endswith("+json")):
-        if len(body) > _ON_LOOP:
-            await asyncio.to_thread(check, body)
-        else:
-            check(body)
+        return await asyncio.to_thread(checked, body) if len(body) > _ON_LOOP else checked(body)
     return body
 
 
@@ -117,8 +117,11 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 # -- JSON
 
 
-def check(body: bytes) -> None:
-    """Make sure that a body is JSON which every reader reads alike."""
+def checked(body: bytes) -> bytes:
+    """Return a body, which is JSON that every reader reads alike; halves of surrogate pairs are replaced.
+
+    Names can have them as well as values, and neither models nor encoders take them all.
+    """
     try:
         value = _DECODER.decode(body.decode("utf-8-sig"))
     except UnicodeDecodeError:
@@ -131,6 +134,10 @@ def check(body: bytes) -> None:
         raise _no_json("a number beyond all bounds.") from None
     if jsontext.nests_deeper(body, value, than=jsontext.DEPTH + 1):  # the request around its values
         raise _no_json("nested too deeply.")
+    if _SURROGATE.search(body) is None:
+        return body
+    mended = jsontext.well_formed(value)
+    return body if mended is value else jsontext.dumps(mended)
 
 
 def _no_json(words: str) -> _RefusedError:
