@@ -83,7 +83,8 @@ budgets: $(VENV)/.test ## 1,000 runs at once under one budget while their worker
 effects: $(VENV)/.test ## 10,000 side effects while their workers are killed: executed = intended
 	@exec env MAINSTEM_EFFECTS=10000 $(BIN)/pytest -s --timeout=1800 tests/acceptance/engines/test_effects.py $(ARGS)
 
-archive: $(VENV)/.test ## 20,000 runs move to PostgreSQL while workers, gateways and PostgreSQL are killed: none lost, none doubled
+archive: $(VENV)/.test ## 20,000 runs move to PostgreSQL while workers, gateways and PostgreSQL are killed: none lost, none doubled; and a kill at every write
+	@exec env MAINSTEM_KILLED=1 $(BIN)/pytest --timeout=1800 tests/integration/archive/test_crashes.py $(ARGS)
 	@exec env MAINSTEM_ARCHIVED_RUNS=20000 MAINSTEM_ARCHIVED_KILLS=12 $(BIN)/pytest -s --timeout=1800 tests/acceptance/operated/test_archiving.py $(ARGS)
 
 fuzz-providers: $(VENV)/.test ## 200,000 streams of providers, whole, split and cut: the same message or an honest failure

@@ -1,7 +1,8 @@
 """Statements that put many finished runs into the archive's table: one for SQLite, one for PostgreSQL.
 
 PostgreSQL gets a whole slice as one array per column: one statement, parsed, planned and answered once. COPY
-is no faster there (`docs/decisions/0200-*`), and would need a table of its own to replace rows from.
+was no faster where both were tried (`docs/decisions/0200-*`), and would need a table of its own to replace
+rows from.
 """
 
 from __future__ import annotations

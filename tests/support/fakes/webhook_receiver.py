@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 
 from mainstem_shared.model import jsontext
 
+LOST = b""
+"""An answer that never arrives: the connection ends instead."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
@@ -51,16 +54,18 @@ class Receiver:
                 self.received.append(Received(path=first.split(" ")[1], headers=headers, body=body))
                 await self.may_answer.wait()
                 answer = self.answers.pop(0) if self.answers else b"204 No Content\r\n"
+                if answer == LOST:
+                    return
                 writer.write(b"HTTP/1.1 " + answer + b"\r\n")
                 await writer.drain()
 
 
 @contextlib.asynccontextmanager
-async def receiving(host: str = "127.0.0.1") -> AsyncIterator[Receiver]:
+async def receiving(host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[Receiver]:
     """A receiver that listens at an address of loopback while the context lasts."""
     receiver = Receiver()
     receiver.may_answer.set()
-    server = await asyncio.start_server(receiver.serve, host, 0)
+    server = await asyncio.start_server(receiver.serve, host, port)
     receiver.port = server.sockets[0].getsockname()[1]
     try:
         yield receiver

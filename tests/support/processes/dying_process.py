@@ -5,6 +5,8 @@ Death is a BaseException, as no code may treat it: what a real process would not
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +21,7 @@ class Died(BaseException):
 
 
 class Life:
-    """How many commands are left."""
+    """How many writes are left."""
 
     def __init__(self, commands: int) -> None:
         self.left = commands
@@ -29,6 +31,23 @@ class Life:
         granted = min(self.left, wanted)
         self.left -= granted
         return granted
+
+    def death(self) -> BaseException:
+        """Return what is to be raised: nothing that is done on the way out reaches anybody."""
+        return Died()
+
+    def act(self) -> None:
+        """Take part of it, or die."""
+        if not self.spend():
+            raise self.death()
+
+
+class Doomed(Life):
+    """The life of a real process, which the kernel ends."""
+
+    def death(self) -> BaseException:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return super().death()
 
 
 class Messages:
@@ -54,8 +73,8 @@ class Messages:
         self._spend()
 
     def _spend(self) -> None:
-        if self._life is not None and not self._life.spend():
-            raise Died
+        if self._life is not None:
+            self._life.act()
 
 
 def store(url: str, life: Life) -> Store:
@@ -65,8 +84,7 @@ def store(url: str, life: Life) -> Store:
     execute, pipeline = client.execute_command, client.pipeline
 
     async def execute_command(*args: Any, **options: Any) -> Any:
-        if not life.spend():
-            raise Died
+        life.act()
         return await execute(*args, **options)
 
     def mortal_pipeline(**options: Any) -> Any:
@@ -85,7 +103,7 @@ def store(url: str, life: Life) -> Store:
             return await call(*commands)
         if granted:
             await call(*commands[:granted])
-        raise Died
+        raise life.death()
 
     connected.shared.call = mortal_call
     return connected
@@ -102,6 +120,6 @@ def _until_death(pipe: Any, execute: Callable[[], Any], life: Life) -> Callable[
         pipe.command_stack = pipe.command_stack[: 0 if pipe.is_transaction else granted]
         if pipe.command_stack:
             await execute()
-        raise Died
+        raise life.death()
 
     return limited
