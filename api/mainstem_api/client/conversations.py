@@ -92,6 +92,14 @@ class Conversations:
         )
         return await conversations.page(self._store, query)
 
+    async def ready_messages(
+        self, thread_id: str, *, user_id: str | None, tenant: str, limit: int
+    ) -> bytes | None:
+        """Return the answer of `GET /v1/threads/{id}/messages`; None if it does not stand ready."""
+        query = conversations.Query(tenant=tenant, thread_id=thread_id, user_id=user_id, limit=limit)
+        found = await conversations.ready_page(self._store, query)
+        return found and found.json()
+
     async def fork_thread(
         self,
         thread_id: str,

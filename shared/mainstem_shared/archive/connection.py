@@ -7,7 +7,7 @@ stands in `database`, `deletions`, `threads` and `retention`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
@@ -37,6 +37,7 @@ _DRIVERS: Final = {
     "postgres": "postgresql+psycopg",
     "sqlite": "sqlite+aiosqlite",
 }
+_READ_ONLY: Final = "25006"
 _OF_DATA: Final = ("22", "23", "54")
 """Classes of SQLSTATE that blame the row: its data, a constraint, a limit of the program."""
 
@@ -81,8 +82,8 @@ class Connection:
 
         return await self._twice(transact)
 
-    async def read(self, query: Executable) -> Sequence[Any]:
-        """Return a query's rows, as mappings.
+    async def read(self, query: Executable, given: Mapping[str, Any] | None = None) -> Sequence[Any]:
+        """Return a query's rows, as mappings; `given` are its parameters, if it names some.
 
         Raises:
             ArchiveUnavailable: nobody knows.
@@ -92,7 +93,7 @@ class Connection:
             # Without a transaction: a read is one round trip.
             async with engine.connect() as connection:
                 await connection.execution_options(isolation_level="AUTOCOMMIT")
-                return (await connection.execute(query)).mappings().all()
+                return (await connection.execute(query, given)).mappings().all()
 
         return await self._twice(ask)
 
@@ -103,6 +104,8 @@ class Connection:
             try:
                 return await work(engine)
             except DBAPIError as error:
+                if getattr(error.orig, "sqlstate", None) == _READ_ONLY:
+                    await engine.dispose()  # demoted: connections that are kept would stay with this server
                 if not error.connection_invalidated:
                     raise
             return await work(engine)

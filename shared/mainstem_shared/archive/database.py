@@ -7,7 +7,7 @@ store before.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any, Final
 
@@ -87,8 +87,16 @@ class Archive(Connection):
         first, second = await self.put_each(runs[:half]), await self.put_each(runs[half:])
         return first[0] | second[0], first[1] | second[1]
 
-    async def describe(self, run_id: str, changes: dict[str, bytes | None]) -> bool:
+    async def describe(
+        self,
+        run_id: str,
+        changes: dict[str, bytes | None],
+        *,
+        ready: Callable[[StoredRun, int], bytes | None] | None = None,
+    ) -> bool:
         """Change what people say about a run (None clears); False if it is not here.
+
+        `ready` makes the messages anew that the row keeps, as of a time.
 
         Raises:
             ArchiveUnavailable: changed or not.
@@ -96,12 +104,14 @@ class Archive(Connection):
         is_here = and_(RUNS.c.run_id == run_id, RUNS.c.deleted_ms.is_(None))
 
         async def work(connection: AsyncConnection) -> bool:
-            query = select(RUNS.c.record, RUNS.c.archived_ms).where(is_here).with_for_update()
+            query = select(*_CONTENT, RUNS.c.archived_ms).where(is_here).with_for_update()
             found = (await connection.execute(query)).mappings().one_or_none()
             if found is None:
                 return False
             record, stamp = rows.described(found["record"], changes), max(now_ms(), found["archived_ms"] + 1)
-            await connection.execute(update(RUNS).where(is_here).values(record=record, archived_ms=stamp))
+            made = ready and ready(rows.run_of(run_id, {**found, "record": record}), stamp)
+            change = update(RUNS).where(is_here).values(record=record, archived_ms=stamp, messages=made)
+            await connection.execute(change)
             return True
 
         return await self.write(work)

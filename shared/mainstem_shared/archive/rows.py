@@ -13,7 +13,7 @@ from mainstem_shared.model.record import Record, declared
 from mainstem_shared.model.time import now_ms
 
 _OWN_COLUMN: Final = ("spec", "input")
-_SIZED: Final = ("spec", "input", "record", "final")
+_SIZED: Final = ("spec", "input", "record", "final", "messages")
 _MOST: Final = 10**12
 """The most tokens of one model that a run counts with in sums: those of many runs fit into 64 bits."""
 _DECLARED: Final = frozenset(field.name for field in declared())
@@ -39,8 +39,10 @@ class StoredRun:
         return Record(self.fields, _DECLARED | self.fields.keys())
 
 
-def row_of(run: StoredRun, *, read_ms: int | None = None) -> dict[str, Any]:
+def row_of(run: StoredRun, *, read_ms: int | None = None, messages: bytes | None = None) -> dict[str, Any]:
     """Return the row of a finished run that was read from the store at that time (default: now).
+
+    `messages` are those that it adds to its thread, if they are kept ready.
 
     Raises:
         ValueError, KeyError, TypeError, AttributeError: the record is damaged, or of a later version.
@@ -67,6 +69,7 @@ def row_of(run: StoredRun, *, read_ms: int | None = None) -> dict[str, Any]:
         "final": data or None,
         "archived_ms": now_ms() if read_ms is None else read_ms,
         "deleted_ms": None,
+        "messages": messages,
     }
     return {**row, "size": sum(len(row[name] or b"") for name in _SIZED)}
 

@@ -42,6 +42,7 @@ RUNS: Final = Table(
     Column("archived_ms", BigInteger),
     Column("deleted_ms", BigInteger),
     Column("doomed", SmallInteger),
+    Column("messages", LargeBinary),
     Index("mainstem_runs_by_user", "tenant", "user_id", "created_ms", "run_id"),
     Index("mainstem_runs_by_thread", "tenant", "thread_id", "created_ms", "run_id"),
     Index("mainstem_runs_by_age", "tenant", "created_ms", "run_id"),
@@ -58,6 +59,7 @@ RUNS: Final = Table(
 tombstone says whose it was; afterwards all but the id and the time is NULL. `archived_ms` is when the run
 was read from the store, or changed here. `spec`, `input` and `final` are JSON as the store has it, in bytes:
 it may hold what the types of databases refuse (a NUL, half of a surrogate pair). `record` has the rest.
+`messages` is what the run adds to its thread (`model.ready_messages`), NULL if that has to be built.
 """
 
 THREADS: Final = Table(

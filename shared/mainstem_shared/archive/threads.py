@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import bindparam, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mainstem_shared.archive.tables import RUNS, THREADS
@@ -17,6 +17,17 @@ if TYPE_CHECKING:
     from mainstem_shared.archive.connection import Connection
 
 NAMES: Final = ("title", "labels", "metadata")
+_READY_OF_ALL: Final = (
+    select(RUNS.c.run_id, RUNS.c.archived_ms, RUNS.c.messages)
+    .where(
+        RUNS.c.tenant == bindparam("tenant"),
+        RUNS.c.thread_id == bindparam("thread_id"),
+        RUNS.c.deleted_ms.is_(None),
+    )
+    .order_by(RUNS.c.created_ms.desc(), RUNS.c.run_id.desc())
+    .limit(bindparam("most"))
+)
+_READY_OF_USER: Final = _READY_OF_ALL.where(RUNS.c.user_id == bindparam("user_id"))
 
 
 class Threads:
@@ -46,6 +57,16 @@ class Threads:
         )
         found = await self._database.read(query)
         return [(row["created_ms"], row["run_id"], bytes(row["spec"])) for row in found]
+
+    async def ready(
+        self, tenant: str, thread_id: str, *, user_id: str | None, limit: int
+    ) -> Sequence[Mapping[str, Any]]:
+        """Return `run_id`, `archived_ms` and `messages` of a thread's archived runs, the newest first."""
+        query = _READY_OF_ALL if user_id is None else _READY_OF_USER
+        given = {"tenant": tenant, "thread_id": thread_id, "user_id": user_id, "most": limit}
+        if user_id is None:
+            del given["user_id"]
+        return await self._database.read(query, given)
 
     async def newest(
         self, *, tenant: str, user_id: str, thread_ids: Sequence[str]

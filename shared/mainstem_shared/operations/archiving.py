@@ -21,6 +21,7 @@ from mainstem_shared.model.runs import Spec
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.model.verification import Dump
 from mainstem_shared.operations.performing import FORGET, Operations, nobody
+from mainstem_shared.operations.queries import ready_pages
 from mainstem_shared.store import keys
 from mainstem_shared.transitions import descriptions
 
@@ -164,7 +165,7 @@ def _rows(runs: Sequence[StoredRun], read_ms: int) -> tuple[list[dict[str, Any]]
     unreadable: set[str] = set()
     for run in runs:
         try:
-            rows.append(row_of(run, read_ms=read_ms))
+            rows.append(row_of(run, read_ms=read_ms, messages=ready_pages.ready_of(run, read_ms)))
         except contents.UNREADABLE:
             unreadable.add(run.run_id)
             noted = {"action": "run_unreadable", "run_id": run.run_id}

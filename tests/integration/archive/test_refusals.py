@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 
 import pytest
 
 from mainstem_api import AsyncRuns
+from mainstem_shared.archive import connection as connection_module
 from mainstem_shared.archive.database import Archive
 from mainstem_shared.metrics import catalogue as metrics
 from mainstem_shared.model.time import now_ms
@@ -94,3 +97,63 @@ async def test_a_database_that_takes_nothing_is_away(
         await finished.due(run_id)
     await sweeper.sweep()
     assert await kept.known(run_ids) == set(run_ids)
+
+
+@pytest.mark.parametrize("state", ["read only", "hangs", "full"])
+async def test_a_database_that_is_ill_is_away(
+    store: Store,
+    kept: Archive,
+    sweeper: Sweeper,
+    finished: Finishing,
+    runs: AsyncRuns,
+    postgresql: PostgresProcess,
+    monkeypatch: pytest.MonkeyPatch,
+    state: str,
+) -> None:
+    """One that only reads, does not answer in time or has no room takes nothing, and no run is blamed; later all move."""
+    monkeypatch.setattr(connection_module, "PATIENCE_S", 1.0)
+    ids = [await finished() for _ in range(3)]
+    await kept.open()
+    before = refused()
+    with ill(postgresql, state):
+        await kept.close()
+        await sweeper.sweep()
+        assert sweeper.archiver.is_away
+        assert refused() == before
+        assert (await runs.get(ids[0])).text == "w0 w1 w2"
+    sweeper.archiver._away_until = 0
+    for run_id in ids:
+        await finished.due(run_id)
+    await sweeper.sweep()
+    assert await kept.known(ids) == set(ids)
+
+
+@contextlib.contextmanager
+def ill(postgresql: PostgresProcess, state: str) -> Iterator[None]:
+    """Have the database only read, hang, or say that it has no room, while the context lasts."""
+    with postgresql.connect() as connection:
+        match state:
+            case "read only":
+                connection.execute("ALTER DATABASE postgres SET default_transaction_read_only = on")
+            case "hangs":
+                connection.autocommit = False
+                connection.execute("LOCK TABLE mainstem_runs IN SHARE ROW EXCLUSIVE MODE")
+            case _:
+                connection.execute(
+                    "CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS"
+                    " $$ BEGIN RAISE EXCEPTION USING ERRCODE = 'disk_full'; END $$"
+                )
+                connection.execute(
+                    "CREATE TRIGGER no_room BEFORE INSERT ON mainstem_runs EXECUTE FUNCTION no_room()"
+                )
+        try:
+            yield
+        finally:
+            match state:
+                case "read only":
+                    connection.execute("SET default_transaction_read_only = off")
+                    connection.execute("ALTER DATABASE postgres RESET default_transaction_read_only")
+                case "hangs":
+                    connection.rollback()
+                case _:
+                    connection.execute("DROP TRIGGER no_room ON mainstem_runs")

@@ -163,6 +163,12 @@ async def list_messages(
     limit: Annotated[int, Query(ge=1, le=conversations.LONGEST_PAGE)] = conversations.PAGE,
 ) -> Response:
     """List a thread's messages, oldest first: the last ones of its latest branch, or a page of any branch."""
+    if branch is before is after is None and (
+        ready := await gateway.runs.ready_messages(
+            thread_id, user_id=caller.sees, tenant=caller.tenant, limit=limit
+        )
+    ):
+        return Response(ready, media_type="application/json")
     page = await gateway.runs.messages(
         thread_id,
         user_id=caller.sees,

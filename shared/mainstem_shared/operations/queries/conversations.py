@@ -17,8 +17,9 @@ from mainstem_shared.model.branches import Node, Tree
 from mainstem_shared.model.messages import Message
 from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import Run, Spec
-from mainstem_shared.operations.queries import listings
+from mainstem_shared.operations.queries import listings, ready_pages
 from mainstem_shared.operations.queries.listings import Position
+from mainstem_shared.operations.queries.ready_pages import ReadyPage
 from mainstem_shared.store.client import Store
 
 PAGE: Final = 50
@@ -133,10 +134,33 @@ async def page(store: Store, query: Query) -> Page:
         raise errors.InvalidRequest(f"limit: must be between 1 and {LONGEST_PAGE}.")
     if query.before is not None and query.after is not None:
         raise errors.InvalidRequest("before, after: give one of them.")
+    if (found := await _ready(store, query)) is not None:
+        return found
     known = await tree(store, query)
     if known.newest is None:
         raise errors.NotFound("No such thread.")
     return await _Reading(store, known, _leaf(known, query), limit=query.limit).page(query)
+
+
+async def ready_page(store: Store, query: Query) -> ReadyPage | None:
+    """Return the newest page of a thread as JSON, if it stands ready in the archive; else None.
+
+    Raises:
+        StoreUnavailable, ArchiveUnavailable: nobody can tell.
+    """
+    if (query.branch, query.before, query.after) != (None, None, None):
+        return None
+    return await ready_pages.find(
+        store, tenant=query.tenant, thread_id=query.thread_id, user_id=query.user_id, limit=query.limit
+    )
+
+
+async def _ready(store: Store, query: Query) -> Page | None:
+    found = await ready_page(store, query)
+    try:
+        return found and Page(messages=found.parsed(), previous=found.previous, next=None)
+    except ValueError:
+        return None  # half of a surrogate pair
 
 
 async def history(store: Store, query: Query, *, leaf: str, limit: int) -> list[Message]:

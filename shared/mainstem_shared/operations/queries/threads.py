@@ -16,7 +16,7 @@ from mainstem_shared.model import messages
 from mainstem_shared.model.descriptions import Description
 from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import Run, Spec
-from mainstem_shared.operations.queries import listings
+from mainstem_shared.operations.queries import listings, ready_pages
 from mainstem_shared.operations.queries.listings import Position
 from mainstem_shared.settings import UNARCHIVED_MS
 from mainstem_shared.store import keys
@@ -195,7 +195,8 @@ async def describe_run(
     again = None if store.archive is None else (run_id, UNARCHIVED_MS)
     answer = await transitions.describe(store, descriptions.of_run(run_id), change=change, again=again)
     if isinstance(answer, transitions.Gone) and store.archive is not None:
-        if not await store.archive.describe(run_id, descriptions.changed(change)):
+        changes = descriptions.changed(change)
+        if not await store.archive.describe(run_id, changes, ready=ready_pages.ready_of):
             raise errors.NotFound
     else:
         _there(answer)
