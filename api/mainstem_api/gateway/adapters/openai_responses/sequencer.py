@@ -147,7 +147,7 @@ class Sequencer:
         for unit in self._units:
             if isinstance(unit, Text) and unit.part == part:
                 unit.annotations = annotations
-        item_id = f"msg_{self._short}_{self._name.turn}_{part}"
+        item_id = f"msg_{self._run_id}_{self._name.turn}_{part}"
         for index, item in enumerate(self.items):
             if item["id"] == item_id:
                 content = [{**each, "annotations": list(annotations)} for each in item["content"]]
