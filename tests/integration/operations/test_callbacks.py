@@ -33,6 +33,7 @@ from support.fakes import webhook_receiver
 from support.fakes.webhook_receiver import Receiver
 from support.models.verb_calls import without_gap
 from support.processes import dying_process
+from support.processes.gateways import GatewayThread
 from support.waiting import wait_until_async
 
 
@@ -120,6 +121,26 @@ async def test_a_webhook_is_told_of_the_end(store: Store, broker_url: str, recei
     assert event["data"]["metadata"] == {"order": 7}
     assert await untold_of(store, run_id) == {}
     assert await store.client.exists(keys.run(run_id).callbacks) == 0
+
+
+async def test_a_request_over_http_names_who_is_told(
+    store: Store, store_url: str, broker_url: str, receiver: Receiver
+):
+    """The gateway's route takes `callback` as the client in Python does, and refuses what is not allowed."""
+    await store.client.hset(keys.ENGINES, "demo", "{}")
+    allowed = settings_for(broker_url, receiver)
+    given = allowed.model_dump(exclude_unset=True, exclude={"broker_url"})
+    with GatewayThread(store_url, broker_url, **given) as gateway:
+        async with gateway.client() as http:
+            body: dict[str, Any] = {"engine": "demo", "callback": {"url": receiver.url()}}
+            started = await http.post("/v1/threads/t/runs", json=body)
+            refused = await http.post("/v1/threads/u/runs", json={**body, "callback": {"task": "other"}})
+        run_id = started.json()["run_id"]
+        assert (refused.status_code, refused.json()["code"]) == (403, "callback_not_allowed")
+        async with operating(store, allowed) as operations:
+            await end(operations, run_id)
+            await deliver(operations, run_id)
+    assert {told.event["data"]["run_id"] for told in receiver.received} == {run_id}
 
 
 async def test_openais_own_client_takes_a_webhook_of_a_response(

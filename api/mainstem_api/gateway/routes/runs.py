@@ -98,6 +98,7 @@ async def start_run(
         max_duration_s=body.max_duration_s,
         on_worker_lost=body.on_worker_lost,
         budget=None if body.budget is None else body.budget.model_dump(exclude_none=True),
+        callback=None if body.callback is None else body.callback.model_dump(exclude_none=True),
         parent=body.parent,
         message_id=body.message_id,
     )
