@@ -7,6 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
+from mainstem_shared import transitions
+from mainstem_shared.model import ids
+from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 from support.models.logs import RunLog
 from support.processes.gateways import check_problem
@@ -109,6 +112,33 @@ async def test_pages_go_both_ways_and_meet(chat: Chat) -> None:
         assert forwards == everything
     assert (await chat.messages(after=everything[-1]))["messages"] == []
     assert (await chat.messages(before=everything[0]))["messages"] == []
+
+
+async def test_a_conversation_of_thousands_of_runs_has_its_beginning(chat: Chat, store: Store) -> None:
+    """Its newest page and its oldest one are read as those of a short one."""
+    count, first = 2_500, await chat.turn("hello", message_id="m1")
+    state = await transitions.find(store, first)
+    assert isinstance(state, transitions.State)
+    record = await store.client.hgetall(keys.run(first).record)
+    log = await store.client.dump(keys.run(first).log)
+    copied = store.client.pipeline(transaction=False)
+    for number in range(1, count):
+        run_id = ids.run_id("default", "t", ids.uuid7())
+        created_ms = state.spec.created_ms + number
+        spec = state.spec.model_copy(update={"run_id": run_id, "created_ms": created_ms, "message_id": None})
+        names = keys.run(run_id)
+        copied.hset(names.record, mapping={**record, b"spec": spec.model_dump_json()})
+        copied.pexpire(names.record, 60_000)
+        copied.restore(names.log, 60_000, log)
+        copied.zadd(names.thread_runs, {run_id: created_ms})
+    await copied.execute()
+    page = await chat.messages(limit=2)
+    assert [message["id"] for message in page["messages"]] == [f"{run_id}.in", run_id]
+    oldest = (await chat.messages(limit=3, after="m1"))["messages"]
+    assert [oldest[0]["id"], oldest[1]["parent"]] == [first, first]
+    beginning = await chat.messages(limit=9, before=oldest[1]["id"])
+    assert [message["id"] for message in beginning["messages"]] == ["m1", first]
+    assert beginning["previous"] is None
 
 
 async def test_what_is_not_there_is_not_found(chat: Chat, http: httpx.AsyncClient) -> None:

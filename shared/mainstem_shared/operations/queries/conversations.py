@@ -29,7 +29,7 @@ RUNS: Final = 10_000
 _AT_A_TIME: Final = 1000
 """Specs that are read with one pipeline."""
 _LONG: Final = 500
-"""Threads with more runs are made into a tree beside the event loop: 10,000 take a fifth of a second."""
+"""Threads with more runs are made into a tree beside the event loop."""
 BYTES_PER_PAGE: Final = 4 * 1024 * 1024
 """A page ends early once its messages hold this much text."""
 _AT_ONCE: Final = 8
