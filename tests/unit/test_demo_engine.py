@@ -65,12 +65,16 @@ async def test_delays_do_not_add_up():
             await asyncio.sleep(0.015)
 
     loop = asyncio.get_running_loop()
-    begun = loop.time()
-    result = await run_engine("demo", {"tokens": 21, "interval_ms": 20}, channel=Slow())
-    took_s = loop.time() - begun
-    assert result.text.endswith("w20")
-    # 20 intervals of 20 ms; with the delays added it would be 700 ms.
-    assert 0.4 <= took_s < 0.6
+
+    async def took_s() -> float:
+        begun = loop.time()
+        result = await run_engine("demo", {"tokens": 21, "interval_ms": 20}, channel=Slow())
+        assert result.text.endswith("w20")
+        return loop.time() - begun
+
+    # 20 intervals of 20 ms; with the delays added it would be 700 ms each time, with a busy machine it may be once.
+    tries = [await took_s() for _ in range(3)]
+    assert 0.4 <= min(tries) < 0.6
 
 
 @pytest.mark.parametrize(
