@@ -5,6 +5,7 @@ One stack and one browser serve the whole file; each test has a profile and a th
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -13,13 +14,16 @@ from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, Route, expect
 
 from support.clients.browsers import TIMEOUT_MS, Tabs, barriers, chromium, picture, tabs
 from support.engines.demowords import demo_text
-from support.fakes.identity_provider import SETTINGS, token
+from support.fakes import webhook_receiver
+from support.fakes.identity_provider import SETTINGS, bearer, token
+from support.fakes.webhook_receiver import Receiver
 from support.paths import TESTS
 from support.processes.gateways import GatewayThread
 from support.processes.processes import Child, worker
@@ -40,6 +44,13 @@ class Stack:
         self.server, self.directory = server, directory
         self.parts = contextlib.ExitStack()
         self.port = free_port()
+        self.hook_port = free_port()
+        self.callbacks: dict[str, Any] = {
+            "callback_hosts": f"127.0.0.1:{self.hook_port}",
+            "callback_http": True,
+            "callback_networks": "127.0.0.0/8",
+            "webhook_secrets": "whsec_" + base64.b64encode(os.urandom(32)).decode(),
+        }
         self.starts = 0
 
     @property
@@ -49,7 +60,9 @@ class Stack:
     def start_gateway(self) -> None:
         addresses = (self.server.url(0), self.server.url(1))
         self.gateway = self.parts.enter_context(
-            GatewayThread(*addresses, port=self.port, flower_url=FLOWER, default_engine="demo")
+            GatewayThread(
+                *addresses, port=self.port, flower_url=FLOWER, default_engine="demo", **self.callbacks
+            )
         )
 
     def start_worker(self) -> None:
@@ -58,6 +71,7 @@ class Stack:
             "MAINSTEM_BROKER_URL": self.server.url(1),
             "MAINSTEM_ENGINES": "support.engines.page_engines",
             "PYTHONPATH": str(TESTS),
+            **{f"MAINSTEM_{name.upper()}": str(value) for name, value in self.callbacks.items()},
         }
         self.starts += 1
         child = worker(env, self.directory, f"worker{self.starts}")
@@ -650,6 +664,52 @@ async def test_a_failed_run_tells_what_happened(opened: Tabs, tmp_path: Path):
     await page.get_by_role("button", name="Run again").click()
     await expect(page.locator("#run-id")).not_to_have_text(str(run_id))
     await expect(page.locator("#state")).to_have_text("Failed")
+
+
+async def test_a_callback_that_was_given_up_is_sent_again(stack: Stack, browser: Browser, tmp_path: Path):
+    """All runs' page lists it, its run's page tells what came of it; a key press there has it sent again."""
+    addresses = (stack.server.url(0), stack.server.url(1))
+    async with webhook_receiver.receiving(port=stack.hook_port) as receiver:
+        receiver.answers.append(b"410 Gone\r\ncontent-length: 0\r\n")
+        with GatewayThread(*addresses, **SETTINGS, **stack.callbacks) as locked:
+            run_id = await given_up(locked.url, receiver)
+            async with tabs(browser, locked.url) as opened:
+                page = await opened.open(f"/runs#token={token('root', scope='admin')}")
+                listed = page.get_by_role("region", name="Callbacks that were given up").get_by_role(
+                    "listitem"
+                )
+                await expect(listed).to_contain_text("tried once")
+                assert await barriers(page) == []
+                await picture(page, "callbacks-all", tmp_path)
+                await listed.get_by_role("link", name=run_id).press("Enter")
+                shown = page.get_by_role("region", name="Callbacks that are not delivered")
+                await expect(shown).to_contain_text("the receiver answered 410")
+                assert await barriers(page) == []
+                for width in (390, 1280):
+                    await page.set_viewport_size({"width": width, "height": 800})
+                    await picture(page, f"callbacks-{width}", tmp_path)
+                    assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
+                await shown.get_by_role("button", name="Send again").press("Enter")
+                await wait_until_async(
+                    lambda: len(receiver.received) == 2, description="it to be sent again", timeout_s=40
+                )
+                await expect(shown).to_be_hidden()
+                assert len(set(receiver.ids)) == 1
+
+
+async def given_up(url: str, receiver: Receiver) -> str:
+    """Have a run whose callback was given up, as its receiver wants to hear no more."""
+    async with httpx.AsyncClient(base_url=url, headers=bearer("root", scope="admin")) as http:
+        body = {"engine": "demo", "input": {"tokens": 1}, "callback": {"url": receiver.url()}}
+        started = await http.post("/v1/threads/told/runs", json=body)
+        run_id = started.raise_for_status().json()["run_id"]
+
+        async def is_given_up() -> bool:
+            listed = (await http.get("/v1/callbacks")).json()["callbacks"]
+            return any(one["given_up"] for one in listed if one["run_id"] == run_id)
+
+        await wait_until_async(is_given_up, description="the callback to be given up", timeout_s=40)
+    return run_id
 
 
 async def test_a_bulk_abort_counts_first(opened: Tabs):

@@ -94,6 +94,8 @@ export const threads = (query) => request("GET", "v1/threads", { query });
 export const describeThread = (threadId, body) => request("PATCH", `v1/threads/${segment(threadId)}`, { body });
 export const deleteThread = (threadId) => request("DELETE", `v1/threads/${segment(threadId)}`);
 export const abort = (runId) => request("POST", `v1/runs/${segment(runId)}/abort`, { query: { wait: 5 } });
+export const callbacks = () => request("GET", "v1/callbacks");
+export const resend = (runId) => request("POST", `v1/runs/${segment(runId)}/callbacks/resend`);
 export const resume = (runId, body) => request("POST", `v1/runs/${segment(runId)}/resume`, { body });
 
 /** Return an id that makes repeating a request harmless. */

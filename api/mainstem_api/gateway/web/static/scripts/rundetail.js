@@ -5,6 +5,7 @@ import { Connection } from "./connection.js";
 import { announce, byId, el, icon, notify, setText, span } from "./dom.js";
 import { ends } from "./endings.js";
 import { guard } from "./identity.js";
+import { Untold } from "./untold.js";
 import { line } from "./values.js";
 
 const POLL_MS = 2_000;
@@ -21,6 +22,7 @@ const HAPPENINGS = {
 class RunPage {
   constructor() {
     this.connection = new Connection();
+    this.untold = new Untold({ accepts: (one) => one.run_id === RUN });
     byId("theme").append(icon("theme"));
     byId("theme").addEventListener("click", () => announce(`${window.mainstemTheme.toggle()} colours`));
     document.addEventListener("visibilitychange", () => { if (!document.hidden) this.load(); });
@@ -78,11 +80,20 @@ class RunPage {
     this.showFacts(details);
     this.showTimeline(details);
     this.showSteps(run);
+    this.lookAtUntold(run);
     setText(byId("input"), cut(JSON.stringify(details.input, null, 2)));
     setText(byId("output"), cut(run.text) || "(none)");
     const task = details.tasks.at(-1);
     this.flower.hidden = !(this.me.flower_url && task);
     if (!this.flower.hidden) this.flower.href = `${this.me.flower_url.replace(/\/$/, "")}/task/${encodeURIComponent(task)}`;
+  }
+
+  /** Look for callbacks once the run waits or is over, and again while some are listed. */
+  async lookAtUntold(run) {
+    clearTimeout(this.untoldAgain);
+    if (!this.me.admin || !(run.finished_at || run.status === "requires_action")) return;
+    await this.untold.load();
+    if (!byId("untold").hidden) this.untoldAgain = setTimeout(() => this.lookAtUntold(this.shown.run), POLL_MS);
   }
 
   showFailure(run) {
