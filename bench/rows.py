@@ -6,6 +6,7 @@ Figures are of this machine; ratios are inside one run. Goals that are missed ar
 from __future__ import annotations
 
 from aborting import aborts, aborts_busy, aborts_by_mail
+from agents import agents_langgraph, agents_pydantic_ai
 from archiving import archiving
 from growth import growth_of_deliveries, growth_of_memory, growth_of_starts, growth_of_tokens
 from monitoring import fleet
@@ -21,7 +22,7 @@ from writing import burst, per_token, per_token_economy, runs_1000, runs_4000
 ROWS = (
     burst, per_token, per_token_economy, delivery, first_event, starts, reconnects, memory, fan_out, audience,
     aborts, aborts_by_mail, aborts_busy, lost_workers, fleet, runs_1000, runs_4000, capacity, pausing,
-    telling, archiving,
+    telling, archiving, agents_langgraph, agents_pydantic_ai,
 )  # fmt: skip
 SLOW = frozenset({archiving, capacity, pausing, aborts_by_mail, lost_workers})
 """Rows that quick runs leave out: their clients or runs alone take longer than there is."""

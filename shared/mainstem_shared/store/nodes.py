@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from functools import cached_property
 from typing import Any, Final
 
@@ -15,6 +16,8 @@ ANSWER_S: Final = 1.0
 """How long a server may take to say that it is there, before others go on without it."""
 FRESH_S: Final = 0.5
 """For how long what it said is believed."""
+LARGE_AT_ONCE: Final = connections.MAX_CONNECTIONS
+"""Large commands that have a connection at a time; others wait in line."""
 
 
 class Node:
@@ -28,6 +31,8 @@ class Node:
         self.round_trips = 0
         self.errors = 0
         """Round trips without an answer, or with a refusal."""
+        self._places = asyncio.Semaphore(LARGE_AT_ONCE)
+        self._served = 0
         self._asked_at = 0.0
         self._asking: asyncio.Task[None] | None = None
 
@@ -85,10 +90,35 @@ class Node:
         """
         self.round_trips += 1
         try:
-            return await (self._send_large(commands) if large else self.shared.call(*commands))
+            if not large:
+                return await self.shared.call(*commands)
+            async with self._place():
+                return await self._send_large(commands)
         except (failures.RedisError, OSError):
             self.errors += 1
             raise
+
+    @contextlib.asynccontextmanager
+    async def _place(self) -> AsyncGenerator[None]:
+        """Wait for a connection as long as the line moves: a thousand runs may begin in one busy process.
+
+        Raises:
+            redis.exceptions.ConnectionError: those in front got no answer, and nobody moved.
+        """
+        while True:
+            served = self._served
+            try:
+                async with asyncio.timeout(connections.REPLY_TIMEOUT_S):
+                    await self._places.acquire()
+                break
+            except TimeoutError:
+                if self._served == served:
+                    raise failures.ConnectionLost("No connection is free, and none became so.") from None
+        try:
+            yield
+            self._served += 1
+        finally:
+            self._places.release()
 
     async def _send_large(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         if isinstance(self.url, GuardedAddress):

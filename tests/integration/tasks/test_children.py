@@ -36,6 +36,27 @@ async def child(run: RunContext[dict[str, Any]]) -> None:
         raise RuntimeError("as expected")
 
 
+@engine("children.spending", checkpoints=True)
+async def spending(run: RunContext[dict[str, Any]]) -> None:
+    """Fan out to children with a budget each, and say why each ended."""
+    started = [
+        await run.start_child(
+            "children.spender", {"tokens": 5 + n % 2 * 50}, key=f"{n}", budget={"tokens": 20}
+        )
+        for n in range(run.input["children"])
+    ]
+    outcomes = await run.wait_children(started, key="all")
+    await run.text(" ".join(str(one["reason"]) for one in outcomes))
+
+
+@engine("children.spender")
+async def spender(run: RunContext[dict[str, Any]]) -> None:
+    """Call a provider once, if the budget has room."""
+    asked = run.input["tokens"]
+    async with run.provider_call(model="m", input_tokens=asked, max_output_tokens=1) as call:
+        await call.used(input_tokens=asked, output_tokens=1)
+
+
 async def children_of(store: Store, run_id: str) -> list[str]:
     return sorted(raw.decode() for raw in await store.client.smembers(keys.run_children(run_id)))
 
@@ -97,6 +118,37 @@ async def test_an_abort_goes_down(settings: Settings, runs: AsyncRuns, store: St
     assert [run.status for run in ended if run.run_id == run_id] == [Status.ABORTED]
     assert sum(run.status is Status.ABORTED for run in ended) == 46
     assert all(run.status.is_terminal for run in ended)
+
+
+async def test_many_children_outlive_their_workers(settings: Settings, runs: AsyncRuns, store: Store):
+    """Workers die with some of 50 at different points: each ends once, is its parent's, and is told in order."""
+    async with working(settings) as runtime:
+        run_id = (await runs.start("t", "children.parent", {"children": 50})).run_id
+        await segments.execute(runtime, run_id, task_id="t")
+        started = await children_of(store, run_id)
+        for number, one in enumerate(started[:6]):
+            await dying_worker.dies(settings, one, after=2 * number)
+        await dying_worker.sweep(settings, store, runtime.operations)
+        for one in (*started, run_id):
+            await segments.execute(runtime, one, task_id="t")
+    told = ["failed:1" if n == 1 else f"succeeded:{n}" for n in range(50)]
+    assert (await runs.get(run_id)).text == " ".join(told)
+    listed = {run.run_id: run.parent_run for run in (await runs.list(limit=100)).runs}
+    assert listed == {run_id: None, **dict.fromkeys(started, run_id)}
+
+
+async def test_a_budget_ends_the_children_it_has_no_room_for(
+    settings: Settings, runs: AsyncRuns, store: Store
+):
+    """Every second one of 50 asks for more than it may: it ends so, the others do not, and the parent is told."""
+    async with working(settings) as runtime:
+        run_id = (await runs.start("t", "children.spending", {"children": 50})).run_id
+        await segments.execute(runtime, run_id, task_id="t")
+        for one in (*await children_of(store, run_id), run_id):
+            await segments.execute(runtime, one, task_id="t")
+    run = await runs.get(run_id)
+    assert run.status is Status.SUCCEEDED
+    assert run.text.split() == ["completed", "budget_reached"] * 25
 
 
 async def test_a_child_that_ends_without_a_word_is_found(settings: Settings, runs: AsyncRuns, store: Store):

@@ -175,6 +175,8 @@ async def history(store: Store, query: Query, *, leaf: str, limit: int) -> list[
     node = known.nodes.get(leaf)
     if node is None:
         raise errors.NotFound
+    if node.after is None and not node.is_again:
+        return []  # it begins the thread
     reading = _Reading(store, known, node, limit=limit)
     found = await reading.backwards(len(reading.path), limit + 2)
     return [message for message in found if message.run_id != leaf][-limit:]

@@ -47,6 +47,11 @@ class ToolAgents:
         self._root = Speaker(run, calls)
         self._tools: dict[Place, _Tool] = {}
 
+    @property
+    def only(self) -> Speaker | None:
+        """The run's own agent as long as no tool is at work: all that is said is its."""
+        return None if self._tools else self._root
+
     def tool_began(self, place: Place, call_id: str, name: str) -> None:
         """Note where a tool works: an agent may work below that place from now on."""
         known = self._tools.get(place)

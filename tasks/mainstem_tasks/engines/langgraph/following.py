@@ -41,19 +41,17 @@ class Following(AsyncCallbackHandler):
         self._thread = threading.get_ident()
 
     @property
+    def run_inline(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether LangChain makes no task for what it tells: none for each piece of an answer.
+
+        Not for the beginning of a call, which may be refused: LangChain forgets its other handlers then.
+        """
+        return bool(self._open)
+
+    @property
     def is_at_home(self) -> bool:
-        """Whether this is the thread of the run's loop."""
+        """Whether this is the thread of the run's loop; elsewhere `FromThreads` takes what models say."""
         return threading.get_ident() == self._thread
-
-    @property
-    def ignore_llm(self) -> bool:
-        """Whether another handler takes what models say of themselves here."""
-        return not self.is_at_home
-
-    @property
-    def ignore_chat_model(self) -> bool:
-        """The same for the beginning of a call."""
-        return not self.is_at_home
 
     def wait_for(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine on the run's loop, for a caller in another thread."""
@@ -65,6 +63,9 @@ class Following(AsyncCallbackHandler):
         if heard is not None:
             heard.take(text)
 
+    def on_llm_new_token(self, *_: Any, **__: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Take nothing, at the least cost: pieces of answers come with the graph's stream."""
+
     async def on_chat_model_start(
         self,
         serialized: dict[str, Any],  # noqa: ARG002 - as the hook is called
@@ -75,6 +76,8 @@ class Following(AsyncCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Reserve what the call may cost."""
+        if not self.is_at_home:
+            return
         known, given = metadata or {}, kwargs.get("invocation_params") or {}
         heard = self._heard[str(run_id)] = Heard()
         stack = AsyncExitStack()
@@ -107,7 +110,7 @@ class Following(AsyncCallbackHandler):
 
     async def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
         """Report what the call used."""
-        found = self._open.pop(str(run_id), None)
+        found = self._open.pop(str(run_id), None) if self.is_at_home else None
         if found is None:
             return
         stack, call = found
@@ -118,7 +121,7 @@ class Following(AsyncCallbackHandler):
 
     async def on_llm_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
         """End the call with its failure: what was said before costs all the same."""
-        found = self._open.pop(str(run_id), None)
+        found = self._open.pop(str(run_id), None) if self.is_at_home else None
         if found is not None:
             await _end(found[0], error)
 
@@ -133,6 +136,7 @@ class FromThreads(BaseCallbackHandler):
     """Takes what models say in other threads than the run's, and waits for the run's loop."""
 
     raise_error = True
+    run_inline = True
 
     def __init__(self, following: Following) -> None:
         super().__init__()

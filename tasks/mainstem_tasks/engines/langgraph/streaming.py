@@ -31,8 +31,8 @@ class Streaming:
         """Emit one item of the stream, of the graph or of one below it."""
         match mode:
             case "messages":
-                name = data[1].get("lc_agent_name") if namespace else None
-                await self._message(namespace, await self._agents.at(namespace, name=name), data[0])
+                by = self._agents.only or await self._agents.at(namespace, name=_agent_of(data[1], namespace))
+                await self._message(namespace, by, data[0])
             case "updates":
                 told = list(_messages_in(data))
                 names = (message.name for message in told if isinstance(message, AIMessage))
@@ -61,7 +61,12 @@ class Streaming:
     async def _chunk(self, by: Speaker, chunk: AIMessageChunk) -> None:
         if chunk.id is not None:
             self._told.add(chunk.id)
-        if chunk.content or chunk.additional_kwargs:
+        content = chunk.content
+        if isinstance(content, str) and not chunk.additional_kwargs:  # nearly all: a few words, and no more
+            if content:
+                self._following.heard(chunk.id, content)
+                await by.says.text(content)
+        elif content or chunk.additional_kwargs:
             await self._content(by, chunk)
         for piece in chunk.tool_call_chunks:
             place = (chunk.id, piece.get("index"))
@@ -130,6 +135,10 @@ class Streaming:
         known: dict[str, Any] = value if isinstance(value, dict) else {}
         part_id = str(known.get("id") or f"written_{by.says.origin.segment}_{self._written}")
         await by.says.data(part_id, str(known.get("name") or known.get("type") or "custom"), value)
+
+
+def _agent_of(metadata: dict[str, Any], namespace: Place) -> str | None:
+    return metadata.get("lc_agent_name") if namespace else None
 
 
 def _reasoning(block: dict[str, Any]) -> str:
