@@ -46,7 +46,7 @@ LIMITS = {
     **{
         (name, scenario): "A tool that runs an agent shows its result alone."
         for name in COLUMNS
-        if name != "langgraph"
+        if name not in SERVE
         for scenario in (
             "test_agents_in_tools_are_apart_and_side_by_side",
             "test_an_approval_in_a_sub_agent_says_whose_it_is",

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from agents import Agent, OpenAIChatCompletionsModel, function_tool
 from openai import AsyncOpenAI
+from pydantic import BaseModel
 
-from mainstem_tasks.engines.openai_agents import serve_agent
+from mainstem_tasks.engines.openai_agents import as_tool, serve_agent
 from support.engines import framework_tools
+
+
+class Question(BaseModel):
+    """What an agent in a tool is asked."""
+
+    question: str
 
 
 def serve(url: str) -> None:
@@ -20,5 +27,15 @@ def serve(url: str) -> None:
         function_tool(framework_tools.block),
         function_tool(framework_tools.wait),
     ]
-    main = Agent(name="main", model=model, tools=tools, handoffs=[expert])
+    asking = [
+        as_tool(
+            Agent(name=name, model=model, tools=[*tools]),
+            f"ask_{name}",
+            "Ask an agent.",
+            parameters=Question,
+            input_builder=lambda given: given["params"]["question"],
+        )
+        for name in ("expert", "writer", "payer", "waiter")
+    ]
+    main = Agent(name="main", model=model, tools=[*tools, *asking], handoffs=[expert])
     serve_agent("openai_agents", main, aclose=client.close)

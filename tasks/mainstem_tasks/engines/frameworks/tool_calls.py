@@ -71,9 +71,18 @@ class ToolCalls:
         agent = self._known.agents.get(ours)
         return {} if agent is None else agent.named
 
-    def find(self, name: str, arguments: Mapping[str, Any], *, but: Collection[str]) -> str | None:
-        """Return the run's id of an open call that is made so, of any agent and not one of `but`."""
-        made = (key for key, one in self._known.made.items() if one == (name, arguments))
+    def find(
+        self, name: str, arguments: Mapping[str, Any], *, but: Collection[str], theirs: str | None = None
+    ) -> str | None:
+        """Return the run's id of an open call that is made so, of any agent and not one of `but`.
+
+        `theirs`: the framework's id of it, which several agents may use.
+        """
+        made = (
+            key
+            for key, one in self._known.made.items()
+            if one == (name, arguments) and theirs in (None, key, key.rpartition("/")[2])
+        )
         return next((ours for key in made if (ours := self._known.open[key]) not in but), None)
 
     async def begin(self, theirs: str, name: str) -> None:

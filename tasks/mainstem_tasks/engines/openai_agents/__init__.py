@@ -13,5 +13,6 @@ if importlib.util.find_spec("agents") is None:
     raise MissingExtraError("agents of the OpenAI Agents SDK need it: pip install 'mainstem[openai-agents]'")
 
 from mainstem_tasks.engines.openai_agents.serving import serve_agent
+from mainstem_tasks.engines.openai_agents.tools import as_tool
 
-__all__ = ["serve_agent"]
+__all__ = ["as_tool", "serve_agent"]

@@ -19,20 +19,19 @@ from mainstem_tasks.engines.frameworks.progress import Progress
 from mainstem_tasks.engines.frameworks.provider_calls import Heard, model_call
 from mainstem_tasks.engines.frameworks.tool_calls import ToolCalls
 from mainstem_tasks.sdk.context import RunContext
+from mainstem_tasks.sdk.emitter import Emitter
 from mainstem_tasks.sdk.provider_calls import ProviderCall
 
 
-class Following(RunHooks[Any]):
-    """One segment's view of its model calls."""
+class ModelCalls(RunHooks[Any]):
+    """The model calls of an agent, of the run's own or of one in a tool: budgets and usage."""
 
-    def __init__(self, run: RunContext[Any], calls: ToolCalls, heard: Heard, config: RunConfig) -> None:
-        self._run = run
-        self._calls = calls
+    def __init__(self, by: Emitter, heard: Heard, config: RunConfig) -> None:
+        self._by = by
         self._heard = heard
         self._config = config
         self._stack = AsyncExitStack()
         self._call: ProviderCall | None = None
-        self._is_first = True
 
     async def on_llm_start(
         self,
@@ -41,17 +40,13 @@ class Following(RunHooks[Any]):
         system_prompt: str | None,
         input_items: list[TResponseInputItem],
     ) -> None:
-        """Save what was done, and reserve what the call may cost."""
+        """Reserve what the call may cost."""
         await self.close()
-        if not self._is_first:
-            state = {"items": to_jsonable_python(input_items, serialize_unknown=True), "agent": agent.name}
-            await self._run.checkpoint(Progress.of(self._calls, state).encoded())
-        self._is_first = False
         model = self._config.model or agent.model
         is_openai = isinstance(model, str | None) or type(model).__name__.startswith("OpenAI")
         asked = to_json(input_items, serialize_unknown=True).decode(errors="replace")
         opened = model_call(
-            self._run,
+            self._by,
             self._heard,
             model=_name_of(model),
             provider="openai" if is_openai else None,
@@ -75,6 +70,30 @@ class Following(RunHooks[Any]):
         """End the call that is under way, with the failure that is being handled, if there is one."""
         stack, self._stack, self._call = self._stack, AsyncExitStack(), None
         await stack.__aexit__(*sys.exc_info())
+
+
+class Following(ModelCalls):
+    """One segment's view of its own agent's model calls: before each but the first, a checkpoint."""
+
+    def __init__(self, run: RunContext[Any], calls: ToolCalls, heard: Heard, config: RunConfig) -> None:
+        super().__init__(run, heard, config)
+        self._run = run
+        self._calls = calls
+        self._is_first = True
+
+    async def on_llm_start(
+        self,
+        context: RunContextWrapper[Any],
+        agent: Agent[Any],
+        system_prompt: str | None,
+        input_items: list[TResponseInputItem],
+    ) -> None:
+        """Save what was done, and reserve what the call may cost."""
+        if not self._is_first:
+            state = {"items": to_jsonable_python(input_items, serialize_unknown=True), "agent": agent.name}
+            await self._run.checkpoint(Progress.of(self._calls, state).encoded())
+        self._is_first = False
+        await super().on_llm_start(context, agent, system_prompt, input_items)
 
 
 def _name_of(model: Any) -> str:

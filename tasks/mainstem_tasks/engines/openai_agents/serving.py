@@ -17,6 +17,7 @@ from agents.items import ToolApprovalItem
 from pydantic_core import to_jsonable_python
 
 from mainstem_shared.model.actions import Decision
+from mainstem_tasks.engines.frameworks.agents import Speaker, ToolAgents
 from mainstem_tasks.engines.frameworks.conversations import AgentInput, Conversation
 from mainstem_tasks.engines.frameworks.failures import as_provider_errors
 from mainstem_tasks.engines.frameworks.progress import Progress
@@ -25,6 +26,7 @@ from mainstem_tasks.engines.frameworks.tool_calls import ToolCalls
 from mainstem_tasks.engines.openai_agents.following import Following
 from mainstem_tasks.engines.openai_agents.items import input_items
 from mainstem_tasks.engines.openai_agents.streaming import Streaming, arguments_of
+from mainstem_tasks.engines.openai_agents.tools import Work
 from mainstem_tasks.sdk.context import RunContext
 from mainstem_tasks.sdk.registry import engine
 
@@ -77,14 +79,23 @@ class _Segment:
         heard = Heard()
         opened, used = (self._before.opened, self._before.used) if self._before else ({}, [])
         self._calls = ToolCalls(run, opened=opened, used=used)
-        self._streaming = Streaming(run, self._calls, heard, agent)
+        self._agents = ToolAgents(run, self._calls)
+        root = Speaker(run, self._calls)
+        self._streaming = Streaming(root, self._agents, heard, agent)
         self._following = Following(run, self._calls, heard, config)
+        self._work = Work(
+            speaker=root,
+            agents=self._agents,
+            streaming=self._streaming,
+            model_calls=self._following,
+            config=config,
+        )
 
     async def execute(self) -> None:
         """Run the agent to its output, or to the calls that it waits for."""
         agent, given = await self._given()
         context = None if isinstance(given, RunState) else self._context
-        with as_provider_errors():
+        with as_provider_errors(), self._work.under_way():
             result = Runner.run_streamed(
                 agent,
                 given,
@@ -110,6 +121,7 @@ class _Segment:
             raise
         finally:
             await self._following.close()
+            await self._agents.close()
 
     async def _given(self) -> tuple[Agent[Any], Any]:
         """Return who starts from what: the thread, a checkpoint, or what a human decided."""
@@ -121,9 +133,11 @@ class _Segment:
             return _named(self._agent, state["agent"]), state["items"]
         context = None if self._context is None else RunContextWrapper(self._context)
         restored = await RunState.from_json(self._agent, state["run"], context_override=context)
-        ids = self._calls.opened
+        asked = [*(state.get("asked") or self._calls.opened.items())]
         for item in restored.get_interruptions():
-            self._decide(restored, item, self._run.decisions[ids[_call_id(item)]])
+            _, ours = pair = next(pair for pair in asked if pair[0] == _call_id(item))
+            asked.remove(pair)
+            self._decide(restored, item, self._run.decisions[ours])
         return self._agent, restored
 
     def _decide(self, state: RunState[Any, Any], item: ToolApprovalItem, decided: Decision) -> None:
@@ -133,23 +147,28 @@ class _Segment:
             case "respond":  # a human's words in place of the tool's result
                 state.reject(item, rejection_message=decided.text or _UNDECIDED)
             case _:
-                self._streaming.rejected.add(_call_id(item))
+                self._streaming.rejected.add(decided.id)
                 state.reject(item, rejection_message=decided.reason or _UNDECIDED)
 
     async def _pause(self, result: RunResultStreaming) -> None:
-        for item in result.interruptions:
-            await self._streaming.called(item)
         state = result.to_state().to_json(context_serializer=_nothing)
-        wanted = [
-            {
-                "call_id": self._calls.id_of(_call_id(item)),
-                "name": item.name,
-                "arguments": arguments_of(item.raw_item),
-                "allowed_decisions": ("approve", "reject", "respond"),
-            }
-            for item in result.interruptions
-        ]
-        progress = Progress.of(self._calls, {"run": state}, waits=True)
+        asked: list[tuple[str, str]] = []
+        wanted: list[dict[str, Any]] = []
+        for item in result.interruptions:
+            theirs, name, arguments = _call_id(item), item.name or "", arguments_of(item.raw_item)
+            before = {ours for _, ours in asked}
+            ours = self._calls.find(name, arguments, but=before, theirs=theirs) or theirs
+            asked.append((theirs, ours))
+            wanted.append(
+                {
+                    "call_id": ours,
+                    "name": name,
+                    "arguments": arguments,
+                    "allowed_decisions": ("approve", "reject", "respond"),
+                    **self._calls.asker(ours),
+                }
+            )
+        progress = Progress.of(self._calls, {"run": state, "asked": asked}, waits=True)
         await self._run.request_approval(wanted, state=progress.encoded())
 
 

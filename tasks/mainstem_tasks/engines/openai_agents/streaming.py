@@ -11,18 +11,28 @@ from agents import Agent, RunItem
 from pydantic_core import to_jsonable_python
 
 from mainstem_shared.model import jsontext
+from mainstem_tasks.engines.frameworks.agents import Place, Speaker, ToolAgents
 from mainstem_tasks.engines.frameworks.provider_calls import Heard
-from mainstem_tasks.engines.frameworks.tool_calls import ToolCalls
-from mainstem_tasks.sdk.context import RunContext
 
 
 class Streaming:
-    """One segment's events on their way into the run. `rejected`: calls that a human did not allow."""
+    """One agent's events on their way into the run. `rejected`: calls that a human did not allow."""
 
-    def __init__(self, run: RunContext[Any], calls: ToolCalls, heard: Heard, root: Agent[Any]) -> None:
-        self.rejected: set[str] = set()
-        self._run = run
-        self._calls = calls
+    def __init__(
+        self,
+        speaker: Speaker,
+        agents: ToolAgents,
+        heard: Heard,
+        root: Agent[Any],
+        *,
+        place: Place = (),
+        rejected: set[str] | None = None,
+    ) -> None:
+        self.rejected: set[str] = set() if rejected is None else rejected
+        self._run = speaker.says
+        self._calls = speaker.calls
+        self._agents = agents
+        self._place = place
         self._heard = heard
         self._at_work = root.name
         self._streamed: dict[int, str] = {}
@@ -60,26 +70,29 @@ class Streaming:
                     await self._calls.grow(self._streamed[data.output_index], data.delta)
             case "response.completed":
                 self._streamed = {}
+                for item in data.response.output:
+                    await self._called(item)
             case _:
                 pass
 
     async def _item(self, name: str, item: RunItem) -> None:
         match name:
             case "tool_called" | "handoff_requested":
-                await self.called(item)
+                await self._called(item.raw_item)
             case "tool_output" | "handoff_occured":
                 call_id = _of(item.raw_item, "call_id")
                 if call_id is not None:
                     output = getattr(item, "output", None)
                     result = _of(item.raw_item, "output") if output is None else output
                     shown = to_jsonable_python(result, serialize_unknown=True)
-                    await self._calls.answer(call_id, shown, failed=call_id in self.rejected)
+                    await self._agents.tool_ended(self._place, call_id)
+                    failed = self._calls.id_if_open(call_id) in self.rejected
+                    await self._calls.answer(call_id, shown, failed=failed)
             case _:
                 pass
 
-    async def called(self, item: Any) -> None:
+    async def _called(self, raw: Any) -> None:
         """State a call with its complete arguments; other tools than functions are the provider's own."""
-        raw = item.raw_item
         if _of(raw, "type") == "function_call":
             await self._calls.complete(_of(raw, "call_id"), _of(raw, "name"), arguments_of(raw))
 

@@ -3,43 +3,53 @@
 from __future__ import annotations
 
 import dataclasses
+from contextvars import ContextVar
 from typing import Any
 
 from pydantic_ai import RunContext as AgentContext
 from pydantic_ai.capabilities import AbstractCapability
-from pydantic_ai.messages import ModelMessagesTypeAdapter, ModelResponse
+from pydantic_ai.messages import ModelMessagesTypeAdapter, ModelResponse, ToolCallPart
 from pydantic_ai.models import ModelRequestContext
+from pydantic_ai.tools import ToolDefinition
 from pydantic_ai.usage import RequestUsage
 
+from mainstem_tasks.engines.frameworks.agents import Place, Speaker
 from mainstem_tasks.engines.frameworks.progress import Progress
 from mainstem_tasks.engines.frameworks.provider_calls import Heard, model_call
-from mainstem_tasks.engines.frameworks.tool_calls import ToolCalls
+from mainstem_tasks.engines.pydantic_ai.deferring import Waiting
 from mainstem_tasks.engines.pydantic_ai.streaming import Streaming
 from mainstem_tasks.sdk.context import RunContext
 from mainstem_tasks.sdk.provider_calls import ProviderCall
 
 
-@dataclasses.dataclass
-class Following(AbstractCapability[Any]):
-    """One segment's view of its agent's model requests."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Work:
+    """An agent at work in a run: the run's own, or one in a tool, whose `place` is the calls above it."""
 
-    run: RunContext[Any]
-    calls: ToolCalls
+    speaker: Speaker
     streaming: Streaming
     heard: Heard
-    is_first: bool = True
+    waiting: Waiting
+    place: Place = ()
 
-    async def before_model_request(
-        self, ctx: AgentContext[Any], request_context: ModelRequestContext
-    ) -> ModelRequestContext:
-        """Hand over what users said, and save what was done: results of tools are there to be kept."""
-        while not self.run.inbox.empty():
-            ctx.enqueue(self.run.inbox.get_nowait())
-        if not self.is_first:
-            state = ModelMessagesTypeAdapter.dump_python(list(ctx.messages), mode="json")
-            await self.run.checkpoint(Progress.of(self.calls, {"messages": state}).encoded())
-        self.is_first = False
-        return request_context
+
+@dataclasses.dataclass(slots=True)
+class Tool:
+    """A tool at work, and how many agents it has let work."""
+
+    caller: Work
+    call: ToolCallPart
+    agents: int = 0
+
+
+AT_WORK: ContextVar[Tool | None] = ContextVar("mainstem_tool_at_work", default=None)
+
+
+@dataclasses.dataclass
+class ModelCalls(AbstractCapability[Any]):
+    """An agent's model calls inside the run's budgets, and its tools, in which agents may work."""
+
+    work: Work
 
     async def wrap_model_request(
         self,
@@ -50,11 +60,11 @@ class Following(AbstractCapability[Any]):
     ) -> ModelResponse:
         """Make the request inside the run's budgets."""
         parameters = request_context.model_request_parameters
-        self.streaming.output_tools = frozenset(tool.name for tool in parameters.output_tools)
+        self.work.streaming.output_tools = frozenset(tool.name for tool in parameters.output_tools)
         given = (request_context.model_settings or {}).get("max_tokens")
         async with model_call(
-            self.run,
-            self.heard,
+            self.work.speaker.says,
+            self.work.heard,
             model=request_context.model.model_name,
             provider=request_context.model.system,
             request=_about(request_context),
@@ -66,6 +76,43 @@ class Following(AbstractCapability[Any]):
             response: ModelResponse = await handler(request_context)
             await _report(call, response.usage)
             return response
+
+    async def wrap_tool_execute(
+        self,
+        ctx: AgentContext[Any],  # noqa: ARG002 - as the hook is called
+        *,
+        call: ToolCallPart,
+        tool_def: ToolDefinition,  # noqa: ARG002
+        args: Any,
+        handler: Any,
+    ) -> Any:
+        """Let `delegate` find the call that it works for."""
+        token = AT_WORK.set(Tool(self.work, call))
+        try:
+            return await handler(args)
+        finally:
+            AT_WORK.reset(token)
+
+
+@dataclasses.dataclass
+class Following(ModelCalls):
+    """One segment's view of its own agent."""
+
+    run: RunContext[Any]
+    is_first: bool = True
+
+    async def before_model_request(
+        self, ctx: AgentContext[Any], request_context: ModelRequestContext
+    ) -> ModelRequestContext:
+        """Hand over what users said, and save what was done: results of tools are there to be kept."""
+        while not self.run.inbox.empty():
+            ctx.enqueue(self.run.inbox.get_nowait())
+        if not self.is_first:
+            state = ModelMessagesTypeAdapter.dump_python(list(ctx.messages), mode="json")
+            progress = Progress.of(self.work.speaker.calls, {"messages": state})
+            await self.run.checkpoint(progress.encoded())
+        self.is_first = False
+        return request_context
 
 
 def _about(request: ModelRequestContext) -> str:

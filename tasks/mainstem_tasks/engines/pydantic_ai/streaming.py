@@ -10,13 +10,13 @@ from pydantic_core import to_jsonable_python
 
 from mainstem_tasks.engines.frameworks.provider_calls import Heard
 from mainstem_tasks.engines.frameworks.tool_calls import ToolCalls
-from mainstem_tasks.sdk.context import RunContext
+from mainstem_tasks.sdk.emitter import Emitter
 
 
 class Streaming:
-    """One segment's events on their way into the run."""
+    """One agent's events on their way into the run."""
 
-    def __init__(self, run: RunContext[Any], calls: ToolCalls, heard: Heard) -> None:
+    def __init__(self, run: Emitter, calls: ToolCalls, heard: Heard) -> None:
         self.output_tools: frozenset[str] = frozenset()
         """Tools whose calls are how the model gives its output: no calls to the run's readers."""
         self._run = run
