@@ -1,4 +1,4 @@
-"""Guards accept or refuse users' input: run inputs, answers, reasons, edited arguments, steering text.
+"""Runs the guards that MAINSTEM_INPUT_GUARDS names on users' input, before anything is stored.
 
 MAINSTEM_INPUT_GUARDS names them, comma-separated: `package.module.function`. Each gets what was said and
 returns None, or the message it is refused with. They run in the web tier (for plain Celery: in the worker)

@@ -10,7 +10,7 @@ import os
 import pytest
 
 from mainstem_shared import transitions
-from mainstem_shared.transitions import approvals, inputs, lifecycle, log, threads
+from mainstem_shared.transitions import inputs, lifecycle, log, pauses, threads
 from model.exploration import Report, explore
 from model.scripts import SHIPPED, Interpreter
 from model.world import Budget, Machine
@@ -40,7 +40,7 @@ LARGE = {
 
 @pytest.fixture(autouse=True)
 def _time_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (approvals, inputs, lifecycle, log, threads):
+    for module in (pauses, inputs, lifecycle, log, threads):
         if hasattr(module, "now_ms"):
             monkeypatch.setattr(module, "now_ms", lambda: 1_000)
 

@@ -33,7 +33,7 @@ MUTATIONS: Final = (
     M(
         rows=(227,),
         file=f"{SHARED}/operations/deleting.py",
-        old="        await untold.drop_of_user(self._store, tenant=tenant, user_id=user_id)\n",
+        old="        await undelivered_callbacks.drop_of_user(self._store, tenant=tenant, user_id=user_id)\n",
         new="",
         only=("test_with_a_users_data_goes_what_was_to_be_told",),
     ),

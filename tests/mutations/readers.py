@@ -71,7 +71,7 @@ MUTATIONS: Final = (
     ),
     M(
         rows=(65,),
-        file=f"{SHARED}/eventlog/reading/shared_states.py",
+        file=f"{SHARED}/eventlog/reading/state_frames.py",
         old="return [Frame(snapshot), *chain(stored, self.state.entries)]",
         new="return [*chain(stored, self.state.entries), Frame(snapshot)]",
     ),

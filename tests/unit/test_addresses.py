@@ -11,7 +11,8 @@ from celery import Celery
 from mainstem_shared import errors
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import connections, endpoints, sentinel_addresses
-from mainstem_shared.store.sentinel_addresses import parse, redacted
+from mainstem_shared.store.redaction import redacted
+from mainstem_shared.store.sentinel_addresses import parse
 from mainstem_workers import install
 from mainstem_workers.configuration_checks import check
 

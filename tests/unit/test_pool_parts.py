@@ -7,11 +7,11 @@ import sys
 import threading
 
 from mainstem_tasks.celery_support.cancellation import Cancellation
-from mainstem_workers.pool.admission import Slots
-from mainstem_workers.pool.callbacks import CallbackThread
+from mainstem_workers.pool.callback_thread import CallbackThread
 from mainstem_workers.pool.daemon_threads import DaemonThreads
 from mainstem_workers.pool.jobs import Phase
 from mainstem_workers.pool.shutdown import ShutdownHooks
+from mainstem_workers.pool.slots import Slots
 from support.waiting import wait_until
 
 

@@ -15,7 +15,7 @@ from mainstem_shared.coordination.leases import Lease
 from mainstem_shared.metrics import labels
 from mainstem_shared.metrics.catalogue import WORKER
 from mainstem_shared.metrics.exposition import Exposition, Listener, leave
-from mainstem_shared.operations import readings
+from mainstem_shared.operations import gauges
 from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_tasks.celery_support.broker_watch import BrokerWatch
@@ -66,7 +66,7 @@ class WorkerMetrics:
         labels.know_engines(registry.describe())
         labels.know_model(self._here.settings.openai_model)
         labels.know_model(self._here.settings.anthropic_model)
-        readings.install(self.exposition, sweeper=sweeper, lease=lease)
+        gauges.install(self.exposition, sweeper=sweeper, lease=lease)
         self.exposition.read(
             broker_up=lambda: float(broker.is_up),
             broker_latency_seconds=lambda: broker.latency_s,

@@ -19,7 +19,7 @@ import typer
 from mainstem_api.cli._options import Json, store_reported
 from mainstem_shared import archive as archives
 from mainstem_shared import errors
-from mainstem_shared.archive import sums
+from mainstem_shared.archive import usage_sums
 from mainstem_shared.model.principals import DEFAULT_TENANT
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.model.usage import decimal_text
@@ -89,11 +89,11 @@ def usage(
         print(f"{one.day}  {one.user_id}  {one.provider}/{one.model}  {one.runs:,} runs  {known}{unknown}")
 
 
-async def _usage(tenant: str, user: str | None, days: int) -> list[sums.Sum]:
+async def _usage(tenant: str, user: str | None, days: int) -> list[usage_sums.Sum]:
     async with _operations() as operations:
         assert operations.store.archive is not None
         until = (now_ms() // DAY_MS + 1) * DAY_MS
-        return await sums.by_day(
+        return await usage_sums.by_day(
             operations.store.archive,
             tenant=tenant,
             user_id=user,

@@ -28,7 +28,7 @@ from mainstem_shared.store import endpoints, failures, keys, server_checks, topo
 from mainstem_shared.store.blocking import BlockingStore
 from mainstem_shared.store.connections import BlockingClient, connect_blocking
 from mainstem_shared.store.embedded import ServerNotRunningError
-from mainstem_shared.store.sentinel_addresses import redacted
+from mainstem_shared.store.redaction import redacted
 from mainstem_tasks.celery_support.publisher import CeleryPublisher
 
 TIMEOUT_S: Final = 3.0

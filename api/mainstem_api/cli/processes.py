@@ -20,8 +20,8 @@ import typer
 from mainstem_api.stack import hold_tether
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import endpoints
-from mainstem_shared.store.addresses import is_loopback
 from mainstem_shared.store.embedded import ServerNotRunningError
+from mainstem_shared.store.loopback import is_loopback
 
 SERVER_PATIENCE_S: Final = 30.0
 """A process manager starts all processes at once: the embedded server may need a moment."""

@@ -18,7 +18,7 @@ from mainstem_shared import errors
 from mainstem_shared.model.buckets import BUCKETS
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import endpoints, failures, shard_maps, shard_moves
-from mainstem_shared.store.sentinel_addresses import redacted
+from mainstem_shared.store.redaction import redacted
 from mainstem_shared.store.shard_moves import Move, Mover, Progress
 
 shards = typer.Typer(help="Look after the static shards of a store.", no_args_is_help=True)

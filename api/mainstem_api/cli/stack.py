@@ -9,8 +9,8 @@ from typing import Final
 
 from mainstem_api.stack import Stack
 from mainstem_shared.settings import Settings
-from mainstem_shared.store.addresses import check_address
 from mainstem_shared.store.embedded import EmbeddedFleet, ServerStartError
+from mainstem_shared.store.loopback import check_address
 
 _POLL_S: Final = 0.5
 

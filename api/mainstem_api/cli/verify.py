@@ -15,7 +15,7 @@ from mainstem_api.cli._options import Exit, Json, store_reported
 from mainstem_shared import archive as archives
 from mainstem_shared.model.verification import Dump, Verdict
 from mainstem_shared.model.verification import verify as verify_dump
-from mainstem_shared.operations.queries import verification
+from mainstem_shared.operations.queries import run_dumps
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import endpoints
 from mainstem_shared.store.client import Store
@@ -46,7 +46,7 @@ def verify(
         dumps = _from_file(file) if file else asyncio.run(_from_store(run_ids or [], thread, tenant))
     if dump:
         for one in dumps:
-            sys.stdout.write(verification.encode(one).decode() + "\n")
+            sys.stdout.write(run_dumps.encode(one).decode() + "\n")
         return
     verdicts = [verify_dump(one) for one in dumps]
     for verdict in verdicts:
@@ -61,8 +61,8 @@ async def _from_store(run_ids: list[str], thread: str | None, tenant: str) -> li
     store = Store(endpoints.store_url(settings), archive=archives.connect(settings))
     try:
         if thread is not None:
-            run_ids = [*run_ids, *await verification.thread_run_ids(store, tenant, thread)]
-        return [await verification.dump(store, run_id) for run_id in run_ids]
+            run_ids = [*run_ids, *await run_dumps.thread_run_ids(store, tenant, thread)]
+        return [await run_dumps.dump(store, run_id) for run_id in run_ids]
     finally:
         await store.close()
 
@@ -70,7 +70,7 @@ async def _from_store(run_ids: list[str], thread: str | None, tenant: str) -> li
 def _from_file(name: str) -> list[Dump]:
     try:
         text = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-        return [verification.decode(line) for line in text.splitlines() if line.strip()]
+        return [run_dumps.decode(line) for line in text.splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error), param_hint="--file") from error
 

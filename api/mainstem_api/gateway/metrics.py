@@ -9,7 +9,7 @@ from mainstem_shared.coordination.leases import Lease
 from mainstem_shared.eventlog.reading.tailer import Tailer
 from mainstem_shared.metrics.catalogue import GATEWAY
 from mainstem_shared.metrics.exposition import CONTENT_TYPE, Exposition
-from mainstem_shared.operations import readings
+from mainstem_shared.operations import gauges
 from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_tasks.celery_support.broker_watch import BrokerWatch
 
@@ -71,7 +71,7 @@ class Metrics:
 
     def observe_housekeeping(self, *, sweeper: Sweeper, lease: Lease, broker: BrokerWatch) -> None:
         """Report the figures of what goes on beside requests from now on."""
-        readings.install(self._exposition, sweeper=sweeper, lease=lease)
+        gauges.install(self._exposition, sweeper=sweeper, lease=lease)
         self._exposition.read(
             broker_up=lambda: float(broker.is_up), broker_latency_seconds=lambda: broker.latency_s
         )

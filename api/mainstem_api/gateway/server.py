@@ -20,7 +20,7 @@ from mainstem_api.gateway.uvicorn_internals import connections, stop_listening
 from mainstem_shared import garbage_collection, log_lines, tracing
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import endpoints, readiness
-from mainstem_shared.store.addresses import check_address
+from mainstem_shared.store.loopback import check_address
 
 SHUTDOWN_S: Final = 10
 """After so long, requests that still run are cut off."""

@@ -1,7 +1,7 @@
 """The `Connection` to the archive's database: opens it once, upgrades its tables, translates its failures.
 
 PostgreSQL and SQLite; any process may use it, each has a few connections. What is asked of the database
-stands in `database`, `deletions`, `threads` and `retention`.
+stands in `database`, `deletions` and `threads`.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mainstem_shared.archive.selections import Doomed, Whose
 from mainstem_shared.archive.tables import RUNS, THREADS
-from mainstem_shared.archive.tombstones import Doomed, Whose
 from mainstem_shared.model.time import now_ms
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""An interrupt is a list of items that a run asks people about: approvals, questions and data, mixed.
+"""Builds the pending action of a pause from the engine's items: approvals, questions and data. Pure.
 
 Engines give items; `action_of` turns them into the action that the run's record has. Pure.
 """

@@ -1,4 +1,4 @@
-"""Names a run as OpenAI's Responses API does: the ids of its responses, and what became of one.
+"""Ids and statuses of OpenAI's Responses API for a run: for its adapter, and for OpenAI-style webhooks.
 
 `resp_<run id>` is a run up to its first pause, `resp_<run id>_<n>` what follows its n-th pause.
 """

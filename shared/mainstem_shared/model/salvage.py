@@ -1,4 +1,4 @@
-"""Salvages the readable parts of a content that cannot be encoded, or decoded, as a whole.
+"""Replaces the parts of a content that cannot be encoded or decoded by placeholders, and keeps the rest.
 
 Engines' events are checked when they are emitted, so that this never happens to a run of today. It is the
 last resort of whoever ends a run or shows one: a log of an older version, a damaged store. A part that would

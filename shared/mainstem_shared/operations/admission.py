@@ -1,4 +1,4 @@
-"""Admission decides which queued runs are published, so that one user's burst does not delay the others.
+"""Decides which queued runs are published, so that no user's burst delays others (MAINSTEM_FAIR_SHARE).
 
 A pair across slots of the store: the run's record is the truth, the window a count of runs that workers may
 have. Order: the record first, then the window, then the message. A crash in between leaves a queued run

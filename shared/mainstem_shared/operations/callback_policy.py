@@ -1,4 +1,4 @@
-"""Decides which callbacks are allowed, by the operator's settings: targets of users, targets of all runs.
+"""Decides which callback targets the operator's settings allow, and finds the keys that sign webhooks.
 
 What the operator names in MAINSTEM_ON_RUN_END needs no further leave. What a start request names must be on
 the operator's lists, when it is started and whenever it is told; and a webhook must lie in a public network,

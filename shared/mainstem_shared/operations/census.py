@@ -19,7 +19,7 @@ from mainstem_shared.model import contents
 from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import Status, WaitingFor
 from mainstem_shared.model.time import now_ms
-from mainstem_shared.operations import untold
+from mainstem_shared.operations import undelivered_callbacks
 from mainstem_shared.operations.indexes import Indexes
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
@@ -75,7 +75,7 @@ async def take(store: Store, indexes: Indexes) -> Census:
         **counting.figures(),
         engines=[name.decode() for name in await store.command("HKEYS", keys.ENGINES)],
         processes=await _processes(store),
-        callbacks=await untold.count(store),
+        callbacks=await undelivered_callbacks.count(store),
         memory_bytes=sum(_number(info, "used_memory") for info in infos),
         memory_limit_bytes=sum(limits) if all(limits) else 0,
     )

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from mainstem_shared import errors, transitions
-from mainstem_shared.archive.tombstones import Doomed, Whose
+from mainstem_shared.archive.selections import Doomed, Whose
 from mainstem_shared.model import contents
 from mainstem_shared.model.principals import DEFAULT_TENANT
 from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import Reason, Spec, WaitingFor
 from mainstem_shared.model.time import now_ms
-from mainstem_shared.operations import performing, untold
+from mainstem_shared.operations import performing, undelivered_callbacks
 from mainstem_shared.operations.aborting import Aborter, AbortOutcome, end_by_force
 from mainstem_shared.operations.performing import FORGET, Operations, nobody
 from mainstem_shared.operations.queries import listings
@@ -120,7 +120,7 @@ class Deleter:
             if not found:
                 break
         count += await self._delete_archived(Whose(tenant=tenant, user_id=user_id))
-        await untold.drop_of_user(self._store, tenant=tenant, user_id=user_id)
+        await undelivered_callbacks.drop_of_user(self._store, tenant=tenant, user_id=user_id)
         return count
 
     async def _bury_threads(self, found: list[_Found], whose: Whose) -> None:

@@ -22,8 +22,8 @@ from mainstem_shared.model.actions import Action
 from mainstem_shared.model.runs import Spec, Status
 from mainstem_shared.operations.admission import Admission
 from mainstem_shared.operations.callback_hints import Hints
-from mainstem_shared.operations.history import History
 from mainstem_shared.operations.indexes import Indexes
+from mainstem_shared.operations.lost_changes import History
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store

@@ -43,7 +43,7 @@ from mainstem_shared.operations.performing import PROMOTE, Operations
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 from mainstem_shared.store.nodes import Node
-from mainstem_shared.store.sentinel_addresses import redacted
+from mainstem_shared.store.redaction import redacted
 
 logger = logging.getLogger(__name__)
 

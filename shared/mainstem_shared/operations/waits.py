@@ -1,4 +1,4 @@
-"""Resumes runs that wait for an event, and keeps the event for runs that begin to wait later.
+"""Resumes runs that wait for an event or for their children, and keeps early events for later waits.
 
 An event is kept first, then handed over; a run is listed as waiting first, then pauses, then looks at what
 is kept. So neither can miss the other, and a sweeper finds the run if a process dies in between. Events

@@ -33,7 +33,7 @@ from redis.retry import Retry as SyncRetry
 from redis.sentinel import Sentinel as SyncSentinel
 
 from mainstem_shared import errors
-from mainstem_shared.store import failures, keys, sentinel_addresses
+from mainstem_shared.store import failures, keys, redaction, sentinel_addresses
 from mainstem_shared.store.shard_maps import GuardedAddress
 
 CONNECT_TIMEOUT_S: Final = 2.0
@@ -115,7 +115,7 @@ def _reading(url: str) -> Generator[None]:
         yield
     except (ValueError, TypeError):  # without the cause: what it quotes may be a piece of a password
         raise errors.Misconfigured(
-            f"{sentinel_addresses.redacted(url)} is no address of one server: it should be "
+            f"{redaction.redacted(url)} is no address of one server: it should be "
             "redis[s]://[user:password@]host:port/db, with special characters percent-encoded. "
             "Several servers need Sentinels: sentinel://host:port,host:port/service/db."
         ) from None

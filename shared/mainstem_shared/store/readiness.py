@@ -20,7 +20,7 @@ from mainstem_shared.store.blocking import BlockingStore
 from mainstem_shared.store.client import Store
 from mainstem_shared.store.connections import connect_blocking
 from mainstem_shared.store.nodes import Node
-from mainstem_shared.store.sentinel_addresses import redacted
+from mainstem_shared.store.redaction import redacted
 from mainstem_shared.store.topologies import Topology
 
 PATIENCE_S: Final = 2.0

@@ -15,7 +15,6 @@ options (`sentinel_username`, `sentinel_password`, `sentinel_ssl`, …). Other o
 
 from __future__ import annotations
 
-import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 from redis.connection import AbstractConnection, Connection, SSLConnection, parse_url
 
 from mainstem_shared import errors
+from mainstem_shared.store.redaction import redacted
 
 PORT: Final = 26379
 SCHEMES: Final = {
@@ -39,9 +39,6 @@ SCHEMES: Final = {
 _SERVICE: Final = ("master_name", "service_name", "service")
 _OWN: Final = "sentinel_"
 _YES: Final = frozenset({"1", "true", "yes", "on"})
-_SECRET: Final = re.compile(
-    r"([?&;][^=&;]*(?:passw|secret|token|auth|credential)[^=&;]*=)[^&;#]*", re.IGNORECASE
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,18 +104,6 @@ def of_celery(url: str, options: Mapping[str, Any] | None, use_ssl: object = Non
         query |= {"ssl": True, **(use_ssl if isinstance(use_ssl, Mapping) else {})}
     words = {name: _word(value) for name, value in query.items() if value is not None}
     return f"{url}{'&' if '?' in url else '?'}{urlencode(words)}"
-
-
-def redacted(url: str) -> str:
-    """Return an address for people and logs: whatever could be a password is masked."""
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        return "…" if "@" in url else url
-    # To the last @: a password with special characters that are not encoded ends nowhere else.
-    login, at, rest = rest.rpartition("@")
-    name = login.partition(":")[0] if ":" in login else ""
-    masked = _SECRET.sub(r"\1…", rest)
-    return f"{scheme}://{name}:…@{masked}" if at else f"{scheme}://{masked}"
 
 
 def _parse(url: str) -> SentinelAddress:

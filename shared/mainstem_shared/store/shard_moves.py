@@ -33,7 +33,7 @@ from mainstem_shared.model.buckets import BUCKETS, SLOTS
 from mainstem_shared.store import failures, keys, shard_maps, topologies
 from mainstem_shared.store.blocking import BlockingStore
 from mainstem_shared.store.connections import BlockingClient, connect_blocking
-from mainstem_shared.store.sentinel_addresses import redacted
+from mainstem_shared.store.redaction import redacted
 from mainstem_shared.store.shard_maps import Moving, ShardMap
 
 TIMEOUT_S: Final = 10.0

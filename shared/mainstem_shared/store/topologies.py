@@ -21,7 +21,8 @@ from urllib.parse import urlsplit, urlunsplit
 from mainstem_shared import errors
 from mainstem_shared.model.buckets import BUCKETS, SLOTS, TAGS
 from mainstem_shared.store import failures, keys, shard_maps
-from mainstem_shared.store.sentinel_addresses import is_sentinel, redacted
+from mainstem_shared.store.redaction import redacted
+from mainstem_shared.store.sentinel_addresses import is_sentinel
 
 Look = Generator[tuple[str, tuple[Any, ...]], Any, None]
 """Questions to servers: yields address and command, is sent the reply, or has the failure thrown into it."""

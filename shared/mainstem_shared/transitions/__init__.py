@@ -4,33 +4,6 @@ Callers write `transitions.claim(…)`; the modules are for readers, by subject.
 """
 
 from mainstem_shared.transitions.admission import ADMIT, Admitted, Wanted, admit
-from mainstem_shared.transitions.approvals import (
-    CHECKPOINT,
-    PAUSE,
-    RESOLVE,
-    Checkpoint,
-    Decided,
-    Expired,
-    Paused,
-    Resolved,
-    Stale,
-    Waiting,
-    checkpoint,
-    last_checkpoint,
-    load_checkpoint,
-    mark,
-    pause,
-    read_action,
-    resolve,
-)
-from mainstem_shared.transitions.archived import (
-    find,
-    find_archived,
-    find_fields,
-    find_many,
-    find_page,
-    state_of,
-)
 from mainstem_shared.transitions.callbacks import (
     TELL,
     TOLD,
@@ -48,6 +21,7 @@ from mainstem_shared.transitions.due import TAKE_DUE, take_due, take_due_of
 from mainstem_shared.transitions.dumps import DUMP, dump
 from mainstem_shared.transitions.effects import EFFECT, EFFECTS_LIMIT, effect
 from mainstem_shared.transitions.events import ENLIST, KEEP_EVENT, KEPT_EVENTS, enlist, keep_event
+from mainstem_shared.transitions.first_version_moves import MOVE, move
 from mainstem_shared.transitions.inputs import (
     INBOX,
     INPUTS_LIMIT,
@@ -110,7 +84,25 @@ from mainstem_shared.transitions.log import (
     snapshot,
     snapshot_command,
 )
-from mainstem_shared.transitions.moves import MOVE, move
+from mainstem_shared.transitions.pauses import (
+    CHECKPOINT,
+    PAUSE,
+    RESOLVE,
+    Checkpoint,
+    Decided,
+    Expired,
+    Paused,
+    Resolved,
+    Stale,
+    Waiting,
+    checkpoint,
+    last_checkpoint,
+    load_checkpoint,
+    mark,
+    pause,
+    read_action,
+    resolve,
+)
 from mainstem_shared.transitions.quota import TAKE_SLOT, take_slot
 from mainstem_shared.transitions.records import read_fields, read_many
 from mainstem_shared.transitions.releases import RELEASE, Ended, dump_many, release, release_all
@@ -134,6 +126,14 @@ from mainstem_shared.transitions.spending import (
     read_account,
     reserve,
     settle,
+)
+from mainstem_shared.transitions.store_or_archive import (
+    find,
+    find_archived,
+    find_fields,
+    find_many,
+    find_page,
+    state_of,
 )
 from mainstem_shared.transitions.threads import (
     ERASE,

@@ -12,7 +12,7 @@ from mainstem_shared.model import digests, jsontext, runs
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Script, Store
-from mainstem_shared.transitions import looks
+from mainstem_shared.transitions import check_times
 from mainstem_shared.transitions.results import Control, Gone, Refused, refused
 
 STEER: Final = Script("steer")
@@ -51,7 +51,16 @@ async def steer(
     reply = await store.verb(
         STEER,
         [k.record, k.active],
-        [now, input_id, digest, entry, INPUTS_WAITING_LIMIT, INPUTS_LIMIT, run_id, now + looks.STEER_MS],
+        [
+            now,
+            input_id,
+            digest,
+            entry,
+            INPUTS_WAITING_LIMIT,
+            INPUTS_LIMIT,
+            run_id,
+            now + check_times.STEER_MS,
+        ],
     )
     match reply[0]:
         case b"accepted":

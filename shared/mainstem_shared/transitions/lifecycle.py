@@ -15,7 +15,7 @@ from mainstem_shared.model.runs import Reason, Spec, Status
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Script, Store
-from mainstem_shared.transitions import looks
+from mainstem_shared.transitions import check_times
 from mainstem_shared.transitions.first_version import recognise
 from mainstem_shared.transitions.results import (
     Already,
@@ -157,7 +157,7 @@ async def start(
         [
             spec.created_ms, nonce, spec.run_id, spec.model_dump_json(), run_input, body, live_ttl_ms,
             thread_ttl_ms, if_active, body_digest, IDEMPOTENCY_TTL_MS, QUEUE_LIMIT, spec.v,
-            private, spec.created_ms + looks.FIRST_MS, spec.created_ms + looks.STOP_MS, callback,
+            private, spec.created_ms + check_times.FIRST_MS, spec.created_ms + check_times.STOP_MS, callback,
         ],
     )  # fmt: skip
     match reply[0]:
@@ -274,7 +274,7 @@ async def handover(
         [k.record, k.log, k.snapshot, k.active],
         [
             now_ms(), nonce, control.epoch, control.owner, str(top), resume_as, body, state, live_ttl_ms,
-            int(lost), restart, control.nonce, control.run_id, now_ms() + looks.MESSAGE_MS,
+            int(lost), restart, control.nonce, control.run_id, now_ms() + check_times.MESSAGE_MS,
         ],
         patience_s=patience_s,
     )  # fmt: skip
@@ -295,7 +295,7 @@ async def stop(store: Store, run_id: str, *, reason: Reason) -> Intended | Alrea
     reply = await store.verb(
         STOP,
         [k.record, k.active, keys.run_children(run_id)],
-        [now, reason.value, run_id, now + looks.STOP_MS],
+        [now, reason.value, run_id, now + check_times.STOP_MS],
     )
     match reply[0]:
         case b"intended":
@@ -347,7 +347,7 @@ async def finish(
         [
             now, nonce, control.run_id, control.epoch, control.owner, str(top), reason.status.value,
             reason.value, jsontext.dumps(body), jsontext.dumps(failure) if failure else "", retention_ms,
-            inputs_read, control.nonce, now + compact_after_ms, now + looks.MESSAGE_MS,
+            inputs_read, control.nonce, now + compact_after_ms, now + check_times.MESSAGE_MS,
             everyone, *memories.arguments(memory),
         ],
         patience_s=patience_s,

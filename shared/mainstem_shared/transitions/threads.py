@@ -1,4 +1,4 @@
-"""Transitions of a thread's queue: promote heals it, forget removes a finished run.
+"""Transitions of a thread: promote its queue, forget a finished run, recall and erase an engine's memory.
 
 Taking and handing on a thread is part of `start` and `finish`; these two are for sweepers and deletion.
 """
@@ -12,7 +12,7 @@ from mainstem_shared.model import ids
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Script, Store
-from mainstem_shared.transitions import looks
+from mainstem_shared.transitions import check_times
 
 PROMOTE: Final = Script("promote")
 FORGET: Final = Script("forget")
@@ -35,7 +35,7 @@ async def promote(store: Store, run_id: str, *, live_ttl_ms: int, thread_ttl_ms:
     reply = await store.verb(
         PROMOTE,
         [k.record, k.log, k.thread, k.thread_queue, k.active],
-        [now, run_id, live_ttl_ms, thread_ttl_ms, now + looks.MESSAGE_MS],
+        [now, run_id, live_ttl_ms, thread_ttl_ms, now + check_times.MESSAGE_MS],
     )
     match reply[0]:
         case b"promoted":

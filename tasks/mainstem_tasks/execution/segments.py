@@ -29,9 +29,9 @@ from mainstem_shared.operations import children, ending, recovery, waits
 from mainstem_shared.operations.performing import CLAIM, PAUSE, STOP, BoundTransition, nobody
 from mainstem_tasks.celery_support.cancellation import CancelCause, cancel_cause
 from mainstem_tasks.execution import effects, histories, memories, settling, verdicts
+from mainstem_tasks.execution.charging import Purse
 from mainstem_tasks.execution.inputs import Inputs
 from mainstem_tasks.execution.last_resort import FINISH_PATIENCE_S, NOTHING_TO_DO, end_as_it_stands
-from mainstem_tasks.execution.purses import Purse
 from mainstem_tasks.execution.runtime import Runtime, StopCause
 from mainstem_tasks.execution.segment_metrics import SegmentMetrics, observed
 from mainstem_tasks.execution.uncancelled import uncancelled

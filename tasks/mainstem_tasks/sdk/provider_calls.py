@@ -1,6 +1,6 @@
 """`ProviderCall` is one call of a provider under the run's budgets: reserved before, settled after.
 
-`RunContext.provider_call` makes it. The accounts are kept by the worker (`execution.purses`); without a
+`RunContext.provider_call` makes it. The accounts are kept by the worker (`execution.charging`); without a
 worker, as in tests of engines, there are none.
 """
 

@@ -23,7 +23,7 @@ from mainstem_api import AsyncRuns
 from mainstem_shared.archive.database import Archive
 from mainstem_shared.archive.tables import RUNS, THREADS
 from mainstem_shared.blobs import drivers
-from mainstem_shared.operations import deleting, untold
+from mainstem_shared.operations import deleting, undelivered_callbacks
 from mainstem_shared.operations.performing import Operations
 from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
@@ -175,7 +175,7 @@ async def test_an_archiver(
         await tell_all(conversation.operations, [run_id])
         once(told(receiver), [run_id])
         once(published(settings), [run_id])
-        assert await untold.find(store) == []
+        assert await undelivered_callbacks.find(store) == []
         if not died:
             break
     assert writes > 10
@@ -191,7 +191,7 @@ async def test_a_courier(
     await tell_all(conversation.operations, [run_id])
     ids = {*told(receiver), *published(settings)}
     for writes in FEW_WRITES:
-        assert await untold.resend(conversation.operations, run_id) == 2
+        assert await undelivered_callbacks.resend(conversation.operations, run_id) == 2
         died = await dies("tell", settings, [run_id], writes)
         if writes % 4:  # also if an answer is lost that came
             receiver.answers.append(webhook_receiver.LOST)
@@ -203,7 +203,7 @@ async def test_a_courier(
         assert {*tasks} <= ids, writes
         once(webhooks, [run_id])
         once(tasks, [run_id])
-        assert await untold.find(store) == []
+        assert await undelivered_callbacks.find(store) == []
         if not died:
             break
     assert writes > 5

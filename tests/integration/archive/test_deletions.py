@@ -13,7 +13,7 @@ from mainstem_api import AsyncRuns
 from mainstem_shared import archive, errors
 from mainstem_shared.archive.database import Archive
 from mainstem_shared.archive.rows import row_of
-from mainstem_shared.archive.tombstones import Doomed
+from mainstem_shared.archive.selections import Doomed
 from mainstem_shared.blobs import drivers
 from mainstem_shared.blobs.files import Files
 from mainstem_shared.model.time import now_ms

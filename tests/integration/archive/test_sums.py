@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 
 from mainstem_api.cli import archive as commands
 from mainstem_shared import transitions
-from mainstem_shared.archive import sums
+from mainstem_shared.archive import usage_sums
 from mainstem_shared.archive.database import Archive
 from mainstem_shared.archive.rows import StoredRun, row_of
+from mainstem_shared.archive.selections import Whose
 from mainstem_shared.archive.tables import RUNS
-from mainstem_shared.archive.tombstones import Whose
 from mainstem_shared.model import usage
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations.archiving import stored_of
@@ -69,7 +69,7 @@ AUDIO = {**CALL, "model": "voice", "audio_input_tokens": 7, "cached_input_tokens
 
 async def of(archive: Archive, **whose: Any) -> list[tuple[Any, ...]]:
     given = {"tenant": "default", "since_ms": MIDNIGHT - DAY, "until_ms": MIDNIGHT + DAY, **whose}
-    found = await sums.by_day(archive, **given)
+    found = await usage_sums.by_day(archive, **given)
     named = ("day", "user_id", "model", "runs")
     return [
         (
@@ -106,7 +106,7 @@ async def test_sums_by_day_user_and_model(kept: Archive, stored: StoredRun) -> N
     assert await of(kept) == [*anns, ("2024-10-04", "bob", "gpt-4o", 1, 1, 110, Decimal("0.1"), 0)]
     (voice,) = [
         one
-        for one in await sums.by_day(kept, tenant="default", since_ms=MIDNIGHT, until_ms=MIDNIGHT + 1)
+        for one in await usage_sums.by_day(kept, tenant="default", since_ms=MIDNIGHT, until_ms=MIDNIGHT + 1)
         if one.model == "voice"
     ]
     assert voice.tokens["audio_input_tokens"] == 7

@@ -13,7 +13,7 @@ from mainstem_shared.archive import upserts
 from mainstem_shared.archive.connection import RowRefused
 from mainstem_shared.archive.database import Archive
 from mainstem_shared.archive.rows import StoredRun, row_of
-from mainstem_shared.archive.tombstones import Doomed
+from mainstem_shared.archive.selections import Doomed
 from mainstem_shared.model.events import Entry
 from mainstem_shared.operations.archiving import stored_of
 from support.models.finishing import Finishing

@@ -29,7 +29,7 @@ from mainstem_shared.model.actions import Decision
 from mainstem_shared.model.messages import Message
 from mainstem_shared.settings import Settings
 from mainstem_tasks.engines.langgraph import ThreadSaver, serve_graph
-from mainstem_tasks.engines.langgraph.mending import missing
+from mainstem_tasks.engines.langgraph.completion import missing
 from mainstem_tasks.execution import segments
 from mainstem_tasks.testing import EngineRun, MemoryChannel, run_engine
 from support.processes.in_process_worker import working

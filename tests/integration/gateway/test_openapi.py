@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
 from mainstem_api.gateway import create_app
 from mainstem_shared.settings import Settings
 from mainstem_shared.store.client import Store
-from mainstem_shared.transitions import looks
+from mainstem_shared.transitions import check_times
 from support.models.logs import RunLog
 from support.processes.gateways import GatewayThread
 
@@ -70,7 +70,7 @@ def served(valkey_server) -> Iterator[Served]:
     # No worker is here: sweeps end what is started at once, so that everything that waits for an end gets it.
     settings = {"default_engine": "demo", "max_queue_s": 0.05, "sweep_s": 0.1, "heartbeat_s": 3600}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(looks, "FIRST_MS", 60)
+        patch.setattr(check_times, "FIRST_MS", 60)
         with GatewayThread(valkey_server.url(0), valkey_server.url(1), **settings) as gateway:
             yield Served(gateway, asyncio.run(finished()))
 

@@ -20,7 +20,7 @@ from mainstem_shared.model.contents import Content
 from mainstem_shared.model.principals import Principal
 from mainstem_shared.model.runs import Reason
 from mainstem_shared.model.time import now_ms
-from mainstem_shared.operations import ending, starting, untold
+from mainstem_shared.operations import ending, starting, undelivered_callbacks
 from mainstem_shared.operations.aborting import Aborter
 from mainstem_shared.operations.courier import Courier
 from mainstem_shared.operations.deleting import Deleter
@@ -284,12 +284,12 @@ async def test_with_a_users_data_goes_what_was_to_be_told(store: Store, broker_u
         deleter = Deleter(aborter=Aborter(operations=operations), wait_s=0)
         await deleter.delete_thread("ended", tenant="default", user_id="ann")
         await deleter.delete_user(tenant="default", user_id="bob")
-        assert len(await untold.find(store)) == 1
+        assert len(await undelivered_callbacks.find(store)) == 1
         await deleter.delete_user(tenant="default", user_id="ann")
         for run_id in (ended, going):
             await deliver(operations, run_id)
     assert receiver.received == []
-    assert await untold.find(store) == []
+    assert await undelivered_callbacks.find(store) == []
     assert await store.client.keys("ms:*:callbacks") == []
 
 
@@ -357,16 +357,16 @@ async def test_what_is_given_up_is_seen_and_told_again(store: Store, broker_url:
         run_id = await start(operations, {"url": receiver.url()})
         await end(operations, run_id)
         await deliver(operations, run_id)
-        (found,) = await untold.find(store)
+        (found,) = await undelivered_callbacks.find(store)
         assert found.attempts.given_up
-        assert await untold.count(store) == {"waiting": 0, "given_up": 1}
+        assert await undelivered_callbacks.count(store) == {"waiting": 0, "given_up": 1}
         await deliver(operations, run_id)
         assert len(receiver.received) == 1
         for _ in ("what was given up", "what was told"):
-            assert await untold.resend(operations, run_id, tenant="default") == 1
+            assert await undelivered_callbacks.resend(operations, run_id, tenant="default") == 1
             await deliver(operations, run_id)
         with pytest.raises(errors.NotFound):
-            await untold.resend(operations, run_id, tenant="another")
+            await undelivered_callbacks.resend(operations, run_id, tenant="another")
     assert len(receiver.received) == 3
     assert len(set(receiver.ids)) == 1
     first, *others = (one.event["data"] for one in receiver.received)
@@ -380,13 +380,13 @@ async def test_a_day_of_failures_is_enough(store: Store, broker_url: str, receiv
         run_id = await start(operations, {"url": receiver.url()})
         await end(operations, run_id)
         await deliver(operations, run_id)
-        (found,) = await untold.find(store)
+        (found,) = await undelivered_callbacks.find(store)
         yesterday = found.attempts.model_copy(
             update={"first_ms": now_ms() - callbacks.GIVEN_UP_AFTER_MS, "count": 15}
         )
         await transitions.told(store, found.delivery, attempts=yesterday, due_ms=0)
         await deliver(operations, run_id)
-        (found,) = await untold.find(store)
+        (found,) = await undelivered_callbacks.find(store)
     assert found.attempts.given_up
     pauses = [callbacks.pause_ms(count) // 1000 for count in range(1, 30)]
     assert (pauses[0], pauses[1], pauses[-1]) == (5, 10, 6 * 3600)
@@ -407,7 +407,7 @@ async def test_two_couriers_do_not_tell_at_once(store: Store, broker_url: str, r
         await slow.settle()
         await slow.aclose()
     assert len(receiver.received) == 1
-    assert await untold.find(store) == []
+    assert await undelivered_callbacks.find(store) == []
 
 
 @pytest.mark.parametrize("target", ["task", "url"])
@@ -476,11 +476,15 @@ async def test_a_damaged_delivery_holds_up_no_other(store: Store, broker_url: st
             assert delivery is not None
             name = delivery.attempts_field if field == "attempts" else str(delivery.epoch)
             await store.client.hset(keys.run(damaged).callbacks, name, b"{no json")
-        assert {one.delivery.run_id for one in await untold.find(store)} == {run_id, state, event}
+        assert {one.delivery.run_id for one in await undelivered_callbacks.find(store)} == {
+            run_id,
+            state,
+            event,
+        }
         await deliver(operations, run_id)
         told = sorted(json.loads(one.body)["data"]["run_id"] for one in receiver.received)
         assert told == sorted((run_id, state))
-        (left,) = await untold.find(store)
+        (left,) = await undelivered_callbacks.find(store)
         assert (left.delivery.run_id, left.attempts.count) == (event, 1)
         assert left.attempts.error is not None
         assert list(await untold_of(store, run_id)) == [str(left.delivery)]

@@ -29,7 +29,7 @@ from mainstem_shared.operations.performing import Operations
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
-from mainstem_shared.transitions import approvals
+from mainstem_shared.transitions import pauses
 from support.models import verb_calls as v
 from support.models.interleaving import GatedStore, Turnstile
 
@@ -214,7 +214,7 @@ def test_one_outcome_and_everybody_is_told_the_truth(
     @given(st.data(), WANTED, st.sampled_from(("fail", "reject")))
     def race(data: st.DataObject, kinds: list[str], on_expiry: OnExpiry) -> None:
         one = Race(store, on_expiry)
-        for module in (resuming, approvals):
+        for module in (resuming, pauses):
             monkeypatch.setattr(module, "now_ms", one.now)
 
         def choose(names: Any) -> str:
@@ -224,7 +224,7 @@ def test_one_outcome_and_everybody_is_told_the_truth(
 
     async def expire() -> None:  # an outcome that few draws lead to
         one = Race(store, "fail")
-        for module in (resuming, approvals):
+        for module in (resuming, pauses):
             monkeypatch.setattr(module, "now_ms", one.now)
         await compete(one, ["time", "expire"], lambda names: names[0], seen)
 

@@ -20,7 +20,7 @@ from mainstem_shared.operations.performing import Operations
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
-from mainstem_shared.transitions import looks
+from mainstem_shared.transitions import check_times
 from support.models import listed
 from support.processes.servers import ValkeyProcess
 
@@ -115,7 +115,7 @@ async def test_a_started_run_is_durable_indexed_and_published(store: Store, mess
     assert state.spec.max_duration_s == 9
     assert await store.client.ttl(keys.user_runs("default", "ann")) > 0
     due = await store.client.zscore(keys.run(outcome.run_id).active, outcome.run_id)
-    assert due == state.spec.created_ms + looks.FIRST_MS
+    assert due == state.spec.created_ms + check_times.FIRST_MS
 
 
 async def test_a_broker_that_is_away_delays_a_run_but_does_not_refuse_it(store: Store, messages: Messages):

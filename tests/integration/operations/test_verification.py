@@ -18,7 +18,7 @@ from mainstem_shared.model import events, jsontext
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Entry, Type
 from mainstem_shared.model.verification import Dump, verify
-from mainstem_shared.operations.queries import verification
+from mainstem_shared.operations.queries import run_dumps
 from mainstem_shared.store.client import Store
 from support.models.logs import RunLog
 from support.models.recordings import FIXTURES
@@ -40,7 +40,7 @@ async def written(store: Store, *, finish: bool = True, thread_id: str | None = 
     await log.say(2)
     if finish:
         await log.finish()
-    return log, await verification.dump(store, log.run_id)
+    return log, await run_dumps.dump(store, log.run_id)
 
 
 async def test_what_the_verbs_write_holds(store: Store):
@@ -52,7 +52,7 @@ async def test_what_the_verbs_write_holds(store: Store):
     ]  # fmt: skip
     for step in steps:
         await step()
-        verdict = verify(await verification.dump(store, log.run_id))
+        verdict = verify(await run_dumps.dump(store, log.run_id))
         assert not verdict.findings, verdict
     compared = [verify(dump).states for _, dump in [await written(store), await written(store, finish=False)]]
     assert compared == [1, 1], "an end, and the snapshot of a resync"
@@ -153,7 +153,7 @@ async def test_a_snapshot_says_what_it_covers(store: Store):
     await log.claim()
     await log.say(3)
     await log.snapshot()
-    dump = await verification.dump(store, log.run_id)
+    dump = await run_dumps.dump(store, log.run_id)
     assert dump.snapshot is not None
     assert verify(dump).states == 1
     cursor, state = dump.snapshot
@@ -168,14 +168,14 @@ async def test_dumps_come_back_byte_for_byte(store: Store):
     """Also what is no UTF-8; something else is refused in words."""
     log, dump = await written(store)
     await store.client.hset(log.keys.record, "odd", b"\xff\x00")
-    dump = await verification.dump(store, log.run_id)
-    assert verification.decode(verification.encode(dump)) == dump
+    dump = await run_dumps.dump(store, log.run_id)
+    assert run_dumps.decode(run_dumps.encode(dump)) == dump
     for text in (b"{}", b"[1]", b"x", b'{"run_id":1,"record":{},"entries":[[1,2,3]],"snapshot":null}'):
         with pytest.raises(ValueError, match="not a dump"):
-            verification.decode(text)
+            run_dumps.decode(text)
     await transitions.forget(store, log.run_id)
     with pytest.raises(errors.NotFound):
-        await verification.dump(store, log.run_id)
+        await run_dumps.dump(store, log.run_id)
 
 
 def test_recorded_runs_of_earlier_versions_hold():
@@ -210,8 +210,8 @@ async def test_the_command_prints_what_it_found(
     monkeypatch.setenv("MAINSTEM_REDIS_URL", store_url)
     log, dump = await written(store, thread_id="talk")
     good, bad = tmp_path / "good", tmp_path / "bad"
-    good.write_bytes(verification.encode(dump) + b"\n")
-    bad.write_bytes(verification.encode(without(dump, 5)) + b"\n")
+    good.write_bytes(run_dumps.encode(dump) + b"\n")
+    bad.write_bytes(run_dumps.encode(without(dump, 5)) + b"\n")
 
     def call(*arguments: str) -> tuple[int, str]:
         result = CliRunner().invoke(build_app(["verify"]), ["verify", *arguments])
@@ -227,7 +227,7 @@ async def test_the_command_prints_what_it_found(
     code, output = await called("--file", str(bad))
     assert (code, "gap at" in output) == (1, True)
     code, output = await called("--dump", log.run_id)
-    assert verification.decode(output.encode()) == dump
+    assert run_dumps.decode(output.encode()) == dump
     assert (await called("--thread", "none"))[1] == "There is nothing to verify.\n"
     assert (await called())[0] == 2
     assert (await called("x"))[0] == 2

@@ -76,7 +76,7 @@ async def test_a_sleeping_run_is_its_record_until_it_is_time(
         await swept(settings, store, runtime, run_id)
         assert (await runs.get(run_id)).text == "", "it is not time yet"
         later = time.time() + 3601
-        for module in ("operations.resuming", "operations.sweeping", "transitions.approvals"):
+        for module in ("operations.resuming", "operations.sweeping", "transitions.pauses"):
             monkeypatch.setattr(f"mainstem_shared.{module}.now_ms", lambda: int(later * 1000))
         await swept(settings, store, runtime, run_id)
         assert (await runs.get(run_id)).text == "slept, segment 2, "

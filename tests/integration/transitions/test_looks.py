@@ -8,7 +8,7 @@ from mainstem_shared.model.runs import Reason
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
-from mainstem_shared.transitions import looks
+from mainstem_shared.transitions import check_times
 from support.models import listed
 from support.models import verb_calls as v
 
@@ -29,14 +29,14 @@ async def test_a_stop_is_looked_after(store: Store):
     control = await v.running(store)
     await later(store, control.run_id)
     await transitions.stop(store, control.run_id, reason=Reason.USER_ABORT)
-    assert await within_ms(store, control.run_id) <= looks.STOP_MS
+    assert await within_ms(store, control.run_id) <= check_times.STOP_MS
 
 
 async def test_an_input_is_looked_after(store: Store):
     control = await v.running(store)
     await later(store, control.run_id)
     await transitions.steer(store, control.run_id, input_id="i", text="t", by=None)
-    assert await within_ms(store, control.run_id) <= looks.STEER_MS
+    assert await within_ms(store, control.run_id) <= check_times.STEER_MS
 
 
 async def test_a_run_that_is_to_be_replaced_is_looked_after(store: Store):
@@ -45,15 +45,15 @@ async def test_a_run_that_is_to_be_replaced_is_looked_after(store: Store):
     await v.start(store, second, if_active="replace")
     await later(store, first, second)
     await v.start(store, third, if_active="replace")
-    assert await within_ms(store, second) <= looks.STOP_MS, "it waits, and is replaced in its turn"
-    assert await within_ms(store, first) <= looks.STOP_MS
+    assert await within_ms(store, second) <= check_times.STOP_MS, "it waits, and is replaced in its turn"
+    assert await within_ms(store, first) <= check_times.STOP_MS
 
 
 async def test_a_handover_is_looked_after(store: Store):
     control = await v.running(store)
     await later(store, control.run_id)
     await v.handover(store, control)
-    assert await within_ms(store, control.run_id) <= looks.MESSAGE_MS
+    assert await within_ms(store, control.run_id) <= check_times.MESSAGE_MS
 
 
 async def test_an_end_leaves_the_unfinished_and_hands_the_look_on(store: Store):
@@ -63,7 +63,7 @@ async def test_an_end_leaves_the_unfinished_and_hands_the_look_on(store: Store):
     await later(store, first, second)
     await v.finish(store, transitions.Control(run_id=first, epoch=1, owner=""), top=Cursor(1, 0))
     assert set(await listed.scores(store.client, "active")) == {second}
-    assert await within_ms(store, second) <= looks.MESSAGE_MS
+    assert await within_ms(store, second) <= check_times.MESSAGE_MS
     assert set(await listed.scores(store.client, "compact")) == {first}
     assert set(await listed.scores(store.client, "recent")) == {first, second}
     await transitions.compact(store, first)

@@ -32,7 +32,7 @@ from mainstem_tasks.celery_support.cancellation import (
     drive_steps,
 )
 from mainstem_workers.pool import _celery
-from mainstem_workers.pool.callbacks import CallbackThread
+from mainstem_workers.pool.callback_thread import CallbackThread
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from mainstem_tasks.celery_support.cancellation import CancelCause
-from mainstem_workers.pool.admission import Slots
 from mainstem_workers.pool.options import PoolOptions
+from mainstem_workers.pool.slots import Slots
 
 logger = logging.getLogger(__name__)
 

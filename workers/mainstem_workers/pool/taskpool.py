@@ -22,13 +22,13 @@ from typing import Any, TypeVar
 from mainstem_tasks.celery_support import async_task
 from mainstem_tasks.celery_support.cancellation import CancelCause
 from mainstem_workers.pool import _celery
-from mainstem_workers.pool.admission import Slots
-from mainstem_workers.pool.callbacks import CallbackThread
+from mainstem_workers.pool.callback_thread import CallbackThread
 from mainstem_workers.pool.daemon_threads import DaemonThreads
 from mainstem_workers.pool.job_loop import JobLoop
 from mainstem_workers.pool.jobs import Job, find_driver, make_job
 from mainstem_workers.pool.options import PoolOptions
 from mainstem_workers.pool.shutdown import Drain, Hook, ShutdownHooks
+from mainstem_workers.pool.slots import Slots
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from starlette.types import Scope
 
 from mainstem_shared.model.principals import Principal
 from mainstem_shared.settings import Settings
-from mainstem_shared.store.addresses import check_address
+from mainstem_shared.store.loopback import check_address
 
 
 class Authenticator(Protocol):

@@ -20,9 +20,9 @@ from typing import Any, Final, cast
 import httpx
 import jwt
 
-from mainstem_api.gateway.auth.keys import RSA_BITS, Key
+from mainstem_api.gateway.auth.verification_keys import RSA_BITS, Key
 from mainstem_shared import errors
-from mainstem_shared.store.addresses import is_loopback
+from mainstem_shared.store.loopback import is_loopback
 
 logger = logging.getLogger(__name__)
 

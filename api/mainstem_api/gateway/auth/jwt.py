@@ -17,7 +17,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from mainstem_api.gateway.auth.claims import principal
-from mainstem_api.gateway.auth.keys import RSA_BITS, Key, Keys
+from mainstem_api.gateway.auth.verification_keys import RSA_BITS, Key, Keys
 from mainstem_shared import errors
 from mainstem_shared.model.principals import Principal
 from mainstem_shared.settings import Settings

@@ -1,4 +1,4 @@
-"""The outermost layer turns failures into answers, and gives every answer its security headers.
+"""Turns failures into answers, and adds security headers; outside of it are only traces and request counts.
 
 Failures end here and not in the framework, which passes them on to the server after it has answered them:
 the server then cuts the connection, and the client's next request on it with it.

@@ -12,8 +12,8 @@ from mainstem_api.gateway.auth.caller import Caller
 from mainstem_api.gateway.routes.runs import Serving, as_json, problem_documents
 from mainstem_shared import errors
 from mainstem_shared.model.runs import Timestamp, at_ms
-from mainstem_shared.operations import untold
-from mainstem_shared.operations.untold import Untold
+from mainstem_shared.operations import undelivered_callbacks
+from mainstem_shared.operations.undelivered_callbacks import Untold
 
 router = APIRouter(tags=["operations"])
 
@@ -56,7 +56,7 @@ async def callbacks(gateway: Serving, caller: Caller) -> Response:
     """
     if not caller.is_admin:
         return as_json(UntoldCallbacks(callbacks=[]))
-    found = await untold.find(gateway.store, tenant=caller.tenant)
+    found = await undelivered_callbacks.find(gateway.store, tenant=caller.tenant)
     shown = sorted(map(_shown, found), key=lambda one: one.happened_at)
     return as_json(UntoldCallbacks(callbacks=shown))
 
@@ -73,7 +73,9 @@ async def resend(run_id: str, gateway: Serving, caller: Caller) -> Response:
     """
     if not caller.is_admin:
         raise errors.NotFound
-    return as_json(Resent(told=await untold.resend(gateway.operations, run_id, tenant=caller.tenant)))
+    return as_json(
+        Resent(told=await undelivered_callbacks.resend(gateway.operations, run_id, tenant=caller.tenant))
+    )
 
 
 def _shown(one: Untold) -> UntoldCallback:

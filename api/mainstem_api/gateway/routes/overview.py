@@ -1,4 +1,4 @@
-"""The overview routes serve what pages poll: the caller, the engines, many runs without their content."""
+"""The overview routes serve what pages poll (caller, engines, runs without content); bulk aborts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The thread routes read conversations: a thread's messages, branch by branch, their inputs and files."""
+"""The thread routes list, describe and fork threads, and read their messages, inputs and files."""
 
 from __future__ import annotations
 

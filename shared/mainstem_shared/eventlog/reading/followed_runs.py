@@ -13,7 +13,7 @@ from typing import Protocol
 from mainstem_shared import transitions
 from mainstem_shared.eventlog.reading.frames import Batch, Frame, continues
 from mainstem_shared.eventlog.reading.joined_reads import JoinedReads
-from mainstem_shared.eventlog.reading.shared_states import SharedState
+from mainstem_shared.eventlog.reading.state_frames import SharedState
 from mainstem_shared.eventlog.reading.subscriptions import End, Subscription
 from mainstem_shared.model.cursors import START, Cursor
 from mainstem_shared.model.events import Entry, Type

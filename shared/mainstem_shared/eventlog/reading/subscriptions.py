@@ -15,7 +15,7 @@ from typing import Final, Protocol, Self
 
 from mainstem_shared import errors, transitions
 from mainstem_shared.eventlog.reading.frames import Batch, Frame, chain
-from mainstem_shared.eventlog.reading.shared_states import SharedState
+from mainstem_shared.eventlog.reading.state_frames import SharedState
 from mainstem_shared.model import cursors
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type

@@ -1,4 +1,4 @@
-"""Lists a user's threads by their last activity, and changes titles, labels and metadata.
+"""Lists a user's threads by last activity; changes titles, labels and metadata of threads and runs.
 
 A thread is listed where its newest run stands among the user's: no index is kept for it.
 """

@@ -29,8 +29,8 @@ from mainstem_tasks.engines.frameworks.failures import as_provider_errors
 from mainstem_tasks.engines.frameworks.progress import Progress
 from mainstem_tasks.engines.frameworks.tool_calls import ToolCalls
 from mainstem_tasks.engines.langgraph import interrupts
+from mainstem_tasks.engines.langgraph.completion import missing
 from mainstem_tasks.engines.langgraph.following import Following, FromThreads
-from mainstem_tasks.engines.langgraph.mending import missing
 from mainstem_tasks.engines.langgraph.saver import PREFIX, ThreadSaver
 from mainstem_tasks.engines.langgraph.streaming import Streaming
 from mainstem_tasks.sdk.context import RunContext

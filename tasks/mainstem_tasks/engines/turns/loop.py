@@ -19,7 +19,7 @@ from mainstem_shared.model import jsontext
 from mainstem_tasks.engines import provider_metrics
 from mainstem_tasks.engines.assembly import estimates
 from mainstem_tasks.engines.assembly.finishes import Ending
-from mainstem_tasks.engines.turns import recollections
+from mainstem_tasks.engines.turns import native_answers
 from mainstem_tasks.engines.turns.answers import Answer
 from mainstem_tasks.engines.turns.endpoints import Chat, Endpoint, is_refusal
 from mainstem_tasks.engines.turns.inputs import Conversing
@@ -55,7 +55,7 @@ async def converse(run: RunContext[Any], endpoint: Endpoint) -> None:
         ours = turns.running_here(answer.called)
         if answer.ending is not Ending.PAUSED and (not ours or answer.ending is Ending.FILTERED):
             if not answer.called:
-                await recollections.keep(run, endpoint, [*progress.messages, answer.message])
+                await native_answers.keep(run, endpoint, [*progress.messages, answer.message])
             return
         if progress.iteration >= wanted.max_iterations:
             raise TooManyIterationsError(
@@ -67,7 +67,7 @@ async def converse(run: RunContext[Any], endpoint: Endpoint) -> None:
 
 async def _conversation(run: RunContext[Any], endpoint: Endpoint) -> list[Chat]:
     wanted: Conversing = run.input
-    return wanted.conversation(await recollections.earlier(run, endpoint) if wanted.history else ())
+    return wanted.conversation(await native_answers.earlier(run, endpoint) if wanted.history else ())
 
 
 class _Turns:

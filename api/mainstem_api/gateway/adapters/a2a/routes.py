@@ -15,7 +15,7 @@ from mainstem_api.gateway.adapters.a2a import errors as rpc_errors
 from mainstem_api.gateway.adapters.a2a import requests, translator
 from mainstem_api.gateway.adapters.a2a.requests import ListQuery, RpcRequest, SendMessage, TaskQuery
 from mainstem_api.gateway.adapters.a2a.translator import TaskUpdates
-from mainstem_api.gateway.adapters.settling import settle
+from mainstem_api.gateway.adapters.wait_for_end import settle
 from mainstem_api.gateway.auth.caller import Caller
 from mainstem_api.gateway.problems import error_documents
 from mainstem_api.gateway.routes.runs import Serving

@@ -23,7 +23,7 @@ from mainstem_api.gateway.adapters.langgraph.requests import (
 from mainstem_api.gateway.adapters.langgraph.stream import NODE, GraphRun, path_of
 from mainstem_api.gateway.adapters.openai_chat import translator
 from mainstem_api.gateway.adapters.openai_chat.translator import Place
-from mainstem_api.gateway.adapters.settling import SettledResponse, settle
+from mainstem_api.gateway.adapters.wait_for_end import SettledResponse, settle
 from mainstem_api.gateway.auth.caller import Caller
 from mainstem_api.gateway.problems import Refusal, error_documents
 from mainstem_api.gateway.routes.runs import Serving

@@ -17,7 +17,7 @@ from mainstem_api.gateway.adapters.openai_chat.translator import Completion, Pla
 from mainstem_api.gateway.adapters.openai_responses import error_objects
 from mainstem_api.gateway.adapters.openai_responses.requests import Verdicts, engine_of
 from mainstem_api.gateway.adapters.retries import Retry, retry_of
-from mainstem_api.gateway.adapters.settling import SettledResponse, settle
+from mainstem_api.gateway.adapters.wait_for_end import SettledResponse, settle
 from mainstem_api.gateway.auth.caller import Caller
 from mainstem_api.gateway.routes.runs import Serving
 from mainstem_api.gateway.sse import EventStream

@@ -29,7 +29,7 @@ from mainstem_api.gateway.adapters.openai_responses.messages import Order
 from mainstem_api.gateway.adapters.openai_responses.requests import CreateRequest, Verdicts
 from mainstem_api.gateway.adapters.openai_responses.translator import EVERYTHING, Responses
 from mainstem_api.gateway.adapters.retries import Retry, retry_of
-from mainstem_api.gateway.adapters.settling import SettledResponse, settle
+from mainstem_api.gateway.adapters.wait_for_end import SettledResponse, settle
 from mainstem_api.gateway.auth.caller import Caller
 from mainstem_api.gateway.routes.runs import Serving
 from mainstem_api.gateway.sse import EventStream

@@ -1,4 +1,4 @@
-"""Transitions of a run that waits for a human: pause, resolve, checkpoint; and reads of what they keep.
+"""Transitions of a run that waits for a human, a time or an event (pause, resolve); and its checkpoints.
 
 What a resume may and may not do is decided in `operations.resuming`, on top of these.
 """
@@ -19,7 +19,7 @@ from mainstem_shared.model.time import now_ms
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Script, Store
-from mainstem_shared.transitions import looks
+from mainstem_shared.transitions import check_times
 from mainstem_shared.transitions.records import read_fields
 from mainstem_shared.transitions.results import Control, Gone, Moved, Refused, Stopping, refused
 
@@ -145,7 +145,7 @@ async def pause(
 def _look_at(action: Action, now: int) -> int:
     """Return when a sweeper looks at a pause: soon if its event may have come while it began."""
     may_be_there = action.wait is not None and not action.wait.is_timed
-    return min(action.expires_ms, now + looks.MESSAGE_MS) if may_be_there else action.expires_ms
+    return min(action.expires_ms, now + check_times.MESSAGE_MS) if may_be_there else action.expires_ms
 
 
 def mark(fold: Content) -> dict[str, Any]:
@@ -185,7 +185,7 @@ async def resolve(
         [
             now, nonce, action_id, fingerprint, digest, jsontext.dumps(decisions), kind.value,
             jsontext.dumps(body), live_ttl_ms, int(kind is Type.APPROVAL_EXPIRED), run_id,
-            now + looks.MESSAGE_MS,
+            now + check_times.MESSAGE_MS,
         ],
     )  # fmt: skip
     return _resolution(reply)

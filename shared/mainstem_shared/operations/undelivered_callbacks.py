@@ -1,4 +1,4 @@
-"""Lists undelivered callbacks, delivers them again on request, and drops them with a user's data."""
+"""Lists undelivered callbacks, redelivers them on request, and drops them with a user's data."""
 
 from __future__ import annotations
 

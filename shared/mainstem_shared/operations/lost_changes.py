@@ -1,4 +1,4 @@
-"""Remembers the changes that this process made lately, and makes them again if the store lost them.
+"""Redoes this process's transitions of the last minute if a fail-over or power cut lost them.
 
 A power cut costs a store its last second, a fail-over what the new primary had not heard. What a process was
 told is so, it has told others: a run that clients saw end must not end otherwise. Every change is a

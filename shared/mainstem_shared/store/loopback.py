@@ -1,4 +1,4 @@
-"""Tells which addresses reach this machine only, and refuses an unauthenticated gateway on others."""
+"""Decides whether an address is loopback, and refuses to serve others without authentication."""
 
 from __future__ import annotations
 

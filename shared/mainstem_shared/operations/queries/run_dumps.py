@@ -1,4 +1,4 @@
-"""Verifies stored runs, one by one or a thread's, and writes and reads dumps of them as JSON.
+"""Reads a run's dump from store or archive, and encodes and decodes it, for `mainstem verify`.
 
 A dump holds what users said and what models answered: it is as confidential as the store.
 """

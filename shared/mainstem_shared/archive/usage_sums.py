@@ -1,4 +1,4 @@
-"""Sums of what archived runs used, by day, user and model, made by the database.
+"""Sums of what archived runs used, by day, user and model; the database adds up.
 
 A run counts on the day (UTC) of its end. Rows from before there were sums by model count under the model ''.
 Deleted runs count no more: they leave nothing behind, also no figures.

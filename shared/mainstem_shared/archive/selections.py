@@ -1,4 +1,4 @@
-"""Defines values that name deleted runs: which runs are meant, and whose a deleted run was."""
+"""Names which archived runs to delete (`Whose`), and one that was deleted (`Doomed`)."""
 
 from __future__ import annotations
 

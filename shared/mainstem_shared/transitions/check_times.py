@@ -1,4 +1,4 @@
-"""Defines when a sweeper checks a run after each transition: later than whoever must act needs.
+"""Delays after which a sweeper checks a run, by what was asked last: start, stop, input.
 
 Each verb writes the look into its bucket's index as it changes the run: whoever heals a crash finds the run.
 """

@@ -1,4 +1,4 @@
-"""Reads gauges that workers and gateways both export: of store, broker, sweeps and due work."""
+"""Defines the gauges that workers and gateways both export: of store, broker, sweeps and due work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations.census import STATES, Census
 from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.store.nodes import Node
-from mainstem_shared.store.sentinel_addresses import redacted
+from mainstem_shared.store.redaction import redacted
 
 
 def install(exposition: Exposition, *, sweeper: Sweeper, lease: Lease) -> None:
