@@ -57,7 +57,7 @@ def test_names_may_have_lone_surrogates_too():
     decoded = jsontext.loads(jsontext.dumps(value))
     assert decoded == {"\ud83d": {"\ude00": "\udfff"}, "1": [None, "2026-01-02T00:00:00Z"]}
     with pytest.raises(ValueError, match="nested too deeply"):
-        jsontext.dumps({"\ud83d": functools.reduce(lambda inner, _: [inner], range(5000), 1)})
+        jsontext.dumps({"\ud83d": functools.reduce(lambda inner, _: [inner], range(300), 1)})
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])

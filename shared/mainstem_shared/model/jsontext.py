@@ -20,6 +20,8 @@ DEPTH: Final = 100
 """Levels of a value from outside: an event's payload, an input, metadata, an action, a decision."""
 READABLE_DEPTH: Final = 200
 """Levels that `loads` takes: DEPTH, and whatever records, states and answers put around it."""
+_WRITABLE_DEPTH: Final = 254
+"""Levels that pydantic-core's encoder takes, and so whatever writes what it refuses."""
 
 
 def dumps(value: Any) -> bytes:
@@ -96,16 +98,22 @@ def well_formed(value: Any) -> Any:
     return value
 
 
-def _plain(value: Any) -> Any:
-    """Return a value of what JSON has; the encoder's own function refuses names with lone surrogates."""
+def _plain(value: Any, level: int = 1) -> Any:
+    """Return a value of what JSON has; the encoder's own function refuses names with lone surrogates.
+
+    Raises:
+        RecursionError: it nests deeper than the encoder allows, or holds itself.
+    """
+    if level > _WRITABLE_DEPTH:
+        raise RecursionError
     match value:
         case dict():
             return {
-                name if isinstance(name, str) else _name(name): _plain(item)
+                name if isinstance(name, str) else _name(name): _plain(item, level + 1)
                 for name, item in value.items()  # pyright: ignore[reportUnknownVariableType]
             }
         case list() | tuple():
-            return [_plain(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+            return [_plain(item, level + 1) for item in value]  # pyright: ignore[reportUnknownVariableType]
         case _:
             return to_jsonable_python(value, inf_nan_mode="null")
 

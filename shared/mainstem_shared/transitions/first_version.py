@@ -16,9 +16,12 @@ async def recognise(store: Store, run_id: str) -> bool:
     if store.topology.only is None:
         return False  # version 1 knew one server
     tag, _ = ids.split(run_id)
-    is_old = await store.command("ZSCORE", keys.FIRST_INDEXES.recent, run_id) is not None
+    listed, is_here = await store.commands(
+        ("ZSCORE", keys.FIRST_INDEXES.recent, run_id), ("HEXISTS", keys.run(run_id).record, "status")
+    )
+    is_old = listed is not None
     if is_old == (tag in keys.FIRST_VERSION):
-        return False
+        return bool(is_here)  # it was moved here after it was looked for
     if is_old:
         keys.FIRST_VERSION.add(tag)
     else:

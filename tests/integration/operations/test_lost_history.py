@@ -103,8 +103,8 @@ async def _web_tier(settings: Settings) -> AsyncIterator[tuple[AsyncRuns, Operat
         CeleryPublisher(endpoints.broker_url(settings), queue=settings.queue),
     )
     operations = Operations(store=store, settings=settings, publisher=publisher)
-    await operations.lost_changes.begin()
-    watching = asyncio.create_task(operations.lost_changes.run())
+    await operations.history.begin()
+    watching = asyncio.create_task(operations.history.run())
     async with AsyncRuns(settings, store=store, publisher=publisher, operations=operations) as runs:
         yield runs, operations
     watching.cancel()

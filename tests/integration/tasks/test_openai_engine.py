@@ -115,9 +115,9 @@ async def test_reasoning_is_kept_apart_from_the_answer(provider: OpenAIServer, n
 
 
 async def test_a_refusal_is_shown(provider: OpenAIServer):
-    """What the model says in place of an answer is text."""
+    """What the model says in place of an answer is a part of its own."""
     provider.reply(Events(chunks=[chunk({"refusal": "I can't."}), chunk(finish="stop")]))
-    assert (await asked(provider)).text == "I can't."
+    assert (await asked(provider)).content == [{"type": "refusal", "text": "I can't."}]
 
 
 async def test_parallel_tool_calls_stream_their_arguments(provider: OpenAIServer):

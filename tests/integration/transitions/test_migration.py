@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from mainstem_api import AsyncRuns
 from mainstem_shared import transitions
 from mainstem_shared.model import ids
+from mainstem_shared.model.cursors import START
 from mainstem_shared.model.runs import Reason
 from mainstem_shared.operations import ending, migration
 from mainstem_shared.operations.sweeping import Sweeper
@@ -94,6 +96,35 @@ async def test_a_process_that_missed_the_move_finds_the_run(store: Store, runs: 
     keys.FIRST_VERSION.add(tag)
     assert (await runs.get(run_id)).status == "succeeded"
     assert tag not in keys.FIRST_VERSION
+
+
+@pytest.mark.parametrize(
+    "look", [transitions.read, partial(transitions.page, after=START)], ids=["read", "page"]
+)
+async def test_a_run_that_moves_while_it_is_looked_for_is_found(
+    store: Store, monkeypatch: pytest.MonkeyPatch, look: Any
+):
+    """It is not where this process looked first, nor, any more, where version 1 had it: it is here by now."""
+    run_id = v.new_run("moving")
+    tag, _ = ids.split(run_id)
+
+    async def whole() -> None:
+        await v.start(store, run_id)
+        await v.finish(store, transitions.Control(run_id=run_id, epoch=1, owner=""))
+
+    await started_by_version_one(store, tag, whole)
+    verb = store.verb
+
+    async def overtaken(*args: Any, **options: Any) -> Any:
+        reply = await verb(*args, **options)
+        monkeypatch.undo()
+        assert await migration.move(store, await migration.learn(store)) == 1
+        keys.FIRST_VERSION.clear()
+        return reply
+
+    monkeypatch.setattr(store, "verb", overtaken)
+    assert not isinstance(await look(store, run_id), transitions.Gone)
+    assert isinstance(await look(store, v.new_run("none")), transitions.Gone)
 
 
 async def test_a_store_without_old_threads_is_asked_three_things(store: Store):
