@@ -28,7 +28,8 @@ def main() -> int:
     ):  # 1: tests failed; others: interrupted, no tests, ...
         print(f"{len(failed)} tests failed: not tried again")
         return 1
-    tried = subprocess.run([sys.executable, "-m", "pytest", "-p", "no:xdist", *failed], cwd=ROOT, check=False)
+    command = [sys.executable, "-m", "pytest", "-p", "no:xdist", *failed]
+    tried = subprocess.run(command, cwd=ROOT, check=False)
     if tried.returncode == 0:
         print(
             "UNSTEADY (failed beside others, passed alone; each is a fault to look into):",
