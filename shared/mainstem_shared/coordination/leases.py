@@ -41,6 +41,9 @@ GATEWAY: Final = "gateway"
 CLIENT: Final = "client"
 RETRY_S: Final = 0.5
 """After a failed beat: a store that comes back sees the lease before any sweeper looks twice."""
+BEATS_AFTER_MOVE: Final = 10
+"""Beats, RETRY_S apart, each over a new connection: Sentinels tell each other of a promotion in two seconds.
+The one that is asked first may still name the former primary, which acknowledges what will be lost."""
 
 
 def incarnation() -> str:
@@ -83,6 +86,7 @@ class Lease:
         self._wakeup = threading.Event()
         self._stopped = threading.Event()
         self._moved = False
+        self._beats_anew = 0
         self._threads: list[threading.Thread] = []
         self._ticked = clocks.now()
         self.owner = incarnation()
@@ -139,9 +143,13 @@ class Lease:
                 return
             self._wakeup.clear()
             if self._moved:
-                self._moved = False
+                self._moved, self._beats_anew = False, BEATS_AFTER_MOVE
+            if self._beats_anew:
+                self._beats_anew -= 1
                 self._store.disconnect()
-            delay = self._settings.lease_s / BEATS_PER_LEASE if self._beat() else RETRY_S
+            has_beaten = self._beat()
+            settled = has_beaten and not self._beats_anew
+            delay = self._settings.lease_s / BEATS_PER_LEASE if settled else RETRY_S
 
     def _notice_suspensions(self) -> None:
         while not self._stopped.wait(self._settings.lease_s / PULSES_PER_LEASE):

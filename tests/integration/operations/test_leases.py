@@ -15,6 +15,7 @@ from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 from mainstem_tasks.celery_support.publisher import CeleryPublisher
+from support.waiting import wait_until_async
 
 RUN = "abcdefgh234567ab_abcdefghijklmnopqrstuvwxyz"
 
@@ -43,3 +44,22 @@ async def test_what_is_listed_under_a_former_name_is_swept(
         await sweeper.sweep()
     assert not await store.client.exists(keys.owned(former))
     assert await store.client.zscore(keys.WORKERS, former) is None
+
+
+async def test_a_beat_after_a_move_is_repeated(store: Store, store_url: str) -> None:
+    """The first one may have gone to the former primary, whose lease is lost with it: the new one has it soon."""
+    lease = Lease(
+        store_url, Settings(redis_url=store_url, lease_s=60)
+    )  # beats of its own would come too late
+    lease.start()
+    try:
+        lease.beat_soon(moved=True)
+        for _ in range(3):
+            await store.client.delete(keys.lease(lease.owner))
+
+            async def is_there() -> int:
+                return await store.client.exists(keys.lease(lease.owner))
+
+            await wait_until_async(is_there, description="another beat", timeout_s=10)
+    finally:
+        lease.stop()
