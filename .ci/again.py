@@ -23,9 +23,8 @@ MOST: Final = 3
 def main() -> int:
     """Return 0 if all that failed pass alone."""
     failed = list(json.loads(FAILED.read_text())) if FAILED.exists() else []
-    if (
-        sys.argv[1:] != ["1"] or not 0 < len(failed) <= MOST
-    ):  # 1: tests failed; others: interrupted, no tests, ...
+    tests_failed = sys.argv[1:] == ["1"]  # other statuses: interrupted, an error of pytest's, no tests
+    if not tests_failed or not 0 < len(failed) <= MOST:
         print(f"{len(failed)} tests failed: not tried again")
         return 1
     command = [sys.executable, "-m", "pytest", "-p", "no:xdist", *failed]
