@@ -36,8 +36,8 @@ MUTATIONS: Final = (
     M(
         rows=(87,),
         file=_ABORTING,
-        old="done = told or await self._end(run_id, intent)",
-        new="done = told",
+        old="done = notified or await self._end(run_id, intent)",
+        new="done = notified",
     ),
     M(
         rows=(88,),

@@ -114,9 +114,9 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "erase": lambda s: transitions.erase(s, "t", "t"),
     "steer": lambda s: transitions.steer(s, RUN, input_id="i", text="t", by=None),
     "inbox": lambda s: transitions.inbox(s, CONTROL, read=1, known=1),
-    "told": lambda s: transitions.told(s, DELIVERY),
-    "tell": lambda s: transitions.tell(s, RUN, epoch=2, spec=b"{}", event=b"{}", targets=["task"]),
-    "untell": lambda s: transitions.untell(s, RUN),
+    "note_attempt": lambda s: transitions.note_attempt(s, DELIVERY),
+    "redeliver": lambda s: transitions.redeliver(s, RUN, epoch=2, spec=b"{}", event=b"{}", targets=["task"]),
+    "drop_callbacks": lambda s: transitions.drop_callbacks(s, RUN),
     "take_due": lambda s: transitions.take_due(s, store_keys.indexes(0).active, limit=1, hold_ms=1),
     "move": lambda s: transitions.move(s, RUN.split("_")[0], [RUN]),
     "reserve": lambda s: transitions.reserve(
@@ -241,8 +241,8 @@ def test_flags_say_what_a_verb_may_do(name: str):
         "pause",
         "settle",
         "admit",
-        "told",
-        "untell",
+        "note_attempt",
+        "drop_callbacks",
     }
     assert ("allow-oom" in first) == (name in ends_or_frees)
     assert ("no-writes" in first) == (name in READS)

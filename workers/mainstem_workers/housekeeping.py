@@ -103,7 +103,7 @@ class Housekeeping:
 
     async def _repair(self) -> None:
         """Make what a replaced store lost again, before runs are judged by what it has."""
-        await self.runtime.operations.history.check(force=True)
+        await self.runtime.operations.recent_changes.check(force=True)
 
     def _repaired(self, done: Repair) -> None:
         """Remember it with what comes after it: ends are made from the control that it opened."""
@@ -111,7 +111,7 @@ class Housekeeping:
         change = repair(
             done.control, nonce=done.nonce, state=done.state, live_ttl_ms=here.settings.live_ttl_ms
         )
-        here.operations.history.repaired(change, former=done.control.epoch, epoch=done.epoch)
+        here.operations.recent_changes.repaired(change, former=done.control.epoch, epoch=done.epoch)
 
     def _suspended_elsewhere(self) -> None:
         self.runtime.loop.call_soon_threadsafe(self._suspended)
@@ -142,7 +142,7 @@ class Housekeeping:
             ("sweeps", sweeper.run),
             ("callbacks", Courier(here.operations).run),
             ("primary", primary.run),
-            ("history", here.operations.history.run),
+            ("recent_changes", here.operations.recent_changes.run),
             ("clock", functools.partial(_every, clock_s, here.check_clocks)),
             ("announce", self._announce),
             ("orphans", self._settle_orphans),

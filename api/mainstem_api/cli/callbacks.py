@@ -16,7 +16,7 @@ callbacks = typer.Typer(help="Who was not told that a run ended; tell them once 
 
 
 @callbacks.command("list")
-def list_untold(*, url: Url = None, as_json: Json = False) -> None:
+def list_undelivered(*, url: Url = None, as_json: Json = False) -> None:
     """List callbacks that are not delivered: those that wait for another attempt, and those given up."""
     address = gateway_url(url)
     with reported(address), Gateway(address) as gateway:

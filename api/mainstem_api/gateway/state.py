@@ -75,7 +75,7 @@ class Gateway:
         primary = PrimaryWatch(self.store, on_moved=lambda: lease.beat_soon(moved=True))
         self._tasks = [
             asyncio.create_task(primary.run(), name="gateway-primary"),
-            asyncio.create_task(self.operations.history.run(), name="gateway-history"),
+            asyncio.create_task(self.operations.recent_changes.run(), name="gateway-recent-changes"),
             asyncio.create_task(sweeper.run(), name="gateway-sweeper"),
             asyncio.create_task(broker.run(), name="gateway-broker-watch"),
             asyncio.create_task(Courier(self.operations).run(), name="gateway-callbacks"),

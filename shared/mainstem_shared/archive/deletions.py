@@ -1,7 +1,7 @@
 """Deletes archived runs, tombstone first: the tombstone also refuses a late write of the same run.
 
-A tombstone is *doomed* until its run's keys and files are removed elsewhere, too, and `cleared` is called: if
-the process dies before, a sweeper finds it (`doomed`) and does the rest.
+A tombstone is *uncleared* (column `doomed`) until the run's keys and files are removed elsewhere, too, and
+`cleared` is called: if the process dies before, a sweeper finds it (`uncleared`) and does the rest.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mainstem_shared.archive.selections import Doomed, Whose
+from mainstem_shared.archive.selections import DeletedRun, Selection
 from mainstem_shared.archive.tables import RUNS, THREADS
 from mainstem_shared.model.time import now_ms
 
@@ -29,17 +29,17 @@ _EMPTIED: Final = {
 _FORGOTTEN: Final = {"tenant": None, "user_id": None, "thread_id": None, "created_ms": None, "doomed": None}
 
 
-def _condition(whose: Whose) -> ColumnElement[bool]:
-    """Return the condition that the runs meet that are meant.
+def _condition(selection: Selection) -> ColumnElement[bool]:
+    """Return the condition that the selected runs meet.
 
     Raises:
         ValueError: it is met by all runs of a tenant.
     """
-    named = {"thread_id": whose.thread_id, "user_id": whose.user_id, "run_id": whose.run_id}
+    named = {"thread_id": selection.thread_id, "user_id": selection.user_id, "run_id": selection.run_id}
     wanted = [RUNS.c[name] == value for name, value in named.items() if value is not None]
     if not wanted:
         raise ValueError("nobody deletes a whole tenant by mistake")
-    return and_(RUNS.c.tenant == whose.tenant, RUNS.c.deleted_ms.is_(None), *wanted)
+    return and_(RUNS.c.tenant == selection.tenant, RUNS.c.deleted_ms.is_(None), *wanted)
 
 
 class Deletions:
@@ -48,13 +48,13 @@ class Deletions:
     def __init__(self, database: Connection) -> None:
         self._database = database
 
-    async def bury(self, doomed: Sequence[Doomed]) -> None:
-        """Delete runs, and have them never kept again: also those that are not here yet."""
+    async def delete(self, runs: Sequence[DeletedRun]) -> None:
+        """Replace runs by tombstones, which refuse later writes of them: also runs that are not here yet."""
         insert, now = self._database.insert(RUNS), now_ms()
         new = insert.excluded
-        whose = {name: new[name] for name in _OWNER[1:]}
+        owner = {name: new[name] for name in _OWNER[1:]}
         tomb = insert.on_conflict_do_update(
-            index_elements=[RUNS.c.run_id], set_={**_EMPTIED, **whose, "deleted_ms": now, "doomed": 1}
+            index_elements=[RUNS.c.run_id], set_={**_EMPTIED, **owner, "deleted_ms": now, "doomed": 1}
         )
         made = [
             {
@@ -65,7 +65,7 @@ class Deletions:
                 "deleted_ms": now,
                 "doomed": 1,
             }
-            for one in doomed
+            for one in runs
         ]
 
         async def work(connection: AsyncConnection) -> None:
@@ -74,10 +74,10 @@ class Deletions:
         if made:
             await self._database.write(work)
 
-    async def bury_some(self, whose: Whose, *, limit: int = SLICE) -> list[Doomed]:
-        """Delete some of the runs that are meant; returns them, none once all are deleted."""
-        some = select(RUNS.c.run_id).where(_condition(whose)).limit(limit)
-        return await self._bury_where(RUNS.c.run_id.in_(some))
+    async def delete_some(self, selection: Selection, *, limit: int = SLICE) -> list[DeletedRun]:
+        """Delete some of the selected runs; returns them, none once all are deleted."""
+        some = select(RUNS.c.run_id).where(_condition(selection)).limit(limit)
+        return await self._delete_where(RUNS.c.run_id.in_(some))
 
     async def tenants(self) -> list[str]:
         """Return the tenants that have archived runs, one short query each: there are few, and many runs."""
@@ -91,13 +91,13 @@ class Deletions:
                 return found
             found.append(following)
 
-    async def bury_before(self, tenant: str, before_ms: int, *, limit: int = SLICE) -> list[Doomed]:
+    async def delete_before(self, tenant: str, before_ms: int, *, limit: int = SLICE) -> list[DeletedRun]:
         """Delete some of a tenant's runs that ended before then; returns them."""
         is_old = (RUNS.c.tenant == tenant, RUNS.c.created_ms < before_ms, RUNS.c.finished_ms < before_ms)
         some = select(RUNS.c.run_id).where(*is_old, RUNS.c.deleted_ms.is_(None)).limit(limit)
-        return await self._bury_where(RUNS.c.run_id.in_(some))
+        return await self._delete_where(RUNS.c.run_id.in_(some))
 
-    async def _bury_where(self, condition: ColumnElement[bool]) -> list[Doomed]:
+    async def _delete_where(self, condition: ColumnElement[bool]) -> list[DeletedRun]:
         gone = (
             update(RUNS)
             .where(condition, RUNS.c.deleted_ms.is_(None))
@@ -108,23 +108,25 @@ class Deletions:
         async def work(connection: AsyncConnection) -> Sequence[Any]:
             return (await connection.execute(gone)).mappings().all()
 
-        return [Doomed(**row) for row in await self._database.write(work)]
+        return [DeletedRun(**row) for row in await self._database.write(work)]
 
-    async def bury_threads(self, whose: Whose, thread_ids: Sequence[str] = ()) -> None:
-        """Delete what was said about threads of which nobody else has an archived run.
+    async def clear_descriptions(self, selection: Selection, thread_ids: Sequence[str] = ()) -> None:
+        """Clear the titles, labels and metadata of threads of which nobody else has an archived run.
 
-        They are those of the runs that are meant, and those that are named besides.
+        They are the threads of the selected runs, and those that `thread_ids` names.
         """
-        meant = select(RUNS.c.thread_id).where(_condition(whose)).distinct()
+        meant = select(RUNS.c.thread_id).where(_condition(selection)).distinct()
         others = select(RUNS.c.thread_id).where(
-            RUNS.c.tenant == whose.tenant, RUNS.c.deleted_ms.is_(None), RUNS.c.user_id != whose.user_id
+            RUNS.c.tenant == selection.tenant,
+            RUNS.c.deleted_ms.is_(None),
+            RUNS.c.user_id != selection.user_id,
         )
         condition = or_(THREADS.c.thread_id.in_(meant), THREADS.c.thread_id.in_(list(thread_ids)))
-        if whose.user_id is not None:
+        if selection.user_id is not None:
             condition = and_(condition, THREADS.c.thread_id.not_in(others.where(RUNS.c.thread_id.in_(meant))))
         gone = (
             update(THREADS)
-            .where(THREADS.c.tenant == whose.tenant, condition)
+            .where(THREADS.c.tenant == selection.tenant, condition)
             .values(title=None, labels=None, metadata=None, deleted_ms=now_ms())
         )
 
@@ -133,7 +135,7 @@ class Deletions:
 
         await self._database.write(work)
 
-    async def doomed(self, *, before_ms: int, limit: int = SLICE) -> list[Doomed]:
+    async def uncleared(self, *, before_ms: int, limit: int = SLICE) -> list[DeletedRun]:
         """Return some runs that were deleted before then, and of which something may be left elsewhere."""
         query = (
             select(*(RUNS.c[name] for name in _OWNER))
@@ -141,7 +143,7 @@ class Deletions:
             .order_by(RUNS.c.deleted_ms)
             .limit(limit)
         )
-        return [Doomed(**row) for row in await self._database.read(query)]
+        return [DeletedRun(**row) for row in await self._database.read(query)]
 
     async def cleared(self, run_ids: Sequence[str]) -> None:
         """Note that nothing is left of deleted runs anywhere, and forget whose they were."""

@@ -1,4 +1,4 @@
-"""Names which archived runs to delete (`Whose`), and one that was deleted (`Doomed`)."""
+"""`Selection` names archived runs to delete; `DeletedRun` is one that was, with its former owner."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Doomed:
-    """A run that the archive has deleted, and whose it was; elsewhere there may be something left of it."""
+class DeletedRun:
+    """A run that the archive has deleted, and its owner; keys or files of it may still exist elsewhere."""
 
     run_id: str
     tenant: str | None = None
@@ -16,8 +16,8 @@ class Doomed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Whose:
-    """Which archived runs are meant: one, a thread's, a user's, or a user's on a thread."""
+class Selection:
+    """Selects archived runs: one, a thread's, a user's, or a user's on a thread."""
 
     tenant: str
     thread_id: str | None = None

@@ -194,15 +194,15 @@ PUBLISHED: Final = _counter(
 
 CALLBACKS: Final = _counter(
     "mainstem_callbacks",
-    "Attempts of this process to tell a task or a webhook of a run: told, failed (tried again), given_up.",
+    "This process's attempts to deliver callbacks: delivered, failed (tried again), given_up.",
     "target result",
 )
 CALLBACK_DELAY: Final = _histogram(
-    "mainstem_callback_delay_seconds", "From an event of a run until a target was told of it.", "target"
+    "mainstem_callback_delay_seconds", "From an event of a run until its callback was delivered.", "target"
 )
 _declare(
     "gauge",
-    "mainstem_callbacks_untold",
+    "mainstem_callbacks_undelivered",
     "Callbacks of the whole store that are not delivered: waiting, given_up; as of the last census.",
     "state",
 )
@@ -261,7 +261,7 @@ for _result in ("ok", "failed"):
 for _result in ("archived", "unavailable", "refused"):
     ARCHIVED.labels(_result)
 for _target in ("task", "webhook"):
-    for _result in ("told", "failed", "given_up"):
+    for _result in ("delivered", "failed", "given_up"):
         CALLBACKS.labels(_target, _result)
 for _outcome in ("handed_over", "ended"):
     RUNS_RECOVERED.labels(_outcome)

@@ -51,7 +51,7 @@ class Abort:
     """An abort's answer.
 
     `won_from`: the status in which the run was when it was stopped; None unless it was aborted.
-    `signal_delivered`: whether the owner is known to have heard of it; nobody to tell counts as told.
+    `signal_delivered`: whether the owner is known to have heard of it; True if there is no owner to notify.
     """
 
     outcome: AbortOutcome
@@ -103,24 +103,24 @@ class Aborter:
             await self._wait(run_id, done, wait_s)
         return await self._judge(run_id, done)
 
-    async def pursue(self, run_id: str, *, reason: Reason) -> Abort | Told:
+    async def pursue(self, run_id: str, *, reason: Reason) -> Abort | Notified:
         """Do the same without waiting: end the run if nobody executes it, else tell its owner."""
         rounds = Rounds()
         while True:
             rounds.begin()
-            intent, told = await self._stop(run_id, reason)
+            intent, notified = await self._stop(run_id, reason)
             if isinstance(intent, transitions.Gone):
                 return await self._gone(run_id)
             if isinstance(intent, transitions.Already):
                 return Abort(outcome=AbortOutcome.ALREADY_FINISHED)
             if intent.children:
                 await self._stop_children(run_id, reason)
-            done = told or await self._end(run_id, intent)
+            done = notified or await self._end(run_id, intent)
             if done is not None:
                 return done
 
     async def _stop_children(self, run_id: str, reason: Reason) -> None:
-        """Have the children of a run stop as well; a repeated abort finds those that were not told."""
+        """Have the children of a run stop as well; a repeated abort finds those that were not notified."""
         listed = await self._store.command("SMEMBERS", keys.run_children(run_id), large=True)
         for child in sorted(raw.decode() for raw in listed):
             with contextlib.suppress(errors.NotFound):  # it was never started
@@ -134,17 +134,19 @@ class Aborter:
 
     async def _stop(
         self, run_id: str, reason: Reason
-    ) -> tuple[transitions.Intended | transitions.Already | transitions.Gone, Told | None]:
+    ) -> tuple[transitions.Intended | transitions.Already | transitions.Gone, Notified | None]:
         """Make the intent durable, and tell the owner of a running run."""
-        told: Told | None = None
+        notified: Notified | None = None
 
-        async def tell(answer: object) -> None:
-            nonlocal told
+        async def notify(answer: object) -> None:
+            nonlocal notified
             if isinstance(answer, transitions.Intended) and await self._is_owners_to_end(answer):
                 mail = mailboxes.StopMessage(run_id=run_id, reason=answer.reason)
-                told = Told(intent=answer, message=await mailboxes.post(self._store, answer.owner, mail))
+                notified = Notified(
+                    intent=answer, message=await mailboxes.post(self._store, answer.owner, mail)
+                )
 
-        return await self.operations.perform(STOP.of(run_id, reason=reason), notify=tell), told
+        return await self.operations.perform(STOP.of(run_id, reason=reason), notify=notify), notified
 
     async def _is_owners_to_end(self, intent: transitions.Intended) -> bool:
         """Whether somebody executes the run who is alive, as far as we may judge that."""
@@ -204,31 +206,31 @@ class Aborter:
                         extra={"action": "revoke_failed", "task_id": task_id, "why": repr(failure)},
                     )
 
-    async def _wait(self, run_id: str, told: Told, wait_s: float) -> None:
+    async def _wait(self, run_id: str, notified: Notified, wait_s: float) -> None:
         if wait_s <= 0 or self.tailer is None:
-            await self._until_read(told)
+            await self._until_read(notified)
             return
         with contextlib.suppress(TimeoutError, errors.StoreUnavailable, errors.NotFound):
             async with asyncio.timeout(wait_s):
                 await until_over(self.tailer, self._store, run_id)
 
-    async def _until_read(self, told: Told) -> None:
+    async def _until_read(self, notified: Notified) -> None:
         deadline, pause = time.monotonic() + READ_S, FIRST_POLL_S
-        while not await mailboxes.is_read(self._store, told.intent.owner, told.message):
+        while not await mailboxes.is_read(self._store, notified.intent.owner, notified.message):
             if time.monotonic() + pause > deadline:
                 return
             await asyncio.sleep(pause)
             pause *= 2
 
-    async def _judge(self, run_id: str, told: Told) -> Abort:
+    async def _judge(self, run_id: str, notified: Notified) -> Abort:
         """Say what has become of it."""
-        intent = told.intent
+        intent = notified.intent
         record = await transitions.find_fields(self._store, run_id, Record.reason, Record.owner)
         if isinstance(record, transitions.Gone) or not record.has(Record.status):
             raise errors.NotFound
         is_over = record.status.is_terminal
         heard = (is_over and record.owner == intent.owner) or await mailboxes.is_read(
-            self._store, intent.owner, told.message
+            self._store, intent.owner, notified.message
         )
         if not is_over:
             return Abort(outcome=AbortOutcome.PENDING, signal_delivered=heard)
@@ -238,7 +240,7 @@ class Aborter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class Notified:
     """The owner of a running run has a message to stop it."""
 
     intent: transitions.Intended
@@ -274,7 +276,7 @@ async def end_by_force(aborter: Aborter, run_id: str, *, reason: Reason = Reason
         NotFound: there is no such run.
         StoreUnavailable: try again.
     """
-    # Nobody is told: the owner loses the run here. If we die on the way, the stop's check finds it.
+    # Nobody is notified: the owner loses the run here. If we die on the way, the stop's check finds it.
     intent = await aborter.operations.perform(STOP.of(run_id, reason=reason), notify=nobody)
     standing = intent.reason if isinstance(intent, transitions.Intended) else reason
     ended = await ending.settle(aborter.operations, run_id, sealer=aborter.sealer(), reason=standing)

@@ -71,11 +71,11 @@ class Retention:
     async def _expire(self, archive: Archive, tenant: str, *, before_ms: int) -> int:
         count = 0
         for _ in range(AT_ONCE):
-            doomed = await archive.deletions.bury_before(tenant, before_ms)
-            if not doomed:
+            deleted = await archive.deletions.delete_before(tenant, before_ms)
+            if not deleted:
                 break
-            await deleting.clear(self._operations, doomed)
-            count += len(doomed)
+            await deleting.clear(self._operations, deleted)
+            count += len(deleted)
         return count
 
 
@@ -110,7 +110,7 @@ async def status(operations: Operations, archive: Archive) -> ArchiveStatus:
     return ArchiveStatus(
         database=archive.url.get_backend_name(),
         runs=await archive.count(),
-        deleting=len(await archive.deletions.doomed(before_ms=now_ms() + DAY_MS)),
+        deleting=len(await archive.deletions.uncleared(before_ms=now_ms() + DAY_MS)),
         waiting=waiting,
         oldest_s=max(0.0, (now_ms() - min(ended, default=now_ms())) / 1000),
     )

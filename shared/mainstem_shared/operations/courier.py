@@ -123,7 +123,7 @@ class Courier:
             deliveries, await transitions.read_due(self._store, deliveries), strict=True
         ):
             if due is None or due.attempts.given_up:
-                await transitions.told(self._store, delivery)  # its time is over
+                await transitions.note_attempt(self._store, delivery)  # its time is over
             else:
                 await self._begin_one(due)
         return others + more
@@ -132,7 +132,7 @@ class Courier:
         places = _places(self._settings, due)
         busy = Counter(place for taken in self._under_way.values() for place in taken)
         if any(busy[place] >= limit for place, limit in places.items()):
-            await transitions.told(
+            await transitions.note_attempt(
                 self._store, due.delivery, attempts=due.attempts, due_ms=now_ms() + BUSY_MS
             )
             return
@@ -192,10 +192,12 @@ class Courier:
     # -- what came of it
 
     async def _succeeded(self, due: Due, kind: str) -> None:
-        await transitions.told(self._store, due.delivery)
-        metrics.CALLBACKS.labels(kind, "told").inc()
+        await transitions.note_attempt(self._store, due.delivery)
+        metrics.CALLBACKS.labels(kind, "delivered").inc()
         metrics.CALLBACK_DELAY.labels(kind).observe(max(0, now_ms() - _happened_ms(due)) / 1000)
-        logger.info("a callback was delivered", extra={"action": "callback_told", **_named(due.delivery)})
+        logger.info(
+            "a callback was delivered", extra={"action": "callback_delivered", **_named(due.delivery)}
+        )
 
     async def _failed(self, due: Due, kind: str, why: str, *, is_final: bool = False) -> None:
         now, count = now_ms(), due.attempts.count + 1
@@ -204,7 +206,7 @@ class Courier:
         given_up = is_final or now + pause > since + callbacks.GIVEN_UP_AFTER_MS
         attempts = Attempts(count=count, first_ms=since, last_ms=now, error=why, given_up=given_up)
         due_ms = now + KEPT_GIVEN_UP_MS if given_up else now + pause
-        await transitions.told(self._store, due.delivery, attempts=attempts, due_ms=due_ms)
+        await transitions.note_attempt(self._store, due.delivery, attempts=attempts, due_ms=due_ms)
         metrics.CALLBACKS.labels(kind, "given_up" if given_up else "failed").inc()
         noted = {
             "action": "callback_given_up" if given_up else "callback_failed",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mainstem_shared import errors, transitions
-from mainstem_shared.archive.selections import Doomed, Whose
+from mainstem_shared.archive.selections import DeletedRun, Selection
 from mainstem_shared.model import contents
 from mainstem_shared.model.principals import DEFAULT_TENANT
 from mainstem_shared.model.record import Record
@@ -72,25 +72,25 @@ class Deleter:
         listed = [run_id.decode() for run_id in raw]
         found = await self._find(listed)
         mine = [f for f in found if _may_delete(f.spec, tenant, user_id)]
-        whose = Whose(tenant=tenant, thread_id=thread_id, user_id=user_id)
+        selection = Selection(tenant=tenant, thread_id=thread_id, user_id=user_id)
         if self._store.archive is not None and len(mine) == len(found):
-            await self._store.archive.deletions.bury_threads(whose, [thread_id])
+            await self._store.archive.deletions.clear_descriptions(selection, [thread_id])
         await self._delete(mine, owner=(tenant, user_id))
-        archived = await self._delete_archived(whose)
+        archived = await self._delete_archived(selection)
         if not mine and not archived:
             raise errors.NotFound("No such thread.")
         for expired in set(listed) - {f.run_id for f in found}:
             await self._forget(expired, (tenant, user_id))
         return len(mine) + archived
 
-    async def _delete_archived(self, whose: Whose) -> int:
+    async def _delete_archived(self, selection: Selection) -> int:
         """Delete what the archive lists; returns how many runs. Their records may still be in the store."""
         if self._store.archive is None:
             return 0
         count = 0
-        while doomed := await self._store.archive.deletions.bury_some(whose):
-            await clear(self.aborter.operations, doomed)
-            count += len(doomed)
+        while deleted := await self._store.archive.deletions.delete_some(selection):
+            await clear(self.aborter.operations, deleted)
+            count += len(deleted)
         return count
 
     async def delete_run(self, run_id: str, *, tenant: str, user_id: str | None) -> None:
@@ -101,7 +101,7 @@ class Deleter:
         """
         found = [f for f in await self._find([run_id]) if _may_delete(f.spec, tenant, user_id)]
         await self._delete(found, owner=(tenant, user_id))
-        archived = await self._delete_archived(Whose(tenant=tenant, user_id=user_id, run_id=run_id))
+        archived = await self._delete_archived(Selection(tenant=tenant, user_id=user_id, run_id=run_id))
         if not found and not archived:
             raise errors.NotFound
 
@@ -111,7 +111,7 @@ class Deleter:
         for _ in range(ROUNDS):  # also what was started meanwhile
             entries = await indexes.of_user(tenant, user_id)
             found = await self._find(list(entries))
-            await self._bury_threads(found, Whose(tenant=tenant, user_id=user_id))
+            await self._clear_descriptions(found, Selection(tenant=tenant, user_id=user_id))
             await self._delete(found, owner=(tenant, user_id))
             count += len(found)
             gone = set(entries) - {f.run_id for f in found}
@@ -119,14 +119,14 @@ class Deleter:
             await indexes.drop_of_user(tenant, user_id, old)
             if not found:
                 break
-        count += await self._delete_archived(Whose(tenant=tenant, user_id=user_id))
+        count += await self._delete_archived(Selection(tenant=tenant, user_id=user_id))
         await undelivered_callbacks.drop_of_user(self._store, tenant=tenant, user_id=user_id)
         return count
 
-    async def _bury_threads(self, found: list[_Found], whose: Whose) -> None:
+    async def _clear_descriptions(self, found: list[_Found], selection: Selection) -> None:
         if self._store.archive is not None:
             threads = sorted({f.spec.thread_id for f in found if f.spec is not None})
-            await self._store.archive.deletions.bury_threads(whose, threads)
+            await self._store.archive.deletions.clear_descriptions(selection, threads)
 
     async def _find(self, run_ids: list[str]) -> list[_Found]:
         found: list[_Found] = []
@@ -151,13 +151,13 @@ class Deleter:
     async def _delete_run(self, found: _Found, owner: tuple[str, str | None]) -> None:
         run_id, spec = found.run_id, found.spec
         tenant, user_id = owner if spec is None else (spec.tenant, spec.user_id)
-        doomed = Doomed(
+        deleted = DeletedRun(
             run_id=run_id, tenant=tenant, user_id=user_id, thread_id=None if spec is None else spec.thread_id
         )
         await self._end(run_id)
         if self._store.archive is not None:
-            await self._store.archive.deletions.bury([doomed])  # first: from now on no sweeper archives it
-        await clear(self.aborter.operations, [doomed])
+            await self._store.archive.deletions.delete([deleted])  # first: from now on no sweeper archives it
+        await clear(self.aborter.operations, [deleted])
         logger.info("run deleted", extra={"action": "run_deleted", "run_id": run_id})
 
     async def _forget(self, run_id: str, owner: tuple[str, str | None]) -> bool:
@@ -176,33 +176,36 @@ class Deleter:
             await end_by_force(self.aborter, run_id, reason=Reason.THREAD_DELETED)
 
 
-async def clear(operations: Operations, doomed: Sequence[Doomed]) -> None:
+async def clear(operations: Operations, deleted: Sequence[DeletedRun]) -> None:
     """Remove what store and blobs have of runs that are deleted; the archive forgets whose they were.
 
     Raises:
         StoreUnavailable: also if a run is at work again: its end was lost, and somebody has to end it first.
     """
-    for first in range(0, len(doomed), AT_ONCE):
-        batch = (_clear(operations, one) for one in doomed[first : first + AT_ONCE])
+    for first in range(0, len(deleted), AT_ONCE):
+        batch = (_clear(operations, one) for one in deleted[first : first + AT_ONCE])
         for failure in await asyncio.gather(*batch, return_exceptions=True):
             if failure is not None:
                 raise failure
     archive = operations.store.archive
     if archive is None:
         return
-    threads = sorted({(one.tenant or DEFAULT_TENANT, one.thread_id) for one in doomed if one.thread_id})
+    threads = sorted({(one.tenant or DEFAULT_TENANT, one.thread_id) for one in deleted if one.thread_id})
     for tenant, thread_id in threads:  # of runs that only the store has, the last one takes memories along
         if await archive.threads.owner(tenant, thread_id) is None:
             await transitions.erase(operations.store, tenant, thread_id)
-    await archive.deletions.cleared([one.run_id for one in doomed])
+    await archive.deletions.cleared([one.run_id for one in deleted])
 
 
-async def _clear(operations: Operations, doomed: Doomed) -> None:
-    whose, archived = (doomed.tenant or DEFAULT_TENANT, doomed.user_id), operations.store.archive is not None
-    forget = FORGET.of(doomed.run_id, owner=whose, keep_memory=archived)
+async def _clear(operations: Operations, deleted: DeletedRun) -> None:
+    owner, archived = (
+        (deleted.tenant or DEFAULT_TENANT, deleted.user_id),
+        operations.store.archive is not None,
+    )
+    forget = FORGET.of(deleted.run_id, owner=owner, keep_memory=archived)
     if not await operations.perform(forget, notify=nobody):
         raise performing.contended()
-    await operations.files.drop(doomed.run_id)
+    await operations.files.drop(deleted.run_id)
 
 
 async def finish_deletions(operations: Operations) -> int:
@@ -214,9 +217,9 @@ async def finish_deletions(operations: Operations) -> int:
     archive, count = operations.store.archive, 0
     if archive is None:
         return 0
-    while doomed := await archive.deletions.doomed(before_ms=now_ms() - ABANDONED_MS):
-        await clear(operations, doomed)
-        count += len(doomed)
+    while deleted := await archive.deletions.uncleared(before_ms=now_ms() - ABANDONED_MS):
+        await clear(operations, deleted)
+        count += len(deleted)
     return count
 
 

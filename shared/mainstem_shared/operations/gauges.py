@@ -57,7 +57,7 @@ _OF_CENSUS: Mapping[str, Callable[[Census], Value]] = {
     "outbox_oldest_seconds": lambda census: _since(census.unpublished_since_ms),
     "census_age_seconds": lambda census: _since(census.at_ms),
     "census_complete": lambda census: float(census.complete),
-    "callbacks_untold": lambda census: {(state,): float(n) for state, n in census.callbacks.items()},
+    "callbacks_undelivered": lambda census: {(state,): float(n) for state, n in census.callbacks.items()},
     "processes": _processes,
     "store_memory_bytes": lambda census: float(census.memory_bytes),
     "store_memory_limit_bytes": lambda census: float(census.memory_limit_bytes),

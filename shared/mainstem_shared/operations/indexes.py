@@ -154,7 +154,7 @@ class Indexes:
         """Return the runs that a process listed as its own, in order of their ids."""
         return sorted(raw.decode() for raw in await self.store.command("SMEMBERS", keys.owned(owner)))
 
-    async def bury(self, owner: str) -> None:
+    async def drop_owner(self, owner: str) -> None:
         """Drop the list of a dead process, once nothing is left on it."""
         await self.store.command("DEL", keys.owned(owner))
 

@@ -68,7 +68,7 @@ class Change:
     size: int
 
 
-class History:
+class RecentChanges:
     """One process's changes of the last minute. It keeps none unless `run` looks after them."""
 
     def __init__(self, store: Store, perform: Callable[[Any, Notify], Awaitable[Any]]) -> None:

@@ -23,7 +23,7 @@ from mainstem_shared.model.runs import Spec, Status
 from mainstem_shared.operations.admission import Admission
 from mainstem_shared.operations.callback_hints import Hints
 from mainstem_shared.operations.indexes import Indexes
-from mainstem_shared.operations.lost_changes import History
+from mainstem_shared.operations.lost_changes import RecentChanges
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
@@ -157,9 +157,9 @@ class Operations:
         return Hints()
 
     @cached_property
-    def history(self) -> History:
+    def recent_changes(self) -> RecentChanges:
         """What this process changed lately, to be changed again if the store loses it."""
-        return History(self.store, lambda change, notify: self.perform(change, notify=notify))
+        return RecentChanges(self.store, lambda change, notify: self.perform(change, notify=notify))
 
     async def perform(self, change: BoundTransition[R], *, notify: Callable[[R], Awaitable[None]]) -> R:
         """Perform a transition; returns the verb's answer. May be repeated as far as the verb may.
@@ -172,8 +172,8 @@ class Operations:
         """
         await change.prepare(self.indexes)
         answer = await change.verb(self.store)
-        self.history.note(change, answer, notify)
-        if getattr(answer, "told", 0):
+        self.recent_changes.note(change, answer, notify)
+        if getattr(answer, "deliveries", 0):
             self.hints.add(keys.run(change.run_id).callbacks_due)
         await self._tidy(change, answer)
         if self.settings.fair_share and _needs_no_place(change.name, answer):
@@ -454,9 +454,9 @@ WITHOUT_PROTOCOL: Final = {
     "erase": "removes what engines keep on a thread that has no run any more",
     "compact": "gives back memory of a run that is over",
     "release": "lets go of a run that is over, once the archive has it",
-    "told": "notes what became of an attempt to tell somebody of a run",
-    "tell": "has somebody told of a run once more",
-    "untell": "drops what is to be told of a run",
+    "note_attempt": "notes the outcome of a delivery attempt",
+    "redeliver": "makes a run's callbacks due once more",
+    "drop_callbacks": "drops a run's deliveries",
     "admit": "changes which runs may be published, and no run",
     "take_slot": "changes a count, not a run",
     "reserve": "changes an account, not a run",

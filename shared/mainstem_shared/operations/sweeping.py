@@ -224,7 +224,7 @@ class Sweeper:
                 left = True  # for a sweeper that can
         if left:
             return
-        await self._indexes.bury(owner)
+        await self._indexes.drop_owner(owner)
         await self._store.command("DEL", keys.mailbox(owner), keys.mail_read(owner))
         await self._store.command("ZREM", keys.WORKERS, owner)
 

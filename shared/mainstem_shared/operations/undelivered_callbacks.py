@@ -27,7 +27,7 @@ _ENDED: Final = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Untold:
+class Undelivered:
     """A delivery that was not made yet, or was given up."""
 
     delivery: DeliveryId
@@ -39,7 +39,7 @@ class Untold:
     due_ms: int
 
 
-async def find(store: Store, *, tenant: str | None = None, user_id: str | None = None) -> list[Untold]:
+async def find(store: Store, *, tenant: str | None = None, user_id: str | None = None) -> list[Undelivered]:
     """Return deliveries that are to be made or were given up, of a tenant and a user if they are named."""
     looks = (("ZRANGE", index, 0, MOST - 1, "WITHSCORES") for index in keys.CALLBACKS)
     listed: list[tuple[DeliveryId, int]] = []
@@ -47,12 +47,12 @@ async def find(store: Store, *, tenant: str | None = None, user_id: str | None =
         members = zip(flat[::2], flat[1::2], strict=True)
         parsed = ((callbacks.parse_delivery(member.decode()), int(float(at))) for member, at in members)
         listed += [(delivery, at) for delivery, at in parsed if delivery is not None]
-    found: list[Untold] = []
+    found: list[Undelivered] = []
     for first in range(0, min(len(listed), MOST), _BATCH):
         batch = listed[first : first + _BATCH]
         read = await transitions.read_due(store, [delivery for delivery, _ in batch])
         pairs = zip(read, batch, strict=True)
-        found += [_untold(due, due_ms) for due, (_, due_ms) in pairs if due is not None]
+        found += [_undelivered(due, due_ms) for due, (_, due_ms) in pairs if due is not None]
     return [one for one in found if _is_of(one, tenant, user_id)]
 
 
@@ -66,13 +66,13 @@ async def count(store: Store) -> dict[str, int]:
 
 
 async def resend(operations: Operations, run_id: str, *, tenant: str | None = None) -> int:
-    """Have everything told once more that is untold of a run; its end, if nothing is. Ids stay the same.
+    """Make a run's undelivered callbacks due again, or that of its end if none is left. Ids stay the same.
 
     Raises:
         NotFound: there is no such run, or it is another tenant's.
-        Conflict: it is not over, or nobody is to be told of it.
+        Conflict: it is not over, or it has no callback.
     """
-    store, told = operations.store, 0
+    store, deliveries = operations.store, 0
     stored = await store.command("HGETALL", keys.run(run_id).callbacks)
     fields = {name.decode(): value for name, value in zip(stored[::2], stored[1::2], strict=True)}
     epochs: dict[str, list[str]] = {}
@@ -85,7 +85,7 @@ async def resend(operations: Operations, run_id: str, *, tenant: str | None = No
     if tenant is not None and (spec := _spec(fields.get("spec", b""))) is not None and spec.tenant != tenant:
         raise errors.NotFound
     for epoch, targets in epochs.items():
-        told += await transitions.tell(
+        deliveries += await transitions.redeliver(
             store,
             run_id,
             epoch=int(epoch),
@@ -94,11 +94,11 @@ async def resend(operations: Operations, run_id: str, *, tenant: str | None = No
             targets=targets,
         )
     operations.hints.add(keys.run(run_id).callbacks_due)
-    return told
+    return deliveries
 
 
 async def _resend_end(operations: Operations, run_id: str, tenant: str | None) -> int:
-    """Have a run's end told again that was told already, by what its record, or the archive's, says."""
+    """Make the delivered callback of a run's end due again, by the run's record or its archived one."""
     store = operations.store
     record = await transitions.find_fields(store, run_id, Record.status, *_ENDED)
     if isinstance(record, transitions.Gone) or tenant not in (None, record.spec.tenant):
@@ -118,7 +118,7 @@ async def _resend_end(operations: Operations, run_id: str, tenant: str | None) -
     }
     if record.error is not None:
         event["error"] = record.error.model_dump()
-    told = await transitions.tell(
+    deliveries = await transitions.redeliver(
         store,
         run_id,
         epoch=record.epoch,
@@ -127,19 +127,19 @@ async def _resend_end(operations: Operations, run_id: str, tenant: str | None) -
         targets=targets,
     )
     operations.hints.add(keys.run(run_id).callbacks_due)
-    return told
+    return deliveries
 
 
 async def drop_of_user(store: Store, *, tenant: str, user_id: str) -> int:
-    """Drop what is to be told about a user's runs; returns of how many."""
+    """Drop the callbacks of a user's runs; returns of how many runs."""
     run_ids = {one.delivery.run_id for one in await find(store, tenant=tenant, user_id=user_id)}
     for run_id in run_ids:
-        await transitions.untell(store, run_id)
+        await transitions.drop_callbacks(store, run_id)
     return len(run_ids)
 
 
-def _untold(due: Due, due_ms: int) -> Untold:
-    return Untold(
+def _undelivered(due: Due, due_ms: int) -> Undelivered:
+    return Undelivered(
         delivery=due.delivery,
         target=due.target,
         event=_event(due.event),
@@ -163,7 +163,7 @@ def _spec(stored: bytes) -> Spec | None:
         return None
 
 
-def _is_of(one: Untold, tenant: str | None, user_id: str | None) -> bool:
+def _is_of(one: Undelivered, tenant: str | None, user_id: str | None) -> bool:
     if one.spec is None:
         return tenant is None
     return tenant in (None, one.spec.tenant) and user_id in (None, one.spec.user_id)

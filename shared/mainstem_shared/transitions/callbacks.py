@@ -1,4 +1,4 @@
-"""Transitions of a run's callbacks: `told` records an attempt, `tell` repeats, `untell` drops.
+"""Transitions of a run's callbacks: `note_attempt`, `redeliver` (make due again), `drop_callbacks`.
 
 `finish` and `pause` record what is due. The deliveries of a run are in a hash of their own, which outlives
 the run's record; each bucket has an index of them by when they are due.
@@ -18,9 +18,9 @@ from mainstem_shared.model.time import now_ms
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Script, Store
 
-TOLD: Final = Script("told")
-TELL: Final = Script("tell")
-UNTELL: Final = Script("untell")
+NOTE_ATTEMPT: Final = Script("note_attempt")
+REDELIVER: Final = Script("redeliver")
+DROP_CALLBACKS: Final = Script("drop_callbacks")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,14 +34,14 @@ class Due:
     attempts: Attempts
 
 
-async def told(
+async def note_attempt(
     store: Store, delivery: DeliveryId, *, attempts: Attempts | None = None, due_ms: int = 0
 ) -> bool:
-    """Note that a target was told, or (with `attempts`) when it is told again; False if that was settled."""
+    """Note a delivery, or (with `attempts`) when it is tried again; False if it is not open any more."""
     k = keys.run(delivery.run_id)
     state = b"" if attempts is None else attempts.model_dump_json().encode()
     reply = await store.verb(
-        TOLD, [k.callbacks, k.callbacks_due], [delivery.field, str(delivery), state, due_ms]
+        NOTE_ATTEMPT, [k.callbacks, k.callbacks_due], [delivery.field, str(delivery), state, due_ms]
     )
     return reply[0] == b"noted"
 
@@ -51,23 +51,23 @@ def given_up_from() -> int:
     return now_ms() + 2 * LONGEST_PAUSE_MS
 
 
-async def tell(
+async def redeliver(
     store: Store, run_id: str, *, epoch: int, spec: bytes, event: bytes, targets: Sequence[str]
 ) -> int:
-    """Have targets told, once more, of what happened in an epoch; returns how many deliveries are due."""
+    """Make the deliveries of an epoch's event due again; returns how many there are."""
     k = keys.run(run_id)
     reply = await store.verb(
-        TELL,
+        REDELIVER,
         [k.callbacks, k.callbacks_due],
         [now_ms(), run_id, epoch, spec, event, jsontext.dumps(list(targets))],
     )
     return int(reply[1])
 
 
-async def untell(store: Store, run_id: str) -> None:
-    """Drop everything that is to be told about a run."""
+async def drop_callbacks(store: Store, run_id: str) -> None:
+    """Drop a run's deliveries."""
     k = keys.run(run_id)
-    await store.verb(UNTELL, [k.callbacks, k.callbacks_due], [run_id])
+    await store.verb(DROP_CALLBACKS, [k.callbacks, k.callbacks_due], [run_id])
 
 
 async def read_due(store: Store, deliveries: Sequence[DeliveryId]) -> list[Due | None]:

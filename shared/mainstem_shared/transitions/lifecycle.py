@@ -101,7 +101,7 @@ class Finished:
 
     epoch: int
     next_run: str | None
-    told: int = 0
+    deliveries: int = 0
     """How many callbacks are due because of it."""
 
 
@@ -357,7 +357,7 @@ async def finish(
             return Finished(
                 epoch=int(reply[1]),
                 next_run=reply[2].decode() or None,
-                told=int(reply[3]) if len(reply) > 3 else 0,
+                deliveries=int(reply[3]) if len(reply) > 3 else 0,
             )
         case b"already":
             return Already(status=Status(reply[1].decode()), reason=Reason(reply[2].decode()))

@@ -33,7 +33,7 @@ class Paused:
     """The run waits for a human; nobody has control of it."""
 
     epoch: int
-    told: int = 0
+    deliveries: int = 0
     """How many callbacks are due because of it."""
 
 
@@ -131,7 +131,7 @@ async def pause(
     )  # fmt: skip
     match reply[0]:
         case b"paused":
-            return Paused(epoch=int(reply[1]), told=int(reply[2]) if len(reply) > 2 else 0)
+            return Paused(epoch=int(reply[1]), deliveries=int(reply[2]) if len(reply) > 2 else 0)
         case b"stopping":
             return Stopping(reason=Reason(reply[1].decode()), epoch=int(reply[2]))
         case b"refused":

@@ -43,7 +43,7 @@ async def _look_at(runtime: Runtime, owner: str, run_id: str) -> None:
         return  # claimed while we looked
     if isinstance(state, transitions.Gone) or state.status.is_terminal:
         await runtime.operations.indexes.disown(owner, run_id)
-    elif runtime.operations.history.is_repairing(run_id):
+    elif runtime.operations.recent_changes.is_repairing(run_id):
         return  # it is over, but the store has forgotten
     elif state.status is Status.RUNNING and state.owner == owner and not _is_being_ended(runtime, state):
         await _end(runtime, run_id, state)

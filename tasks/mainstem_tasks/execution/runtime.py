@@ -101,7 +101,7 @@ class Runtime:
     async def _settle_orphan(self, message: mailboxes.StopMessage) -> None:
         """End a run that is ours by its record but that no segment here knows: its task died on the way."""
         run_id, owner = message.run_id, self.lease.owner
-        if self.operations.history.is_repairing(run_id):
+        if self.operations.recent_changes.is_repairing(run_id):
             return
         state = await transitions.read(self.store, run_id)
         if self._stop(message):

@@ -29,7 +29,7 @@ from mainstem_shared.operations import children, ending, recovery, waits
 from mainstem_shared.operations.performing import CLAIM, PAUSE, STOP, BoundTransition, nobody
 from mainstem_tasks.celery_support.cancellation import CancelCause, cancel_cause
 from mainstem_tasks.execution import effects, histories, memories, settling, verdicts
-from mainstem_tasks.execution.charging import Purse
+from mainstem_tasks.execution.accounts import StoredAccounts
 from mainstem_tasks.execution.inputs import Inputs
 from mainstem_tasks.execution.last_resort import FINISH_PATIENCE_S, NOTHING_TO_DO, end_as_it_stands
 from mainstem_tasks.execution.runtime import Runtime, StopCause
@@ -115,7 +115,7 @@ async def execute(runtime: Runtime, run_id: str, *, task_id: str) -> str:
 
 
 async def _claimed(runtime: Runtime, claim: BoundTransition[R]) -> R:
-    await runtime.operations.history.settled()
+    await runtime.operations.recent_changes.settled()
     return await runtime.operations.perform(claim, notify=nobody)
 
 
@@ -147,7 +147,7 @@ class Segment:
         self._addressed = addressed or claimed.inputs > 0
         self._metrics = SegmentMetrics(claimed)
         # From here on a steady clock: a step of the wall clock must not end a run that is healthy.
-        self._purse = Purse(runtime.store, runtime.settings, claimed.spec)
+        self._accounts = StoredAccounts(runtime.store, runtime.settings, claimed.spec)
         self._begun = clocks.now()
         earlier_ms = now_ms() - claimed.started_ms - claimed.idle_ms if claimed.segment > 1 else 0
         self._spent_s = max(0, earlier_ms) / 1000
@@ -264,7 +264,7 @@ class Segment:
             memory=memories.of(self._runtime, spec),
             history=histories.of(self._runtime, spec),
             files=self._runtime.operations.files,
-            purse=self._purse,
+            accounts=self._accounts,
             note_effect=effects.of(self._runtime, channel, patience_s=STORE_PATIENCE_S),
             start_child=children.starter(self._runtime.operations, spec),
         )
@@ -329,7 +329,7 @@ class Segment:
     async def _concluded(self, channel: Channel, engine: asyncio.Task[None]) -> str:
         """Conclude, and end the run whatever goes wrong with that."""
         try:
-            await self._purse.close()
+            await self._accounts.close()
             return await self._conclude(channel, engine)
         except errors.Unavailable as error:
             return self._unfinished(error)
@@ -474,7 +474,7 @@ class Segment:
             return self._unfinished(error)
         if not isinstance(outcome, transitions.Finished):
             return "lost"
-        await self._purse.forget()
+        await self._accounts.forget()
         await waits.ended(self._runtime.operations, self._claimed.spec)
         ending.count(self._claimed.spec, verdict.reason)
         return verdict.reason.value

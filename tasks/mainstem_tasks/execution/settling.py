@@ -68,7 +68,7 @@ async def _verified(runtime: Runtime, channel: Channel, *, patience_s: float) ->
     """Have the store asked who has the run; returns the log's top, after a repair if one was needed."""
     try:
         async with asyncio.timeout(patience_s):
-            await runtime.operations.history.check()  # the claim may be lost, too
+            await runtime.operations.recent_changes.check()  # the claim may be lost, too
             return await channel.verified()
     except TimeoutError as error:
         raise errors.StoreUnavailable from error

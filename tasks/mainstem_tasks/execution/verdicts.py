@@ -24,7 +24,7 @@ MESSAGE_LIMIT: Final = 2000
 _READ_LIMIT: Final = 64 * 1024
 """Characters in which secrets are looked for: cut before, a half of one could stay in sight."""
 _SHORTEST_SECRET: Final = 6
-_UNTOLD: Final = "(its text cannot be read)"
+_UNREADABLE: Final = "(its text cannot be read)"
 _CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _SECRETS: Final = (
     (re.compile(r"(://)[^\s/@]*:[^\s/@]+@"), r"\1***@"),
@@ -100,7 +100,7 @@ def _words_of(failure: BaseException) -> str:
     try:
         return str.__getitem__(str(failure), slice(0, _READ_LIMIT))
     except BaseException:  # noqa: BLE001 - also what is no Exception: nothing may come out of a foreign __str__
-        return _UNTOLD
+        return _UNREADABLE
 
 
 def _name_of(failure: BaseException) -> str:

@@ -28,7 +28,7 @@ from mainstem_tasks.sdk.emitter import Emitter, Origin
 from mainstem_tasks.sdk.inboxes import Inbox
 from mainstem_tasks.sdk.memory import Memory
 from mainstem_tasks.sdk.pauses import Pause, Paused
-from mainstem_tasks.sdk.provider_calls import NoPurse, ProviderCalls, Purse
+from mainstem_tasks.sdk.provider_calls import Accounts, NoAccounts, ProviderCalls
 from mainstem_tasks.sdk.run_view import InputT, RunView
 
 SHORT_SLEEP_MS: Final = 1000
@@ -75,7 +75,7 @@ class RunContext(RunView[InputT], Emitter, Generic[InputT]):
         memory: Memory | None = None,
         history: ReadHistory | None = None,
         files: Files | None = None,
-        purse: Purse | None = None,
+        accounts: Accounts | None = None,
         note_effect: NoteEffect | None = None,
         start_child: StartChild | None = None,
     ) -> None:
@@ -94,7 +94,7 @@ class RunContext(RunView[InputT], Emitter, Generic[InputT]):
             settings=settings or Settings(),
             stopping=stopping,
         )
-        calls = ProviderCalls(channel, self.settings, purse or NoPurse(), channel.fold.usage)
+        calls = ProviderCalls(channel, self.settings, accounts or NoAccounts(), channel.fold.usage)
         origin = Origin.of(channel, run_id=run_id, segment=segment, files=files, provider_calls=calls)
         Emitter.__init__(self, channel, origin)
         self.memory: Final[Memory] = memory or Memory(settings=self.settings)

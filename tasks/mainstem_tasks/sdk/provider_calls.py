@@ -1,6 +1,6 @@
 """`ProviderCall` is one call of a provider under the run's budgets: reserved before, settled after.
 
-`RunContext.provider_call` makes it. The accounts are kept by the worker (`execution.charging`); without a
+`RunContext.provider_call` makes it. The accounts are kept by the worker (`execution.accounts`); without a
 worker, as in tests of engines, there are none.
 """
 
@@ -44,7 +44,7 @@ Report = Callable[[str, Used], Awaitable[CallUsage]]
 """Adds a call to the run's usage, under an id."""
 
 
-class Purse(Protocol):
+class Accounts(Protocol):
     """The accounts that a run's provider calls are charged to."""
 
     @property
@@ -73,7 +73,7 @@ class Purse(Protocol):
         ...
 
 
-class NoPurse:
+class NoAccounts:
     """No accounts: nothing is limited, nothing is charged."""
 
     limits = (False, False)
@@ -144,17 +144,17 @@ class ProviderCalls:
     """The provider calls of one segment: its run's usage so far, and the accounts they are charged to."""
 
     def __init__(
-        self, channel: Channel, settings: Settings, purse: Purse, spent: Mapping[str, Any] | None
+        self, channel: Channel, settings: Settings, accounts: Accounts, spent: Mapping[str, Any] | None
     ) -> None:
         self._channel = channel
         self._settings = settings
-        self._purse = purse
+        self._accounts = accounts
         # The channel's fold lags behind, so what was emitted here is remembered here.
         self._spent = spent
 
     def of_agent(self, agent: str) -> ProviderCalls:
         """Return the same calls, in which what is added names an agent."""
-        return _AgentCalls(self._channel, self._settings, self._purse, root=self, agent=agent)
+        return _AgentCalls(self._channel, self._settings, self._accounts, root=self, agent=agent)
 
     def add(self, *, call_id: str | None = None, agent: str | None = None, **used: Unpack[Used]) -> CallUsage:
         """Add a call to the run's usage; returns it, with its cost."""
@@ -171,7 +171,7 @@ class ProviderCalls:
 
     def charge(self, call: CallUsage) -> None:
         """Charge a call that asked no budget."""
-        self._purse.charge(call)
+        self._accounts.charge(call)
 
     def prepare(
         self,
@@ -188,7 +188,7 @@ class ProviderCalls:
             await emitted()
             return call
 
-        if max_output_tokens is None and any(self._purse.limits):
+        if max_output_tokens is None and any(self._accounts.limits):
             max_output_tokens = self._settings.reserved_output_tokens
         return ProviderCall(
             call_id=secrets.token_hex(8),
@@ -203,7 +203,7 @@ class ProviderCalls:
         """Reserve the most that a call may cost while the block makes it, then charge what it used."""
         output_tokens = call.max_output_tokens or 0
         nanos = self._most_nanos(call, input_tokens, output_tokens)
-        await self._purse.reserve(call.call_id, nanos=nanos, tokens=input_tokens + output_tokens)
+        await self._accounts.reserve(call.call_id, nanos=nanos, tokens=input_tokens + output_tokens)
         try:
             yield
         except errors.ProviderError:
@@ -211,9 +211,9 @@ class ProviderCalls:
             raise
         finally:
             if call.usage is not None or call.made:
-                self._purse.settle(call.call_id, call.usage)
+                self._accounts.settle(call.call_id, call.usage)
             else:
-                self._purse.release(call.call_id)
+                self._accounts.release(call.call_id)
 
     def _most_nanos(self, call: ProviderCall, input_tokens: int, output_tokens: int) -> int | None:
         """Return the most that a call may cost, in billionths of a dollar; None if that is unknown.
@@ -224,7 +224,7 @@ class ProviderCalls:
         most = prices.table(self._settings.prices).most(
             call.provider, call.model, input_tokens=input_tokens, output_tokens=output_tokens
         )
-        if most is None and self._purse.limits[0]:
+        if most is None and self._accounts.limits[0]:
             raise errors.UnknownPrice(model=call.model, provider=call.provider)
         return None if most is None else prices.nanos(most)
 
@@ -233,9 +233,9 @@ class _AgentCalls(ProviderCalls):
     """The calls that one agent of a run makes: they count as the run's."""
 
     def __init__(
-        self, channel: Channel, settings: Settings, purse: Purse, *, root: ProviderCalls, agent: str
+        self, channel: Channel, settings: Settings, accounts: Accounts, *, root: ProviderCalls, agent: str
     ) -> None:
-        super().__init__(channel, settings, purse, None)
+        super().__init__(channel, settings, accounts, None)
         self._root = root
         self._agent = agent
 

@@ -221,7 +221,7 @@ async def test_a_deleter(
         await conversation.fill()
         run_ids = [*conversation.ended, *conversation.live]
         died = await dies(what, settings, run_ids, writes)
-        gone = await buried(kept)
+        gone = await uncleared(kept)
         await deleting.finish_deletions(conversation.operations)
         for run_id in gone:  # also if nobody asks again
             assert not await store.client.exists(keys.run(run_id).record)
@@ -239,7 +239,7 @@ async def test_a_deleter(
     assert writes > 40
 
 
-async def buried(kept: Archive) -> list[str]:
+async def uncleared(kept: Archive) -> list[str]:
     found = await kept.read(select(RUNS.c.run_id).where(RUNS.c.deleted_ms.is_not(None), RUNS.c.doomed == 1))
     return [row["run_id"] for row in found]
 

@@ -13,7 +13,7 @@ from mainstem_api import AsyncRuns
 from mainstem_shared import archive, errors
 from mainstem_shared.archive.database import Archive
 from mainstem_shared.archive.rows import row_of
-from mainstem_shared.archive.selections import Doomed
+from mainstem_shared.archive.selections import DeletedRun
 from mainstem_shared.blobs import drivers
 from mainstem_shared.blobs.files import Files
 from mainstem_shared.model.time import now_ms
@@ -96,9 +96,9 @@ def archiving(operations: Operations, kept: Archive, run_id: str) -> Iterator[Aw
 
 def deletion(operations: Operations, kept: Archive, run_id: str) -> Iterator[Awaitable[Any]]:
     """The steps of a deletion."""
-    doomed = Doomed(run_id=run_id, tenant="default", user_id="local")
-    yield kept.deletions.bury([doomed])
-    yield deleting._clear(operations, doomed)
+    deleted = DeletedRun(run_id=run_id, tenant="default", user_id="local")
+    yield kept.deletions.delete([deleted])
+    yield deleting._clear(operations, deleted)
     yield kept.deletions.cleared([run_id])
 
 
@@ -127,7 +127,7 @@ async def test_a_deletion_reaches_everything(
             await runs.delete(run_id)
     assert files(settings) == [others]
     assert (await runs.list(user_id="local")).runs == []
-    assert await kept.deletions.doomed(before_ms=now_ms() + 1000) == []
+    assert await kept.deletions.uncleared(before_ms=now_ms() + 1000) == []
     if what != "runs":
         await finished(thread_id="t")
         ((thread,), _) = await runs.threads()
@@ -202,17 +202,17 @@ async def test_a_deleter_that_dies_leaves_nothing_undeleted(
             await dying.store.close()
         left = await kept.known(run_ids)
         stored = [run_id for run_id in run_ids if await store.client.exists(keys.run(run_id).record)]
-        buried = {one.run_id for one in await kept.deletions.doomed(before_ms=now_ms() + 1000)}
-        assert not left & buried
+        uncleared = {one.run_id for one in await kept.deletions.uncleared(before_ms=now_ms() + 1000)}
+        assert not left & uncleared
         await deleting.finish_deletions(operations)
-        for run_id in buried:
+        for run_id in uncleared:
             assert await is_gone(store, kept, run_id)
-        if died and (left or set(stored) - buried):
+        if died and (left or set(stored) - uncleared):
             await runs.delete_thread("t")
         for run_id in run_ids:
             assert await is_gone(store, kept, run_id), (commands, run_id)
         assert files(settings) == [], commands
-        assert await kept.deletions.doomed(before_ms=now_ms() + 1000) == []
+        assert await kept.deletions.uncleared(before_ms=now_ms() + 1000) == []
         if not died:
             break
     assert commands > 12
@@ -257,7 +257,7 @@ async def test_files_are_kept_as_long_as_their_run(
     run_ids = [await with_file(operations, await finished(thread_id=f"t{n}")) for n in range(5)]
     await sweeper.sweep()
     assert await collector.collect() == 0
-    await kept.deletions.bury([Doomed(run_id=run_id) for run_id in run_ids[3:]])  # and died
+    await kept.deletions.delete([DeletedRun(run_id=run_id) for run_id in run_ids[3:]])  # and died
 
     async def away(_: object) -> set[str]:
         raise errors.ArchiveUnavailable

@@ -17,7 +17,7 @@ from mainstem_shared import transitions
 from mainstem_shared.archive import usage_sums
 from mainstem_shared.archive.database import Archive
 from mainstem_shared.archive.rows import StoredRun, row_of
-from mainstem_shared.archive.selections import Whose
+from mainstem_shared.archive.selections import Selection
 from mainstem_shared.archive.tables import RUNS
 from mainstem_shared.model import usage
 from mainstem_shared.model.time import now_ms
@@ -112,7 +112,7 @@ async def test_sums_by_day_user_and_model(kept: Archive, stored: StoredRun) -> N
     assert voice.tokens["audio_input_tokens"] == 7
     assert voice.tokens["cached_input_tokens"] == 3
     assert voice.tokens["cache_write_tokens"] == 2
-    await kept.deletions.bury_some(Whose(tenant="default", user_id="ann"))
+    await kept.deletions.delete_some(Selection(tenant="default", user_id="ann"))
     assert await of(kept, user_id="ann") == []
 
 

@@ -94,7 +94,7 @@ async def test_runs_expire_by_tenant(
     assert await expire({"long": 400, "*": 90}, at_day=91) == {"long"}
     assert await operations.files.digests(run_ids["short"]) == []
     assert await operations.files.digests(run_ids["long"]) != []
-    assert await kept.deletions.doomed(before_ms=now_ms() + DAY_MS * 500) == []
+    assert await kept.deletions.uncleared(before_ms=now_ms() + DAY_MS * 500) == []
     assert await kept.deletions.drop_tombstones(before_ms=now_ms() - DAY_MS) == 0
     assert await kept.deletions.drop_tombstones(before_ms=now_ms() + DAY_MS) == 2
 

@@ -13,7 +13,7 @@ from mainstem_shared.archive import upserts
 from mainstem_shared.archive.connection import RowRefused
 from mainstem_shared.archive.database import Archive
 from mainstem_shared.archive.rows import StoredRun, row_of
-from mainstem_shared.archive.selections import Doomed
+from mainstem_shared.archive.selections import DeletedRun
 from mainstem_shared.model.events import Entry
 from mainstem_shared.operations.archiving import stored_of
 from support.models.finishing import Finishing
@@ -74,7 +74,7 @@ async def test_what_is_there_later_stays(kept: Archive, stored: StoredRun) -> No
     at = row_of(stored)["archived_ms"]
     assert await kept.put([row(run, epoch=3, archived_ms=at) for run in runs]) == set()
     dead = runs[3].run_id
-    await kept.deletions.bury([Doomed(run_id=dead, tenant="default", user_id="local", thread_id="t")])
+    await kept.deletions.delete([DeletedRun(run_id=dead, tenant="default", user_id="local", thread_id="t")])
     changes: list[dict[str, Any]] = [
         {"epoch": 2, "archived_ms": at + 9},
         {"epoch": 3, "archived_ms": at - 1},

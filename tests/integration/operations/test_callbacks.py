@@ -94,7 +94,7 @@ async def deliver(operations: Operations, run_id: str) -> None:
     await courier.aclose()
 
 
-async def untold_of(store: Store, run_id: str) -> dict[str, float]:
+async def undelivered_of(store: Store, run_id: str) -> dict[str, float]:
     listed = await store.client.zrange(keys.run(run_id).callbacks_due, 0, -1, withscores=True)
     return {member.decode(): at for member, at in listed}
 
@@ -119,7 +119,7 @@ async def test_a_webhook_is_told_of_the_end(store: Store, broker_url: str, recei
     assert event["type"] == "run.ended"
     assert event["data"]["run"]["status"] == event["data"]["status"] == "aborted"
     assert event["data"]["metadata"] == {"order": 7}
-    assert await untold_of(store, run_id) == {}
+    assert await undelivered_of(store, run_id) == {}
     assert await store.client.exists(keys.run(run_id).callbacks) == 0
 
 
@@ -158,7 +158,7 @@ async def test_openais_own_client_takes_a_webhook_of_a_response(
             run_id = await start(operations, {"url": f"openai+{receiver.url()}"}, thread=f"t{number}")
             await end(operations, run_id, reason)
             await deliver(operations, run_id)
-            assert await untold_of(store, run_id) == {}
+            assert await undelivered_of(store, run_id) == {}
             told = receiver.received[-1]
             event = openai.OpenAI(api_key="none").webhooks.unwrap(told.body, told.headers, secret=SECRET)
             assert (event.type, event.data.id) == (kind, f"resp_{run_id}")
@@ -215,13 +215,13 @@ async def test_what_fails_is_tried_again_under_the_same_id(store: Store, broker_
         for pause_ms in (5_000, 10_000):
             before = now_ms()
             await deliver(operations, run_id)
-            ((member, due_ms),) = (await untold_of(store, run_id)).items()
+            ((member, due_ms),) = (await undelivered_of(store, run_id)).items()
             assert 0.9 * pause_ms <= due_ms - before <= 1.1 * pause_ms + (now_ms() - before)
             await store.client.zadd(keys.run(run_id).callbacks_due, {member: 0})
         await deliver(operations, run_id)
     assert len(set(receiver.ids)) == 1
     assert [one.path for one in receiver.received] == ["/hook"] * 3
-    assert await untold_of(store, run_id) == {}
+    assert await undelivered_of(store, run_id) == {}
 
 
 async def test_nobody_is_told_whom_the_operator_does_not_allow(
@@ -239,7 +239,7 @@ async def test_nobody_is_told_whom_the_operator_does_not_allow(
                 await start(operations, refused)
         run_id = await start(operations, {"url": receiver.url()})
         await end(operations, run_id)
-    ((member, _),) = (await untold_of(store, run_id)).items()
+    ((member, _),) = (await undelivered_of(store, run_id)).items()
     for change in ({"callback_hosts": ""}, {"callback_http": False}, {"callback_networks": ""}):
         async with operating(store, allowed.model_copy(update=change)) as operations:
             await store.client.zadd(keys.run(run_id).callbacks_due, {member: 0})
@@ -384,7 +384,7 @@ async def test_a_day_of_failures_is_enough(store: Store, broker_url: str, receiv
         yesterday = found.attempts.model_copy(
             update={"first_ms": now_ms() - callbacks.GIVEN_UP_AFTER_MS, "count": 15}
         )
-        await transitions.told(store, found.delivery, attempts=yesterday, due_ms=0)
+        await transitions.note_attempt(store, found.delivery, attempts=yesterday, due_ms=0)
         await deliver(operations, run_id)
         (found,) = await undelivered_callbacks.find(store)
     assert found.attempts.given_up
@@ -437,13 +437,13 @@ async def test_who_dies_while_telling_leaves_it_to_others(
             died = True
         await mortal.store.close()
         await ending.settle(alive, run_id, sealer="", reason=Reason.USER_ABORT)
-        for member in await untold_of(store, run_id):
+        for member in await undelivered_of(store, run_id):
             await store.client.zadd(keys.run(run_id).callbacks_due, {member: 0})
         await deliver(alive, run_id)
         ids = receiver.ids if target == "url" else [name for name in published if "shop" in name]
         assert 1 <= len(ids) <= 2, commands
         assert len(set(ids)) == 1
-        assert await untold_of(store, run_id) == {}
+        assert await undelivered_of(store, run_id) == {}
         if not died:
             assert commands > 3
             return
@@ -471,7 +471,7 @@ async def test_a_damaged_delivery_holds_up_no_other(store: Store, broker_url: st
             await end(operations, each)
         await store.client.zadd(keys.run(run_id).callbacks_due, {"no delivery": 1})
         for damaged, field in ((state, "attempts"), (event, "event")):
-            (member,) = [one for one in await untold_of(store, damaged) if one.startswith(damaged)]
+            (member,) = [one for one in await undelivered_of(store, damaged) if one.startswith(damaged)]
             delivery = callbacks.parse_delivery(member)
             assert delivery is not None
             name = delivery.attempts_field if field == "attempts" else str(delivery.epoch)
@@ -487,7 +487,7 @@ async def test_a_damaged_delivery_holds_up_no_other(store: Store, broker_url: st
         (left,) = await undelivered_callbacks.find(store)
         assert (left.delivery.run_id, left.attempts.count) == (event, 1)
         assert left.attempts.error is not None
-        assert list(await untold_of(store, run_id)) == [str(left.delivery)]
+        assert list(await undelivered_of(store, run_id)) == [str(left.delivery)]
         deleter = Deleter(aborter=Aborter(operations=operations), wait_s=0)
         await deleter.delete_user(tenant="default", user_id="ann")
-        assert await untold_of(store, run_id) == {}
+        assert await undelivered_of(store, run_id) == {}

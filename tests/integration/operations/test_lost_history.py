@@ -103,8 +103,8 @@ async def _web_tier(settings: Settings) -> AsyncIterator[tuple[AsyncRuns, Operat
         CeleryPublisher(endpoints.broker_url(settings), queue=settings.queue),
     )
     operations = Operations(store=store, settings=settings, publisher=publisher)
-    await operations.history.begin()
-    watching = asyncio.create_task(operations.history.run())
+    await operations.recent_changes.begin()
+    watching = asyncio.create_task(operations.recent_changes.run())
     async with AsyncRuns(settings, store=store, publisher=publisher, operations=operations) as runs:
         yield runs, operations
     watching.cancel()
@@ -135,7 +135,7 @@ async def test_a_run_that_clients_saw_succeed_has_succeeded(fleet: Fleet, since:
     await fleet.go_back(mark)
     run = await stays(fleet, run_id, Status.SUCCEEDED)
     assert (run.text, run.reason) == (before.text, Reason.COMPLETED) == ("before and after", Reason.COMPLETED)
-    assert fleet.runtime.operations.history.repeated >= 1
+    assert fleet.runtime.operations.recent_changes.repeated >= 1
 
 
 async def _text(fleet: Fleet, run_id: str) -> str:
@@ -223,4 +223,4 @@ async def test_a_server_that_only_restarted_is_asked_for_nothing_again(fleet: Fl
     before = await fleet.has(run_id, Status.SUCCEEDED)
     await asyncio.to_thread(fleet.server.restart)
     assert await stays(fleet, run_id, Status.SUCCEEDED) == before
-    assert fleet.runtime.operations.history.repeated == 0
+    assert fleet.runtime.operations.recent_changes.repeated == 0

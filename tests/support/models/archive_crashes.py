@@ -27,7 +27,7 @@ from mainstem_shared.store.client import Store
 from mainstem_tasks.celery_support.publisher import CeleryPublisher
 from support.models.verb_calls import without_gap
 from support.processes import dying_operations
-from support.processes.dying_process import Died, Doomed, Life
+from support.processes.dying_process import Died, KilledLife, Life
 
 USER: Final = "ann-of-the-secrets"
 THREAD: Final = "a-secret-thread"
@@ -161,7 +161,7 @@ async def act(name: str, settings: Settings, run_ids: list[str], life: Life) -> 
 
 def act_and_be_killed(name: str, settings: Settings, run_ids: list[str], writes: int) -> None:
     """Do it in this process, which the kernel kills instead of the write after so many."""
-    asyncio.run(act(name, settings, run_ids, Doomed(writes)))
+    asyncio.run(act(name, settings, run_ids, KilledLife(writes)))
 
 
 async def stored(store: Store) -> dict[str, str]:

@@ -42,7 +42,7 @@ class Life:
             raise self.death()
 
 
-class Doomed(Life):
+class KilledLife(Life):
     """The life of a real process, which the kernel ends."""
 
     def death(self) -> BaseException:

@@ -13,12 +13,12 @@ from mainstem_api.gateway.routes.runs import Serving, as_json, problem_documents
 from mainstem_shared import errors
 from mainstem_shared.model.runs import Timestamp, at_ms
 from mainstem_shared.operations import undelivered_callbacks
-from mainstem_shared.operations.undelivered_callbacks import Untold
+from mainstem_shared.operations.undelivered_callbacks import Undelivered
 
 router = APIRouter(tags=["operations"])
 
 
-class UntoldCallback(BaseModel):
+class UndeliveredCallback(BaseModel):
     """A task or a webhook that was not told of an event yet."""
 
     model_config = ConfigDict(json_schema_serialization_defaults_required=True)
@@ -36,10 +36,10 @@ class UntoldCallback(BaseModel):
     next_attempt_at: Annotated[Timestamp | None, Field(description="Null once it is given up.")]
 
 
-class UntoldCallbacks(BaseModel):
+class UndeliveredCallbacks(BaseModel):
     """Those of the caller's tenant, the oldest first."""
 
-    callbacks: list[UntoldCallback]
+    callbacks: list[UndeliveredCallback]
 
 
 class Resent(BaseModel):
@@ -48,17 +48,17 @@ class Resent(BaseModel):
     told: Annotated[int, Field(description="How many targets are told.")]
 
 
-@router.get("/v1/callbacks", response_model=UntoldCallbacks, responses=problem_documents(503))
+@router.get("/v1/callbacks", response_model=UndeliveredCallbacks, responses=problem_documents(503))
 async def callbacks(gateway: Serving, caller: Caller) -> Response:
     """List the callbacks of the tenant's runs that are not delivered: those that wait, and those given up.
 
     For admins; anybody else has none.
     """
     if not caller.is_admin:
-        return as_json(UntoldCallbacks(callbacks=[]))
+        return as_json(UndeliveredCallbacks(callbacks=[]))
     found = await undelivered_callbacks.find(gateway.store, tenant=caller.tenant)
     shown = sorted(map(_shown, found), key=lambda one: one.happened_at)
-    return as_json(UntoldCallbacks(callbacks=shown))
+    return as_json(UndeliveredCallbacks(callbacks=shown))
 
 
 @router.post(
@@ -78,9 +78,9 @@ async def resend(run_id: str, gateway: Serving, caller: Caller) -> Response:
     )
 
 
-def _shown(one: Untold) -> UntoldCallback:
+def _shown(one: Undelivered) -> UndeliveredCallback:
     last, is_over = one.attempts.last_ms, one.attempts.given_up
-    return UntoldCallback(
+    return UndeliveredCallback(
         event_id=one.delivery.event_id,
         type=str(one.event.get("type")),
         run_id=one.delivery.run_id,

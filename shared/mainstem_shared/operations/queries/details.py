@@ -26,12 +26,12 @@ _FIELDS: Final = (
     Record.last_task_id, Record.owner, Record.decisions, Record.waiting_for,
 )  # fmt: skip
 _CONTENT: Final = frozenset({"content", "steps", "usage", "title", "prev", "at", "text"})
-"""What a control entry repeats of the run's content: it is not a happening."""
+"""What a control entry repeats of the run's content: it makes no timeline entry."""
 MOST_CHANGES: Final = 200
 """Changes of control that are told of: a run that has more of them shows its latest."""
 
 
-class Happening(BaseModel):
+class TimelineEntry(BaseModel):
     """One thing that happened to a run."""
 
     at: Timestamp | None
@@ -47,7 +47,7 @@ class RunDetails(BaseModel):
 
     run: Run
     input: dict[str, Any]
-    timeline: list[Happening]
+    timeline: list[TimelineEntry]
     timeline_complete: Annotated[
         bool, Field(description="False once the log keeps only its end: the rest is from the record.")
     ]
@@ -118,37 +118,41 @@ async def _changes_of_control(store: Store, run_id: str, top_epoch: int) -> list
     return found[::-1]
 
 
-def _from_log(entries: list[Entry]) -> list[Happening]:
+def _from_log(entries: list[Entry]) -> list[TimelineEntry]:
     """Return every change of control."""
-    found: list[Happening] = []
+    found: list[TimelineEntry] = []
     for entry in entries:
         payload: dict[str, Any] = jsontext.loads(entry.data)
         at = payload.get("at")
         about = {name: value for name, value in payload.items() if name not in _CONTENT and value is not None}
         when = at_ms(at) if isinstance(at, int) else None
-        found.append(Happening(at=when, what=entry.type, cursor=str(entry.cursor), about=about))
+        found.append(TimelineEntry(at=when, what=entry.type, cursor=str(entry.cursor), about=about))
     return found
 
 
-def _from_record(record: Record, entries: list[Entry]) -> list[Happening]:
+def _from_record(record: Record, entries: list[Entry]) -> list[TimelineEntry]:
     spec = record.spec
-    found = [Happening(at=at_ms(spec.created_ms), what=Type.CREATED, about={"engine": spec.engine})]
+    found = [TimelineEntry(at=at_ms(spec.created_ms), what=Type.CREATED, about={"engine": spec.engine})]
     if record.started_ms is not None:
         found.append(
-            Happening(at=at_ms(record.started_ms), what=Type.STARTED, about={"task_id": record.first_task_id})
+            TimelineEntry(
+                at=at_ms(record.started_ms), what=Type.STARTED, about={"task_id": record.first_task_id}
+            )
         )
     if record.finished_ms is not None:
         about = {"reason": record.reason.value if record.reason else None, "worker": record.owner or None}
         cursor = str(entries[-1].cursor) if entries else None
-        found.append(Happening(at=at_ms(record.finished_ms), what=Type.FINISHED, cursor=cursor, about=about))
+        found.append(
+            TimelineEntry(at=at_ms(record.finished_ms), what=Type.FINISHED, cursor=cursor, about=about)
+        )
     return found
 
 
-def _with_stop(record: Record, timeline: list[Happening]) -> list[Happening]:
+def _with_stop(record: Record, timeline: list[TimelineEntry]) -> list[TimelineEntry]:
     """Add when somebody asked the run to stop, where that belongs."""
     if record.stop_ms is None or record.stop_reason is None:
         return timeline
     at = at_ms(record.stop_ms)
-    asked = Happening(at=at, what="run.stop_asked", about={"reason": record.stop_reason.value})
+    asked = TimelineEntry(at=at, what="run.stop_asked", about={"reason": record.stop_reason.value})
     before = [one for one in timeline if one.at is None or one.at <= at]
     return [*before, asked, *timeline[len(before) :]]

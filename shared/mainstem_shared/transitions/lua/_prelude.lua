@@ -152,10 +152,10 @@ local function promote_next(thread, queue, now)
   end
 end
 
--- How long what is to be told outlives the event, in ms: a day of attempts, and a week in which people see what failed.
+-- How long deliveries outlive their event, in ms: a day of attempts, and a week in which people see what failed.
 local CALLBACKS_KEPT = 8 * 86400000
 
--- Who a record's `callback` says is to be told; nobody, if it is damaged: a run must be able to end.
+-- The targets that a record's `callback` names; none if it is damaged: a run must be able to end.
 local function callback_of(text)
   local readable, callback = pcall(cjson.decode, text or '')
   if not readable or type(callback) ~= 'table' then
@@ -164,8 +164,8 @@ local function callback_of(text)
   return { to = callback.to or {}, all = callback.all or {}, pauses = callback.pauses == true }
 end
 
--- Note that a run's targets are to be told of what happened in `epoch`: a delivery to each, due now. `lists` are JSON
--- lists of targets. The run's spec is kept beside them, for the run may be deleted before they are told.
+-- Create the deliveries of an event that happened in `epoch`, one for each target, due now. `lists` are JSON
+-- lists of targets. The run's spec is kept beside them, for the run may be deleted before they are made.
 local function call_back(callbacks, due, record, run_id, epoch, now, event, lists)
   local count, known = 0, {}
   for _, list in ipairs(lists) do

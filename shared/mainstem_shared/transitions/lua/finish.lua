@@ -11,13 +11,13 @@ ARGV  1 now_ms  2 nonce  3 run_id  4 epoch  5 owner, or '' for a run that nobody
       7 status  8 reason  9 body  10 error, or ''  11 retention_ms
       12 inputs_read: how many of its inputs the caller's fold has; the others are handed back as `unread`
       13 control  14 when its deltas are dropped  15 when a sweeper looks at the run that the thread goes to
-      16 who is told of every run's end: a JSON list of targets, or ''
+      16 who is called back at every run's end: a JSON list of targets, or ''
       17 engine, or '' for an unchanged memory  18 bytes of the memory  19 its TTL in ms  20 puts
       then key and value of each put, then the keys that are deleted
 Returns
-  {'finished', epoch, next_run, told}
+  {'finished', epoch, next_run, deliveries}
                                  next_run: who holds the thread now and wants a message; or ''
-                                 told: how many callbacks are due now; not said again to a repeat
+                                 deliveries: how many callbacks are due now; not said again to a repeat
   {'already', status, reason}    it ended before; the first outcome stands
   {'refused', status, epoch}     control has changed hands
   {'moved', top}                 the log has entries that the caller's fold does not cover
@@ -81,12 +81,12 @@ if next_run then
   redis.call('HSET', record, 'next_run', next_run)
   look_by(unfinished, next_run, look_at)
 end
-local told = 0
+local deliveries = 0
 if r[8] or everyone ~= '' then
   local own = callback_of(r[8])
   local event = '{"type":"run.ended","at":' .. now .. ',"status":"' .. status .. '","reason":"' .. reason .. '"'
     .. (err ~= '' and ',"error":' .. err or '') .. '}'
   local all = everyone ~= '' and cjson.decode(everyone) or {}
-  told = call_back(callbacks, due, record, run_id, last, now, event, { own.to, own.all, all })
+  deliveries = call_back(callbacks, due, record, run_id, last, now, event, { own.to, own.all, all })
 end
-return { 'finished', last, next_run or '', told }
+return { 'finished', last, next_run or '', deliveries }

@@ -14,7 +14,7 @@ ARGV  1 now_ms  2 nonce  3 epoch  4 owner  5 expected top id  6 action_id  7 act
       19 engine, or '' for an unchanged memory  20 bytes of the memory  21 its TTL in ms  22 puts
       then key and value of each put, then the keys that are deleted
 Returns
-  {'paused', epoch, told}        told: how many callbacks are due now; not said again to a repeat
+  {'paused', epoch, deliveries}  deliveries: how many callbacks are due now; not said again to a repeat
   {'stopping', reason, epoch}    somebody asked to stop it: that wins
   {'refused', status, epoch}
   {'moved', top}
@@ -67,9 +67,9 @@ for _, engine in ipairs(engines_of(thread)) do
 end
 redis.call('ZADD', unfinished, look_at, run_id)
 shrink(log, spare) -- a pause may last for days
-local own, told = callback_of(r[6]), 0
+local own, deliveries = callback_of(r[6]), 0
 if own.pauses then
   local event = '{"type":"run.requires_action","at":' .. now .. ',"action":' .. action .. '}'
-  told = call_back(callbacks, due, record, run_id, last, now, event, { own.to })
+  deliveries = call_back(callbacks, due, record, run_id, last, now, event, { own.to })
 end
-return { 'paused', last, told }
+return { 'paused', last, deliveries }

@@ -8,7 +8,7 @@ ARGV  1 now_ms  2 nonce  3 run_id  4 spec  5 input  6 created body  7 live_ttl_m
       9 if_active  10 body digest, or '' for no idempotency key  11 idempotency_ttl_ms  12 queue_limit
       13 version of the record  14 private; '' where users share threads; archived: answer 'unknown'
       15 when a sweeper first looks at it  16 when one looks whether a run that it replaces stopped
-      17 callback: who is told of its end, as JSON, or ''
+      17 callback: the targets of its callbacks, as JSON, or ''
 Returns
   {'started', waiting, active, superseded}
                                  the run is queued; waiting: worker | thread; active: who holds the thread;

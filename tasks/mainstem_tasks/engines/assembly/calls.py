@@ -55,9 +55,9 @@ class Call:
     fault: str = ""
     """Why it must not run, in words for the model."""
     shown: bool = False
-    """Whether it was told to readers, with what came so far."""
-    told: bool = False
-    """Whether its arguments were told as they came: an object's text, not one that is encoded once more."""
+    """Whether readers were shown it, with what came so far."""
+    is_emitted: bool = False
+    """Whether its arguments are emitted as they come: an object's text, not one that is encoded once more."""
     is_announced: bool = False
     """Whether its name was said again after its arguments: what follows belongs to a second call."""
     _texts: list[str] = field(default_factory=list[str])

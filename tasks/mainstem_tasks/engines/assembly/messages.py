@@ -281,7 +281,7 @@ class Assembler:
         call.shown = True
         yield CallBegan(call)
         if call.is_blank or _is_tellable(call):
-            call.told = True
+            call.is_emitted = True
             yield CallGrew(call, call.text)
 
     def _take_snapshot(self, piece: Snapshot) -> Iterator[Increment]:

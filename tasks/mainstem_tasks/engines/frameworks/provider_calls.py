@@ -15,7 +15,7 @@ from mainstem_tasks.sdk.emitter import Emitter
 from mainstem_tasks.sdk.provider_calls import ProviderCall
 
 
-class Heard:
+class ModelOutput:
     """What a model said since its call began, for an estimate if nobody counts it."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Heard:
 @contextlib.asynccontextmanager
 async def model_call(
     by: Emitter,
-    heard: Heard,
+    output: ModelOutput,
     *,
     model: str,
     provider: str | None,
@@ -51,7 +51,7 @@ async def model_call(
         UnknownPrice: a budget in dollars applies, and the model has no price.
     """
     asked = estimates.tokens_in(request)
-    heard.tokens()
+    output.tokens()
     async with by.provider_call(
         model=model,
         provider=provider,
@@ -63,7 +63,7 @@ async def model_call(
         except GeneratorExit:  # nobody waits for it any more
             raise
         except BaseException:  # stopped, or broken: what was said before costs all the same
-            said = heard.tokens()
+            said = output.tokens()
             if call.usage is None and said:
                 with contextlib.suppress(errors.MainstemError):
                     await call.used(input_tokens=asked, output_tokens=said, estimated=True)

@@ -22,7 +22,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import LLMResult
 
 from mainstem_tasks.engines.frameworks.agents import Place, ToolAgents
-from mainstem_tasks.engines.frameworks.provider_calls import Heard, model_call
+from mainstem_tasks.engines.frameworks.provider_calls import ModelOutput, model_call
 from mainstem_tasks.sdk.provider_calls import ProviderCall
 
 
@@ -36,7 +36,7 @@ class Following(AsyncCallbackHandler):
         super().__init__()
         self._agents = agents
         self._open: dict[str, tuple[AsyncExitStack, ProviderCall]] = {}
-        self._heard: dict[str, Heard] = {}
+        self._outputs: dict[str, ModelOutput] = {}
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
 
@@ -57,11 +57,11 @@ class Following(AsyncCallbackHandler):
         """Run a coroutine on the run's loop, for a caller in another thread."""
         asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
-    def heard(self, message_id: str | None, text: str) -> None:
+    def note_output(self, message_id: str | None, text: str) -> None:
         """Note a piece of an answer, for an estimate if nobody counts it."""
-        heard = self._heard.get((message_id or "").removeprefix("lc_run--"))
-        if heard is not None:
-            heard.take(text)
+        output = self._outputs.get((message_id or "").removeprefix("lc_run--"))
+        if output is not None:
+            output.take(text)
 
     def on_llm_new_token(self, *_: Any, **__: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Take nothing, at the least cost: pieces of answers come with the graph's stream."""
@@ -79,12 +79,12 @@ class Following(AsyncCallbackHandler):
         if not self.is_at_home:
             return
         known, given = metadata or {}, kwargs.get("invocation_params") or {}
-        heard = self._heard[str(run_id)] = Heard()
+        output = self._outputs[str(run_id)] = ModelOutput()
         stack = AsyncExitStack()
         by = await self._agents.at(_place(known)[:-1], name=known.get("lc_agent_name"))
         opened = model_call(
             by.says,
-            heard,
+            output,
             model=str(
                 given.get("model") or given.get("model_name") or known.get("ls_model_name") or "unknown"
             ),

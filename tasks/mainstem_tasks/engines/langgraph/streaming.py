@@ -64,7 +64,7 @@ class Streaming:
         content = chunk.content
         if isinstance(content, str) and not chunk.additional_kwargs:  # nearly all: a few words, and no more
             if content:
-                self._following.heard(chunk.id, content)
+                self._following.note_output(chunk.id, content)
                 await by.says.text(content)
         elif content or chunk.additional_kwargs:
             await self._content(by, chunk)
@@ -74,7 +74,7 @@ class Streaming:
                 self._streamed[place] = call_id
                 await by.calls.begin(call_id, piece.get("name") or "")
             if (text := piece.get("args")) and place in self._streamed:
-                self._following.heard(chunk.id, text)
+                self._following.note_output(chunk.id, text)
                 await by.calls.grow(self._streamed[place], text)
 
     async def _content(self, by: Speaker, message: AIMessage) -> None:
@@ -94,11 +94,11 @@ class Streaming:
                     pass
 
     async def _said(self, by: Speaker, message_id: str | None, text: str) -> None:
-        self._following.heard(message_id, text)
+        self._following.note_output(message_id, text)
         await by.says.text(text)
 
     async def _thought(self, by: Speaker, message_id: str | None, text: str) -> None:
-        self._following.heard(message_id, text)
+        self._following.note_output(message_id, text)
         await by.says.reasoning(text)
 
     async def _whole(

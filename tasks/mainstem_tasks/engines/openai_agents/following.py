@@ -16,7 +16,7 @@ from agents.usage import Usage
 from pydantic_core import to_json, to_jsonable_python
 
 from mainstem_tasks.engines.frameworks.progress import Progress
-from mainstem_tasks.engines.frameworks.provider_calls import Heard, model_call
+from mainstem_tasks.engines.frameworks.provider_calls import ModelOutput, model_call
 from mainstem_tasks.engines.frameworks.tool_calls import ToolCalls
 from mainstem_tasks.sdk.context import RunContext
 from mainstem_tasks.sdk.emitter import Emitter
@@ -26,9 +26,9 @@ from mainstem_tasks.sdk.provider_calls import ProviderCall
 class ModelCalls(RunHooks[Any]):
     """The model calls of an agent, of the run's own or of one in a tool: budgets and usage."""
 
-    def __init__(self, by: Emitter, heard: Heard, config: RunConfig) -> None:
+    def __init__(self, by: Emitter, model_output: ModelOutput, config: RunConfig) -> None:
         self._by = by
-        self._heard = heard
+        self._model_output = model_output
         self._config = config
         self._stack = AsyncExitStack()
         self._call: ProviderCall | None = None
@@ -47,7 +47,7 @@ class ModelCalls(RunHooks[Any]):
         asked = to_json(input_items, serialize_unknown=True).decode(errors="replace")
         opened = model_call(
             self._by,
-            self._heard,
+            self._model_output,
             model=_name_of(model),
             provider="openai" if is_openai else None,
             request=(system_prompt or "") + asked,
@@ -75,8 +75,10 @@ class ModelCalls(RunHooks[Any]):
 class Following(ModelCalls):
     """One segment's view of its own agent's model calls: before each but the first, a checkpoint."""
 
-    def __init__(self, run: RunContext[Any], calls: ToolCalls, heard: Heard, config: RunConfig) -> None:
-        super().__init__(run, heard, config)
+    def __init__(
+        self, run: RunContext[Any], calls: ToolCalls, model_output: ModelOutput, config: RunConfig
+    ) -> None:
+        super().__init__(run, model_output, config)
         self._run = run
         self._calls = calls
         self._is_first = True

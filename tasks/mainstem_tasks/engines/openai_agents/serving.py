@@ -21,7 +21,7 @@ from mainstem_tasks.engines.frameworks.agents import Speaker, ToolAgents
 from mainstem_tasks.engines.frameworks.conversations import AgentInput, Conversation
 from mainstem_tasks.engines.frameworks.failures import as_provider_errors
 from mainstem_tasks.engines.frameworks.progress import Progress
-from mainstem_tasks.engines.frameworks.provider_calls import Heard
+from mainstem_tasks.engines.frameworks.provider_calls import ModelOutput
 from mainstem_tasks.engines.frameworks.tool_calls import ToolCalls
 from mainstem_tasks.engines.openai_agents.following import Following
 from mainstem_tasks.engines.openai_agents.items import input_items
@@ -76,13 +76,13 @@ class _Segment:
         self._config = config
         self._options = options
         self._before = Progress.before(run)
-        heard = Heard()
+        model_output = ModelOutput()
         opened, used = (self._before.opened, self._before.used) if self._before else ({}, [])
         self._calls = ToolCalls(run, opened=opened, used=used)
         self._agents = ToolAgents(run, self._calls)
         root = Speaker(run, self._calls)
-        self._streaming = Streaming(root, self._agents, heard, agent)
-        self._following = Following(run, self._calls, heard, config)
+        self._streaming = Streaming(root, self._agents, model_output, agent)
+        self._following = Following(run, self._calls, model_output, config)
         self._work = Work(
             speaker=root,
             agents=self._agents,

@@ -12,7 +12,7 @@ from pydantic_core import to_jsonable_python
 
 from mainstem_shared.model import jsontext
 from mainstem_tasks.engines.frameworks.agents import Place, Speaker, ToolAgents
-from mainstem_tasks.engines.frameworks.provider_calls import Heard
+from mainstem_tasks.engines.frameworks.provider_calls import ModelOutput
 
 
 class Streaming:
@@ -22,7 +22,7 @@ class Streaming:
         self,
         speaker: Speaker,
         agents: ToolAgents,
-        heard: Heard,
+        model_output: ModelOutput,
         root: Agent[Any],
         *,
         place: Place = (),
@@ -33,7 +33,7 @@ class Streaming:
         self._calls = speaker.calls
         self._agents = agents
         self._place = place
-        self._heard = heard
+        self._model_output = model_output
         self._at_work = root.name
         self._streamed: dict[int, str] = {}
 
@@ -53,19 +53,19 @@ class Streaming:
     async def _raw(self, data: Any) -> None:
         match data.type:
             case "response.output_text.delta":
-                self._heard.take(data.delta)
+                self._model_output.take(data.delta)
                 await self._run.text(data.delta)
             case "response.reasoning_text.delta" | "response.reasoning_summary_text.delta":
-                self._heard.take(data.delta)
+                self._model_output.take(data.delta)
                 await self._run.reasoning(data.delta)
             case "response.refusal.delta":
-                self._heard.take(data.delta)
+                self._model_output.take(data.delta)
                 await self._run.refusal(data.delta)
             case "response.output_item.added" if data.item.type == "function_call":
                 self._streamed[data.output_index] = data.item.call_id
                 await self._calls.begin(data.item.call_id, data.item.name)
             case "response.function_call_arguments.delta":
-                self._heard.take(data.delta)
+                self._model_output.take(data.delta)
                 if data.output_index in self._streamed:
                     await self._calls.grow(self._streamed[data.output_index], data.delta)
             case "response.completed":

@@ -22,7 +22,7 @@ from agents.tool_context import ToolContext
 
 from mainstem_shared.model import jsontext
 from mainstem_tasks.engines.frameworks.agents import Place, Speaker, ToolAgents
-from mainstem_tasks.engines.frameworks.provider_calls import Heard
+from mainstem_tasks.engines.frameworks.provider_calls import ModelOutput
 from mainstem_tasks.engines.openai_agents.following import ModelCalls
 from mainstem_tasks.engines.openai_agents.streaming import Streaming
 
@@ -52,13 +52,13 @@ class Work:
         place = (*self.place, call.tool_call_id)
         await self.speaker.calls.complete(call.tool_call_id, call.tool_name, _arguments(call))
         self.agents.tool_began(place, call.tool_call_id, agent.name)
-        speaker, heard = await self.agents.at(place, name=agent.name), Heard()
+        speaker, model_output = await self.agents.at(place, name=agent.name), ModelOutput()
         rejected = self.streaming.rejected
         return Work(
             speaker=speaker,
             agents=self.agents,
-            streaming=Streaming(speaker, self.agents, heard, agent, place=place, rejected=rejected),
-            model_calls=ModelCalls(speaker.says, heard, self.config),
+            streaming=Streaming(speaker, self.agents, model_output, agent, place=place, rejected=rejected),
+            model_calls=ModelCalls(speaker.says, model_output, self.config),
             config=self.config,
             place=place,
         )
@@ -80,7 +80,7 @@ def as_tool(
     `on_stream` hears what the run hears; `options` are those of `Agent.as_tool`, but for `hooks`.
     """
 
-    async def heard(event: Any) -> None:
+    async def on_event(event: Any) -> None:
         work = _AT_WORK.get()
         if work is not None:
             await work.streaming.take(event["event"])
@@ -90,7 +90,7 @@ def as_tool(
     tool = agent.as_tool(
         tool_name,
         tool_description,
-        on_stream=heard,
+        on_stream=on_event,
         on_stream_max_pending_events=None,  # a slow store slows the run down, and loses nothing
         hooks=_Hooks(),
         **options,

@@ -12,7 +12,7 @@ from pydantic_ai import Agent, AgentRunResult, ApprovalRequired, DeferredToolReq
 from pydantic_ai.messages import ModelMessagesTypeAdapter
 
 from mainstem_tasks.engines.frameworks.agents import Speaker
-from mainstem_tasks.engines.frameworks.provider_calls import Heard
+from mainstem_tasks.engines.frameworks.provider_calls import ModelOutput
 from mainstem_tasks.engines.pydantic_ai.deferring import output_type
 from mainstem_tasks.engines.pydantic_ai.following import AT_WORK, ModelCalls, Tool, Work
 from mainstem_tasks.engines.pydantic_ai.streaming import Streaming
@@ -44,9 +44,9 @@ async def _run_for(
     await caller.speaker.calls.complete(call.tool_call_id, call.tool_name, call.args_as_dict())
     parent = caller.speaker.calls.id_of(call.tool_call_id)
     async with caller.speaker.says.agent(agent.name or call.tool_name, parent=parent) as says:
-        calls, heard = caller.speaker.calls.of_agent(says, "|".join(place)), Heard()
-        streaming = Streaming(says, calls, heard)
-        work = Work(Speaker(says, calls), streaming, heard, waiting, place)
+        calls, model_output = caller.speaker.calls.of_agent(says, "|".join(place)), ModelOutput()
+        streaming = Streaming(says, calls, model_output)
+        work = Work(Speaker(says, calls), streaming, model_output, waiting, place)
         given: dict[str, Any] = {"user_prompt": prompt}
         if (state := waiting.take(place)) is not None:
             past = ModelMessagesTypeAdapter.validate_python(state["messages"])

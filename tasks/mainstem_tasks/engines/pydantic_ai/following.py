@@ -15,7 +15,7 @@ from pydantic_ai.usage import RequestUsage
 
 from mainstem_tasks.engines.frameworks.agents import Place, Speaker
 from mainstem_tasks.engines.frameworks.progress import Progress
-from mainstem_tasks.engines.frameworks.provider_calls import Heard, model_call
+from mainstem_tasks.engines.frameworks.provider_calls import ModelOutput, model_call
 from mainstem_tasks.engines.pydantic_ai.deferring import Waiting
 from mainstem_tasks.engines.pydantic_ai.streaming import Streaming
 from mainstem_tasks.sdk.context import RunContext
@@ -28,7 +28,7 @@ class Work:
 
     speaker: Speaker
     streaming: Streaming
-    heard: Heard
+    model_output: ModelOutput
     waiting: Waiting
     place: Place = ()
 
@@ -64,7 +64,7 @@ class ModelCalls(AbstractCapability[Any]):
         given = (request_context.model_settings or {}).get("max_tokens")
         async with model_call(
             self.work.speaker.says,
-            self.work.heard,
+            self.work.model_output,
             model=request_context.model.model_name,
             provider=request_context.model.system,
             request=_about(request_context),

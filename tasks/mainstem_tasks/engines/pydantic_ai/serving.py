@@ -17,7 +17,7 @@ from mainstem_tasks.engines.frameworks.agents import Speaker
 from mainstem_tasks.engines.frameworks.conversations import AgentInput, Conversation
 from mainstem_tasks.engines.frameworks.failures import as_provider_errors
 from mainstem_tasks.engines.frameworks.progress import Progress
-from mainstem_tasks.engines.frameworks.provider_calls import Heard
+from mainstem_tasks.engines.frameworks.provider_calls import ModelOutput
 from mainstem_tasks.engines.frameworks.tool_calls import ToolCalls
 from mainstem_tasks.engines.pydantic_ai import histories
 from mainstem_tasks.engines.pydantic_ai.deferring import Waiting, output_type
@@ -60,14 +60,16 @@ class _Segment:
         self._agent = agent
         self._options = options
         self._before = Progress.before(run)
-        heard = Heard()
+        model_output = ModelOutput()
         opened, used = (self._before.opened, self._before.used) if self._before else ({}, [])
         self._calls = ToolCalls(run, opened=opened, used=used)
-        streaming = Streaming(run, self._calls, heard)
+        streaming = Streaming(run, self._calls, model_output)
         waited: dict[str, Any] = self._before.state if self._before and self._before.waits else {}
         self._waiting = Waiting(run.decisions, waited.get("agents", {}))
         self._streaming = streaming
-        self._following = Following(Work(Speaker(run, self._calls), streaming, heard, self._waiting), run)
+        self._following = Following(
+            Work(Speaker(run, self._calls), streaming, model_output, self._waiting), run
+        )
 
     async def execute(self) -> None:
         """Run the agent to its output, or to the calls that it waits for."""

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic_ai import messages
 from pydantic_core import to_jsonable_python
 
-from mainstem_tasks.engines.frameworks.provider_calls import Heard
+from mainstem_tasks.engines.frameworks.provider_calls import ModelOutput
 from mainstem_tasks.engines.frameworks.tool_calls import ToolCalls
 from mainstem_tasks.sdk.emitter import Emitter
 
@@ -16,12 +16,12 @@ from mainstem_tasks.sdk.emitter import Emitter
 class Streaming:
     """One agent's events on their way into the run."""
 
-    def __init__(self, run: Emitter, calls: ToolCalls, heard: Heard) -> None:
+    def __init__(self, run: Emitter, calls: ToolCalls, model_output: ModelOutput) -> None:
         self.output_tools: frozenset[str] = frozenset()
         """Tools whose calls are how the model gives its output: no calls to the run's readers."""
         self._run = run
         self._calls = calls
-        self._heard = heard
+        self._model_output = model_output
         self._streamed: dict[int, str] = {}
 
     async def take_all(self, _: Any, events: AsyncIterable[Any]) -> None:
@@ -66,15 +66,15 @@ class Streaming:
                 pass
 
     async def _said(self, text: str) -> None:
-        self._heard.take(text)
+        self._model_output.take(text)
         await self._run.text(text)
 
     async def _thought(self, text: str) -> None:
-        self._heard.take(text)
+        self._model_output.take(text)
         await self._run.reasoning(text)
 
     async def _wrote(self, index: int, arguments: str) -> None:
-        self._heard.take(arguments)
+        self._model_output.take(arguments)
         if index in self._streamed:
             await self._calls.grow(self._streamed[index], arguments)
 

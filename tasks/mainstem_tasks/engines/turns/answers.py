@@ -119,9 +119,9 @@ class Answer:
             was_over, grew = self._reader.is_over, False
             for increment in self._reader.feed(data):
                 grew = True
-                self._counting.told(self._reader.tokens)
+                self._counting.count(self._reader.tokens)
                 await self._emit(increment)
-            self._counting.told(self._reader.tokens)
+            self._counting.count(self._reader.tokens)
             if self._reader.has_all:
                 until = min(until or loop.time() + TAIL_S, loop.time() + TAIL_S)
             elif self._reader.is_over and (grew or not was_over):
@@ -159,7 +159,7 @@ class Answer:
 
     async def break_off(self) -> None:
         """Report what an answer cost that ends before its end: as told, else by an estimate."""
-        self._counting.told(self._reader.tokens)
+        self._counting.count(self._reader.tokens)
         with contextlib.suppress(errors.MainstemError):  # a log that is closed takes no counts either
             await self._counting.report(self.call, broke_off=True)
 
@@ -200,7 +200,7 @@ class Answer:
             Called(call_id=call_id, name=call.name, arguments=arguments, fault=fault, extras=call.extras)
         )
         if arguments is None:  # the text stays as it came
-            if not call.told:
+            if not call.is_emitted:
                 await self._emit(CallGrew(call, call.text))
             await self._run.tool_result(call_id, {"error": fault}, failed=True)
         else:

@@ -23,7 +23,7 @@ class Counting:
         """Whether the provider took the request: from then on it costs."""
         self._messages = messages
         self._tools = tools
-        self._told: Tokens | None = None
+        self._counted: Tokens | None = None
         self._since: list[str] = []
         self._is_reported = False
 
@@ -35,33 +35,33 @@ class Counting:
             case CallBegan(call=call):
                 self._since.append(call.name)
 
-    def told(self, tokens: Tokens | None) -> None:
+    def count(self, tokens: Tokens | None) -> None:
         """Note the provider's counts so far: they cover what came before."""
-        if tokens is not None and tokens != self._told:
-            self._told = tokens
+        if tokens is not None and tokens != self._counted:
+            self._counted = tokens
             self._since.clear()
 
     async def report(self, call: ProviderCall | None, *, broke_off: bool = False) -> None:
-        """Report the answer's tokens as its call's, once; `broke_off`: what was not told is estimated."""
-        told = self._told
-        estimated = broke_off and self.is_answered and (told is None or bool(self._since))
-        if call is None or self._is_reported or (told is None and not estimated):
+        """Report the answer's tokens as its call's, once; `broke_off`: what was not counted is estimated."""
+        counted = self._counted
+        estimated = broke_off and self.is_answered and (counted is None or bool(self._since))
+        if call is None or self._is_reported or (counted is None and not estimated):
             return
         self._is_reported = True
-        told = told or Tokens()
-        read, said = told.input_tokens, told.output_tokens or 0
+        counted = counted or Tokens()
+        read, said = counted.input_tokens, counted.output_tokens or 0
         if estimated:
             read = estimates.tokens_of_request(self._messages, self._tools) if read is None else read
             said += estimates.tokens_in("".join(self._since))
         await call.used(
             input_tokens=read or 0,
             output_tokens=said,
-            total_tokens=None if estimated else told.total_tokens,
-            cached_input_tokens=told.cached_input_tokens or 0,
-            cache_write_tokens=told.cache_write_tokens or 0,
-            cache_write_1h_tokens=told.cache_write_1h_tokens or 0,
-            reasoning_tokens=told.reasoning_tokens or 0,
-            audio_input_tokens=told.audio_input_tokens or 0,
-            audio_output_tokens=told.audio_output_tokens or 0,
+            total_tokens=None if estimated else counted.total_tokens,
+            cached_input_tokens=counted.cached_input_tokens or 0,
+            cache_write_tokens=counted.cache_write_tokens or 0,
+            cache_write_1h_tokens=counted.cache_write_1h_tokens or 0,
+            reasoning_tokens=counted.reasoning_tokens or 0,
+            audio_input_tokens=counted.audio_input_tokens or 0,
+            audio_output_tokens=counted.audio_output_tokens or 0,
             estimated=estimated,
         )

@@ -47,7 +47,7 @@ async def converse(run: RunContext[Any], endpoint: Endpoint) -> None:
         if progress.pending:
             await turns.toolbox.settle(progress)
             while not run.inbox.empty():  # what users said meanwhile, before the model goes on
-                progress.heard(run.inbox.get_nowait())
+                progress.add_input(run.inbox.get_nowait())
             if progress.leaves_calls:
                 return  # what is left of the batch is the caller's to answer
             await run.checkpoint(progress.encoded())

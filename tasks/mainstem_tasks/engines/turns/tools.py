@@ -102,7 +102,7 @@ class Progress(BaseModel):
         ]
         self.pending = []
 
-    def heard(self, text: str) -> None:
+    def add_input(self, text: str) -> None:
         """Add what a user said while the calls ran."""
         self.messages.append({"role": "user", "content": jsontext.well_formed(text)})
 

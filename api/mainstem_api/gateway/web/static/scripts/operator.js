@@ -6,11 +6,11 @@ import { Connection } from "./connection.js";
 import { announce, byId, el, icon, notify, setText, span } from "./dom.js";
 import { guard } from "./identity.js";
 import { Row } from "./runrow.js";
-import { Untold } from "./untold.js";
+import { UndeliveredCallbacks } from "./undelivered_callbacks.js";
 import { firstText } from "./values.js";
 
 const POLL_MS = 2_000;
-const UNTOLD_MS = 10_000; // between looks for callbacks that were given up: a day passes before one is
+const UNDELIVERED_MS = 10_000; // between looks for callbacks that were given up: a day passes before one is
 const ENDED = 50; // finished runs that are shown
 const FILTERS = [
   { name: "live", label: "Live", accepts: (run) => !run.finished_at },
@@ -25,7 +25,7 @@ class Operator {
   constructor() {
     this.connection = new Connection();
     this.rows = new Map();
-    this.untold = new Untold({ accepts: (one) => one.given_up, link: true });
+    this.undelivered = new UndeliveredCallbacks({ accepts: (one) => one.given_up, link: true });
     this.filter = FILTERS[0];
     this.runs = [];
     this.complete = true;
@@ -74,7 +74,7 @@ class Operator {
       if (error.status !== 401) this.again = setTimeout(() => this.begin(), 1500);
       return;
     }
-    if (this.me.admin) this.lookAtUntold();
+    if (this.me.admin) this.checkUndelivered();
     const flower = byId("flower");
     flower.hidden = !this.me.flower_url;
     if (this.me.flower_url) flower.href = this.me.flower_url;
@@ -82,10 +82,10 @@ class Operator {
     this.poll();
   }
 
-  lookAtUntold() {
-    clearTimeout(this.untoldAgain);
-    if (!document.hidden) this.untold.load();
-    this.untoldAgain = setTimeout(() => this.lookAtUntold(), UNTOLD_MS);
+  checkUndelivered() {
+    clearTimeout(this.undeliveredTimer);
+    if (!document.hidden) this.undelivered.load();
+    this.undeliveredTimer = setTimeout(() => this.checkUndelivered(), UNDELIVERED_MS);
   }
 
   async poll() {

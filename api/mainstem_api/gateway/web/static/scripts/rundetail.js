@@ -5,14 +5,14 @@ import { Connection } from "./connection.js";
 import { announce, byId, el, icon, notify, setText, span } from "./dom.js";
 import { ends } from "./endings.js";
 import { guard } from "./identity.js";
-import { Untold } from "./untold.js";
+import { UndeliveredCallbacks } from "./undelivered_callbacks.js";
 import { line } from "./values.js";
 
 const POLL_MS = 2_000;
 const SHOWN = 20_000; // characters of input and of output
 const RUN = decodeURIComponent(location.pathname.split("/").at(-1));
 const STATES = { queued: "Queued", running: "Running", requires_action: "Waiting for people", succeeded: "Done", failed: "Failed", aborted: "Aborted" };
-const HAPPENINGS = {
+const EVENT_TITLES = {
   "run.created": "Created", "run.started": "Begun by a worker", "run.resumed": "Continued by a worker", "run.restarted": "Begun again",
   "run.queued": "Given back to the queue", "run.sealed": "Taken from its worker", "run.stop_asked": "Somebody asked it to stop",
   "approval.required": "Waits for people", "approval.resolved": "Decided", "approval.expired": "Nobody decided in time",
@@ -22,7 +22,7 @@ const HAPPENINGS = {
 class RunPage {
   constructor() {
     this.connection = new Connection();
-    this.untold = new Untold({ accepts: (one) => one.run_id === RUN });
+    this.undelivered = new UndeliveredCallbacks({ accepts: (one) => one.run_id === RUN });
     byId("theme").append(icon("theme"));
     byId("theme").addEventListener("click", () => announce(`${window.mainstemTheme.toggle()} colours`));
     document.addEventListener("visibilitychange", () => { if (!document.hidden) this.load(); });
@@ -80,7 +80,7 @@ class RunPage {
     this.showFacts(details);
     this.showTimeline(details);
     this.showSteps(run);
-    this.lookAtUntold(run);
+    this.checkUndelivered(run);
     setText(byId("input"), cut(JSON.stringify(details.input, null, 2)));
     setText(byId("output"), cut(run.text) || "(none)");
     const task = details.tasks.at(-1);
@@ -89,11 +89,11 @@ class RunPage {
   }
 
   /** Look for callbacks once the run waits or is over, and again while some are listed. */
-  async lookAtUntold(run) {
-    clearTimeout(this.untoldAgain);
+  async checkUndelivered(run) {
+    clearTimeout(this.undeliveredTimer);
     if (!this.me.admin || !(run.finished_at || run.status === "requires_action")) return;
-    await this.untold.load();
-    if (!byId("untold").hidden) this.untoldAgain = setTimeout(() => this.lookAtUntold(this.shown.run), POLL_MS);
+    await this.undelivered.load();
+    if (!byId("undelivered").hidden) this.undeliveredTimer = setTimeout(() => this.checkUndelivered(this.shown.run), POLL_MS);
   }
 
   showFailure(run) {
@@ -124,7 +124,7 @@ class RunPage {
     byId("incomplete").hidden = details.timeline_complete;
     byId("timeline").replaceChildren(...details.timeline.map((one) => el("li", {},
       el("time", { datetime: one.at, title: one.at }, one.at ? `+${exact(Date.parse(one.at) - began)}` : ""),
-      el("strong", {}, HAPPENINGS[one.what] ?? one.what), el("span", { class: "detail" }, about(one)))));
+      el("strong", {}, EVENT_TITLES[one.what] ?? one.what), el("span", { class: "detail" }, about(one)))));
   }
 
   showSteps(run) {

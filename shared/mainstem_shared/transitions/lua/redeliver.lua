@@ -1,10 +1,10 @@
 #!lua
 --[[
-Have targets told of something that happened to a run, once more: by its id, with attempts counted anew.
+Make the deliveries of one event of a run due again, under the same id, with attempts counted anew.
 
 KEYS  1 callbacks  2 due callbacks
 ARGV  1 now_ms  2 run_id  3 epoch  4 spec  5 event: JSON  6 targets: a JSON list
-Returns  {'due', told}           told: how many deliveries are due now
+Returns  {'due', deliveries}     deliveries: how many deliveries are due now
 --]]
 local callbacks, due = unpack(KEYS)
 local now, run_id, epoch, spec, event, targets = unpack(ARGV)
@@ -17,7 +17,7 @@ for _, name in ipairs(redis.call('HKEYS', callbacks)) do
     last = math.max(last, tonumber(number))
   end
 end
-local told = 0
+local deliveries = 0
 for _, target in ipairs(cjson.decode(targets)) do
   if not numbers[target] then
     last = last + 1
@@ -27,7 +27,7 @@ for _, target in ipairs(cjson.decode(targets)) do
   redis.call('HSET', callbacks, delivery, target, epoch, event, 'spec', spec)
   redis.call('HDEL', callbacks, delivery .. ':attempts')
   redis.call('ZADD', due, now, run_id .. '.' .. delivery)
-  told = told + 1
+  deliveries = deliveries + 1
 end
 extend(callbacks, CALLBACKS_KEPT)
-return { 'due', told }
+return { 'due', deliveries }

@@ -1,13 +1,13 @@
 #!lua flags=allow-oom
 --[[
-Note what became of an attempt to tell a target: it was told, or there is another attempt later, or none.
+Note the outcome of a delivery attempt: delivered, to be tried again later, or given up.
 
 KEYS  1 callbacks  2 due callbacks
-ARGV  1 delivery: `<epoch>.<number>`  2 member of the index  3 attempts: JSON about those so far, or '' once told
+ARGV  1 delivery: `<epoch>.<number>`  2 member of the index  3 attempts: JSON about those so far, or '' once delivered
       4 when the delivery is due again
 Returns
   {'noted'}
-  {'gone'}                       it was told by another attempt, or dropped
+  {'gone'}                       another attempt delivered it, or it was dropped
 --]]
 local callbacks, due = unpack(KEYS)
 local delivery, member, attempts, due_at = unpack(ARGV)
@@ -25,7 +25,7 @@ redis.call('HDEL', callbacks, delivery, delivery .. ':attempts')
 redis.call('ZREM', due, member)
 for _, name in ipairs(redis.call('HKEYS', callbacks)) do
   if string.match(name, '^%d+%.%d+$') then
-    return { 'noted' } -- others are still to be told
+    return { 'noted' } -- other deliveries are open
   end
 end
 redis.call('DEL', callbacks)

@@ -4,7 +4,7 @@
 import * as api from "./api.js";
 import { announce, byId, el, notify, span } from "./dom.js";
 
-export class Untold {
+export class UndeliveredCallbacks {
   /** Show those that `accepts` in the page's section; `link`: say of which run each is. */
   constructor({ accepts, link = false }) {
     this.accepts = accepts;
@@ -21,14 +21,14 @@ export class Untold {
   }
 
   show(found) {
-    byId("untold").hidden = !found.length;
+    byId("undelivered").hidden = !found.length;
     const shown = JSON.stringify(found);
     if (shown === this.shown) return; // a button keeps its focus
     this.shown = shown;
-    const at = [...byId("untold-list").querySelectorAll("button")].indexOf(document.activeElement);
-    byId("untold-list").replaceChildren(...found.map((one) => this.item(one)));
+    const at = [...byId("undelivered-list").querySelectorAll("button")].indexOf(document.activeElement);
+    byId("undelivered-list").replaceChildren(...found.map((one) => this.item(one)));
     if (at < 0) return;
-    const buttons = byId("untold-list").querySelectorAll("button");
+    const buttons = byId("undelivered-list").querySelectorAll("button");
     (buttons[Math.min(at, buttons.length - 1)] ?? document.querySelector("a.button")).focus();
   }
 

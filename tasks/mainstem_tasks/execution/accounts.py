@@ -31,7 +31,7 @@ PATIENCE_S: Final = 60.0
 NOTHING: Final = Cost(nanos=0, tokens=0)
 
 
-class Purse:
+class StoredAccounts:
     """The accounts of one run, as its segment charges them."""
 
     def __init__(self, store: Store, settings: Settings, spec: Spec) -> None:

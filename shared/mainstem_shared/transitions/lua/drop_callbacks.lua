@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 --[[
-Drop everything that is to be told about a run: its user's data is deleted.
+Drop a run's deliveries and their index entries: its user's data is deleted.
 
 KEYS  1 callbacks  2 due callbacks
 ARGV  1 run_id
