@@ -17,7 +17,10 @@ from mainstem_shared import errors
 from mainstem_shared.eventlog.reading.frames import Frame
 from mainstem_shared.model import jsontext
 from mainstem_shared.model.events import Type
-from support.models import goldens
+from mainstem_tasks import engine
+from mainstem_tasks.sdk.context import RunContext
+from mainstem_tasks.testing import run_engine
+from support.models import client_views, goldens
 from support.models.record_model import RUN, Record
 
 
@@ -64,7 +67,9 @@ class Client:
     def reduce(self, kind: str, event: dict[str, Any]) -> None:
         match kind:
             case "TEXT_MESSAGE_START" | "REASONING_MESSAGE_START":
-                self.message(event["messageId"], event["role"]).setdefault("content", "")
+                said = self.message(event["messageId"], event["role"])
+                said.setdefault("content", "")
+                said |= {"metadata": event["metadata"]} if "metadata" in event else {}
             case "TEXT_MESSAGE_CONTENT" | "REASONING_MESSAGE_CONTENT":
                 assert event["delta"]
                 self.message(event["messageId"])["content"] += event["delta"]
@@ -79,6 +84,9 @@ class Client:
                 self.calls(event["toolCallId"])[0]["function"]["arguments"] += event["delta"]
             case "TOOL_CALL_RESULT":
                 self.result(event)
+            case "ACTIVITY_SNAPSHOT":
+                shown = self.message(event["messageId"], "activity")
+                shown |= {name: event[name] for name in ("activityType", "content")}
             case "MESSAGES_SNAPSHOT":
                 self.messages = event["messages"]
             case "RUN_FINISHED" | "RUN_ERROR":
@@ -164,6 +172,53 @@ def test_a_snapshot_is_what_events_made(log: str):
     whole = read(events_of(), frames, Client())
     shown = messages.of_fold(record.attach_point().fold, messages.Names(RUN))
     assert plain(whole.messages) == plain(shown)
+
+
+@engine("ag_ui_activities")
+async def ag_ui_activities(run: RunContext[Any]) -> list[str]:
+    """Show what is neither text nor call, before, between and after these; replace some of it."""
+    await run.data("d", "weather", {"is": "COLD"})
+    await run.text("SAID")
+    await run.annotate({"type": "url_citation", "url": "https://a.example", "title": "A"})
+    await run.annotate({"type": "url_citation", "url": "https://b.example", "title": "B"})
+    await run.tool_call("c", "search", {})
+    await run.source("https://c.example", title="C")
+    await run.tool_result("c", "found")
+    await run.data("d", "weather", {"is": "WARM"})
+    await run.file(b"bytes", "image/png", name="plot.png", id="f")
+    await run.annotate({"type": "url_citation", "url": "https://late.example", "title": "L"})
+    await run.refusal("REFUSED")
+    return ["OUTPUT"]
+
+
+async def test_what_is_neither_text_nor_call_is_a_message() -> None:
+    """Event by event, in a snapshot at any moment, and when the thread is loaded later: the same under the same ids."""
+    frames = client_views.log_of(await run_engine(ag_ui_activities))
+    whole = read(events_of(), frames, Client())
+    kinds = [each.get("activityType", each["role"]) for each in whole.messages]
+    cited, noted = ["mainstem.annotation"] * 2, "mainstem.annotation"
+    assert kinds == [
+        "mainstem.data", "assistant", "tool", *cited, "mainstem.source", "mainstem.file", noted, "assistant",
+        "mainstem.output",
+    ]  # fmt: skip
+    assert whole.messages[0]["content"]["value"] == {"is": "WARM"}
+    assert whole.messages[-1]["content"] == {"value": ["OUTPUT"]}
+    assert whole.messages[-2]["metadata"] == {"mainstem": {"refusal": True}}
+
+    def by_id(shown: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        return sorted(plain(shown), key=lambda each: each["id"])
+
+    record = Record()
+    for at, frame in enumerate(frames):
+        record.take(frame)
+        rest = frames[at + 1 :] if frame.type != Type.FINISHED else frames[at:]
+        late = read(events_of(record.attach_point()), rest, Client())
+        assert by_id(late.messages) == by_id(whole.messages)
+    assert messages.conversation(whole.messages, []) == [
+        {"role": "assistant", "content": "SAID", "tool_calls": whole.messages[1]["toolCalls"]},
+        {"role": "tool", "tool_call_id": whole.messages[2]["toolCallId"], "content": "found"},
+        {"role": "assistant", "content": "REFUSED"},
+    ]
 
 
 def test_an_ag_ui_run_reports_its_own_usage_only():

@@ -18,25 +18,26 @@ from mainstem_tasks.sdk.context import RunContext
 from support.processes.in_process_worker import working
 
 CITED, NAMED = "https://cited.example/a", "https://named.example/b"
-MARKS: Final = {"SAID", "REFUSED", CITED, NAMED, "WARM", "plot.png", "OUTPUT", "length"}
+MARKS: Final = {"THOUGHT", "SAID", "REFUSED", CITED, NAMED, "WARM", "plot.png", "OUTPUT", "length"}
 READ: Final[dict[str, set[str]]] = {
     "/v1/runs/{run}": MARKS,
     "/v1/threads/t/messages": MARKS,
     "/v1/ai-sdk/chat/t/messages": MARKS - {"plot.png", "length"},  # its files have no name
     "/v1/ai-sdk/chat/t/stream?messageId={run}": MARKS - {"plot.png"},
-    "/v1/ag-ui/threads/t/messages": {"SAID", "REFUSED"},
+    "/v1/ag-ui/threads/t/messages": MARKS - {"length"},
     "/v1/responses/{response}": {"SAID", "REFUSED", CITED, "max_output_tokens"},
-    "/v1/conversations/t/items": {"SAID", "REFUSED", CITED, "/blobs/"},
+    "/v1/conversations/t/items": {"THOUGHT", "SAID", "REFUSED", CITED, "/blobs/"},
     "/v1/chat/completions/chatcmpl-{run}": {"SAID", "REFUSED", CITED, NAMED, "length"},
     "/v1/langgraph/threads/t/state": {"SAID", "REFUSED", CITED, NAMED, "plot.png", "length"},
     "/v1/langgraph/threads/t/runs/{run}/join": {"SAID", "REFUSED", CITED, NAMED, "plot.png", "length"},
-    "a2a": MARKS - {CITED},
+    "a2a": MARKS - {CITED, "THOUGHT"},
 }
 """What stands in the answer at each address; docs/messages.md has it as a table."""
 
 
 @engine("archived_parts")
 async def archived_parts(run: RunContext[Any]) -> dict[str, str]:
+    await run.reasoning("THOUGHT")
     await run.text("SAID")
     await run.annotate({"type": "url_citation", "url": CITED, "title": "A", "start_index": 0, "end_index": 4})
     await run.source(NAMED, title="B")

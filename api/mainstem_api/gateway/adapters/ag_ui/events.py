@@ -16,17 +16,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from mainstem_api.gateway.adapters.ag_ui import messages
-from mainstem_api.gateway.adapters.ag_ui.messages import Names
+from mainstem_api.gateway.adapters.ag_ui.messages import OURS, Names
 from mainstem_api.gateway.adapters.attaching import AttachPoint
 from mainstem_api.gateway.adapters.engine_input import json_text
 from mainstem_api.gateway.adapters.translator import Translator, extends
-from mainstem_shared.model.contents import Content, TextPart
+from mainstem_shared.model.contents import KEYED, Content, TextPart, key_of
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.usage import Usage
 
 PROTOCOL: Final = "1.0"
-OURS: Final = "mainstem"
-"""Member of the metadata of events, and the prefix of CUSTOM events, that the protocol has no word for."""
 
 
 class Events(Translator):
@@ -109,8 +107,7 @@ class Events(Translator):
 
     def text_began(self, part: int, kind: str) -> None:
         if kind != "reasoning":
-            # The protocol has no such part.
-            marked = {"metadata": {OURS: {"refusal": True}}} if kind == "refusal" else {}
+            marked = messages.mark(kind)
             self._say("TEXT_MESSAGE_START", messageId=self._names.text(part), role="assistant", **marked)
             return
         message_id = self._names.reasoning(part)
@@ -199,13 +196,24 @@ class Events(Translator):
 
     def part_set(self, part: Mapping[str, Any], *, again: bool) -> None:
         del again
-        self._custom(f"{OURS}.{part['type']}", {name: part[name] for name in part if name != "type"})
+        said, key = messages.shown(part), key_of(part)
+        numbers = (at for at, known in enumerate(self.fold.parts) if _is_part(known, key))
+        self._custom(f"{OURS}.{part['type']}", said)
+        self._show(part["type"], self._names.activity(next(numbers)), said)
 
     def annotated(self, annotation: Mapping[str, Any]) -> None:
-        self._custom(f"{OURS}.annotation", dict(annotation))
+        said = dict(annotation)
+        self._custom(f"{OURS}.annotation", said)
+        for number in range(len(self.fold.parts) - 1, -1, -1):
+            part = self.fold.parts[number]
+            if isinstance(part, TextPart) and part.annotations and part.annotations[-1] == annotation:
+                noted = self._names.activity(number, len(part.annotations) - 1)
+                self._show("annotation", noted, said)
+                return
 
     def output_changed(self, value: Any) -> None:
         self._custom(f"{OURS}.output", value)
+        self._show("output", self._names.activity("output"), {"value": value})
 
     def title_changed(self, title: str) -> None:
         self._custom(f"{OURS}.title", {"title": title})
@@ -218,6 +226,16 @@ class Events(Translator):
 
     def _custom(self, name: str, value: Any) -> None:
         self._say("CUSTOM", name=name, value=value)
+
+    def _show(self, kind: str, message_id: str, content: Mapping[str, Any]) -> None:
+        """Say what a CUSTOM event said as a message, too, which the client has again when it reloads."""
+        told = messages.activity(message_id, kind, content)
+        self._say(
+            "ACTIVITY_SNAPSHOT",
+            messageId=message_id,
+            activityType=told["activityType"],
+            content=told["content"],
+        )
 
     # -- outcomes
 
@@ -263,6 +281,10 @@ class Events(Translator):
 
     def _say(self, kind: str, **fields: Any) -> None:
         self.say({"type": kind, **fields})
+
+
+def _is_part(part: TextPart | Mapping[str, Any], key: tuple[str, str]) -> bool:
+    return not isinstance(part, TextPart) and part["type"] in KEYED and key_of(part) == key
 
 
 _TOKENS: Final = {

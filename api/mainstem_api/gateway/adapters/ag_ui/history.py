@@ -18,7 +18,7 @@ from mainstem_shared.model.contents import Content
 from mainstem_shared.model.messages import Message
 
 _DATA: Final = re.compile(r"data:([^;,]*);base64,")
-_ANSWER: Final = re.compile(r"(?:msg|rsn|res)_([a-z2-7]{26})_.*", re.DOTALL)
+_ANSWER: Final = re.compile(r"(?:msg|rsn|res|act)_([a-z2-7]{26})_.*", re.DOTALL)
 _BESIDE: Final = frozenset({"input", "decision"})
 _KINDS: Final = ("image", "audio", "video")
 
@@ -34,7 +34,9 @@ def _said(message: Message) -> list[dict[str, Any]]:
     if message.status is None or not message.status.is_terminal:
         return []
     fold = Content()
-    fold.load({**fold.dump(), "content": [part for part in message.parts if part["type"] not in _BESIDE]})
+    content = [part for part in message.parts if part["type"] not in _BESIDE]
+    given = {} if message.output is None else {"output": message.output}
+    fold.load({**fold.dump(), "content": content, **given})
     return of_fold(fold, Names(message.run_id))
 
 

@@ -1,8 +1,9 @@
 """Converts a run's content to AG-UI messages, and a client's messages to an engine's conversation. Pure.
 
 Every id follows from the run and the number of a part, so that events, snapshots and other gateways name the
-same message. Tool calls are named after their run too: engines may call every run's first one `call_1`, but a
-client's conversation holds many runs.
+same message. What is neither text nor a call (data, files, sources, citations, the output) is an activity
+message, the protocol's word for what a frontend shows in its own way. Tool calls are named after their run
+too: engines may call every run's first one `call_1`, but a client's conversation holds many runs.
 """
 
 # what clients and providers send is checked by models or by hand, not by types.
@@ -11,12 +12,15 @@ client's conversation holds many runs.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from mainstem_api.gateway.adapters.engine_input import json_text
 from mainstem_shared import errors
 from mainstem_shared.model import ids
-from mainstem_shared.model.contents import Content, TextPart
+from mainstem_shared.model.contents import KEYED, Content, TextPart
+
+OURS: Final = "mainstem"
+"""Member of metadata, and prefix of names, that the protocol has no word for."""
 
 
 class Names:
@@ -31,6 +35,10 @@ class Names:
 
     def reasoning(self, part: int) -> str:
         return f"rsn_{self._unique}_{part}"
+
+    def activity(self, part: int | str, noted: int | None = None) -> str:
+        """Of the activity message for a part that comes whole, or for what is noted about a text."""
+        return f"act_{self._unique}_{part}" + ("" if noted is None else f".{noted}")
 
     def call(self, call_id: str) -> str:
         return f"{call_id}.{self._unique[-8:]}"
@@ -56,14 +64,40 @@ def of_fold(fold: Content, names: Names) -> list[dict[str, Any]]:
         if isinstance(part, TextPart):
             message_id = names.reasoning(number) if part.kind == "reasoning" else names.text(number)
             role = "reasoning" if part.kind == "reasoning" else "assistant"
-            found[message_id] = {"id": message_id, "role": role, "content": part.text}
+            found[message_id] = {"id": message_id, "role": role, "content": part.text, **mark(part.kind)}
+            for noted, annotation in enumerate(part.annotations or ()):
+                _add(found, activity(names.activity(number, noted), "annotation", annotation))
+        elif part["type"] in KEYED:
+            _add(found, activity(names.activity(number), part["type"], shown(part)))
         elif part["type"] == "tool_call":
             parent = names.parent(fold.parts, number)
             message = found.setdefault(parent, {"id": parent, "role": "assistant"})
             message.setdefault("toolCalls", []).append(_call(part, names))
             if part["state"] not in ("streaming", "called"):
                 results.setdefault(parent, []).append(result(part, names))
+    if "output" in fold.extra:
+        _add(found, activity(names.activity("output"), "output", {"value": fold.extra["output"]}))
     return [each for parent, message in found.items() for each in (message, *results.get(parent, ()))]
+
+
+def _add(found: dict[str, dict[str, Any]], message: dict[str, Any]) -> None:
+    found[message["id"]] = message
+
+
+def mark(kind: str) -> dict[str, Any]:
+    """Return what a message says besides if its text is a refusal: the protocol has no such part."""
+    return {"metadata": {OURS: {"refusal": True}}} if kind == "refusal" else {}
+
+
+def shown(part: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a part that comes whole says."""
+    return {name: part[name] for name in part if name != "type"}
+
+
+def activity(message_id: str, kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the activity message that shows something of this kind."""
+    about = {"id": message_id, "role": "activity", "activityType": f"{OURS}.{kind}"}
+    return {**about, "content": dict(content)}
 
 
 def _call(part: Mapping[str, Any], names: Names) -> dict[str, Any]:

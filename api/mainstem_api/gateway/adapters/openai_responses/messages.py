@@ -12,14 +12,14 @@ Order = Literal["asc", "desc"]
 
 
 def items_of(message_id: str, role: str, parts: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield a message as items: its texts and files are one, each call is one, each result is one."""
+    """Yield a message as items: texts and files are one; each reasoning, call and result is its own."""
     content: list[dict[str, Any]] = []
     for number, part in enumerate(parts):
-        if part["type"] == "tool_call":
+        if part["type"] in ("tool_call", "reasoning"):
             if content:
                 yield _message(f"msg_{message_id}_{number}", role, content)
                 content = []
-            yield from _call(f"{message_id}_{number}", part)
+            yield from (_call if part["type"] == "tool_call" else _reasoning)(f"{message_id}_{number}", part)
         elif (piece := _piece(role, part)) is not None:
             content.append(piece)
     if content:
@@ -60,6 +60,17 @@ def _call(item_id: str, part: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     if part["state"] not in ("streaming", "called"):
         output = json_text(part["result"])
         yield {"id": f"fco_{item_id}", "type": "function_call_output", "output": output, **about}
+
+
+def _reasoning(item_id: str, part: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    content = [{"type": "reasoning_text", "text": part["text"]}]
+    yield {
+        "id": f"rs_{item_id}",
+        "type": "reasoning",
+        "summary": [],
+        "status": "completed",
+        "content": content,
+    }
 
 
 def page(
