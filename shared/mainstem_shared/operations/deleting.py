@@ -2,6 +2,7 @@
 
 The archive's tombstone comes before the store's keys go, and files last. A process that dies on the way
 leaves a tombstone that says so: a sweeper does the rest (`finish_deletions`), as repeating the call does.
+Without an archive nobody knows of a run without its record: files go first, and the call has to be repeated.
 Content never outlives a run's record: entries that a crash leaves in indexes are of a run that is gone.
 """
 
@@ -81,6 +82,7 @@ class Deleter:
             raise errors.NotFound("No such thread.")
         for expired in set(listed) - {f.run_id for f in found}:
             await self._forget(expired, (tenant, user_id))
+            await self._drop_files(expired)
         return len(mine) + archived
 
     async def _delete_archived(self, selection: Selection) -> int:
@@ -116,6 +118,8 @@ class Deleter:
             count += len(found)
             gone = set(entries) - {f.run_id for f in found}
             old = [run_id for run_id in gone if now_ms() - entries[run_id] > UNBORN_MS]
+            for run_id in old:
+                await self._drop_files(run_id)
             await indexes.drop_of_user(tenant, user_id, old)
             if not found:
                 break
@@ -164,6 +168,11 @@ class Deleter:
         forget = FORGET.of(run_id, owner=owner, keep_memory=self._store.archive is not None)
         return await self.aborter.operations.perform(forget, notify=nobody)
 
+    async def _drop_files(self, run_id: str) -> None:
+        """Remove the files of a run whose record is gone; what the archive has is not judged by that."""
+        if self._store.archive is None:
+            await self.aborter.operations.files.drop(run_id)
+
     async def _end(self, run_id: str) -> None:
         try:
             done = await self.aborter.abort(run_id, reason=Reason.THREAD_DELETED, wait_s=self.wait_s)
@@ -203,9 +212,11 @@ async def _clear(operations: Operations, deleted: DeletedRun) -> None:
         operations.store.archive is not None,
     )
     forget = FORGET.of(deleted.run_id, owner=owner, keep_memory=archived)
+    if not archived:
+        await operations.files.drop(deleted.run_id)  # first: afterwards nobody finds them who repeats the call
     if not await operations.perform(forget, notify=nobody):
         raise performing.contended()
-    await operations.files.drop(deleted.run_id)
+    await operations.files.drop(deleted.run_id)  # without an archive again: its last segment may have put one
 
 
 async def finish_deletions(operations: Operations) -> int:

@@ -41,6 +41,8 @@ WRITES = range(0, 400, 1 if KILLED else 29)
 """How many writes a process lives for."""
 FEW_WRITES = range(0, 400, 1 if KILLED else 2)
 """The same of one that has few."""
+WITHOUT_ARCHIVE = range(0, 400, 1 if KILLED else 23)
+"""The same where there is no archive."""
 SECRET = "whsec_" + base64.b64encode(os.urandom(32)).decode()
 QUEUE = "orders"
 
@@ -239,13 +241,38 @@ async def test_a_deleter(
     assert writes > 40
 
 
+@pytest.mark.parametrize("what", ["delete_thread", "delete_user"])
+async def test_a_deleter_without_an_archive(
+    what: str, store_url: str, settings: Settings, operations: Operations, receiver: Receiver
+) -> None:
+    """Killed at any write, and asked again: no key or file is left, also of runs that were half gone."""
+    alone = Settings(**{**settings.model_dump(exclude_unset=True), "archive_url": None})
+    store = Store(store_url)
+    made = Operations(store=store, settings=alone, publisher=operations.publisher)
+    conversation = Conversation(operations=made, callback={"task": "shop.stored", "url": receiver.url()})
+    for writes in WITHOUT_ARCHIVE:
+        conversation.ended.clear()
+        conversation.live.clear()
+        await conversation.fill()
+        run_ids = [*conversation.ended, *conversation.live]
+        died = await dies(what, alone, run_ids, writes)
+        for _ in range(2):  # at last there is nothing to be deleted any more
+            await archive_crashes.ACTS[what](made, Life(0), run_ids)
+        await go_on(made)
+        await nothing_is_left(store, None, alone, conversation, what)
+        if not died:
+            break
+    assert writes > 40
+    await store.close()
+
+
 async def uncleared(kept: Archive) -> list[str]:
     found = await kept.read(select(RUNS.c.run_id).where(RUNS.c.deleted_ms.is_not(None), RUNS.c.doomed == 1))
     return [row["run_id"] for row in found]
 
 
 async def nothing_is_left(
-    store: Store, kept: Archive, settings: Settings, conversation: Conversation, what: str
+    store: Store, kept: Archive | None, settings: Settings, conversation: Conversation, what: str
 ) -> None:
     """Neither store, nor archive, nor files know anything of the conversation."""
     run_ids = [*conversation.ended, *conversation.live]
@@ -261,6 +288,8 @@ async def nothing_is_left(
     }
     assert said == {}
     assert files(settings) == []
+    if kept is None:
+        return
     for row in await kept.read(select(RUNS)):
         assert {name for name, value in row.items() if value is not None} == {"run_id", "deleted_ms"}
     for row in await kept.read(select(THREADS)):
