@@ -15,7 +15,7 @@ from mainstem_api.cli._options import Json, Url, gateway_url, reported
 
 def usage(
     *,
-    days: Annotated[int, typer.Option("--days", "-d", min=1, max=31, help="The last so many days.")] = 7,
+    days: Annotated[int, typer.Option("--days", "-d", min=1, max=366, help="The last so many days.")] = 7,
     user: Annotated[
         str | None, typer.Option("--user", "-u", help="This user's; * for all of the tenant.")
     ] = None,

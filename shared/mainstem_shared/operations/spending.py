@@ -28,7 +28,8 @@ from mainstem_shared.store.client import Store
 
 logger = logging.getLogger(__name__)
 
-KEPT_MS: Final = 40 * 86_400_000
+DAY_MS: Final = 86_400_000
+KEPT_MS: Final = 40 * DAY_MS
 """How long the account of a day is kept: a month can be looked back on."""
 LARGEST: Final = 10**15
 """Of one amount: what the store adds up stays exact."""

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import text
 from typer.testing import CliRunner
 
+from integration.gateway.test_usage import spend
 from mainstem_api.cli import archive as commands
 from mainstem_shared import transitions
 from mainstem_shared.archive import usage_sums
@@ -21,7 +22,10 @@ from mainstem_shared.archive.selections import Selection
 from mainstem_shared.archive.tables import RUNS
 from mainstem_shared.model import usage
 from mainstem_shared.model.time import now_ms
+from mainstem_shared.operations import spending, usage_days
 from mainstem_shared.operations.archiving import stored_of
+from mainstem_shared.settings import Settings
+from mainstem_shared.store.client import Store
 from support.models.finishing import Finishing
 
 DAY = 86_400_000
@@ -114,6 +118,40 @@ async def test_sums_by_day_user_and_model(kept: Archive, stored: StoredRun) -> N
     assert voice.tokens["cache_write_tokens"] == 2
     await kept.deletions.delete_some(Selection(tenant="default", user_id="ann"))
     assert await of(kept, user_id="ann") == []
+
+
+async def test_days_come_from_the_store_or_from_the_archive(
+    kept: Archive, stored: StoredRun, store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Old days, and those of a store that was emptied, are the archive's; what the store counts counts once."""
+    monkeypatch.setattr(usage_days, "now_ms", lambda: MIDNIGHT + 50 * DAY + 1)
+    monkeypatch.setattr(spending, "now_ms", lambda: MIDNIGHT + 50 * DAY + 1)
+    await kept.put(
+        [
+            row(stored, 1, used(CALL, AUDIO), user_id="ann"),
+            row(stored, 2, used({**CALL, "cost_usd": None}), user_id="ann", finished_ms=MIDNIGHT + 48 * DAY),
+            row(stored, 3, used(CALL), user_id="ann", finished_ms=MIDNIGHT + 50 * DAY),
+            row(stored, 4, used(CALL), user_id="bob"),
+            row(stored, 5, used(CALL), user_id="bob", finished_ms=MIDNIGHT + 48 * DAY),
+        ]
+    )
+    await spend(store, settings, user="ann", tenant="default", cost="0.5")
+
+    async def spent(user_id: str | None, days: int = 60) -> list[tuple[str, int, int, str, int]]:
+        found = await usage_days.by_day(store, tenant="default", user_id=user_id, days=days)
+        assert len(found) == days
+        some = [day for day in found if day.calls]
+        assert all(sum(one.calls for one in day.models) == day.calls for day in some)
+        return [(d.day, d.calls, d.tokens, str(d.cost_usd), d.unpriced_calls) for d in some]
+
+    today, before, old = ("2024-11-23", 1, 15, "0.5", 0), ("2024-11-21", 1, 110, "0", 1), "2024-10-04"
+    assert await spent("ann") == [today, before, (old, 2, 220, "0.2", 0)]
+    assert await spent("ann", 30) == [today, before]
+    assert await spent(None) == [today, ("2024-11-21", 2, 220, "0.1", 1), (old, 3, 330, "0.3", 0)]
+    monkeypatch.setattr(spending, "now_ms", lambda: MIDNIGHT + 48 * DAY)
+    await spend(store, settings, user="eve", tenant="default", cost="1")  # the store has accounts of that day
+    monkeypatch.setattr(spending, "now_ms", lambda: MIDNIGHT + 50 * DAY + 1)
+    assert await spent("ann", 30) == [today]
 
 
 async def test_what_spoils_no_sum(kept: Archive, stored: StoredRun) -> None:

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from integration.gateway.test_usage import spend
 from mainstem_api import AsyncRuns
 from mainstem_api.stack._stack import Stack
-from mainstem_shared import archive
+from mainstem_shared import archive, transitions
 from mainstem_shared.archive.database import Archive
+from mainstem_shared.model.record import Record
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations.archive_upkeep import DAY_MS, Retention, status
 from mainstem_shared.operations.performing import Operations
@@ -37,6 +39,15 @@ def command(settings: Settings, *arguments: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+async def undelivered(store: Store, run_id: str) -> None:
+    """Have a webhook told of a run's end, which nobody does."""
+    record = await transitions.find_fields(store, run_id, Record.spec)
+    assert not isinstance(record, transitions.Gone)
+    told = {"event": b'{"type":"run.ended","at":1}', "targets": ["https://shop.example"]}
+    spec = record.spec.model_dump_json().encode()
+    assert await transitions.tell(store, run_id, epoch=1, spec=spec, **told) == 1  # type: ignore[arg-type]
+
+
 async def test_status_backfill_and_export(
     store: Store,
     settings: Settings,
@@ -50,6 +61,7 @@ async def test_status_backfill_and_export(
     other = await finished(user_id="bob")
     await operations.files.put(mine[0], b"a file", "text/plain")
     await runs.describe_thread("t0", {"title": "Hallo"})
+    await spend(store, settings, user="ann", tenant="default", cost="0.5")
     (before,) = command(settings, "status", "--json")
     assert (before["runs"], before["waiting"], before["database"]) == (0, 4, "sqlite")
     for run_id in (*mine, other):  # as before there was an archive
@@ -63,7 +75,15 @@ async def test_status_backfill_and_export(
     exported = [line for line in lines if line["type"] == "run"]
     assert [line["run"]["run_id"] for line in exported] == mine[::-1]
     assert {line["run"]["text"] for line in exported} == {"w0 w1 w2"}
+    assert [line["parent"] for line in exported] == [None, None, None]
     assert [line["run_id"] for line in lines if line["type"] == "file"] == [mine[0]]
+    assert [(line["calls"], line["cost_usd"]) for line in lines if line["type"] == "usage"] == [(1, "0.5")]
+    (day,) = [line for line in command(settings, "export", "--user", "ann") if line["type"] == "usage"]
+    assert day["models"] == [{"model": "p/m", "calls": 1, "tokens": 15, "cost_usd": "0.5"}]
+    await undelivered(store, exported[0]["run"]["run_id"])
+    lines = command(settings, "export", "--user", "ann")
+    (callback,) = [line for line in lines if line["type"] == "callback"]
+    assert (callback["run_id"], callback["target"]) == (exported[0]["run"]["run_id"], "https://shop.example")
 
 
 async def test_runs_expire_by_tenant(

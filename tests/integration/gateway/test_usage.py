@@ -60,7 +60,7 @@ async def test_usage_is_read_by_day_and_model(
         {"model": "p/m", "calls": 3, "tokens": 45, "cost_usd": "0.250001", "unpriced_calls": 1}
     ]
     assert (yesterday["calls"], yesterday["cost_usd"]) == (0, "0")
-    for days in ("0", "32", "x"):
+    for days in ("0", "367", "x"):
         assert (await http.get("/v1/usage", params={"days": days})).status_code == 422
     command.usage(days=1, user=None, url=gateway.url, as_json=True)
     assert json.loads(capsys.readouterr().out)["cost_usd"] == "0.250001"

@@ -11,12 +11,12 @@ from starlette.responses import Response
 from mainstem_api.gateway.auth.caller import Caller
 from mainstem_api.gateway.routes.runs import Serving, as_json, problem_documents
 from mainstem_shared.model.usage import decimal_text
-from mainstem_shared.operations import spending
+from mainstem_shared.operations import spending, usage_days
 
 router = APIRouter(tags=["operations"])
 
-LONGEST: int = 31
-"""Days that one answer has at most; accounts are kept for 40."""
+LONGEST: int = 366
+"""Days that one answer has at most. Older ones than 40 days are in the archive alone, if there is one."""
 
 
 class ModelUsageOfDay(BaseModel):
@@ -67,7 +67,7 @@ async def usage(
     if whose != caller.user_id and not caller.is_admin:
         return as_json(UsageByDay(days=[]))
     user_id = None if whose == "*" and caller.is_admin else whose
-    found = await spending.spent(gateway.store, tenant=caller.tenant, user_id=user_id, days=days)
+    found = await usage_days.by_day(gateway.store, tenant=caller.tenant, user_id=user_id, days=days)
     return as_json(UsageByDay(days=[_shown(day) for day in found]))
 
 

@@ -1,25 +1,48 @@
-"""Exports a user's data from store and archive: one JSON object per thread and per run."""
+"""Exports a user's data from store and archive: a JSON object for each thread and run, and for the rest."""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Final
 
 from mainstem_shared import errors, transitions
 from mainstem_shared.eventlog.reading import run_states
 from mainstem_shared.model.record import Record
+from mainstem_shared.model.runs import Spec, rfc3339
+from mainstem_shared.model.usage import decimal_text
+from mainstem_shared.operations import undelivered_callbacks, usage_days
 from mainstem_shared.operations.queries import listings, threads
 from mainstem_shared.store.client import Store
+
+DAYS: Final = 3660
+"""Days of usage that are looked back on."""
+_BESIDE: Final = (Record.run_input, Record.decisions, Record.callback)
 
 
 async def of_user(store: Store, *, tenant: str, user_id: str) -> AsyncIterator[dict[str, Any]]:
     """Yield a user's threads, the last active one first, then their runs, newest first, with their inputs.
+
+    Behind a run stands what its engine keeps on the thread, if that run changed it last. At the end stand the
+    callbacks that are not delivered, and the days on which something was used.
 
     What is started meanwhile may be missing; what moves to the archive meanwhile is not.
 
     Raises:
         StoreUnavailable, ArchiveUnavailable: begin anew.
     """
+    async for line in _threads(store, tenant, user_id):
+        yield line
+    async for line in _runs(store, tenant, user_id):
+        yield line
+    for untold in await undelivered_callbacks.find(store, tenant=tenant, user_id=user_id):
+        yield _callback(untold)
+    for day in await usage_days.by_day(store, tenant=tenant, user_id=user_id, days=DAYS):
+        if day.calls:
+            yield _day(day)
+
+
+async def _threads(store: Store, tenant: str, user_id: str) -> AsyncIterator[dict[str, Any]]:
     cursor: str | None = None
     while True:
         found, cursor = await threads.page(
@@ -29,13 +52,19 @@ async def of_user(store: Store, *, tenant: str, user_id: str) -> AsyncIterator[d
             described = thread.description.model_dump(mode="json")
             yield {"type": "thread", "thread_id": thread.thread_id, **described}
         if cursor is None:
-            break
+            return
+
+
+async def _runs(store: Store, tenant: str, user_id: str) -> AsyncIterator[dict[str, Any]]:
+    cursor: str | None = None
     query = listings.Query(tenant=tenant, user_id=user_id)
     while True:
         positions, cursor = await listings.positions(store, query, limit=listings.LONGEST_PAGE, cursor=cursor)
         for position in positions:
             if (line := await _run(store, position.run_id)) is not None:
                 yield line
+                if kept := await transitions.left_by(store, position.run_id, engine=line["run"]["engine"]):
+                    yield _memory(line, kept)
         if cursor is None:
             return
 
@@ -45,8 +74,45 @@ async def _run(store: Store, run_id: str) -> dict[str, Any] | None:
         run = await run_states.get_run(store, run_id)
     except errors.NotFound:
         return None  # deleted this very moment
-    record = await transitions.find_fields(store, run_id, Record.run_input, Record.decisions)
+    record = await transitions.find_fields(store, run_id, Record.spec, *_BESIDE)
     if isinstance(record, transitions.Gone):
         return None
-    kept = {"input": record.run_input, "decisions": record.decisions or []}
-    return {"type": "run", "run": run.model_dump(mode="json"), **kept}
+    kept = {"input": record.run_input, "decisions": record.decisions or [], **_place(record.spec)}
+    told = (record.callback or {}).get("to")
+    called = {"callback": told} if told else {}
+    return {"type": "run", "run": run.model_dump(mode="json"), **kept, **called}
+
+
+def _place(spec: Spec) -> dict[str, Any]:
+    """Return where a run stands in its conversation, as its start said."""
+    return {"message_id": spec.message_id, "parent": spec.parent}
+
+
+def _memory(line: dict[str, Any], kept: dict[str, bytes]) -> dict[str, Any]:
+    about = {name: line["run"][name] for name in ("thread_id", "engine")}
+    return {
+        "type": "memory",
+        **about,
+        "values": {key: base64.b64encode(value).decode() for key, value in kept.items()},
+    }
+
+
+def _callback(untold: undelivered_callbacks.Untold) -> dict[str, Any]:
+    return {
+        "type": "callback",
+        "event_id": untold.delivery.event_id,
+        "run_id": untold.delivery.run_id,
+        "target": untold.target,
+        "event": untold.event,
+        "attempts": untold.attempts.model_dump(mode="json"),
+        "due_at": rfc3339(untold.due_ms),
+    }
+
+
+def _day(day: usage_days.DaySpending) -> dict[str, Any]:
+    models = [
+        {"model": one.model, "calls": one.calls, "tokens": one.tokens, "cost_usd": decimal_text(one.cost_usd)}
+        for one in day.models
+    ]
+    sums = {"calls": day.calls, "tokens": day.tokens, "cost_usd": decimal_text(day.cost_usd)}
+    return {"type": "usage", "day": day.day, **sums, "models": models}
