@@ -60,13 +60,13 @@ class Threads:
 
     async def ready(
         self, tenant: str, thread_id: str, *, user_id: str | None, limit: int
-    ) -> Sequence[Mapping[str, Any]]:
-        """Return `run_id`, `archived_ms` and `messages` of a thread's archived runs, the newest first."""
+    ) -> Sequence[tuple[str, int, bytes | None]]:
+        """Return id, time of archiving, and messages of a thread's archived runs, the newest first."""
         query = _READY_OF_ALL if user_id is None else _READY_OF_USER
         given = {"tenant": tenant, "thread_id": thread_id, "user_id": user_id, "most": limit}
         if user_id is None:
             del given["user_id"]
-        return await self._database.read(query, given)
+        return await self._database.rows(query, given)
 
     async def newest(
         self, *, tenant: str, user_id: str, thread_ids: Sequence[str]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from pydantic import TypeAdapter
 
@@ -29,6 +29,7 @@ LONGEST: Final = 256 * 1024
 """Messages of a run that are longer are not kept ready: a page has few of these, and rows would double."""
 BYTES_PER_PAGE: Final = 4 * 1024 * 1024
 _MESSAGES: Final = TypeAdapter(list[Message])
+"""It decodes and validates in one go: 6 µs a message, decoding alone takes 4, `model_construct` 30."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,17 +102,17 @@ def _noted(thread_id: str) -> dict[str, str]:
     return {"action": "ready_messages_damaged", "thread_id": thread_id}
 
 
-def _joined(rows: Sequence[Any], *, limit: int, is_all: bool) -> ReadyPage | None:
+def _joined(rows: Sequence[tuple[str, int, bytes | None]], *, limit: int, is_all: bool) -> ReadyPage | None:
     """Join rows, the newest first; None if they are no line, or too few though there are more."""
     shown: list[bytes] = []
     count = size = 0
-    below = [*(row["run_id"] for row in rows[1:]), None]
-    for row, before in zip(rows, below, strict=True):
-        if (stored := row["messages"]) is None:
+    below = [*(run_id for run_id, _, _ in rows[1:]), None]
+    for (_, archived_ms, stored), before in zip(rows, below, strict=True):
+        if stored is None:
             return None
         ready = Ready.load(bytes(stored))
         # What comes before the last row is not known, unless these are all.
-        if ready.at_ms != row["archived_ms"] or not _follows(ready, before) or not (before or is_all):
+        if ready.at_ms != archived_ms or not _follows(ready, before) or not (before or is_all):
             return None
         there = len(ready.sizes)
         if (room := limit - count) < there:
