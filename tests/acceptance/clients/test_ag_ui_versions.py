@@ -206,3 +206,24 @@ def test_an_agents_double_click(gateway: GatewayThread):
         )
     assert [reply.text.count("RUN_FINISHED") for reply in replies] == [1, 1]
     assert len(_runs(gateway, "ag-twice")) == 1
+
+
+def test_what_is_shown_beside_text_is_there_again(pages: Pages, gateway: GatewayThread):
+    """A page that loads the thread has what the one that followed has; the next turn is not told of it."""
+    page = pages.open()
+    page.say("Show")
+    state = page.run("r1", engine="showing").ends()
+    shown = state["messages"]
+    kinds = ["data", "annotation", "source", "file", "output"]
+    assert [each.get("activityType", "") for each in shown if each["role"] == "activity"] == [
+        f"mainstem.{kind}" for kind in kinds
+    ]
+    assert shown[1]["content"]["value"] == {"is": "warm"}
+    path = f"{gateway.url}/v1/ag-ui/threads/{page.thread}/messages"
+    loaded = httpx.get(path, trust_env=False).json()["messages"]
+    assert loaded == shown
+    other = Page(pages.program, gateway.url, pages.version, page.thread, loaded)
+    other.say("Two")
+    state = other.run("r2", engine="echo_history").ends()
+    assert (state["failure"], said(state)[-1]) == (None, ("assistant", "user:Show|assistant:Here.|user:Two"))
+    assert state["messages"][:-2] == shown

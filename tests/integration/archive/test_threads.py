@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
+from sqlalchemy import select
 
+from integration.archive.test_reading import queries
 from mainstem_api import AsyncRuns
 from mainstem_shared import errors, transitions
 from mainstem_shared.archive.database import Archive
-from mainstem_shared.model import ids
+from mainstem_shared.archive.tables import RUNS
+from mainstem_shared.model import ids, jsontext
 from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
@@ -184,6 +188,29 @@ async def test_threads_are_listed_across_both(sweeper: Sweeper, finished: Finish
         more, cursor = await runs.threads(limit=2, cursor=cursor)
         found += more
     assert [thread.thread_id for thread in found] == ["t3", "t0", "t2", "t1"]
+
+
+async def test_a_long_thread_is_looked_up_once(
+    kept: Archive, sweeper: Sweeper, finished: Finishing, runs: AsyncRuns
+) -> None:
+    """A list of threads whose newest has hundreds of runs asks for its newest run once, and finds the others."""
+    await finished(thread_id="short", user_id="ann")
+    last = await finished(thread_id="long", user_id="ann")
+    await sweeper.sweep()
+    (row,) = [dict(one) for one in await kept.read(select(RUNS).where(RUNS.c.run_id == last))]
+    known = jsontext.loads(row["spec"])
+    made: list[dict[str, Any]] = []
+    for number in range(1, 300):
+        run_id, created_ms = ids.run_id("default", "long", ids.uuid7()), row["created_ms"] + number
+        told = jsontext.dumps({**known, "run_id": run_id, "created_ms": created_ms})
+        made.append({**row, "run_id": run_id, "created_ms": created_ms, "spec": told, "messages": None})
+    await kept.put(made)
+    with queries(await kept.open()) as asked:
+        listed, _ = await runs.threads(user_id="ann", limit=2)
+    assert [(one.thread_id, one.run.run_id) for one in listed][:1] == [("long", made[-1]["run_id"])]
+    assert [one.thread_id for one in listed] == ["long", "short"]
+    assert sum("row_number" in one for one in asked) == 2, asked
+    assert len(asked) < 20, len(asked)
 
 
 async def test_inputs_of_archived_runs(

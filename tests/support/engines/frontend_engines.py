@@ -29,6 +29,18 @@ async def rich(run: RunContext[dict[str, Any]]) -> None:
     await run.text("One.")
 
 
+@engine("showing")
+async def showing(run: RunContext[dict[str, Any]]) -> dict[str, int]:
+    """Show what is neither text nor a call, in every way there is."""
+    await run.data("d", "weather", {"is": "cold"})
+    await run.text("Here.")
+    await run.annotate({"type": "url_citation", "url": "https://cited.example", "title": "A"})
+    await run.source("https://named.example", title="B")
+    await run.file(b"bytes", "image/png", name="plot.png")
+    await run.data("d", "weather", {"is": "warm"})
+    return {"found": 3}
+
+
 @engine("delegating")
 async def delegating(run: RunContext[dict[str, Any]]) -> None:
     """Leave a call to the client; say what it answered, once it did."""

@@ -54,18 +54,20 @@ async def page(
     """
     query = listings.Query(tenant=tenant, user_id=user_id)
     found: list[Thread] = []
+    newest: dict[str, Position] = {}
     scanned, sought = 0, _comparable(search)
     at_once = max(limit, _SEARCHED_AT_ONCE) if search and limit > 0 else limit
     while scanned < listings.SCAN_LIMIT:
         batch, cursor = await listings.positions(store, query, limit=at_once, cursor=cursor)
         scanned += max(len(batch), 1)
-        for position, thread in await _threads(store, query, batch):
+        for position, thread in await _threads(store, query, batch, newest):
             if sought in _comparable(thread.description.title or ""):
                 found.append(thread)
                 if len(found) == limit:
                     return found, str(position)
         if cursor is None:
             return found, None
+        at_once = listings.LONGEST_PAGE  # these runs were mostly of few threads: of long ones
     return found, cursor
 
 
@@ -74,9 +76,12 @@ def _comparable(text: str) -> str:
 
 
 async def _threads(
-    store: Store, query: listings.Query, batch: list[Position]
+    store: Store, query: listings.Query, batch: list[Position], newest: dict[str, Position]
 ) -> list[tuple[Position, Thread]]:
-    """Return the threads whose newest run of this user stands in this batch, and where."""
+    """Return the threads whose newest run of this user stands in this batch, and where.
+
+    `newest` is what is known of threads from batches before, and of these from now on.
+    """
     records = await transitions.find_many(store, [at.run_id for at in batch], Record.spec)
     specs = {
         at: known[0]
@@ -84,7 +89,9 @@ async def _threads(
         if not isinstance(record, transitions.Gone)
         and (known := listings.spec_and_status(at.run_id, record)) is not None
     }
-    newest = await _newest(store, query, {spec.run_id: spec.thread_id for spec in specs.values()})
+    unknown = {spec.run_id: spec.thread_id for spec in specs.values() if spec.thread_id not in newest}
+    if unknown:
+        newest.update(await _newest(store, query, unknown))
     mine = [at for at, spec in specs.items() if newest[spec.thread_id] == at]
     said = await _descriptions(store, [specs[at] for at in mine])
     threads = await asyncio.gather(*(_thread(store, at.run_id, said[at.run_id]) for at in mine))
