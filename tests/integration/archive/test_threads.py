@@ -15,6 +15,7 @@ from mainstem_shared import errors, transitions
 from mainstem_shared.archive.database import Archive
 from mainstem_shared.archive.tables import RUNS
 from mainstem_shared.model import ids, jsontext
+from mainstem_shared.operations.queries import threads
 from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
@@ -191,7 +192,7 @@ async def test_threads_are_listed_across_both(sweeper: Sweeper, finished: Finish
 
 
 async def test_a_long_thread_is_looked_up_once(
-    kept: Archive, sweeper: Sweeper, finished: Finishing, runs: AsyncRuns
+    store: Store, kept: Archive, sweeper: Sweeper, finished: Finishing
 ) -> None:
     """A list of threads whose newest has hundreds of runs asks for its newest run once, and finds the others."""
     await finished(thread_id="short", user_id="ann")
@@ -206,7 +207,7 @@ async def test_a_long_thread_is_looked_up_once(
         made.append({**row, "run_id": run_id, "created_ms": created_ms, "spec": told, "messages": None})
     await kept.put(made)
     with queries(await kept.open()) as asked:
-        listed, _ = await runs.threads(user_id="ann", limit=2)
+        listed, _ = await threads.page(store, tenant="default", user_id="ann", limit=2)
     assert [(one.thread_id, one.run.run_id) for one in listed][:1] == [("long", made[-1]["run_id"])]
     assert [one.thread_id for one in listed] == ["long", "short"]
     assert sum("row_number" in one for one in asked) == 2, asked
