@@ -41,7 +41,7 @@ WRITES = range(0, 400, 1 if KILLED else 29)
 """How many writes a process lives for."""
 FEW_WRITES = range(0, 400, 1 if KILLED else 2)
 """The same of one that has few."""
-WITHOUT_ARCHIVE = range(0, 400, 1 if KILLED else 23)
+WITHOUT_ARCHIVE = range(0, 400, 1 if KILLED else 37)
 """The same where there is no archive."""
 SECRET = "whsec_" + base64.b64encode(os.urandom(32)).decode()
 QUEUE = "orders"
