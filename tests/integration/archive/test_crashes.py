@@ -33,7 +33,7 @@ from mainstem_tasks.celery_support.publisher import CeleryPublisher
 from support.fakes import webhook_receiver
 from support.fakes.webhook_receiver import Receiver
 from support.models import archive_crashes
-from support.models.archive_crashes import SAID, THREAD, USER, Conversation
+from support.models.archive_crashes import DYING, SAID, THREAD, USER, Conversation
 from support.processes.dying_process import Life
 
 KILLED = bool(os.environ.get("MAINSTEM_KILLED"))
@@ -120,7 +120,11 @@ async def go_on(operations: Operations) -> None:
     for index, members in zip(indexes, found, strict=True):
         if members:
             await operations.store.client.zadd(index, dict.fromkeys(members, 1), xx=True)
+    await operations.store.client.zadd(keys.WORKERS, {DYING: 1})  # it had a lease once
     await sweeper.sweep()
+    if await operations.store.client.exists(keys.owned(DYING)):
+        await operations.store.client.delete(keys.SWEEP)
+        await sweeper.sweep()  # dead is who is missed twice: what it had is looked at, and its list goes
 
 
 async def tell_all(operations: Operations, run_ids: list[str]) -> None:

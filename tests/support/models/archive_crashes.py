@@ -33,6 +33,7 @@ USER: Final = "ann-of-the-secrets"
 THREAD: Final = "a-secret-thread"
 SAID: Final = "a secret that somebody told"
 SILENT: Final = "a worker that does not answer"
+DYING: Final = "the dying"
 LIVES_MS: Final = 600_000
 
 
@@ -110,7 +111,7 @@ Act = Callable[[Operations, Life, list[str]], Awaitable[None]]
 async def archive(operations: Operations, life: Life, run_ids: list[str]) -> None:
     """Sweep: the runs are due."""
     del life, run_ids
-    await Sweeper(operations=operations, owner=lambda: "the dying").sweep()
+    await Sweeper(operations=operations, owner=lambda: DYING).sweep()
 
 
 async def tell(operations: Operations, life: Life, run_ids: list[str]) -> None:
@@ -137,7 +138,7 @@ async def delete_user(operations: Operations, life: Life, run_ids: list[str]) ->
 
 
 def deleter(operations: Operations) -> Deleter:
-    aborter = Aborter(operations=operations, revoker=operations.publisher, sealer=lambda: "the dying")  # type: ignore[arg-type]
+    aborter = Aborter(operations=operations, revoker=operations.publisher, sealer=lambda: DYING)  # type: ignore[arg-type]
     return Deleter(aborter=aborter, wait_s=0.0)
 
 
