@@ -213,7 +213,9 @@ async def _clear(operations: Operations, deleted: DeletedRun) -> None:
     )
     forget = FORGET.of(deleted.run_id, owner=owner, keep_memory=archived)
     if not archived:
-        await operations.files.drop(deleted.run_id)  # first: afterwards nobody finds them who repeats the call
+        await operations.files.drop(
+            deleted.run_id
+        )  # first: afterwards nobody finds them who repeats the call
     if not await operations.perform(forget, notify=nobody):
         raise performing.contended()
     await operations.files.drop(deleted.run_id)  # without an archive again: its last segment may have put one

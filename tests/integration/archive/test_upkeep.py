@@ -43,9 +43,9 @@ async def undelivered(store: Store, run_id: str) -> None:
     """Have a webhook told of a run's end, which nobody does."""
     record = await transitions.find_fields(store, run_id, Record.spec)
     assert not isinstance(record, transitions.Gone)
-    told = {"event": b'{"type":"run.ended","at":1}', "targets": ["https://shop.example"]}
+    due = {"event": b'{"type":"run.ended","at":1}', "targets": ["https://shop.example"]}
     spec = record.spec.model_dump_json().encode()
-    assert await transitions.tell(store, run_id, epoch=1, spec=spec, **told) == 1  # type: ignore[arg-type]
+    assert await transitions.redeliver(store, run_id, epoch=1, spec=spec, **due) == 1  # type: ignore[arg-type]
 
 
 async def test_status_backfill_and_export(

@@ -35,8 +35,8 @@ async def of_user(store: Store, *, tenant: str, user_id: str) -> AsyncIterator[d
         yield line
     async for line in _runs(store, tenant, user_id):
         yield line
-    for untold in await undelivered_callbacks.find(store, tenant=tenant, user_id=user_id):
-        yield _callback(untold)
+    for undelivered in await undelivered_callbacks.find(store, tenant=tenant, user_id=user_id):
+        yield _callback(undelivered)
     for day in await usage_days.by_day(store, tenant=tenant, user_id=user_id, days=DAYS):
         if day.calls:
             yield _day(day)
@@ -97,15 +97,15 @@ def _memory(line: dict[str, Any], kept: dict[str, bytes]) -> dict[str, Any]:
     }
 
 
-def _callback(untold: undelivered_callbacks.Untold) -> dict[str, Any]:
+def _callback(undelivered: undelivered_callbacks.Undelivered) -> dict[str, Any]:
     return {
         "type": "callback",
-        "event_id": untold.delivery.event_id,
-        "run_id": untold.delivery.run_id,
-        "target": untold.target,
-        "event": untold.event,
-        "attempts": untold.attempts.model_dump(mode="json"),
-        "due_at": rfc3339(untold.due_ms),
+        "event_id": undelivered.delivery.event_id,
+        "run_id": undelivered.delivery.run_id,
+        "target": undelivered.target,
+        "event": undelivered.event,
+        "attempts": undelivered.attempts.model_dump(mode="json"),
+        "due_at": rfc3339(undelivered.due_ms),
     }
 
 
