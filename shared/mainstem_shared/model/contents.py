@@ -9,7 +9,7 @@ The worker folds what it writes, readers fold snapshot and tail; both reach the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Final, cast
 
 from mainstem_shared.model import jsontext, usage
@@ -347,7 +347,7 @@ class Content:
     }
 
 
-def key_of(part: dict[str, Any]) -> tuple[str, str]:
+def key_of(part: Mapping[str, Any]) -> tuple[str, str]:
     """Return what a part that comes whole is known by."""
     return part["type"], part["id"]
 

@@ -13,6 +13,7 @@ from mainstem_shared.model.runs import Spec, rfc3339
 from mainstem_shared.model.usage import decimal_text
 from mainstem_shared.operations import undelivered_callbacks, usage_days
 from mainstem_shared.operations.queries import listings, threads
+from mainstem_shared.operations.spending import DaySpending
 from mainstem_shared.store.client import Store
 
 DAYS: Final = 3660
@@ -109,7 +110,7 @@ def _callback(undelivered: undelivered_callbacks.Undelivered) -> dict[str, Any]:
     }
 
 
-def _day(day: usage_days.DaySpending) -> dict[str, Any]:
+def _day(day: DaySpending) -> dict[str, Any]:
     models = [
         {"model": one.model, "calls": one.calls, "tokens": one.tokens, "cost_usd": decimal_text(one.cost_usd)}
         for one in day.models
