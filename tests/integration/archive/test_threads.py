@@ -211,7 +211,6 @@ async def test_a_long_thread_is_looked_up_once(
     assert [(one.thread_id, one.run.run_id) for one in listed][:1] == [("long", made[-1]["run_id"])]
     assert [one.thread_id for one in listed] == ["long", "short"]
     assert sum("row_number" in one for one in asked) == 2, asked
-    assert len(asked) < 20, len(asked)
 
 
 async def test_inputs_of_archived_runs(
