@@ -27,21 +27,66 @@ _RANGES = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
 
 @shards.command()
 def show(*, as_json: Json = False) -> None:
-    """Show the shards, and how many buckets and keys each has."""
+    """Show the shards, how many buckets and keys each has, and what is on its way."""
     with _mover() as mover:
         rows = [_row(mover, place) for place in mover.shards]
-        moving = mover.map.moving
+        under_way = _under_way(mover)
         if as_json:
-            print(json.dumps({"version": mover.map.version, "moving": moving is not None, "shards": rows}))
+            told = {"version": mover.map.version, "moving": mover.map.moving is not None, "shards": rows}
+            print(json.dumps({**told, "under_way": under_way}))
             return
         print(f"version {mover.map.version} of the map")
         for row in rows:
             print(f"{row['shard']:>4}  {row['buckets']:>5} buckets  {row['keys']:>9,} keys  {row['address']}")
-        if moving is not None:
-            print(
-                f"{len(moving.buckets)} buckets are going from {moving.source + 1} to {moving.target + 1}. "
-                "If no mover is at work, run `mainstem shards move` again."
-            )
+        if under_way is not None:
+            _print_under_way(under_way)
+
+
+def _under_way(mover: Mover) -> dict[str, Any] | None:
+    """Return what a mover does or has left: the buckets that nobody can use, and who holds them."""
+    moving, holder = mover.map.moving, mover.holder()
+    if mover.map.is_settled and holder is None:
+        return None
+    return {
+        "from": moving.source + 1 if moving is not None else None,
+        "to": moving.target + 1 if moving is not None else None,
+        "held": shard_maps.ranges(moving.buckets) if moving is not None else [],
+        "to_clean": mover.map.cleaning + 1 if mover.map.cleaning is not None else None,
+        "mover": holder[0] if holder is not None else None,
+        "lock_s": round(holder[1], 1) if holder is not None else None,
+    }
+
+
+def _print_under_way(told: dict[str, Any]) -> None:
+    held = sum(last - first + 1 for first, last in told["held"])
+    if held:
+        way = f"on the way from {told['from']} to {told['to']}"
+        print(f"{held} {_buckets(held)} {way}: nobody can use them yet.")
+    elif told["to_clean"]:
+        print(f"Shard {told['to_clean']} still has keys of buckets that left it.")
+    if told["mover"]:
+        print(f"Mover: {told['mover']}\n  (if it is dead, its lock ends in {told['lock_s']:.0f} s)")
+    else:
+        print("No mover is at work.")
+    print("To go on: `mainstem shards move`. To leave it as it was: `mainstem shards back`.")
+
+
+def _buckets(count: int) -> str:
+    return "bucket is" if count == 1 else "buckets are"
+
+
+@shards.command()
+def back(*, as_json: Json = False) -> None:
+    """Give buckets that a dead mover left on their way back to the shard that they came from.
+
+    `mainstem shards show` tells whether there are any; `mainstem shards move` brings them to their target.
+    """
+    with _mover() as mover:
+        given = mover.give_back()
+        if as_json:
+            print(json.dumps({"back": len(given), "ranges": shard_maps.ranges(given)}))
+        else:
+            print(f"{len(given)} buckets stay where they came from." if given else "Nothing was on its way.")
 
 
 def _row(mover: Mover, place: int) -> dict[str, Any]:
@@ -139,7 +184,7 @@ def _print(progress: Progress, *, as_json: bool, at_end: bool) -> None:
     else:
         print(
             f"{told['moved']} of {told['of']} buckets, {told['keys']:,} keys; "
-            f"none was held for more than {told['longest_hold_ms']} ms{'. Done.' if at_end else ''}",
+            f"none was held for over {told['longest_hold_ms']} ms{'. Done.' if at_end else ''}",
             flush=True,
         )
 

@@ -242,6 +242,36 @@ class Mover:
             self._settle(progress)
         return progress
 
+    def give_back(self) -> tuple[int, ...]:
+        """End what another mover left under way: buckets on their way stay where they were; returns them.
+
+        Those that have arrived are the target's already: what the source still has of them is dropped.
+
+        Raises:
+            ShardsBusy: the other mover is at work.
+            redis.exceptions.RedisError, OSError: a server does not answer, or refuses; run it again.
+        """
+        with self._locked():
+            for shard in self.shards.values():
+                if not shard.is_new:
+                    self._advance(shard)
+            moving = self.map.moving
+            if moving is not None:
+                self._change(self.map.settled())
+                if not self.shards[moving.target].is_new:
+                    self._drop(moving.target, set(moving.buckets))
+            self._settle(Progress(total=0))
+        return moving.buckets if moving is not None else ()
+
+    def holder(self) -> tuple[str, float] | None:
+        """Return who holds the movers' lock, and for how many seconds more if it is not extended."""
+        for shard in self.shards.values():
+            name: Any = shard.client.get(keys.SHARD_MOVER)
+            left_ms: Any = shard.client.pttl(keys.SHARD_MOVER)
+            if name is not None:
+                return name.decode(), max(0, left_ms) / 1000
+        return None
+
     def _steps(self, move: Move) -> Generator[tuple[int, ...]]:
         """Divide a move's buckets so that each step has about as many keys as it should."""
         # What was planned may have been done by what another mover had left under way.
