@@ -11,7 +11,10 @@ import kombu.pools
 import pytest
 
 from mainstem_shared.store.embedded import ServerBinaryNotFoundError, find_server_binary
+from support.processes import topologies
+from support.processes.fleets import Fleet
 from support.processes.postgresql import PostgresProcess, find_binaries
+from support.processes.routed_clients import look_through_all_servers
 from support.processes.servers import ValkeyProcess
 from support.requiring import IN_CI, require
 
@@ -48,6 +51,21 @@ def valkey_binary() -> Path:
         raise
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what is about one server where the suites run on several; the marker says why."""
+    for item in items:
+        marker = item.get_closest_marker("one_server")
+        if topologies.TOPOLOGY != "single" and marker is not None:
+            item.add_marker(pytest.mark.skip(reason=f"about one server: {marker.args[0]}"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def all_servers() -> None:
+    """Where the suites run on a store of several servers, tests look into all of them."""
+    if topologies.TOPOLOGY != "single":
+        look_through_all_servers()
+
+
 @pytest.fixture(scope="session")
 def valkey_server(tmp_path_factory: pytest.TempPathFactory, valkey_binary: Path) -> Iterator[ValkeyProcess]:
     """One server for all tests that leave it alive and well. Use `store_url` and `broker_url` to reach it."""
@@ -55,13 +73,30 @@ def valkey_server(tmp_path_factory: pytest.TempPathFactory, valkey_binary: Path)
         yield server
 
 
+@pytest.fixture(scope="session")
+def store_servers(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, valkey_binary: Path
+) -> Iterator[ValkeyProcess | Fleet]:
+    """The shared server, or the servers of the store that the suites run on."""
+    del valkey_binary
+    if topologies.TOPOLOGY == "single":
+        yield request.getfixturevalue("valkey_server")
+        return
+    with topologies.store(tmp_path_factory.mktemp("store")) as servers:
+        yield servers
+
+
 @pytest.fixture
-def empty_server(valkey_server: ValkeyProcess) -> ValkeyProcess:
+def empty_server(store_servers: ValkeyProcess | Fleet) -> ValkeyProcess | Fleet:
     """The shared server as new: no keys, no scripts, default limits, no client left from before.
 
     Kombu pools connections by URL for the whole process: a former test may have had them killed.
     """
     kombu.pools.reset()
+    if isinstance(store_servers, Fleet):
+        store_servers.clear()
+        return store_servers
+    valkey_server = store_servers
     with valkey_server.client() as client:
         client.config_set("maxmemory", 0)
         client.flushall()
@@ -82,9 +117,9 @@ def broker_url(empty_server: ValkeyProcess) -> str:
 
 
 @pytest.fixture
-def private_valkey(tmp_path: Path, valkey_binary: Path) -> Iterator[ValkeyProcess]:
+def private_valkey(tmp_path: Path, valkey_binary: Path) -> Iterator[ValkeyProcess | Fleet]:
     """A server of this test's own, to be killed, frozen or starved as the test likes."""
-    with ValkeyProcess(tmp_path / "valkey") as server:
+    with topologies.store(tmp_path / "valkey") as server:
         yield server
 
 

@@ -13,6 +13,7 @@ from mainstem_shared.store import keys
 from support.clients import npm_clients
 from support.clients.commands import System
 from support.paths import TESTS
+from support.processes import topologies
 from support.processes.fleets import Fleet
 from support.processes.gateways import GatewayThread
 from support.processes.processes import Child, worker
@@ -82,7 +83,7 @@ def live(empty_server: ValkeyProcess, tmp_path: Path) -> Iterator[Live]:
 def stage(tmp_path_factory: pytest.TempPathFactory, valkey_binary: Path) -> Iterator[Live]:
     """A live system with one worker, for all tests of a module: each uses threads of its own."""
     directory = tmp_path_factory.mktemp("stage")
-    with ValkeyProcess(directory / "valkey") as server:
+    with topologies.store(directory / "valkey") as server:
         system = Live(server, server, directory)
         with system.stack:
             here = str(TESTS)
@@ -136,7 +137,7 @@ def system(tmp_path_factory: pytest.TempPathFactory, valkey_binary: Path) -> Ite
     """For the command line: a gateway and a worker beside a server of their own."""
     directory = tmp_path_factory.mktemp("cli")
     with contextlib.ExitStack() as stack:
-        valkey = stack.enter_context(ValkeyProcess(directory / "valkey"))
+        valkey = stack.enter_context(topologies.store(directory / "valkey"))
         gateway = stack.enter_context(GatewayThread(valkey.url(0), valkey.url(1)))
         system = System(valkey, gateway)
         child = stack.enter_context(worker(system.env, directory))

@@ -16,6 +16,9 @@ from chaos.load import Load
 from chaos.system import LEASE_S, START_S, System, worker_is_ready
 from mainstem_api import AsyncRuns
 from mainstem_shared import errors
+from mainstem_shared.store import keys, shard_moves, topologies
+from mainstem_shared.store.shard_moves import Mover
+from support.processes.fleets import Fleet
 from support.processes.processes import Child
 from support.processes.servers import ValkeyProcess
 from support.waiting import wait_until_async
@@ -48,9 +51,10 @@ class Faults:
             "worker frozen longer than its lease": self.worker_frozen,
             "worker terminated": self.worker_terminated,
             "gateway killed": self.gateway_killed,
-            "store connections cut": lambda: self.connections_cut(self._system.store, self._store),
+            "store connections cut": lambda: self.connections_cut(self._store_server(), self._store),
             "broker connections cut": lambda: self.connections_cut(self._system.broker, self._broker),
-            "store killed": lambda: self.server_killed(self._system.store, self._store),
+            "store killed": lambda: self.server_killed(self._store_server(), self._store),
+            **self._of_this_store,
             "broker killed": lambda: self.server_killed(self._system.broker, self._broker),
             "broker frozen": self.broker_frozen,
             "messages published twice": self.messages_twice,
@@ -58,6 +62,19 @@ class Faults:
             "run replaced": lambda: self.run_joined("replace"),
             "run enqueued": lambda: self.run_joined("enqueue"),
         }
+
+    @property
+    def _of_this_store(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        """Faults that only a store of several servers can have."""
+        store = self._system.store
+        if not isinstance(store, Fleet):
+            return {}
+        if store.is_cluster:
+            return {"store failed over": self.failed_over, "slots moved": self.slots_moved}
+        return {"buckets moved": self.buckets_moved}
+
+    def _store_server(self) -> ValkeyProcess:
+        return self._dice.choice(self._system.store_servers)
 
     async def inject(self, rounds: int) -> None:
         """Inject every fault `rounds` times, in random order, some while others last.
@@ -134,6 +151,35 @@ class Faults:
             server.sigkill()
             await asyncio.sleep(self._dice.uniform(0, 1))
             await asyncio.to_thread(server.start)
+
+    async def failed_over(self) -> None:
+        """A replica takes its primary's place, as an operator asks it to."""
+        fleet = self._system.store
+        assert isinstance(fleet, Fleet)
+        async with self._store:
+            former = self._dice.choice(fleet.in_charge())
+            await asyncio.to_thread(fleet.fail_over, former)
+
+    async def slots_moved(self) -> None:
+        """The slots of runs that are at work go to another node."""
+        fleet = self._system.store
+        assert isinstance(fleet, Fleet)
+        async with self._store:
+            for run in self._load.live[:3]:
+                slot = topologies.slot_of(keys.run(run.run_id).record)
+                source = fleet.owner_of(slot)
+                target = self._dice.choice([it for it in fleet.in_charge() if it is not source])
+                await asyncio.to_thread(fleet.move_slot, slot, target)
+
+    async def buckets_moved(self) -> None:
+        """A third of all buckets go to another shard."""
+        async with self._store:
+            await asyncio.to_thread(self._move_buckets, self._dice.randrange(3))
+
+    def _move_buckets(self, target: int) -> None:
+        first = self._dice.randrange(700)
+        with Mover(url=self._system.store.url()) as mover:
+            mover.run(shard_moves.chosen(mover.map, range(first, first + 300), target))
 
     async def broker_frozen(self) -> None:
         async with self._broker:

@@ -6,8 +6,6 @@ import collections
 import itertools
 from typing import Any
 
-import redis
-
 from chaos.load import Started
 from chaos.system import System
 from mainstem_shared.model import events, jsontext
@@ -19,12 +17,13 @@ from mainstem_shared.operations.ending import close_open_calls
 from mainstem_shared.store import keys
 from support.engines.demowords import demo_text
 from support.models import listed
+from support.processes.routed_clients import RoutedClient
 from support.waiting import NotInTimeError, wait_until_async
 
 CLEAN_S = 20.0
 ENDINGS = {"completed", "worker_lost", "user_abort", "replaced", "shutdown"}
 SEGMENT_BEGINS = {Type.STARTED, Type.RESUMED, Type.RESTARTED}
-PERMANENT = {*(index for bucket in keys.INDEXES for index in bucket), keys.WORKERS, keys.ENGINES}
+PERMANENT = {*(index for bucket in keys.INDEXES for index in bucket), keys.WORKERS, keys.ENGINES, keys.SHARD}
 BROKER_FIXTURES = ("_kombu.binding",)
 UNACKED, UNACKED_INDEX = "unacked", "unacked_index"
 
@@ -36,7 +35,7 @@ class Properties:
         self.checked: collections.Counter[str] = collections.Counter()
         self._system = system
         self._started = started
-        self._store = redis.Redis(port=system.store.port or 0, socket_timeout=20)
+        self._store = RoutedClient(system.store.url(0), text=False)
 
     def close(self) -> None:
         self._store.close()

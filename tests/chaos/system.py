@@ -10,6 +10,8 @@ import httpx
 
 from mainstem_shared.settings import Settings
 from support.paths import TESTS
+from support.processes import topologies
+from support.processes.fleets import Fleet
 from support.processes.processes import Child, gateway, worker
 from support.processes.servers import ValkeyProcess, free_port
 from support.waiting import wait_until_async
@@ -36,7 +38,8 @@ class System:
     def __init__(self, directory: Path, stack: contextlib.ExitStack, *, workers: int = WORKERS) -> None:
         self.directory, self.stack = directory, stack
         self._first_workers = workers
-        self.store = stack.enter_context(ValkeyProcess(directory / "store"))
+        self.store = stack.enter_context(topologies.store(directory / "store"))
+        self._fail_over_on_demand()
         self.broker = stack.enter_context(ValkeyProcess(directory / "broker"))
         self.env = {
             **ENVIRONMENT,
@@ -47,6 +50,21 @@ class System:
         self.gateways: list[Child] = []
         self.ports = [free_port() for _ in range(GATEWAYS)]
         self._named = 0
+
+    @property
+    def store_servers(self) -> list[ValkeyProcess]:
+        """The servers that runs are written to now."""
+        return self.store.in_charge() if isinstance(self.store, Fleet) else [self.store]
+
+    def _fail_over_on_demand(self) -> None:
+        """Have no replica take over by itself: what was acknowledged a moment ago may be lost then, visibly.
+
+        Such fail-overs are tests/integration/store/test_fleet_faults.py's; here every event must be there.
+        """
+        if isinstance(self.store, Fleet) and self.store.is_cluster:
+            for server in self.store.servers:
+                with server.client() as client:
+                    client.config_set("cluster-replica-no-failover", "yes")
 
     def settings(self) -> Settings:
         return Settings(redis_url=self.store.url(0), broker_url=self.broker.url(0))

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import pytest
-import redis
 
 from mainstem_api import AsyncRuns
 from mainstem_shared.eventlog.reading.tailer import Tailer
@@ -25,8 +24,8 @@ _INDEXES = (
     keys.WORKERS,
     keys.ENGINES,
 )
-PERMANENT = {key.encode() for key in (*_INDEXES, *keys.CALLBACKS, keys.STREAM_SECRET)}
-"""Indexes whose entries are dropped one by one, and one secret."""
+PERMANENT = {*_INDEXES, *keys.CALLBACKS, keys.STREAM_SECRET, keys.SHARD}
+"""Indexes whose entries are dropped one by one, one secret, and the mark of a static shard."""
 
 
 @pytest.fixture(autouse=True)
@@ -39,11 +38,11 @@ def nothing_of_version_one() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def no_key_lives_for_ever(request: pytest.FixtureRequest) -> Iterator[None]:
     """After each test on the shared store, every key has a TTL or is on the permanent list."""
-    url = request.getfixturevalue("store_url") if "store_url" in request.fixturenames else None
+    server = request.getfixturevalue("empty_server") if "store_url" in request.fixturenames else None
     yield
-    if url is None:
+    if server is None:
         return
-    with redis.Redis.from_url(url) as client:
+    with server.client() as client:
         immortal = [
             key for key in client.scan_iter(count=1000) if key not in PERMANENT and client.ttl(key) == -1
         ]

@@ -19,6 +19,7 @@ from celery import Celery
 
 from mainstem_api import Runs
 from mainstem_shared.settings import Settings
+from support.processes import topologies
 from support.processes.processes import Child, worker
 from support.processes.servers import ValkeyProcess, free_port
 from support.requiring import require
@@ -96,7 +97,7 @@ class Watched:
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory, valkey_binary: Path) -> Iterator[Watched]:
     directory = tmp_path_factory.mktemp("watched")
-    with ValkeyProcess(directory / "valkey") as valkey:
+    with topologies.store(directory / "valkey") as valkey:
         system = Watched(valkey, directory)
         with system.http, system.runs, system.app, system.flower() as flower:
             wait_until(lambda: system.listens() or not flower.running, description="Flower", timeout_s=60)

@@ -27,9 +27,9 @@ from support.clients.browsers import barriers, chromium, tabs
 from support.clients.npm_clients import Program
 from support.fakes.strict_provider import StrictProvider, text_of
 from support.paths import TESTS
+from support.processes import topologies
 from support.processes.dying_process import Messages
 from support.processes.gateways import GatewayThread
-from support.processes.servers import ValkeyProcess
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(300)  # the first test may have to wait for npm
@@ -118,7 +118,7 @@ def talk(
 ) -> Iterator[Conversation]:
     """The stack, and ten turns on it."""
     directory = tmp_path_factory.mktemp("talk")
-    with ValkeyProcess(directory / "valkey") as server, StrictProvider() as provider:
+    with topologies.store(directory / "valkey") as server, StrictProvider() as provider:
         system = live_system(server, server, directory)
         kept = {
             "archive_url": f"sqlite:///{directory}/archive.db",

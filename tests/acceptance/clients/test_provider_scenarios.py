@@ -33,8 +33,8 @@ from support.fakes.openai_server import (
     text_chunks,
 )
 from support.paths import TESTS
+from support.processes import topologies
 from support.processes.gateways import GatewayThread
-from support.processes.servers import ValkeyProcess
 from support.waiting import wait_until
 
 _numbers = itertools.count(1)
@@ -242,7 +242,7 @@ def faces(
     """Every client, at one gateway whose default engine asks the provider."""
     directory = tmp_path_factory.mktemp("provided")
     with ExitStack() as stack:
-        server = stack.enter_context(ValkeyProcess(directory / "valkey"))
+        server = stack.enter_context(topologies.store(directory / "valkey"))
         system = live_system(server, server, directory)
         stack.enter_context(system.stack)
         system.worker(

@@ -18,7 +18,7 @@ import yaml
 from mainstem_api import Runs
 from mainstem_shared.settings import Settings
 from support.paths import ROOT
-from support.processes import processes
+from support.processes import processes, topologies
 from support.processes.processes import Child
 from support.processes.servers import Controlled, ValkeyProcess, free_port
 from support.requiring import require
@@ -113,7 +113,7 @@ class Site:
 def site(tmp_path_factory: pytest.TempPathFactory, valkey_binary: Path) -> Iterator[Site]:
     directory = tmp_path_factory.mktemp("incidents")
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(ValkeyProcess(directory / "valkey"))
+        server = stack.enter_context(topologies.store(directory / "valkey"))
         yield Site(server, directory, stack)
 
 

@@ -17,7 +17,7 @@ from mainstem_api import Runs
 from mainstem_shared.metrics.catalogue import GATEWAY, METRICS, WORKER, exported_by
 from mainstem_shared.settings import Settings
 from support.paths import TESTS
-from support.processes import processes
+from support.processes import processes, topologies
 from support.processes.processes import Child
 from support.processes.servers import ValkeyProcess, free_port
 from support.waiting import wait_until
@@ -98,7 +98,7 @@ class Fleet:
 def fleet(tmp_path_factory: pytest.TempPathFactory, valkey_binary: Path) -> Iterator[Fleet]:
     directory = tmp_path_factory.mktemp("metrics")
     with ExitStack() as stack:
-        server = stack.enter_context(ValkeyProcess(directory / "valkey"))
+        server = stack.enter_context(topologies.store(directory / "valkey"))
         fleet = Fleet(server, directory, stack)
         fleet.worker("worker")
         fleet.gateway("gateway")

@@ -11,7 +11,7 @@ import pytest
 
 from mainstem_api import Runs
 from mainstem_shared.settings import Settings
-from support.processes import processes
+from support.processes import processes, topologies
 from support.processes.processes import Child
 from support.processes.servers import ValkeyProcess
 from support.waiting import wait_until
@@ -40,7 +40,7 @@ mainstem_workers.install(app)
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, valkey_binary: Path) -> Iterator[ValkeyProcess]:
-    with ValkeyProcess(tmp_path_factory.mktemp("logs") / "valkey") as server:
+    with topologies.store(tmp_path_factory.mktemp("logs") / "valkey") as server:
         yield server
 
 

@@ -18,7 +18,7 @@ from mainstem_shared import tracing
 from mainstem_shared.settings import Settings
 from support.fakes.openai_server import Events, OpenAIServer, answer, call_chunk, chunk
 from support.paths import TESTS
-from support.processes import processes
+from support.processes import processes, topologies
 from support.processes.processes import Child
 from support.processes.servers import ValkeyProcess, free_port
 from support.waiting import wait_until
@@ -86,7 +86,7 @@ class Traced:
 def traced(tmp_path_factory: pytest.TempPathFactory, valkey_binary: Path) -> Iterator[Traced]:
     directory = tmp_path_factory.mktemp("traces")
     with ExitStack() as stack:
-        server = stack.enter_context(ValkeyProcess(directory / "valkey"))
+        server = stack.enter_context(topologies.store(directory / "valkey"))
         provider = stack.enter_context(OpenAIServer())
         yield Traced(server, provider, directory, stack)
 

@@ -10,6 +10,8 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import pytest
+
 from mainstem_api import AsyncRuns
 from mainstem_shared import transitions
 from mainstem_shared.eventlog.reading.tailer import Tailer
@@ -31,6 +33,8 @@ from support.waiting import wait_until_async
 
 MESSAGE = Type.MESSAGE_DELTA
 WORD = " word12"  # seven characters, as a token has
+pytestmark = pytest.mark.one_server("counts what the only server is sent")
+
 RUNS, TICKS = 20, 150
 
 

@@ -83,6 +83,7 @@ async def test_a_run_of_ones_own_is_not_lost_in_a_look(store: Store, broker_url:
     assert await status(store, mine.run_id) == "running"
 
 
+@pytest.mark.one_server("a name that leads to another server")
 @pytest.mark.parametrize("kind", ["another server", "the same server, promoted again"])
 async def test_after_a_failover_nobody_is_judged_for_one_lease(
     kind: str,
@@ -138,6 +139,7 @@ async def test_an_owner_that_comes_back_before_it_is_judged_lives(
     assert await status(store, control.run_id) == "running"
 
 
+@pytest.mark.one_server("a password is given to one server")
 def test_a_lease_is_renewed_at_once_when_the_store_is_reached_again(private_valkey: ValkeyProcess):
     """Not a third of a lease later: on another server it may have nearly expired."""
     lease = Lease(private_valkey.url(), Settings(lease_s=600))

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
+from mainstem_shared.store.nodes import Node
 
 FREE = {"ZRANGE", "ZCARD", "ZCOUNT", "ZREMRANGEBYSCORE"}
 """What a sweep sends to every bucket's indexes: looks, and the end of entries whose retention is long over."""
+
+LOOKS = (("GET", keys.SHARD), ("CLUSTER", "SLOTS"))
+"""By which a process learns where keys are, once."""
 
 
 class Died(BaseException):
@@ -80,7 +85,21 @@ class Messages:
 def store(url: str, life: Life) -> Store:
     """A store for as long as the life lasts. Of commands sent together the first may still go out."""
     connected = Store(url)
-    client = connected.client
+    connect = connected.node
+
+    def node(address: str) -> Node:
+        known = address in connected.connections
+        found = connect(address)
+        if not known:
+            _make_mortal(found, life)
+        return found
+
+    connected.node = node
+    return connected
+
+
+def _make_mortal(node: Node, life: Life) -> None:
+    client = node.client
     execute, pipeline = client.execute_command, client.pipeline
 
     async def execute_command(*args: Any, **options: Any) -> Any:
@@ -93,10 +112,10 @@ def store(url: str, life: Life) -> Store:
         return pipe
 
     client.execute_command, client.pipeline = execute_command, mortal_pipeline
-    call = connected.shared.call
+    call = node.shared.call
 
     async def mortal_call(*commands: tuple[Any, ...]) -> Any:
-        if all(command[0] in FREE for command in commands):
+        if all(command[0] in FREE or command in LOOKS for command in commands):
             return await call(*commands)
         granted = life.spend(len(commands))
         if granted == len(commands):
@@ -105,8 +124,16 @@ def store(url: str, life: Life) -> Store:
             await call(*commands[:granted])
         raise life.death()
 
-    connected.shared.call = mortal_call
-    return connected
+    guarded = node._send_guarded
+
+    async def mortal_guarded(address: Any, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        granted = life.spend(len(commands))
+        replies = await guarded(address, commands[:granted]) if granted else []
+        if granted < len(commands):
+            raise life.death()
+        return replies
+
+    node.shared.call, node._send_guarded = mortal_call, mortal_guarded
 
 
 def _until_death(pipe: Any, execute: Callable[[], Any], life: Life) -> Callable[[], Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import redis
 
+from support.processes.routed_clients import RoutedClient, flush
 from support.processes.servers import ValkeyProcess, free_port
 from support.waiting import wait_until
 
@@ -27,12 +28,64 @@ class Fleet:
     is_cluster: bool = False
     guests: tuple[ValkeyProcess, ...] = ()
     """Servers that join it and leave it again."""
+    beside: ValkeyProcess | None = None
+    """The server of whatever is no store: what has a number of database on one server."""
 
     def url(self, db: int = 0) -> str:
-        """The store's address."""
+        """The store's address; of other databases that of the server beside it, which has them."""
+        if db and self.beside is not None:
+            return self.beside.url(db)
         if self.is_cluster:
             return f"redis+cluster://127.0.0.1:{self.primaries[0].port}/{db}"
         return ",".join(server.url(db) for server in self.primaries)
+
+    def client(self, db: int = 0) -> redis.Redis:
+        """Return a client to look into all of them with; close it."""
+        if db and self.beside is not None:
+            return self.beside.client(db)
+        return RoutedClient(self.url())
+
+    @property
+    def port(self) -> int | None:
+        """Where the server beside it listens."""
+        return self.beside.port if self.beside is not None else None
+
+    # -- all servers at once
+
+    def freeze(self) -> None:
+        self._all(ValkeyProcess.freeze)
+
+    def thaw(self) -> None:
+        self._all(ValkeyProcess.thaw)
+
+    def sigkill(self) -> None:
+        self._all(ValkeyProcess.sigkill)
+
+    def stop(self) -> None:
+        self._all(ValkeyProcess.stop)
+
+    def start(self) -> None:
+        self._all(ValkeyProcess.start)
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    @property
+    def written(self) -> tuple[int, ...]:
+        """How much each server's append-only file holds."""
+        return tuple(server.written for server in self.servers)
+
+    def go_back(self, written: tuple[int, ...]) -> None:
+        """Have each server lose all writes since, and start again."""
+        for server in self.servers:
+            server.sigkill()
+        for server, kept in zip(self.servers, written, strict=True):
+            server.go_back(kept)
+
+    def _all(self, act: Callable[[ValkeyProcess], None]) -> None:
+        for server in (*self.servers, *((self.beside,) if self.beside is not None else ())):
+            act(server)
 
     @property
     def servers(self) -> tuple[ValkeyProcess, ...]:
@@ -40,9 +93,11 @@ class Fleet:
 
     def clear(self) -> None:
         """Delete all keys but the shards' marks."""
-        for server in self.servers:
+        for server in (*self.servers, *((self.beside,) if self.beside is not None else ())):
             with server.client() as client, contextlib.suppress(redis.exceptions.ReadOnlyError):
-                client.flushall()
+                flush(client)
+                client.script_flush()
+        self.client().close()  # it gives static shards their marks, if they have none
 
     def open_slot(self, slot: int, target: ValkeyProcess) -> ValkeyProcess:
         """Begin to move a slot, none of its keys yet; returns the server that has it."""
@@ -71,6 +126,23 @@ class Fleet:
             ranges: Any = client.execute_command("CLUSTER", "SLOTS")
         port = next(primary[1] for first, last, primary, *_ in ranges if first <= slot <= last)
         return next(server for server in (*self.servers, *self.guests) if server.port == port)
+
+    def in_charge(self) -> list[ValkeyProcess]:
+        """Return the servers that have slots or buckets now."""
+        if not self.is_cluster:
+            return list(self.primaries)
+        with self.primaries[0].client() as client:
+            ranges: Any = client.execute_command("CLUSTER", "SLOTS")
+        ports = {primary[1] for _, _, primary, *_ in ranges}
+        return [server for server in (*self.servers, *self.guests) if server.port in ports]
+
+    def fail_over(self, former: ValkeyProcess) -> None:
+        """Have a primary's replica take its place, with all that it has."""
+        heir = self.other_of(former)
+        with heir.client() as client:
+            client.execute_command("CLUSTER", "FAILOVER")
+        self.wait_for_primary(heir)
+        self.wait_for_replica(former)
 
     def other_of(self, server: ValkeyProcess) -> ValkeyProcess:
         """Return the other server of the same slots: a primary's replica, or a replica's primary."""
@@ -169,8 +241,13 @@ def shards(directory: Path, *, count: int = 3) -> Iterator[Fleet]:
 
 
 @contextmanager
-def cluster(directory: Path, *, count: int = 3, with_replicas: bool = False) -> Iterator[Fleet]:
-    """A Cluster of primaries, each with its share of the slots, and each with a replica if wanted."""
+def cluster(
+    directory: Path, *, count: int = 3, with_replicas: bool = False, addresses: tuple[str, ...] = ()
+) -> Iterator[Fleet]:
+    """A Cluster of primaries, each with its share of the slots, and each with a replica if wanted.
+
+    `addresses`: what the nodes are called and reached by, each by its own, besides 127.0.0.1.
+    """
     options = (
         *("--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS)),
         *("--repl-diskless-sync-delay", "0"),
@@ -179,7 +256,14 @@ def cluster(directory: Path, *, count: int = 3, with_replicas: bool = False) -> 
         # Not the default, 10,000 above the other one: many a free port has none there.
         buses = [free_port() for _ in range(count * (2 if with_replicas else 1))]
         servers = [
-            stack.enter_context(ValkeyProcess(directory / f"node{n}", *options, "--cluster-port", str(bus)))
+            stack.enter_context(
+                ValkeyProcess(
+                    directory / f"node{n}",
+                    *options,
+                    *("--cluster-port", str(bus)),
+                    *(_reached_by(addresses[n]) if addresses else ()),
+                )
+            )
             for n, bus in enumerate(buses)
         ]
         clients = [stack.enter_context(server.client()) for server in servers]
@@ -196,6 +280,13 @@ def cluster(directory: Path, *, count: int = 3, with_replicas: bool = False) -> 
         for client in clients:
             wait_until(lambda c=client: _is_whole(c, len(servers)), description="the Cluster", timeout_s=40)
         yield Fleet(primaries=tuple(primaries), replicas=tuple(replicas), is_cluster=True)
+
+
+def _reached_by(address: str) -> tuple[str, ...]:
+    return (
+        *("--bind", f"127.0.0.1 {address}", "--protected-mode", "no"),
+        *("--cluster-announce-ip", address),
+    )
 
 
 def _replicate(replica: Any, primary: Any) -> None:
