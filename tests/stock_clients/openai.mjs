@@ -1,7 +1,7 @@
 // The OpenAI client, told over stdin what its program does: one JSON request a line, one JSON answer a line. The
 // package is used as it is; nothing here knows how the server works.
 import { createInterface } from 'node:readline';
-import OpenAI from 'openai';
+import OpenAI, { toFile } from 'openai';
 
 const streams = new Map();
 const client = (url, maxRetries = 0) => new OpenAI({ baseURL: `${url}/v1`, apiKey: 'unused', maxRetries });
@@ -28,6 +28,15 @@ const actions = {
     void read(as, client(url).responses.retrieve(id, { ...query, stream: true })),
   helper: ({ url, body }) => client(url).responses.stream(body).finalResponse(),
   cancel: ({ url, id }) => client(url).responses.cancel(id),
+  upload: async ({ url, name, text }) =>
+    client(url).files.create({ file: await toFile(Buffer.from(text), name), purpose: 'user_data' }),
+  files: async ({ url }) => {
+    const ids = [];
+    for await (const file of client(url).files.list()) ids.push(file.id);
+    return ids;
+  },
+  content: async ({ url, id }) => (await client(url).files.content(id)).text(),
+  discard: ({ url, id }) => client(url).files.delete(id),
   state: ({ as }) => streams.get(as),
 };
 

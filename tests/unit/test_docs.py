@@ -50,11 +50,13 @@ def test_every_key_is_in_the_table():
         keys.user_runs("t", "u"),
         keys.user_slots("t", "u"),
         *keys.admission("queue"),
+        *keys.upload(ids.below(ids.uploads_tag("t", "u"), ids.unique(run_id))),
         *(value for name, value in vars(keys).items() if name.isupper() and str(value).startswith("ms:")),
     ]
     table = {row.split("`")[1] for row in ARCHITECTURE.splitlines() if row.startswith("| `ms:")}
     names = (
         (ids.event_tag("t", "u", "event"), "<event>"),
+        (ids.uploads_tag("t", "u"), "<user>"),
         (tag, "<tag>"),
         (f"{{{TAGS[bucket_of(tag)]}}}", "{bucket}"),
         (unique, "<unique>"),

@@ -37,7 +37,12 @@ def thread_tag(tenant: str, thread_id: str) -> str:
 
 def run_id(tenant: str, thread_id: str, unique: uuid.UUID) -> str:
     """Return the id of the run of this thread that `unique` (UUIDv7, or a Celery task's id) stands for."""
-    return f"{thread_tag(tenant, thread_id)}_{_base32(unique.bytes)}"
+    return below(thread_tag(tenant, thread_id), unique)
+
+
+def below(tag: str, unique: uuid.UUID) -> str:
+    """Return the id of what `unique` stands for among the things with this tag."""
+    return f"{tag}_{_base32(unique.bytes)}"
 
 
 def is_run_id(text: str) -> bool:
@@ -91,6 +96,11 @@ def token() -> str:
 def event_tag(tenant: str, user_id: str, event: str) -> str:
     """Return the tag of what a user's runs may wait for under this key."""
     return thread_tag(tenant, f"{user_id}\x00{event}")
+
+
+def uploads_tag(tenant: str, user_id: str) -> str:
+    """Return the tag of what a user has uploaded; no thread of the user's has it."""
+    return thread_tag(tenant, f"{user_id}\x00\x00uploads")
 
 
 def user_tag(tenant: str, user_id: str) -> str:

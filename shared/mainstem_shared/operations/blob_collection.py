@@ -1,4 +1,4 @@
-"""Removes the blobs of runs that are gone: their retention is over, or their start was refused.
+"""Removes the blobs of runs and uploads that are gone: their retention is over, or their start was refused.
 
 A deletion removes its runs' blobs itself; what it left when it was killed is found here.
 """
@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import logging
 import time
+from collections.abc import Callable
 from typing import Final
 
 from mainstem_shared import errors
@@ -58,8 +59,8 @@ class BlobCollector:
 
     async def _gone(self, run_ids: list[str]) -> list[str]:
         """Return those that nobody has. The store is asked first: what leaves it is archived by then."""
-        there = await self._store.commands(*(("EXISTS", keys.run(run_id).record) for run_id in run_ids))
-        gone = [run_id for run_id, exists in zip(run_ids, there, strict=True) if not exists]
+        gone = await self._missing(run_ids, lambda run_id: keys.run(run_id).record)
+        gone = await self._missing(gone, lambda upload_id: keys.upload(upload_id).record)
         if self._store.archive is None or not gone:
             return gone
         try:
@@ -67,3 +68,7 @@ class BlobCollector:
         except errors.ArchiveUnavailable:
             return []
         return [run_id for run_id in gone if run_id not in kept]
+
+    async def _missing(self, named: list[str], key_of: Callable[[str], str]) -> list[str]:
+        there = await self._store.commands(*(("EXISTS", key_of(one)) for one in named))
+        return [one for one, exists in zip(named, there, strict=True) if not exists]

@@ -262,6 +262,30 @@ def events(tenant: str, user_id: str, event: str) -> EventKeys:
     return EventKeys(f"{slot}:events", f"{slot}:waiting")
 
 
+class UploadKeys(NamedTuple):
+    """The keys of one upload and of its user's list, in one slot."""
+
+    record: str
+    """STRING with TTL: what is known about the file; JSON."""
+    listed: str
+    """ZSET of the user's uploads; score: creation (ms)."""
+
+
+def upload(upload_id: str) -> UploadKeys:
+    """Return the keys of an upload, whose id has the form of a run's: `<tag of the user's uploads>_<unique>`.
+
+    Raises:
+        NotFound: it cannot be one.
+    """
+    tag, unique = ids.split(upload_id)
+    return UploadKeys(f"{PREFIX}:{{f:{tag}}}:{unique}:upload", uploads(tag))
+
+
+def uploads(tag: str) -> str:
+    """ZSET of the uploads of the user with this tag (`ids.uploads_tag`); score: creation (ms)."""
+    return f"{PREFIX}:{{f:{tag}}}:uploads"
+
+
 def run_spending(run_id: str) -> str:
     """HASH: what a run's provider calls cost, and what is reserved for those under way; in the run's slot.
 

@@ -17,6 +17,7 @@ from acceptance.clients.test_responses_clients import (
     said,
     text_of,
 )
+from mainstem_shared.model import blob_references
 from support.clients.cells import Showing
 from support.engines.demowords import demo_text
 from support.processes.cut_line import CutLine
@@ -133,6 +134,29 @@ def test_completions(client: Client, shows: Showing):
     assert "".join(delta.get("content") or "" for delta in deltas) == demo_text(5)
     assert "asked to fail before word 5" in failed["failure"]
     shows(client.chat_name, "error before the stream", "error in the stream")
+
+
+def test_an_upload_is_named_in_a_request(client: Client):
+    """It is listed, read, shown to the engine as what it is, and deleted."""
+
+    def does(action: str, **given: str) -> Any:
+        return client.driver.do(action, url=client.url, **given)
+
+    file = does("upload", name="report.pdf", text="%PDF")
+    assert (file["object"], file["bytes"], file["purpose"]) == ("file", 4, "user_data")
+    assert file["id"] in does("files")
+    assert does("content", id=file["id"]) == "%PDF"
+    parts = [{"type": "input_text", "text": "See"}, {"type": "input_file", "file_id": file["id"]}]
+    response = client.create([{"role": "user", "content": parts}], model="echo_history", background=False)
+    assert does("discard", id=file["id"])["deleted"]
+    assert file["id"] not in does("files")
+    run_id = response["id"].removeprefix("resp_")
+    given = httpx.get(f"{client.url}/v1/runs/{run_id}/input", trust_env=False).json()
+    shown = given["messages"][-1]["content"][1]["file"]
+    blob = blob_references.parse(shown["file_data"])
+    assert blob is not None
+    assert (shown["filename"], blob.media_type, blob.size) == ("report.pdf", "application/pdf", 4)
+    assert httpx.get(f"{client.url}{blob.path}", trust_env=False).content == b"%PDF"
 
 
 def test_items_are_referred_to(client: Client):

@@ -76,6 +76,19 @@ class Python:
     def cancel(self, url: str, id: str) -> Any:  # noqa: A002
         return self._answer(lambda: self._responses(url).cancel(id))
 
+    def upload(self, url: str, name: str, text: str) -> Any:
+        file = (name, text.encode())
+        return self._answer(lambda: self._client(url).files.create(file=file, purpose="user_data"))
+
+    def files(self, url: str) -> list[str]:
+        return [file.id for file in self._client(url).files.list()]
+
+    def content(self, url: str, id: str) -> str:  # noqa: A002
+        return self._client(url).files.content(id).text
+
+    def discard(self, url: str, id: str) -> Any:  # noqa: A002
+        return self._answer(lambda: self._client(url).files.delete(id))
+
     def state(self, **tab: str) -> dict[str, Any]:
         seen = self._streams[tab["as"]]
         return {**seen, "events": list(seen["events"])}

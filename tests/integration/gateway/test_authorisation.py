@@ -140,6 +140,11 @@ MATRIX: dict[tuple[str, str], Row] = {
     ("GET", "/v1/chat/completions/{completion_id}"): Row(
         stranger=404, admin=200, owner=200, query={"stream": "true"}
     ),
+    ("POST", "/v1/files"): Row(stranger=400, admin=400, owner=400, body={}),  # files: test_files.py
+    ("GET", "/v1/files"): Row(stranger=200, admin=200, owner=200),
+    ("GET", "/v1/files/{file_id}"): Row(stranger=404, admin=404, owner=404),
+    ("GET", "/v1/files/{file_id}/content"): Row(stranger=404, admin=404, owner=404),
+    ("DELETE", "/v1/files/{file_id}"): Row(stranger=404, admin=404, owner=404),
     ("GET", "/v1/models"): Row(stranger=200, admin=200, owner=200),
     ("GET", "/v1/models/{model}"): Row(stranger=404, admin=404, owner=404),
     ("GET", "/v1/a2a/{engine}/.well-known/agent-card.json"): Row(stranger=404, admin=404, owner=404),

@@ -13,6 +13,7 @@ from mainstem_api.gateway.adapters.ag_ui import routes as ag_ui
 from mainstem_api.gateway.adapters.ai_sdk import routes as ai_sdk
 from mainstem_api.gateway.adapters.langgraph import routes as langgraph
 from mainstem_api.gateway.adapters.openai_chat import routes as chat
+from mainstem_api.gateway.adapters.openai_files import routes as files
 from mainstem_api.gateway.adapters.openai_responses import conversations, error_objects
 from mainstem_api.gateway.adapters.openai_responses import routes as responses
 from mainstem_api.gateway.problems import ErrorFormat
@@ -22,6 +23,7 @@ ALL: Final[tuple[APIRouter, ...]] = (
     ag_ui.router,
     responses.router,
     conversations.router,
+    files.router,
     chat.router,
     a2a.router,
     langgraph.router,

@@ -200,7 +200,11 @@ async def get_input(run_id: str, gateway: Serving, caller: Caller) -> Response:
 )
 async def get_blob(run_id: str, digest: str, gateway: Serving, caller: Caller) -> Response:
     """Return a file of a run's input or content. It is data of users: browsers are told not to run it."""
-    data = await gateway.runs.blob(run_id, digest, user_id=caller.sees, tenant=caller.tenant)
+    return as_download(await gateway.runs.blob(run_id, digest, user_id=caller.sees, tenant=caller.tenant))
+
+
+def as_download(data: bytes) -> Response:
+    """Answer with bytes that never change, of a user."""
     return Response(
         data,
         media_type="application/octet-stream",

@@ -20,6 +20,7 @@ from mainstem_api.gateway.adapters.openai_responses.ids import Asked
 from mainstem_api.gateway.adapters.openai_responses.parameters import RESPONSES
 from mainstem_shared import errors
 from mainstem_shared.model import jsontext
+from mainstem_shared.operations import uploads
 
 ECHO_LIMIT: Final = 8 * 1024
 """Bytes of a request that its response objects repeat: a run's metadata is limited."""
@@ -332,6 +333,8 @@ def _part(at: int, part: Any) -> dict[str, Any]:
         case "input_image" if isinstance(part.get("image_url"), str):
             detail = {"detail": part["detail"]} if part.get("detail") else {}
             return {"type": "image_url", "image_url": {"url": part["image_url"], **detail}}
+        case "input_image" | "input_file" if isinstance(part.get("file_id"), str):
+            return _upload(at, part)
         case "input_file" if isinstance(url := part.get("file_data") or part.get("file_url"), str):
             return {"type": "file", "file": {"filename": part.get("filename") or "file", "file_data": url}}
         case "input_audio" if isinstance(part.get("input_audio"), dict):
@@ -339,6 +342,22 @@ def _part(at: int, part: Any) -> dict[str, Any]:
         case _:
             message = f"input[{at}].content: parts of type {str(kind)[:40]!r} are not supported."  # pyright: ignore[reportUnknownArgumentType]
             raise errors.InvalidRequest(message, path=f"input[{at}].content")
+
+
+def _upload(at: int, part: dict[str, Any]) -> dict[str, Any]:
+    """Return a part that names an upload; the start of the run gives it the file.
+
+    Raises:
+        InvalidRequest: no upload can have this id.
+    """
+    file_id: str = part["file_id"]
+    if not uploads.is_id(file_id):
+        message = f"input[{at}].content: no file with id {file_id[:80]!r} was uploaded here."
+        raise errors.InvalidRequest(message, path=f"input[{at}].content")
+    if part["type"] == "input_image":
+        return {"type": "image_url", "image_url": {"url": f"/v1/files/{file_id}/content"}}
+    name = {"filename": part["filename"]} if part.get("filename") else {}
+    return {"type": "file", "file": {"file_id": file_id, **name}}
 
 
 def _output_of(at: int, output: Any) -> str:
