@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol
 
@@ -100,10 +100,12 @@ class EventStream(Response):
         outgoing: Outgoing,
         max_age_s: float = 0,
         encoder: Callable[[Spec], Encoder] | None = None,
+        on_left: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         """Follow the run of `subscription`; `encoder` makes what encodes it, by default our own events.
 
         With a `max_age_s` it is reset at about that age: for clients that reconnect where they were.
+        `on_left` is called if the client disconnects before the end; not if this gateway breaks it off.
         """
         super().__init__()
         self._subscription = subscription
@@ -114,6 +116,7 @@ class EventStream(Response):
         self._outgoing = outgoing
         self._connection: Connection | None = None
         self._words = encoder or NativeEncoder
+        self._on_left = on_left
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._subscription as subscription:
@@ -135,15 +138,18 @@ class EventStream(Response):
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
                 # In a task of its own: a wake-up climbs through every coroutine that awaits it, and the app's
                 # layers around this one were a sixth of what an event costs.
-                await asyncio.create_task(
+                end = await asyncio.create_task(
                     self._stream(subscription, encoder, scope.get(UNLAYERED_SEND, send))
                 )
+                left = end == End.CLOSED and listener.done()
             finally:
                 self._metrics.stream_ended()
                 listener.cancel()
                 if ageing is not None:
                     ageing.cancel()
                 await asyncio.gather(listener, return_exceptions=True)
+            if left and self._on_left is not None:
+                await self._on_left()
 
     def _limit_age(self, subscription: Subscription) -> asyncio.TimerHandle | None:
         if not self._max_age_s:
@@ -152,7 +158,8 @@ class EventStream(Response):
         age_s = self._max_age_s * random.uniform(0.8, 1.0)
         return asyncio.get_running_loop().call_later(age_s, subscription.close, End.CLOSED)
 
-    async def _stream(self, subscription: Subscription, encoder: Encoder, send: Send) -> None:
+    async def _stream(self, subscription: Subscription, encoder: Encoder, send: Send) -> str:
+        """Send everything; returns what ended it."""
         end = "error"
         pulse = _Pulse(subscription, self._heartbeat_s)
         try:
@@ -171,7 +178,7 @@ class EventStream(Response):
             self._metrics.ended_by(end)
         if end == End.FINISHED:
             await send({"type": "http.response.body", "body": b""})
-        # Everything else is a reset: no last chunk.
+        return end  # everything else is a reset: no last chunk
 
     async def _send_all(
         self, subscription: Subscription, encoder: Encoder, pulse: _Pulse, send: Send

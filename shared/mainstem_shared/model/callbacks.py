@@ -1,7 +1,7 @@
 """Defines callbacks: targets, event ids, the schedule of attempts, and the event's payload.
 
 A *target* is a text: the address of a webhook, or the name of a Celery task, `name@queue` if it has a queue
-of its own. A webhook whose address begins with `openai+` is told in the shape of OpenAI's webhooks. An
+of its own. A webhook whose address begins with `openai+` or `langgraph+` is told in the shape of theirs. An
 event's id is `<run id>.<epoch>`, for an epoch's number never comes twice in a run; each of its targets has a
 delivery, `<event id>.<number>`, with attempts of its own.
 """
@@ -20,6 +20,8 @@ from mainstem_shared.model import jsontext
 
 OPENAI: Final = "openai+"
 """What the address of a webhook begins with that is told as OpenAI tells its own."""
+LANGGRAPH: Final = "langgraph+"
+"""The same of one that is told as LangGraph's platform tells its own."""
 TASK_NAME: Final = r"^[A-Za-z_][\w.-]*$"
 FIRST_PAUSE_MS: Final = 5_000
 LONGEST_PAUSE_MS: Final = 6 * 3_600_000
@@ -50,7 +52,7 @@ class Callback(BaseModel):
     url: Annotated[str, Field(max_length=2048)] | None = Field(
         default=None,
         description="A webhook, on a host that the operator allows (MAINSTEM_CALLBACK_HOSTS); with `openai+` "
-        "before `https`, it is told in the shape of OpenAI's webhooks.",
+        "or `langgraph+` before `https`, it is told in the shape of their webhooks.",
     )
     events: list[Literal["run.ended", "run.requires_action"]] = Field(
         default_factory=list[Literal["run.ended", "run.requires_action"]],

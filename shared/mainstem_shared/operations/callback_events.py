@@ -5,13 +5,14 @@ A run that was deleted since, or is too long for a message, is left out; what na
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from mainstem_shared import errors, transitions
 from mainstem_shared.eventlog.reading import run_states
-from mainstem_shared.model import jsontext, openai_responses
+from mainstem_shared.model import callbacks, jsontext, openai_responses
 from mainstem_shared.model.actions import Action
 from mainstem_shared.model.callbacks import PAYLOAD_LIMIT
 from mainstem_shared.model.record import Record
@@ -21,6 +22,8 @@ from mainstem_shared.transitions.callbacks import Due
 
 DELETED: Final = "deleted"
 TOO_LARGE: Final = "too_large"
+_LANGGRAPH: Final = {"failed": "error", "aborted": "interrupted"}
+"""What LangGraph's platform calls our statuses, where that is not `success`."""
 
 
 async def message(store: Store, due: Due) -> dict[str, Any]:
@@ -68,6 +71,33 @@ async def openai_message(store: Store, due: Due) -> dict[str, Any]:
     }
 
 
+async def langgraph_message(store: Store, due: Due) -> dict[str, Any]:
+    """Return what a target is told in the shape of LangGraph's platform: the run, and what it said.
+
+    Source: https://docs.langchain.com/langsmith/use-webhooks.
+
+    Raises:
+        StoreUnavailable, ArchiveUnavailable: nobody can tell what the run is.
+    """
+    event: dict[str, Any] = jsontext.loads(due.event)
+    about, happened = _about(due), _happened(event)
+    run, _ = await _run(store, due.delivery.run_id)
+    said = {"type": "ai", "id": due.delivery.run_id, "content": (run or {}).get("text", "")}
+    at = rfc3339(int(event.get("at", 0)))
+    return {
+        "run_id": due.delivery.run_id,
+        "thread_id": about.get("thread_id"),
+        "assistant_id": about.get("engine"),
+        "created_at": about.get("created_at"),
+        "updated_at": at,
+        "run_ended_at": at,
+        "metadata": about.get("metadata", {}),
+        "status": _LANGGRAPH.get(str(happened.get("status")), "success"),
+        "error": happened.get("error"),
+        "values": {"messages": [said]} if run else None,
+    }
+
+
 async def _finish_reason(store: Store, run_id: str) -> str | None:
     try:
         return (await run_states.get_run(store, run_id)).finish_reason
@@ -108,3 +138,11 @@ async def _run(store: Store, run_id: str) -> tuple[dict[str, Any] | None, str | 
     if len(text) > PAYLOAD_LIMIT:
         return None, TOO_LARGE
     return jsontext.loads(text), None
+
+
+SHAPES: Final[Mapping[str, Callable[[Store, Due], Awaitable[dict[str, Any]]]]] = {
+    "": message,
+    callbacks.OPENAI: openai_message,
+    callbacks.LANGGRAPH: langgraph_message,
+}
+"""By what a webhook's address begins with: what it is told."""

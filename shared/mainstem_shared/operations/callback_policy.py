@@ -42,8 +42,8 @@ class Webhook:
     path: str
     is_operators: bool = False
     """The operator named it for all runs: it may lie in any network."""
-    is_openai: bool = False
-    """It is told in the shape of OpenAI's webhooks."""
+    shape: str = ""
+    """In whose shape it is told: as its address begins (`callbacks.OPENAI`, …); empty: in ours."""
 
     @property
     def authority(self) -> str:
@@ -162,7 +162,8 @@ def parse_url(url: str) -> Webhook:
     Raises:
         InvalidRequest: it is not plain http or https, or has a user in it.
     """
-    is_openai, url = url.startswith(callbacks.OPENAI), url.removeprefix(callbacks.OPENAI)
+    shape = next((each for each in (callbacks.OPENAI, callbacks.LANGGRAPH) if url.startswith(each)), "")
+    url = url.removeprefix(shape)
     try:
         parts = urlsplit(url)
         host, port = (parts.hostname or "").rstrip("."), parts.port
@@ -177,7 +178,7 @@ def parse_url(url: str) -> Webhook:
             "printable ASCII characters."
         )
     port = port or PORTS[parts.scheme]
-    return Webhook(scheme=parts.scheme, host=host, port=port, path=path, is_openai=is_openai)
+    return Webhook(scheme=parts.scheme, host=host, port=port, path=path, shape=shape)
 
 
 def _allowed_task(settings: Settings, name: str) -> str:

@@ -175,7 +175,7 @@ class Courier:
         keys = callback_policy.keys_for(self._settings, webhook.host)
         if not keys:
             raise Refused("there is no secret to sign it with (MAINSTEM_WEBHOOK_SECRETS)")
-        message = callback_events.openai_message if webhook.is_openai else callback_events.message
+        message = callback_events.SHAPES[webhook.shape]
         body = jsontext.dumps(await message(self._store, due))
         headers = webhook_signatures.headers(
             keys, event_id=due.delivery.event_id, at_s=now_ms() // 1000, body=body

@@ -172,6 +172,11 @@ MATRIX: dict[tuple[str, str], Row] = {
     ("GET", "/v1/langgraph/threads/{thread_id}/runs/{run_id}/stream"): Row(stranger=404, admin=200, owner=200),
     ("POST", "/v1/langgraph/threads/{thread_id}/runs/{run_id}/cancel"): Row(stranger=404, admin=404, owner=202),
     ("GET", "/v1/langgraph/threads/{thread_id}/runs/{run_id}/join"): Row(stranger=404, admin=200, owner=200, over=True),
+    ("POST", "/v1/langgraph/runs"): Row(stranger=422, admin=422, owner=422, body=NO_MODE),
+    **{
+        (method, "/v1/langgraph/store/{path:path}"): Row(stranger=404, admin=404, owner=404)
+        for method in ("GET", "PUT", "POST", "DELETE")
+    },
     ("POST", "/v1/langgraph/runs/stream"): Row(stranger=422, admin=422, owner=422, body=NO_MODE),
     ("POST", "/v1/langgraph/runs/wait"): Row(stranger=422, admin=422, owner=422, body=NO_MODE),
     ("POST", "/v1/ai-sdk/v{version}/chat"): Row(stranger=404, admin=404, owner=404, body=SDK_CHAT),

@@ -68,6 +68,7 @@ BODIES: dict[str, dict[str, Any]] = {
             "threads/{thread_id}/runs/stream",
             "threads/{thread_id}/runs/wait",
             "threads/{thread_id}/runs",
+            "runs",
             "runs/stream",
             "runs/wait",
         )

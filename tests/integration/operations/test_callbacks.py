@@ -172,6 +172,20 @@ async def test_openais_own_client_takes_a_webhook_of_a_response(
         assert (told["type"], told["data"]["id"]) == ("response.completed", f"resp_{run_id}")
 
 
+async def test_langgraphs_receivers_are_told_of_a_run(store: Store, broker_url: str, receiver: Receiver):
+    """An address with `langgraph+` is told as that platform tells: the run, its status, and what it said."""
+    names = {Reason.COMPLETED: "success", Reason.USER_ABORT: "interrupted", Reason.ENGINE_ERROR: "error"}
+    async with operating(store, settings_for(broker_url, receiver)) as operations:
+        for number, (reason, status) in enumerate(names.items()):
+            run_id = await start(operations, {"url": f"langgraph+{receiver.url()}"}, thread=f"t{number}")
+            await end(operations, run_id, reason)
+            await deliver(operations, run_id)
+            told = receiver.received[-1].event
+            about = (told["run_id"], told["thread_id"], told["status"], told["values"]["messages"][0]["type"])
+            assert about == (run_id, f"t{number}", status, "ai")
+            assert (told["error"] is not None) == (status == "error")
+
+
 async def test_a_task_is_told_of_the_end(store: Store, broker_url: str, receiver: Receiver):
     """Its message is in the queue that the operator gave it, with the event's id as the task's, and the run's."""
     async with operating(store, settings_for(broker_url, receiver)) as operations:

@@ -11,6 +11,8 @@ from mainstem_api.gateway.adapters.a2a import errors as a2a_errors
 from mainstem_api.gateway.adapters.a2a import routes as a2a
 from mainstem_api.gateway.adapters.ag_ui import routes as ag_ui
 from mainstem_api.gateway.adapters.ai_sdk import routes as ai_sdk
+from mainstem_api.gateway.adapters.langgraph import answers as langgraph_answers
+from mainstem_api.gateway.adapters.langgraph import assistants
 from mainstem_api.gateway.adapters.langgraph import routes as langgraph
 from mainstem_api.gateway.adapters.openai_chat import routes as chat
 from mainstem_api.gateway.adapters.openai_files import routes as files
@@ -26,6 +28,7 @@ ALL: Final[tuple[APIRouter, ...]] = (
     files.router,
     chat.router,
     a2a.router,
+    assistants.router,
     langgraph.router,
 )
 
@@ -33,6 +36,6 @@ _OPENAI: Final = ("/v1/responses", "/v1/chat", "/v1/models", "/v1/conversations"
 ERROR_FORMATS: Final[Mapping[str, ErrorFormat]] = {
     **dict.fromkeys(_OPENAI, error_objects.encode),
     "/v1/a2a": a2a_errors.encode,
-    langgraph.PREFIX: langgraph.encode_error,
+    langgraph_answers.PREFIX: langgraph_answers.encode_error,
 }
 """By prefix of the path; everything else answers problem documents."""

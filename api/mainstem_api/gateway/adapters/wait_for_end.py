@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Self
 
 from starlette.responses import Response
@@ -40,16 +40,26 @@ class SettledResponse(Response):
     """An answer that is not known yet: its status is sent with the first white space."""
 
     def __init__(
-        self, settling: asyncio.Task[None], answer: Callable[[], Response], heartbeat_s: float
+        self,
+        settling: asyncio.Task[None],
+        answer: Callable[[], Response],
+        heartbeat_s: float,
+        on_left: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
+        """Wait for `settling`; `on_left` is called if the client disconnects first."""
         super().__init__()
+        self._on_left = on_left
         self._settling = settling
         self._answer = answer
         self._heartbeat_s = heartbeat_s
 
     @classmethod
     async def of(
-        cls, settling: asyncio.Task[None], answer: Callable[[], Response], heartbeat_s: float
+        cls,
+        settling: asyncio.Task[None],
+        answer: Callable[[], Response],
+        heartbeat_s: float,
+        on_left: Callable[[], Awaitable[object]] | None = None,
     ) -> Response | Self:
         """Return the answer itself if it is known within a heartbeat, with its own status.
 
@@ -59,7 +69,7 @@ class SettledResponse(Response):
         try:
             await asyncio.wait_for(asyncio.shield(settling), heartbeat_s)
         except TimeoutError:
-            return cls(settling, answer, heartbeat_s)
+            return cls(settling, answer, heartbeat_s, on_left)
         except asyncio.CancelledError:
             settling.cancel()
             raise
@@ -80,6 +90,8 @@ class SettledResponse(Response):
             if not self._settling.done():
                 self._settling.cancel()
         if not self._settling.done() or self._settling.cancelled():
+            if self._on_left is not None:
+                await self._on_left()
             return  # the client is gone
         if self._settling.exception() is None:  # else a reset: no last chunk
             await send({"type": "http.response.body", "body": self._answer().body})

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from mainstem_api.gateway.adapters.langgraph.stream import MODES
 from mainstem_shared import errors
-from mainstem_shared.model import jsontext, runs
+from mainstem_shared.model import callbacks, jsontext, runs
+from mainstem_shared.model.callbacks import EventType
 
 _REFUSED: Final = (
     "after_seconds", "checkpoint", "checkpoint_id", "feedback_keys", "interrupt_after", "interrupt_before",
-    "stream_subgraphs", "webhook",
+    "stream_subgraphs",
 )  # fmt: skip
 _IF_ACTIVE: Final[dict[str, runs.IfActive]] = {
     "reject": "reject",
@@ -117,6 +118,7 @@ class CreateRun(BaseModel):
     multitask_strategy: Literal["reject", "enqueue", "interrupt", "rollback"] = "enqueue"
     on_disconnect: Literal["continue", "cancel"] | None = None
     stream_resumable: bool | None = None
+    webhook: Annotated[str, Field(max_length=2000)] | None = None
 
     def check(self) -> None:
         """Refuse what is not served.
@@ -127,8 +129,6 @@ class CreateRun(BaseModel):
         for name in _REFUSED:
             if (self.model_extra or {}).get(name):
                 raise errors.InvalidRequest(f"{name}: is not served here.", path=name)
-        if self.on_disconnect == "cancel":
-            raise errors.InvalidRequest("on_disconnect: a run outlives its readers.", path="on_disconnect")
         if self.command is not None and (self.command.update is not None or self.command.goto is not None):
             raise errors.InvalidRequest("command: only resume.", path="command")
         _check_modes(self.modes)
@@ -137,6 +137,18 @@ class CreateRun(BaseModel):
     def modes(self) -> list[str]:
         """How the client wants to follow."""
         return [self.stream_mode] if isinstance(self.stream_mode, str) else self.stream_mode
+
+    @property
+    def cancels(self) -> bool:
+        """Whether the run is to stop when this client leaves."""
+        return self.on_disconnect == "cancel"
+
+    @property
+    def callback(self) -> dict[str, Any] | None:
+        """Who is told of the run's end, or that it was interrupted, which ends a run there."""
+        if self.webhook is None:
+            return None
+        return {"url": f"{callbacks.LANGGRAPH}{self.webhook}", "events": [EventType.REQUIRES_ACTION]}
 
     @property
     def if_active(self) -> runs.IfActive:

@@ -1,10 +1,11 @@
-"""Serves the platform API: assistants, threads and their state, runs to stream, wait for, join and cancel."""
+"""Serves the platform API's threads and their state, and runs to stream, wait for, join and cancel."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import uuid
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Header, Query
@@ -12,6 +13,7 @@ from starlette.responses import Response
 
 from mainstem_api.gateway.adapters import attaching, engine_input, threads
 from mainstem_api.gateway.adapters.langgraph import messages
+from mainstem_api.gateway.adapters.langgraph.answers import ANSWER, PREFIX, as_json
 from mainstem_api.gateway.adapters.langgraph.requests import (
     CreateRun,
     CreateThread,
@@ -25,12 +27,10 @@ from mainstem_api.gateway.adapters.openai_chat import translator
 from mainstem_api.gateway.adapters.openai_chat.translator import Place
 from mainstem_api.gateway.adapters.wait_for_end import SettledResponse, settle
 from mainstem_api.gateway.auth.caller import Caller
-from mainstem_api.gateway.problems import Refusal, error_documents
 from mainstem_api.gateway.routes.runs import Serving
 from mainstem_api.gateway.sse import EventStream
 from mainstem_api.gateway.state import Gateway
 from mainstem_shared import errors
-from mainstem_shared.model import jsontext
 from mainstem_shared.model.messages import Message
 from mainstem_shared.model.principals import Principal
 from mainstem_shared.model.runs import Run, Status, ThreadId
@@ -38,19 +38,11 @@ from mainstem_shared.operations import engine_catalogue
 from mainstem_shared.operations.queries import conversations
 from mainstem_shared.operations.queries import threads as queries
 
-PREFIX: Final = "/v1/langgraph"
 router = APIRouter(prefix=PREFIX, tags=["langgraph"])
 
 CANCEL_WAIT_S: Final = 5.0
 _SEARCHED: Final = 500
 """So many of the caller's threads are looked through at most."""
-_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
-    200: {
-        "description": "The object, or a stream of events",
-        "content": {"application/json": {"schema": {}}, "text/event-stream": {}},
-    },
-    **error_documents(400, 403, 404, 409, 410, 413, 422, 429, 503),
-}
 _STATUS: Final[Mapping[str, str]] = {
     Status.QUEUED: "pending",
     Status.RUNNING: "running",
@@ -61,67 +53,18 @@ _STATUS: Final[Mapping[str, str]] = {
 }
 
 
-def encode_error(refusal: Refusal) -> Response:
-    """Return a refusal as this API has them."""
-    body = {"detail": refusal.detail, "code": refusal.code}
-    return Response(jsontext.dumps(body), refusal.status, dict(refusal.headers), "application/json")
-
-
-def _as_json(value: Any, status: int = 200, **headers: str) -> Response:
-    named = {name.replace("_", "-"): text for name, text in headers.items()}
-    return Response(jsontext.dumps(value), status, named, "application/json")
-
-
-# -- assistants
-
-
-@router.post("/assistants/search", response_class=Response, responses=_ANSWER)
-async def search_assistants(body: Search, gateway: Serving, caller: Caller) -> Response:
-    """List the engines that workers offer, as assistants."""
-    del caller
-    known = await engine_catalogue.engines(gateway.store)
-    names = sorted(name for name in known if body.graph_id in (None, name))
-    return _as_json([_assistant(name) for name in names[body.offset : body.offset + body.limit]])
-
-
-@router.get("/assistants/{assistant_id}", response_class=Response, responses=_ANSWER)
-async def get_assistant(assistant_id: str, gateway: Serving, caller: Caller) -> Response:
-    """Describe one engine as an assistant."""
-    del caller
-    if assistant_id not in await engine_catalogue.engines(gateway.store):
-        raise errors.NotFound("No such assistant.")
-    return _as_json(_assistant(assistant_id))
-
-
-@router.get("/assistants/{assistant_id}/schemas", response_class=Response, responses=_ANSWER)
-async def get_schemas(assistant_id: str, gateway: Serving, caller: Caller) -> Response:
-    """Return the schema of an engine's input."""
-    del caller
-    known = await engine_catalogue.engines(gateway.store)
-    if assistant_id not in known:
-        raise errors.NotFound("No such assistant.")
-    empty = dict.fromkeys(("output_schema", "state_schema", "config_schema", "context_schema"))
-    return _as_json({"graph_id": assistant_id, "input_schema": known[assistant_id], **empty})
-
-
-def _assistant(name: str) -> dict[str, Any]:
-    about: dict[str, Any] = {"config": {}, "context": {}, "metadata": {}, "version": 1, "description": None}
-    at = "1970-01-01T00:00:00Z"
-    return {"assistant_id": name, "graph_id": name, "name": name, "created_at": at, "updated_at": at, **about}
-
-
 # -- threads
 
 
-@router.post("/threads", response_class=Response, responses=_ANSWER)
+@router.post("/threads", response_class=Response, responses=ANSWER)
 async def create_thread(body: CreateThread, caller: Caller) -> Response:
     """Name a thread."""
     del caller
     body.check()
-    return _as_json(_thread(body.thread_id or str(uuid.uuid4()), [], None))
+    return as_json(_thread(body.thread_id or str(uuid.uuid4()), [], None))
 
 
-@router.post("/threads/search", response_class=Response, responses=_ANSWER)
+@router.post("/threads/search", response_class=Response, responses=ANSWER)
 async def search_threads(body: SearchThreads, gateway: Serving, caller: Caller) -> Response:
     """List the caller's threads that fit, the last active one first; the newest are looked through."""
     body.check()
@@ -137,18 +80,18 @@ async def search_threads(body: SearchThreads, gateway: Serving, caller: Caller) 
             found += [thread] if body.takes(thread) else []
         if cursor is None:
             break
-    return _as_json(found[body.offset : body.offset + body.limit])
+    return as_json(found[body.offset : body.offset + body.limit])
 
 
-@router.get("/threads/{thread_id}", response_class=Response, responses=_ANSWER)
+@router.get("/threads/{thread_id}", response_class=Response, responses=ANSWER)
 async def get_thread(thread_id: ThreadId, gateway: Serving, caller: Caller) -> Response:
     """Describe a thread; one without runs is idle and empty."""
     said = await _said(thread_id, gateway, caller)
     about = await queries.description(gateway.store, caller.tenant, thread_id) if said else None
-    return _as_json(_thread(thread_id, said, about.metadata if about else None))
+    return as_json(_thread(thread_id, said, about.metadata if about else None))
 
 
-@router.patch("/threads/{thread_id}", response_class=Response, responses=_ANSWER)
+@router.patch("/threads/{thread_id}", response_class=Response, responses=ANSWER)
 async def update_thread(
     thread_id: ThreadId, body: UpdateThread, gateway: Serving, caller: Caller
 ) -> Response:
@@ -158,29 +101,29 @@ async def update_thread(
     described = await gateway.runs.describe_thread(
         thread_id, change, user_id=caller.user_id, tenant=caller.tenant
     )
-    return _as_json(_thread(thread_id, await _said(thread_id, gateway, caller), described.metadata))
+    return as_json(_thread(thread_id, await _said(thread_id, gateway, caller), described.metadata))
 
 
-@router.delete("/threads/{thread_id}", status_code=204, responses=_ANSWER)
+@router.delete("/threads/{thread_id}", status_code=204, responses=ANSWER)
 async def delete_thread(thread_id: ThreadId, gateway: Serving, caller: Caller) -> Response:
     """Abort what is active on a thread, and remove all of it for good."""
     await gateway.runs.delete_thread(thread_id, user_id=caller.user_id, tenant=caller.tenant)
     return Response(status_code=204)
 
 
-@router.get("/threads/{thread_id}/state", response_class=Response, responses=_ANSWER)
+@router.get("/threads/{thread_id}/state", response_class=Response, responses=ANSWER)
 async def get_state(thread_id: ThreadId, gateway: Serving, caller: Caller) -> Response:
     """Return a thread's state: its messages, and what its run waits for."""
-    return _as_json(_state(thread_id, await _said(thread_id, gateway, caller)))
+    return as_json(_state(thread_id, await _said(thread_id, gateway, caller)))
 
 
-@router.post("/threads/{thread_id}/history", response_class=Response, responses=_ANSWER)
+@router.post("/threads/{thread_id}/history", response_class=Response, responses=ANSWER)
 async def get_history(thread_id: ThreadId, body: Search, gateway: Serving, caller: Caller) -> Response:
     """Return a thread's states after each of its runs, the latest first."""
     said = await _said(thread_id, gateway, caller)
     ends = [at + 1 for at, message in enumerate(said) if message.role == "assistant"]
     states = [_state(thread_id, said[:end]) for end in reversed(ends)]
-    return _as_json(states[: body.limit])
+    return as_json(states[: body.limit])
 
 
 async def _said(thread_id: str, gateway: Gateway, caller: Principal) -> list[Message]:
@@ -233,43 +176,55 @@ def _state(thread_id: str, said: list[Message]) -> dict[str, Any]:
 # -- runs
 
 
-@router.post("/threads/{thread_id}/runs/stream", response_class=Response, responses=_ANSWER)
+@router.post("/threads/{thread_id}/runs/stream", response_class=Response, responses=ANSWER)
 async def stream_run(thread_id: ThreadId, body: CreateRun, gateway: Serving, caller: Caller) -> Response:
     """Start a run, or go on with one that was interrupted, and stream it."""
     run_id, after = await _begin(thread_id, body, gateway, caller)
-    return await _stream(run_id, body.modes, gateway, caller, after, is_new=after is None)
+    return await _stream(
+        run_id, body.modes, gateway, caller, after, is_new=after is None, cancels=body.cancels
+    )
 
 
-@router.post("/threads/{thread_id}/runs/wait", response_class=Response, responses=_ANSWER)
+@router.post("/threads/{thread_id}/runs/wait", response_class=Response, responses=ANSWER)
 async def wait_for_run(thread_id: ThreadId, body: CreateRun, gateway: Serving, caller: Caller) -> Response:
     """Start a run, or go on with one, and return the state at its end."""
     run_id, _ = await _begin(thread_id, body, gateway, caller)
-    return await _join(run_id, gateway, caller)
+    return await _join(run_id, gateway, caller, cancels=body.cancels)
 
 
-@router.post("/threads/{thread_id}/runs", response_class=Response, responses=_ANSWER)
+@router.post("/threads/{thread_id}/runs", response_class=Response, responses=ANSWER)
 async def create_run(thread_id: ThreadId, body: CreateRun, gateway: Serving, caller: Caller) -> Response:
     """Start a run, or go on with one, in the background."""
+    return await _create(thread_id, body, gateway, caller)
+
+
+@router.post("/runs", response_class=Response, responses=ANSWER)
+async def create_stateless(body: CreateRun, gateway: Serving, caller: Caller) -> Response:
+    """Start a run on a thread of its own, in the background."""
+    return await _create(str(uuid.uuid4()), body, gateway, caller)
+
+
+async def _create(thread_id: str, body: CreateRun, gateway: Gateway, caller: Principal) -> Response:
     run_id, _ = await _begin(thread_id, body, gateway, caller)
     run = await gateway.runs.get(run_id, user_id=caller.sees, tenant=caller.tenant)
-    return _as_json(_run(run), content_location=path_of(thread_id, run_id))
+    return as_json(_run(run), content_location=path_of(thread_id, run_id))
 
 
-@router.post("/runs/stream", response_class=Response, responses=_ANSWER)
+@router.post("/runs/stream", response_class=Response, responses=ANSWER)
 async def stream_stateless(body: CreateRun, gateway: Serving, caller: Caller) -> Response:
     """Start a run on a thread of its own, and stream it."""
     run_id, _ = await _begin(str(uuid.uuid4()), body, gateway, caller)
-    return await _stream(run_id, body.modes, gateway, caller, None, is_new=True)
+    return await _stream(run_id, body.modes, gateway, caller, None, is_new=True, cancels=body.cancels)
 
 
-@router.post("/runs/wait", response_class=Response, responses=_ANSWER)
+@router.post("/runs/wait", response_class=Response, responses=ANSWER)
 async def wait_stateless(body: CreateRun, gateway: Serving, caller: Caller) -> Response:
     """Start a run on a thread of its own, and return the state at its end."""
     run_id, _ = await _begin(str(uuid.uuid4()), body, gateway, caller)
-    return await _join(run_id, gateway, caller)
+    return await _join(run_id, gateway, caller, cancels=body.cancels)
 
 
-@router.get("/threads/{thread_id}/runs", response_class=Response, responses=_ANSWER)
+@router.get("/threads/{thread_id}/runs", response_class=Response, responses=ANSWER)
 async def list_runs(
     thread_id: ThreadId, gateway: Serving, caller: Caller, limit: Annotated[int, Query(ge=1, le=100)] = 10
 ) -> Response:
@@ -277,16 +232,16 @@ async def list_runs(
     page = await gateway.runs.list(
         thread_id=thread_id, user_id=caller.sees, tenant=caller.tenant, limit=limit
     )
-    return _as_json([_run(run) for run in page.runs])
+    return as_json([_run(run) for run in page.runs])
 
 
-@router.get("/threads/{thread_id}/runs/{run_id}", response_class=Response, responses=_ANSWER)
+@router.get("/threads/{thread_id}/runs/{run_id}", response_class=Response, responses=ANSWER)
 async def get_run(thread_id: ThreadId, run_id: str, gateway: Serving, caller: Caller) -> Response:
     """Describe a run."""
-    return _as_json(_run(await _get(thread_id, run_id, gateway, caller)))
+    return as_json(_run(await _get(thread_id, run_id, gateway, caller)))
 
 
-@router.get("/threads/{thread_id}/runs/{run_id}/stream", response_class=Response, responses=_ANSWER)
+@router.get("/threads/{thread_id}/runs/{run_id}/stream", response_class=Response, responses=ANSWER)
 async def join_stream(
     *,
     thread_id: ThreadId,
@@ -298,23 +253,21 @@ async def join_stream(
     cancel_on_disconnect: bool = False,
 ) -> Response:
     """Follow a run after `Last-Event-ID`; `-1`: from its start."""
-    if cancel_on_disconnect:
-        message = "cancel_on_disconnect: a run outlives its readers."
-        raise errors.InvalidRequest(message, path="cancel_on_disconnect")
-    await _get(thread_id, run_id, gateway, caller)
+    run = await _get(thread_id, run_id, gateway, caller)
+    cancels = cancel_on_disconnect and caller.owns(run)
     after = translator.place(None if last_event_id == "-1" else last_event_id)
     modes = modes_of_query(stream_mode) or ["values", "messages-tuple", "updates", "custom"]
-    return await _stream(run_id, modes, gateway, caller, after)
+    return await _stream(run_id, modes, gateway, caller, after, cancels=cancels)
 
 
-@router.get("/threads/{thread_id}/runs/{run_id}/join", response_class=Response, responses=_ANSWER)
+@router.get("/threads/{thread_id}/runs/{run_id}/join", response_class=Response, responses=ANSWER)
 async def join_run(thread_id: ThreadId, run_id: str, gateway: Serving, caller: Caller) -> Response:
     """Return the state at a run's end."""
     await _get(thread_id, run_id, gateway, caller)
     return await _join(run_id, gateway, caller)
 
 
-@router.post("/threads/{thread_id}/runs/{run_id}/cancel", response_class=Response, responses=_ANSWER)
+@router.post("/threads/{thread_id}/runs/{run_id}/cancel", response_class=Response, responses=ANSWER)
 async def cancel_run(
     *,
     thread_id: ThreadId,
@@ -376,6 +329,7 @@ async def _begin(
         tenant=caller.tenant,
         if_active=body.if_active,
         metadata=body.metadata or {},
+        callback=body.callback,
     )
     if replaced is not None:
         await gateway.runs.delete(replaced.run_id, user_id=caller.user_id, tenant=caller.tenant)
@@ -438,6 +392,7 @@ async def _stream(
     after: Place | None,
     *,
     is_new: bool = False,
+    cancels: bool = False,
 ) -> Response:
     words, attach_point = await _following(run_id, modes, gateway, caller, after, is_new=is_new)
     return EventStream(
@@ -447,36 +402,27 @@ async def _stream(
         metrics=gateway.metrics,
         outgoing=gateway.outgoing,
         encoder=lambda _: words,
+        on_left=_cancelling(run_id, gateway, caller) if cancels else None,
     )
 
 
-async def _join(run_id: str, gateway: Gateway, caller: Principal) -> Response:
+def _cancelling(run_id: str, gateway: Gateway, caller: Principal) -> Callable[[], Awaitable[object]]:
+    """Return what stops a run whose client asked for that, and disconnects."""
+    return functools.partial(gateway.runs.abort, run_id, user_id=caller.user_id, tenant=caller.tenant)
+
+
+async def _join(run_id: str, gateway: Gateway, caller: Principal, *, cancels: bool = False) -> Response:
     words, attach_point = await _following(run_id, [], gateway, caller, None)
     settling = asyncio.create_task(settle(gateway, words, run_id, attach_point.cursor))
-    return await SettledResponse.of(settling, lambda: _outcome(words), gateway.settings.heartbeat_s)
+    leaving = _cancelling(run_id, gateway, caller) if cancels else None
+    return await SettledResponse.of(
+        settling, lambda: _outcome(words), gateway.settings.heartbeat_s, on_left=leaving
+    )
 
 
 def _outcome(words: GraphRun) -> Response:
     if words.failure is None:
-        return _as_json(words.values)
+        return as_json(words.values)
     error: Mapping[str, Any] = words.failure["error"] or {}
     about = {"error": words.failure["reason"], "message": error.get("message", "")}
-    return _as_json({**words.values, "__error__": about})
-
-
-# -- what is not served
-
-
-@router.post("/threads/{thread_id}/state", response_class=Response, responses=_ANSWER)
-async def update_state(thread_id: ThreadId, caller: Caller) -> Response:
-    """Refuse to write a state: a thread's is what its runs said."""
-    del thread_id, caller
-    raise errors.NotFound("A state is not written here: it is what the thread's runs said; start one.")
-
-
-@router.post("/runs/crons", response_class=Response, responses=_ANSWER)
-@router.post("/threads/{thread_id}/runs/crons", response_class=Response, responses=_ANSWER)
-async def create_cron(caller: Caller) -> Response:
-    """Refuse schedules by name."""
-    del caller
-    raise errors.NotFound("Crons are not served here: start runs from a scheduler.")
+    return as_json({**words.values, "__error__": about})

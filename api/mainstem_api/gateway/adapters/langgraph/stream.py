@@ -18,7 +18,7 @@ from mainstem_shared.model.events import Type
 
 NODE: Final = "agent"
 """The one node that the graph of an engine has."""
-MODES: Final = frozenset({"values", "messages", "messages-tuple", "updates", "custom"})
+MODES: Final = frozenset({"values", "messages", "messages-tuple", "updates", "custom", "events"})
 
 
 def path_of(thread_id: str, run_id: str) -> str:
@@ -52,6 +52,8 @@ class GraphRun(Completion):
         self._event("metadata", {"run_id": self.run_id, "attempt": 1})
         if self._after == Place() and "values" in self._modes:
             self._event("values", self.values)
+        if self._after == Place():
+            self._log_event("on_chain_start", {"input": self.values})
         super().opened()
 
     def noted(self, kind: str, data: Mapping[str, Any]) -> None:
@@ -80,6 +82,7 @@ class GraphRun(Completion):
         content, reason = self.fold.dump()["content"], self.fold.extra.get("finish_reason")
         said = list(messages.of_content(self.run_id, content, finish_reason=reason))
         self.values = {"messages": [*self._before, *said], **more}
+        self._log_event("on_chain_end", {"output": self.values})
         if "messages" in self._modes:
             self._event("messages/complete", said[:1])
         if "updates" in self._modes:
@@ -98,11 +101,20 @@ class GraphRun(Completion):
             "content": text,
             "tool_call_chunks": [],
         }
+        self._log_event("on_chat_model_stream", {"chunk": chunk})
         if "messages-tuple" in self._modes:
             self._event("messages", [chunk, {"langgraph_node": NODE, "run_id": self.run_id}])
         if "messages" in self._modes:
             whole = {"type": "ai", "id": self.run_id, "content": self.fold.text or text}
             self._event("messages/partial", [whole])
+
+    def _log_event(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Say an event as LangChain's `astream_events` (v2) has them."""
+        if "events" not in self._modes:
+            return
+        name = NODE if kind.startswith("on_chat_model") else self._attach_point.spec.engine
+        about = {"name": name, "run_id": self.run_id, "parent_ids": [], "tags": [], "metadata": {}}
+        self._event("events", {"event": kind, "data": data, **about})
 
     def _event(self, kind: str, payload: Any) -> None:
         self.say_raw(b"id: %s\n%s" % (str(self._place).encode(), encode_event(payload, event=kind)))
