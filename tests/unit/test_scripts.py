@@ -114,6 +114,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "erase": lambda s: transitions.erase(s, "t", "t"),
     "steer": lambda s: transitions.steer(s, RUN, input_id="i", text="t", by=None),
     "inbox": lambda s: transitions.inbox(s, CONTROL, read=1, known=1),
+    "set_callback": lambda s: transitions.set_callback(s, RUN, before=b"", callback=b"{}"),
     "note_attempt": lambda s: transitions.note_attempt(s, DELIVERY),
     "redeliver": lambda s: transitions.redeliver(s, RUN, epoch=2, spec=b"{}", event=b"{}", targets=["task"]),
     "drop_callbacks": lambda s: transitions.drop_callbacks(s, RUN),

@@ -1,9 +1,9 @@
 """Defines callbacks: targets, event ids, the schedule of attempts, and the event's payload.
 
 A *target* is a text: the address of a webhook, or the name of a Celery task, `name@queue` if it has a queue
-of its own. A webhook whose address begins with `openai+` or `langgraph+` is told in the shape of theirs. An
-event's id is `<run id>.<epoch>`, for an epoch's number never comes twice in a run; each of its targets has a
-delivery, `<event id>.<number>`, with attempts of its own.
+of its own. A webhook whose address begins with `openai+`, `langgraph+` or `a2a+` is told in the shape of
+theirs. An event's id is `<run id>.<epoch>`, for an epoch's number never comes twice in a run; each of its
+targets has a delivery, `<event id>.<number>`, with attempts of its own.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
+from urllib.parse import quote, unquote
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -22,6 +23,8 @@ OPENAI: Final = "openai+"
 """What the address of a webhook begins with that is told as OpenAI tells its own."""
 LANGGRAPH: Final = "langgraph+"
 """The same of one that is told as LangGraph's platform tells its own."""
+A2A: Final = "a2a+"
+"""The same of one that is told as A2A's agents tell; its fragment says how (`Receiver`)."""
 TASK_NAME: Final = r"^[A-Za-z_][\w.-]*$"
 FIRST_PAUSE_MS: Final = 5_000
 LONGEST_PAUSE_MS: Final = 6 * 3_600_000
@@ -65,6 +68,46 @@ class Callback(BaseModel):
         if self.task is None and self.url is None:
             raise ValueError("give a task, a url, or both")
         return self
+
+
+class Receiver(BaseModel):
+    """Who is told of an A2A task, and what it is shown; as a target, the fragment holds the latter."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
+
+    id: Annotated[str, Field(max_length=64)] = ""
+    url: Annotated[str, Field(max_length=1024, pattern=r"^[^#]*$")]
+    token: Annotated[str, Field(max_length=256)] = ""
+    scheme: Annotated[str, Field(max_length=32, pattern=r"^[\w-]*$")] = ""
+    credentials: Annotated[str, Field(max_length=512)] = ""
+
+    @property
+    def target(self) -> str:
+        """The receiver as a callback's target."""
+        rest = self.model_dump_json(exclude={"url"}, exclude_defaults=True)
+        return f"{A2A}{self.url}#{quote(rest, safe='')}"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What a message to it carries besides its signature."""
+        named = {"x-a2a-notification-token": self.token} if self.token else {}
+        return named | ({"authorization": f"{self.scheme} {self.credentials}"} if self.scheme else {})
+
+
+def receiver_of(target: str) -> Receiver | None:
+    """Return the receiver that a target is; None if it is another kind, or damaged."""
+    if not target.startswith(A2A):
+        return None
+    url, _, rest = target.removeprefix(A2A).partition("#")
+    try:
+        return Receiver.model_validate({**jsontext.loads(unquote(rest) or "{}"), "url": url})
+    except ValueError:
+        return None
+
+
+def shown(target: str) -> str:
+    """Return a target as it may be shown: without what proves to it that we are meant."""
+    return target.partition("#")[0] if target.startswith(A2A) else target
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,7 @@ class Record:
         _object,
         default=None,
         unit=JSON,
-        written_by="start",
+        written_by="start set_callback",
         meaning="who is told of its end: `to`, whom it named, of `pauses` too if asked; `all`, everyone",
     )
     idempotency_key = Field[str | None](

@@ -22,6 +22,11 @@ from mainstem_shared.transitions.callbacks import Due
 
 DELETED: Final = "deleted"
 TOO_LARGE: Final = "too_large"
+_A2A: Final = {
+    "succeeded": "TASK_STATE_COMPLETED",
+    "failed": "TASK_STATE_FAILED",
+    "aborted": "TASK_STATE_CANCELED",
+}
 _LANGGRAPH: Final = {"failed": "error", "aborted": "interrupted"}
 """What LangGraph's platform calls our statuses, where that is not `success`."""
 
@@ -98,6 +103,27 @@ async def langgraph_message(store: Store, due: Due) -> dict[str, Any]:
     }
 
 
+async def a2a_message(store: Store, due: Due) -> dict[str, Any]:
+    """Return what a target is told in the shape of A2A's push notifications: the task's new status.
+
+    Source: https://a2a-protocol.org/latest/specification/, "Push Notification Payload".
+    """
+    del store  # the receiver asks for the task
+    event: dict[str, Any] = jsontext.loads(due.event)
+    happened = _happened(event)
+    state = "TASK_STATE_INPUT_REQUIRED" if "action" in happened else _A2A[str(happened["status"])]
+    status: dict[str, Any] = {"state": state, "timestamp": rfc3339(int(event.get("at", 0)))}
+    task_id, context_id = due.delivery.run_id, _about(due).get("thread_id", "")
+    if error := happened.get("error"):
+        about = {"messageId": f"{task_id}.end", "taskId": task_id, "contextId": context_id}
+        status["message"] = {
+            **about,
+            "role": "ROLE_AGENT",
+            "parts": [{"text": str(error.get("message", ""))}],
+        }
+    return {"statusUpdate": {"taskId": task_id, "contextId": context_id, "status": status}}
+
+
 async def _finish_reason(store: Store, run_id: str) -> str | None:
     try:
         return (await run_states.get_run(store, run_id)).finish_reason
@@ -144,5 +170,6 @@ SHAPES: Final[Mapping[str, Callable[[Store, Due], Awaitable[dict[str, Any]]]]] =
     "": message,
     callbacks.OPENAI: openai_message,
     callbacks.LANGGRAPH: langgraph_message,
+    callbacks.A2A: a2a_message,
 }
 """By what a webhook's address begins with: what it is told."""

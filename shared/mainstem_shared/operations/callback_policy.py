@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 import ipaddress
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Final
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ from mainstem_shared.model.callbacks import Callback
 from mainstem_shared.settings import Settings
 
 Address = IPv4Address | IPv6Address
+SHAPES: Final = (callbacks.OPENAI, callbacks.LANGGRAPH, callbacks.A2A)
 PORTS: Final = {"https": 443, "http": 80}
 _HOST: Final = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\]")
 _PATTERN: Final = re.compile(r"(\*\.)?[a-z0-9]([a-z0-9._-]*[a-z0-9])?(:[0-9]+)?")
@@ -44,6 +46,8 @@ class Webhook:
     """The operator named it for all runs: it may lie in any network."""
     shape: str = ""
     """In whose shape it is told: as its address begins (`callbacks.OPENAI`, …); empty: in ours."""
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What its receiver asked to be sent besides."""
 
     @property
     def authority(self) -> str:
@@ -162,7 +166,8 @@ def parse_url(url: str) -> Webhook:
     Raises:
         InvalidRequest: it is not plain http or https, or has a user in it.
     """
-    shape = next((each for each in (callbacks.OPENAI, callbacks.LANGGRAPH) if url.startswith(each)), "")
+    receiver = callbacks.receiver_of(url)
+    shape = next((each for each in SHAPES if url.startswith(each)), "")
     url = url.removeprefix(shape)
     try:
         parts = urlsplit(url)
@@ -178,7 +183,14 @@ def parse_url(url: str) -> Webhook:
             "printable ASCII characters."
         )
     port = port or PORTS[parts.scheme]
-    return Webhook(scheme=parts.scheme, host=host, port=port, path=path, shape=shape)
+    return Webhook(
+        scheme=parts.scheme,
+        host=host,
+        port=port,
+        path=path,
+        shape=shape,
+        headers=receiver.headers if receiver else {},
+    )
 
 
 def _allowed_task(settings: Settings, name: str) -> str:

@@ -181,7 +181,7 @@ class Courier:
             keys, event_id=due.delivery.event_id, at_s=now_ms() // 1000, body=body
         )
         try:
-            status = await self._webhooks.post(webhook, body, headers=headers)
+            status = await self._webhooks.post(webhook, body, headers={**webhook.headers, **headers})
         except webhooks.FAILURES as error:
             raise Refused(f"no answer: {error or type(error).__name__}") from error
         if status == GONE_STATUS:

@@ -454,6 +454,7 @@ WITHOUT_PROTOCOL: Final = {
     "erase": "removes what engines keep on a thread that has no run any more",
     "compact": "gives back memory of a run that is over",
     "release": "lets go of a run that is over, once the archive has it",
+    "set_callback": "changes who is told of a run, nothing about its life",
     "note_attempt": "notes the outcome of a delivery attempt",
     "redeliver": "makes a run's callbacks due once more",
     "drop_callbacks": "drops a run's deliveries",

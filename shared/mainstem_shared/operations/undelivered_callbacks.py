@@ -141,7 +141,7 @@ async def drop_of_user(store: Store, *, tenant: str, user_id: str) -> int:
 def _undelivered(due: Due, due_ms: int) -> Undelivered:
     return Undelivered(
         delivery=due.delivery,
-        target=due.target,
+        target=callbacks.shown(due.target),
         event=_event(due.event),
         spec=_spec(due.spec),
         attempts=due.attempts,

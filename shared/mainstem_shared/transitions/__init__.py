@@ -8,12 +8,14 @@ from mainstem_shared.transitions.callbacks import (
     DROP_CALLBACKS,
     NOTE_ATTEMPT,
     REDELIVER,
+    SET_CALLBACK,
     Due,
     drop_callbacks,
     given_up_from,
     note_attempt,
     read_due,
     redeliver,
+    set_callback,
 )
 from mainstem_shared.transitions.copies import COPY, Original, copy
 from mainstem_shared.transitions.descriptions import DESCRIBE, describe
@@ -187,6 +189,7 @@ __all__ = [
     "RESYNC",
     "SEAL",
     "SETTLE",
+    "SET_CALLBACK",
     "SNAPSHOT",
     "START",
     "STEER",
@@ -284,6 +287,7 @@ __all__ = [
     "resolve",
     "resync",
     "seal",
+    "set_callback",
     "settle",
     "snapshot",
     "snapshot_command",

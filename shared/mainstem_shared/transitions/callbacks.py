@@ -1,4 +1,4 @@
-"""Transitions of a run's callbacks: `note_attempt`, `redeliver` (make due again), `drop_callbacks`.
+"""Transitions of callbacks: `set_callback`, `note_attempt`, `redeliver` (make due again), `drop_callbacks`.
 
 `finish` and `pause` record what is due. The deliveries of a run are in a hash of their own, which outlives
 the run's record; each bucket has an index of them by when they are due.
@@ -18,6 +18,7 @@ from mainstem_shared.model.time import now_ms
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Script, Store
 
+SET_CALLBACK: Final = Script("set_callback")
 NOTE_ATTEMPT: Final = Script("note_attempt")
 REDELIVER: Final = Script("redeliver")
 DROP_CALLBACKS: Final = Script("drop_callbacks")
@@ -32,6 +33,12 @@ class Due:
     spec: bytes
     event: bytes
     attempts: Attempts
+
+
+async def set_callback(store: Store, run_id: str, *, before: bytes, callback: bytes) -> bool | None:
+    """Change who is told about a run; False if somebody else did meanwhile, None if it is over, or gone."""
+    reply = await store.verb(SET_CALLBACK, [keys.run(run_id).record], [before, callback])
+    return None if reply[0] == b"ended" else reply[0] == b"set"
 
 
 async def note_attempt(

@@ -84,7 +84,7 @@ def test_a_failing_task_and_what_is_not_there(http: httpx.Client):
         assert (error["code"], error["data"][0]["reason"]) == (code, reason)
     assert call(http, "SendMessage", message={"messageId": "x"})["error"]["code"] == -32602
     bad = http.post(AGENT, content=b"{", headers={"content-type": "application/json"})
-    assert (bad.status_code, bad.json()["error"]["code"]) == (422, -32600)
+    assert (bad.status_code, bad.json()["error"]["code"]) == (422, -32700)
 
 
 def test_a_subscription_has_everything_once(http: httpx.Client):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from mainstem_tasks.sdk.context import RunContext
 from support.fakes.identity_provider import SETTINGS, bearer
 from support.processes.gateways import GatewayThread
 from support.processes.in_process_worker import working
+from support.waiting import wait_until_async
 
 PDF = b"%PDF-1.4 not quite"
 AS_DATA = "data:application/pdf;base64," + base64.b64encode(PDF).decode()
@@ -156,11 +158,13 @@ async def test_what_requests_name_is_shown_to_the_engine(ann: openai.AsyncOpenAI
 
 async def _queued(client: openai.AsyncOpenAI) -> str:
     """Return the run that waits for a worker, once there is one."""
-    while True:
-        listed: Any = await client.get("/runs?status=queued", cast_to=object)
-        if listed["runs"]:
-            return listed["runs"][0]["run_id"]
-        await asyncio.sleep(0.02)
+
+    async def listed() -> list[Any]:
+        found: Any = await client.get("/runs?status=queued", cast_to=object)
+        return found["runs"]
+
+    (run,) = await wait_until_async(listed, description="a run")
+    return run["run_id"]
 
 
 async def test_bytes_of_uploads_are_collected_once_they_expired(
@@ -170,7 +174,9 @@ async def test_bytes_of_uploads_are_collected_once_they_expired(
     kept, gone = [await ann.files.create(file=("a.pdf", PDF), purpose="user_data") for _ in range(2)]
     tag = ids.uploads_tag("default", "ann")
     await store.command("DEL", keys.upload(f"{tag}_{gone.id.removeprefix('file-')}").record)
-    collector = BlobCollector(store, settings.model_copy(update={"retention_s": 0.0}))
+    for file in (kept, gone):
+        os.utime(tmp_path / tag / file.id.removeprefix("file-"), (0, 0))
+    collector = BlobCollector(store, settings)
     assert await collector.collect() == 1
     assert (await ann.files.content(kept.id)).content == PDF
     assert [file.id async for file in ann.files.list()] == [kept.id]

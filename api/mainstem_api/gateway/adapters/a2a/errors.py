@@ -24,6 +24,7 @@ _CODES: Final[Mapping[int, int]] = {
 }
 _INTERNAL: Final = -32603
 _NOT_A_REQUEST: Final = -32600
+_NO_JSON: Final = -32700
 PUSH_NOT_SUPPORTED: Final = -32003
 _REASONS: Final[Mapping[int, str]] = {
     -32001: "TASK_NOT_FOUND",
@@ -55,8 +56,9 @@ def of_error(request_id: Any, error: errors.MainstemError) -> Response:
 
 def encode(refusal: Refusal) -> Response:
     """Return a refusal of a request that no method saw; its status stays."""
-    unread = refusal.status == HTTPStatus.UNPROCESSABLE_ENTITY
-    code = _NOT_A_REQUEST if unread else _CODES.get(refusal.status, _INTERNAL)
+    code = _CODES.get(refusal.status, _INTERNAL)
+    if refusal.status == HTTPStatus.UNPROCESSABLE_ENTITY:  # of a model: it was JSON, but no request
+        code = _NOT_A_REQUEST if refusal.members.get("errors") else _NO_JSON
     answer = response(None, code, refusal.detail, refusal.code, status=refusal.status)
     answer.headers.update(refusal.headers)
     return answer

@@ -14,6 +14,7 @@ from pydantic.alias_generators import to_camel
 from mainstem_api.gateway.adapters.engine_input import Options
 from mainstem_shared import errors
 from mainstem_shared.model import runs
+from mainstem_shared.model.callbacks import Receiver
 
 
 class RpcRequest(BaseModel):
@@ -24,7 +25,7 @@ class RpcRequest(BaseModel):
     jsonrpc: Literal["2.0"]
     id: str | int | None = None
     method: Annotated[str, Field(max_length=80)]
-    params: dict[str, Any] = Field(default_factory=dict)
+    params: dict[str, Any] | list[Any] = Field(default_factory=dict[str, Any])
 
 
 class _Wire(BaseModel):
@@ -69,11 +70,45 @@ def _part(at: int, part: Mapping[str, Any]) -> dict[str, Any]:
     raise errors.InvalidRequest(f"message.parts[{at}]: text, raw or url.", path=f"message.parts[{at}]")
 
 
+class Authentication(_Wire):
+    """What a receiver of push notifications is to be shown."""
+
+    scheme: str = ""
+    credentials: str = ""
+
+
+class PushConfig(_Wire):
+    """Who is to be told of a task."""
+
+    id: str = ""
+    task_id: str = ""
+    url: str
+    token: str = ""
+    authentication: Authentication = Field(default_factory=Authentication)
+
+    @property
+    def receiver(self) -> Receiver:
+        """The same as a callback's target.
+
+        Raises:
+            ValidationError: a member is too long.
+        """
+        shown = self.authentication.model_dump()
+        return Receiver(id=self.id, url=self.url, token=self.token, **shown)
+
+
+class PushQuery(_Wire):
+    """The parameters of what is about one receiver."""
+
+    task_id: str
+    id: str = ""
+
+
 class Configuration(_Wire):
     """How a message is to be answered."""
 
     return_immediately: bool = False
-    task_push_notification_config: dict[str, Any] | None = None
+    task_push_notification_config: PushConfig | None = None
 
 
 class SendMessage(_Wire):
@@ -93,6 +128,12 @@ class TaskQuery(_Wire):
     """The parameters of what is about one task."""
 
     id: str
+
+
+class PushListQuery(_Wire):
+    """The parameters of `ListTaskPushNotificationConfigs`."""
+
+    task_id: str
 
 
 class ListQuery(_Wire):

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from mainstem_api.gateway.adapters import attaching, engine_input, threads
 from mainstem_api.gateway.adapters.a2a import errors as rpc_errors
-from mainstem_api.gateway.adapters.a2a import requests, translator
+from mainstem_api.gateway.adapters.a2a import push, requests, translator
 from mainstem_api.gateway.adapters.a2a.requests import ListQuery, RpcRequest, SendMessage, TaskQuery
 from mainstem_api.gateway.adapters.a2a.translator import TaskUpdates
 from mainstem_api.gateway.adapters.wait_for_end import settle
@@ -25,7 +25,7 @@ from mainstem_shared import errors
 from mainstem_shared.model import jsontext, validation
 from mainstem_shared.model.principals import Principal
 from mainstem_shared.model.runs import EngineName, Status
-from mainstem_shared.operations import engine_catalogue
+from mainstem_shared.operations import engine_catalogue, push_receivers
 
 router = APIRouter(tags=["a2a"])
 
@@ -60,7 +60,11 @@ async def agent_card(engine: EngineName, request: Request, gateway: Serving, cal
         "description": f"The engine {engine}: its tasks are durable, and can be subscribed to again.",
         "version": "1",
         "supportedInterfaces": [{"url": url, "protocolBinding": "JSONRPC", "protocolVersion": VERSION}],
-        "capabilities": {"streaming": True, "pushNotifications": False, "extendedAgentCard": False},
+        "capabilities": {
+            "streaming": True,
+            "pushNotifications": push_receivers.allowed(gateway.settings),
+            "extendedAgentCard": False,
+        },
         "defaultInputModes": media,
         "defaultOutputModes": media,
         "skills": [skill],
@@ -132,10 +136,10 @@ async def _send_streaming(call: _Call) -> Response:
 
 
 async def _begin(call: _Call, given: SendMessage) -> str:
-    if given.configuration.task_push_notification_config:
-        message = "configuration.taskPushNotificationConfig: push notifications are not supported."
-        raise errors.InvalidRequest(message, path="configuration.taskPushNotificationConfig")
+    config = given.configuration.task_push_notification_config
     if given.message.task_id:
+        if config is not None:
+            await push.put(call.gateway, given.message.task_id, config, call.caller)
         return await _decide(call, given)
     return await _start(call, given)
 
@@ -160,6 +164,7 @@ async def _start(call: _Call, given: SendMessage) -> str:
         max_duration_s=options.max_duration_s,
         on_worker_lost=options.on_worker_lost,
         message_id=message.message_id,
+        callback=push.callback(given.configuration.task_push_notification_config),
     )
     return result.run_id
 
@@ -223,6 +228,21 @@ async def _list(call: _Call) -> Response:
     return call.answer({"tasks": tasks, **about})
 
 
+_Push = Callable[[Any, Gateway, Principal], Awaitable[dict[str, Any]]]
+
+
+def _pushing(method: _Push) -> Callable[[_Call], Awaitable[Response]]:
+    """Return a method about push notifications, where the operator allows any."""
+
+    async def carry_out(call: _Call) -> Response:
+        if not push_receivers.allowed(call.gateway.settings):
+            message = "The operator allows no push notifications (MAINSTEM_CALLBACK_HOSTS)."
+            return rpc_errors.response(call.body.id, rpc_errors.PUSH_NOT_SUPPORTED, message, "NOT_ALLOWED")
+        return call.answer(await method(call.body.params, call.gateway, call.caller))
+
+    return carry_out
+
+
 _METHODS: Final[Mapping[str, Callable[[_Call], Awaitable[Response]]]] = {
     "SendMessage": _send,
     "SendStreamingMessage": _send_streaming,
@@ -230,12 +250,10 @@ _METHODS: Final[Mapping[str, Callable[[_Call], Awaitable[Response]]]] = {
     "ListTasks": _list,
     "CancelTask": _cancel,
     "SubscribeToTask": _subscribe,
+    "CreateTaskPushNotificationConfig": _pushing(push.create),
+    "GetTaskPushNotificationConfig": _pushing(push.get),
+    "ListTaskPushNotificationConfigs": _pushing(push.list_all),
+    "DeleteTaskPushNotificationConfig": _pushing(push.delete),
 }
-_NOT_SERVED: Final[Mapping[str, int]] = {
-    **{
-        f"{verb}TaskPushNotificationConfig{plural}": rpc_errors.PUSH_NOT_SUPPORTED
-        for verb, plural in (("Create", ""), ("Get", ""), ("List", "s"), ("Delete", ""))
-    },
-    "GetExtendedAgentCard": -32007,
-}
+_NOT_SERVED: Final[Mapping[str, int]] = {"GetExtendedAgentCard": -32007}
 """Methods of the protocol that an agent need not have: its card says so. They have errors of their own."""
