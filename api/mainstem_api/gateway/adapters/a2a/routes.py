@@ -15,11 +15,11 @@ from mainstem_api.gateway.adapters.a2a import errors as rpc_errors
 from mainstem_api.gateway.adapters.a2a import push, requests, translator
 from mainstem_api.gateway.adapters.a2a.requests import ListQuery, RpcRequest, SendMessage, TaskQuery
 from mainstem_api.gateway.adapters.a2a.translator import TaskUpdates
+from mainstem_api.gateway.adapters.streaming import stream
 from mainstem_api.gateway.adapters.wait_for_end import settle
 from mainstem_api.gateway.auth.caller import Caller
 from mainstem_api.gateway.problems import error_documents
 from mainstem_api.gateway.routes.runs import Serving
-from mainstem_api.gateway.sse import EventStream
 from mainstem_api.gateway.state import Gateway
 from mainstem_shared import errors
 from mainstem_shared.model import jsontext, validation
@@ -114,12 +114,11 @@ class _Call:
     async def stream(self, run_id: str) -> Response:
         attach_point = await attaching.read(self.gateway.store, run_id, self.caller)
         words = TaskUpdates(attach_point, self.body.id)
-        return EventStream(
-            self.gateway.tailer.subscribe(run_id, after=attach_point.cursor),
-            principal=self.caller,
-            heartbeat_s=self.gateway.settings.heartbeat_s,
-            metrics=self.gateway.metrics,
-            outgoing=self.gateway.outgoing,
+        return stream(
+            self.gateway,
+            self.caller,
+            run_id,
+            after=attach_point.cursor,
             encoder=lambda _: words,
         )
 

@@ -22,9 +22,9 @@ from mainstem_api.gateway.adapters.ag_ui.events import Events
 from mainstem_api.gateway.adapters.ag_ui.requests import RunAgentInput, Verdicts, verdicts
 from mainstem_api.gateway.adapters.attaching import AttachPoint
 from mainstem_api.gateway.adapters.start_once import Started, start_once
+from mainstem_api.gateway.adapters.streaming import stream
 from mainstem_api.gateway.auth.caller import Caller
 from mainstem_api.gateway.routes.runs import Serving, as_json, problem_documents
-from mainstem_api.gateway.sse import EventStream
 from mainstem_api.gateway.state import Gateway
 from mainstem_shared import errors, transitions
 from mainstem_shared.model import digests, ids, runs
@@ -265,11 +265,10 @@ def _follow(
         before=before,
         speaks_1=body.speaks_1,
     )
-    return EventStream(
-        gateway.tailer.subscribe(run_id, after=None if attach_point is None else attach_point.cursor),
-        principal=caller,
-        heartbeat_s=gateway.settings.heartbeat_s,
-        metrics=gateway.metrics,
-        outgoing=gateway.outgoing,
+    return stream(
+        gateway,
+        caller,
+        run_id,
+        after=None if attach_point is None else attach_point.cursor,
         encoder=lambda _: words,
     )

@@ -14,6 +14,7 @@ from mainstem_api.gateway.adapters.ai_sdk import history, messages
 from mainstem_api.gateway.adapters.ai_sdk.messages import ChatRequest, UIMessage
 from mainstem_api.gateway.adapters.ai_sdk.stream import UIMessageStream, Version
 from mainstem_api.gateway.adapters.start_once import Started, start_once
+from mainstem_api.gateway.adapters.streaming import stream
 from mainstem_api.gateway.auth.caller import Caller
 from mainstem_api.gateway.routes.runs import Serving, as_json, problem_documents
 from mainstem_api.gateway.sse import EventStream
@@ -278,12 +279,11 @@ def _follow(
     version: Version | None = None,
 ) -> EventStream:
     state = None if known is None else _state_of(known)
-    return EventStream(
-        gateway.tailer.subscribe(run_id, after=None if known is None else cursors.parse(known.cursor)),
-        principal=caller,
-        heartbeat_s=gateway.settings.heartbeat_s,
-        metrics=gateway.metrics,
-        outgoing=gateway.outgoing,
+    return stream(
+        gateway,
+        caller,
+        run_id,
+        after=None if known is None else cursors.parse(known.cursor),
         encoder=lambda spec: UIMessageStream(
             run_id=spec.run_id,
             message_id=message_id or spec.run_id,

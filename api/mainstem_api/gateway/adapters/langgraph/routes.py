@@ -25,10 +25,10 @@ from mainstem_api.gateway.adapters.langgraph.requests import (
 from mainstem_api.gateway.adapters.langgraph.stream import NODE, GraphRun, path_of
 from mainstem_api.gateway.adapters.openai_chat import translator
 from mainstem_api.gateway.adapters.openai_chat.translator import Place
+from mainstem_api.gateway.adapters.streaming import stream
 from mainstem_api.gateway.adapters.wait_for_end import SettledResponse, settle
 from mainstem_api.gateway.auth.caller import Caller
 from mainstem_api.gateway.routes.runs import Serving
-from mainstem_api.gateway.sse import EventStream
 from mainstem_api.gateway.state import Gateway
 from mainstem_shared import errors
 from mainstem_shared.model.messages import Message
@@ -395,12 +395,11 @@ async def _stream(
     cancels: bool = False,
 ) -> Response:
     words, attach_point = await _following(run_id, modes, gateway, caller, after, is_new=is_new)
-    return EventStream(
-        gateway.tailer.subscribe(run_id, after=attach_point.cursor),
-        principal=caller,
-        heartbeat_s=gateway.settings.heartbeat_s,
-        metrics=gateway.metrics,
-        outgoing=gateway.outgoing,
+    return stream(
+        gateway,
+        caller,
+        run_id,
+        after=attach_point.cursor,
         encoder=lambda _: words,
         on_left=_cancelling(run_id, gateway, caller) if cancels else None,
     )

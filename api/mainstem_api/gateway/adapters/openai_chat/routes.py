@@ -17,10 +17,10 @@ from mainstem_api.gateway.adapters.openai_chat.translator import Completion, Pla
 from mainstem_api.gateway.adapters.openai_responses import error_objects
 from mainstem_api.gateway.adapters.openai_responses.requests import Verdicts, engine_of
 from mainstem_api.gateway.adapters.retries import Retry, retry_of
+from mainstem_api.gateway.adapters.streaming import stream
 from mainstem_api.gateway.adapters.wait_for_end import SettledResponse, settle
 from mainstem_api.gateway.auth.caller import Caller
 from mainstem_api.gateway.routes.runs import Serving
-from mainstem_api.gateway.sse import EventStream
 from mainstem_api.gateway.state import Gateway
 from mainstem_shared import errors
 from mainstem_shared.model import jsontext
@@ -179,12 +179,11 @@ async def _answer(
     model = attach_point.spec.metadata.get(requests.ECHO_MODEL) or attach_point.spec.engine
     words = Completion(attach_point, model=str(model), after=after, usage=body.tells_usage)
     if body.stream:
-        return EventStream(
-            gateway.tailer.subscribe(run_id, after=attach_point.cursor),
-            principal=caller,
-            heartbeat_s=gateway.settings.heartbeat_s,
-            metrics=gateway.metrics,
-            outgoing=gateway.outgoing,
+        return stream(
+            gateway,
+            caller,
+            run_id,
+            after=attach_point.cursor,
             encoder=lambda _: words,
         )
     settling = asyncio.create_task(settle(gateway, words, run_id, attach_point.cursor))

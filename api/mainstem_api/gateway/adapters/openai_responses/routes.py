@@ -29,10 +29,10 @@ from mainstem_api.gateway.adapters.openai_responses.messages import Order
 from mainstem_api.gateway.adapters.openai_responses.requests import CreateRequest, Verdicts
 from mainstem_api.gateway.adapters.openai_responses.translator import EVERYTHING, Responses
 from mainstem_api.gateway.adapters.retries import Retry, retry_of
+from mainstem_api.gateway.adapters.streaming import stream
 from mainstem_api.gateway.adapters.wait_for_end import SettledResponse, settle
 from mainstem_api.gateway.auth.caller import Caller
 from mainstem_api.gateway.routes.runs import Serving
-from mainstem_api.gateway.sse import EventStream
 from mainstem_api.gateway.state import Gateway
 from mainstem_shared import errors
 from mainstem_shared.eventlog.reading import run_states
@@ -292,12 +292,11 @@ async def _stream(
     attach_point = await attaching.read(gateway.store, name.run_id, caller)
     begin = functools.partial(translator.following, name, attach_point, after=after)
     words = await asyncio.to_thread(begin) if attach_point.fold.size > run_states.LARGE else begin()
-    return EventStream(
-        gateway.tailer.subscribe(name.run_id, after=attach_point.cursor),
-        principal=caller,
-        heartbeat_s=gateway.settings.heartbeat_s,
-        metrics=gateway.metrics,
-        outgoing=gateway.outgoing,
+    return stream(
+        gateway,
+        caller,
+        name.run_id,
+        after=attach_point.cursor,
         encoder=lambda _: words,
     )
 
