@@ -112,3 +112,19 @@ def test_a_framework_of_npm_does_what_it_does_elsewhere(
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout.splitlines()[-1]) == NPM[framework]
     shows(framework, *SHOWN[framework])
+
+
+def test_langgraphs_react_hook_is_a_chat(gateway: GatewayThread):
+    """`useStream`, as it is: turns, an edit on a branch, an interrupt that is resumed, a reload during the run."""
+    program = ["node", str(NPM_HOME / "use_stream.mjs"), gateway.url]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one = ["One", "user:One"]
+    turns = [*one, "Two", "user:One|assistant:user:One|user:Two"]
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "turns": turns,
+        "turns that reconnect": turns,
+        "edit": [*one, "2", "user:One|assistant:user:One|user:2"],
+        "interrupt": ["tool_approval", 1],
+        "reload": demo_text(60),
+    }

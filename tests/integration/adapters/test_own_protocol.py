@@ -56,6 +56,7 @@ async def test_the_pages_protocol(gateway: GatewayThread, store: Store) -> None:
                 assert answer.status_code == 200
                 run_ids.append(answer.headers["x-run"])
         assert run_ids[0] == run_ids[1]
+        await store.client.set(keys.lease("w1"), "worker", ex=120)
         log = RunLog(store, run_ids[0])
         await log.learn()
         await log.claim()

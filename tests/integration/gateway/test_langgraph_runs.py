@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
+from support.models.logs import RunLog
 from support.processes.gateways import GatewayThread
 from support.waiting import wait_until_async
 
@@ -26,6 +28,7 @@ def gateway(store_url: str, broker_url: str) -> Iterator[GatewayThread]:
 @pytest.fixture
 async def http(gateway: GatewayThread, store: Store) -> AsyncIterator[httpx.AsyncClient]:
     await store.client.hset(keys.ENGINES, "demo", "{}")
+    await store.client.set(keys.lease("w1"), "worker", ex=120)
     async with gateway.client() as client:
         yield client
 
@@ -109,6 +112,44 @@ async def test_what_is_not_served_is_refused_by_name(
     answer = await http.post(f"{RUNS}/stream", json={"assistant_id": "demo", "input": {}, **given})
     assert answer.status_code in (403, 422)
     assert named in answer.json()["detail"]
+
+
+async def ended(http: httpx.AsyncClient, store: Store, text: str, **given: Any) -> list[str]:
+    """Start a run, have it end, and return what its engine was told."""
+    said = {"messages": [{"type": "human", "content": text}]}
+    answer = await http.post(RUNS, json={"assistant_id": "demo", "input": said, **given})
+    assert answer.status_code == 200, answer.text
+    log = RunLog(store, answer.json()["run_id"])
+    await log.learn()
+    await log.claim()
+    await log.say(1)
+    await log.finish()
+    told = (await http.get(f"/v1/runs/{log.run_id}/input")).json()["messages"]
+    return [message["content"] for message in told]
+
+
+async def test_a_run_goes_on_from_the_state_that_it_names(http: httpx.AsyncClient, store: Store) -> None:
+    """From the latest one, from an earlier one, and from before the first: an edit is a branch of its own."""
+    schema = {"properties": {"messages": {"type": "array"}}}
+    await store.client.hset(keys.ENGINES, "demo", json.dumps(schema))
+
+    async def history() -> Any:
+        return (await http.post("/v1/langgraph/threads/t/history", json={})).json()
+
+    assert await ended(http, store, "one") == ["one"]
+    (first,) = await history()
+    assert await ended(http, store, "two", checkpoint=first["checkpoint"]) == ["one", "w0", "two"]
+    second, _ = await history()
+    assert second["parent_checkpoint"] == first["checkpoint"]
+    edited = await ended(http, store, "2", checkpoint=second["parent_checkpoint"])
+    assert edited == ["one", "w0", "2"]
+    by_id = first["parent_checkpoint"]["checkpoint_id"]
+    assert await ended(http, store, "1", checkpoint_id=by_id) == ["1"]
+    ((values,),) = [[state["values"]["messages"]] for state in await history()]
+    assert [message["content"] for message in values] == ["1", "w0"]
+    unknown = {"assistant_id": "demo", "input": {}, "checkpoint_id": "nothing"}
+    refused = await http.post(RUNS, json=unknown)
+    assert (refused.status_code, "checkpoint" in refused.json()["detail"]) == (422, True)
 
 
 async def test_there_is_no_store_and_no_cron(http: httpx.AsyncClient) -> None:

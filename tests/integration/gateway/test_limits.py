@@ -332,13 +332,16 @@ async def test_configured_origins_are_let_in(store: Store, store_url: str, broke
                 "access-control-request-method": "POST",
                 "access-control-request-headers": "authorization,content-type,x-stainless-lang",
             }
-            answer = await http.options("/v1/threads/t/runs", headers=preflight)
-            assert answer.status_code == 200
+            for method in ("GET", "POST", "PATCH", "DELETE"):
+                asks = {**preflight, "access-control-request-method": method}
+                answer = await http.options("/v1/threads/t/runs", headers=asks)
+                assert answer.status_code == 200, method
             assert answer.headers["access-control-allow-origin"] == "https://chat.test"
             assert "access-control-allow-credentials" not in answer.headers
             answer = await http.get("/v1/runs", headers={**bearer(), "origin": "https://two.test"})
             assert answer.headers["access-control-allow-origin"] == "https://two.test"
-            assert "Retry-After" in answer.headers["access-control-expose-headers"]
+            exposed = answer.headers["access-control-expose-headers"].split(", ")
+            assert {"Retry-After", "Location", "Content-Location"} <= set(exposed)
             refused = await http.get("/v1/runs", headers={"origin": "https://two.test"})
             assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (
                 401, "https://two.test",

@@ -20,7 +20,10 @@ from mainstem_shared.settings import Settings
 ANY: Final = "*"
 _HARMLESS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _PREFLIGHT_S: Final = 600
-_EXPOSED: Final = ("Location", "Idempotency-Replayed", "Retry-After", "X-Vercel-AI-UI-Message-Stream")
+_EXPOSED: Final = (
+    "Location", "Content-Location", "Idempotency-Replayed", "Retry-After", "X-Vercel-AI-UI-Message-Stream",
+)  # fmt: skip
+"""What pages of other origins may read: LangGraph's client learns a run's id from `Content-Location`."""
 
 
 class Origins:
@@ -54,7 +57,7 @@ class Origins:
         """Return the options of Starlette's CORS middleware."""
         return {
             "allow_origins": self._allowed,
-            "allow_methods": ["GET", "POST", "DELETE"],
+            "allow_methods": ["GET", "POST", "PATCH", "DELETE"],
             "allow_headers": ["*"],  # stock clients send headers of their own, x-stainless-lang for example
             "allow_credentials": self._auth == "proxy",
             "expose_headers": list(_EXPOSED),

@@ -13,8 +13,7 @@ from mainstem_shared.model import callbacks, jsontext, runs
 from mainstem_shared.model.callbacks import EventType
 
 _REFUSED: Final = (
-    "after_seconds", "checkpoint", "checkpoint_id", "feedback_keys", "interrupt_after", "interrupt_before",
-    "stream_subgraphs",
+    "after_seconds", "feedback_keys", "interrupt_after", "interrupt_before", "stream_subgraphs",
 )  # fmt: skip
 _IF_ACTIVE: Final[dict[str, runs.IfActive]] = {
     "reject": "reject",
@@ -119,6 +118,8 @@ class CreateRun(BaseModel):
     on_disconnect: Literal["continue", "cancel"] | None = None
     stream_resumable: bool | None = None
     webhook: Annotated[str, Field(max_length=2000)] | None = None
+    checkpoint: dict[str, Any] | None = None
+    checkpoint_id: str | None = None
 
     def check(self) -> None:
         """Refuse what is not served.
@@ -137,6 +138,12 @@ class CreateRun(BaseModel):
     def modes(self) -> list[str]:
         """How the client wants to follow."""
         return [self.stream_mode] if isinstance(self.stream_mode, str) else self.stream_mode
+
+    @property
+    def follows(self) -> str | None:
+        """The last message of the state that the run goes on from; None: of the thread's latest."""
+        named = self.checkpoint_id or (self.checkpoint or {}).get("checkpoint_id")
+        return None if named is None else str(named)
 
     @property
     def cancels(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, Final, Literal
@@ -41,6 +42,8 @@ from mainstem_shared.operations.queries import threads as queries
 router = APIRouter(prefix=PREFIX, tags=["langgraph"])
 
 CANCEL_WAIT_S: Final = 5.0
+ROOT: Final = "root"
+"""The state before a thread's first message, as `parent` of a start has it."""
 _SEARCHED: Final = 500
 """So many of the caller's threads are looked through at most."""
 _STATUS: Final[Mapping[str, str]] = {
@@ -122,14 +125,23 @@ async def get_history(thread_id: ThreadId, body: Search, gateway: Serving, calle
     """Return a thread's states after each of its runs, the latest first."""
     said = await _said(thread_id, gateway, caller)
     ends = [at + 1 for at, message in enumerate(said) if message.role == "assistant"]
-    states = [_state(thread_id, said[:end]) for end in reversed(ends)]
+    states = [
+        _state(thread_id, said[:end], parent=said[before - 1].id if before else ROOT)
+        for before, end in reversed(list(itertools.pairwise([0, *ends])))
+    ]
     return as_json(states[: body.limit])
 
 
-async def _said(thread_id: str, gateway: Gateway, caller: Principal) -> list[Message]:
+async def _said(
+    thread_id: str, gateway: Gateway, caller: Principal, *, branch: str | None = None
+) -> list[Message]:
     try:
         page = await gateway.runs.messages(
-            thread_id, user_id=caller.sees, tenant=caller.tenant, limit=conversations.LONGEST_PAGE
+            thread_id,
+            user_id=caller.sees,
+            tenant=caller.tenant,
+            branch=branch,
+            limit=conversations.LONGEST_PAGE,
         )
     except errors.NotFound:
         return []
@@ -156,10 +168,10 @@ def _values(said: list[Message]) -> dict[str, Any]:
     return {"messages": messages.of_thread(said)} if said else {}
 
 
-def _state(thread_id: str, said: list[Message]) -> dict[str, Any]:
+def _state(thread_id: str, said: list[Message], *, parent: str | None = None) -> dict[str, Any]:
     last = said[-1] if said else None
     waiting = messages.interrupts(last.action if last is not None else None)
-    checkpoint = {"thread_id": thread_id, "checkpoint_ns": "", "checkpoint_id": last.id if last else None}
+    about = {"thread_id": thread_id, "checkpoint_ns": ""}
     task = {"id": last.id if last else "", "name": NODE, "error": None, "interrupts": waiting}
     return {
         "values": _values(said),
@@ -167,8 +179,8 @@ def _state(thread_id: str, said: list[Message]) -> dict[str, Any]:
         "tasks": [{**task, "checkpoint": None, "state": None}] if waiting else [],
         "metadata": {},
         "created_at": last.created_at if last else None,
-        "checkpoint": checkpoint,
-        "parent_checkpoint": None,
+        "checkpoint": {**about, "checkpoint_id": last.id if last else None},
+        "parent_checkpoint": None if parent is None else {**about, "checkpoint_id": parent},
         "interrupts": waiting,
     }
 
@@ -313,11 +325,11 @@ async def _begin(
     """Start a run, or decide what one waits for; returns it, and how much of it was said before."""
     body.check()
     if body.command is not None and body.command.resume is not None:
-        return await _decide(thread_id, body.command.resume, gateway, caller)
+        return await _decide(thread_id, body, gateway, caller)
     engine, given = body.assistant_id, dict(body.input or {})
     schema = (await engine_catalogue.engines(gateway.store)).get(engine)
     said = [messages.chat(at, message) for at, message in enumerate(_listed(given.pop("messages", [])))]
-    before = await threads.conversation(gateway, thread_id, caller)
+    before = await _before(thread_id, body.follows, gateway, caller)
     options = engine_input.Options(input=given)
     rolls_back = body.multitask_strategy == "rollback"
     replaced = await threads.newest_active(gateway.store, thread_id, caller) if rolls_back else None
@@ -330,6 +342,7 @@ async def _begin(
         if_active=body.if_active,
         metadata=body.metadata or {},
         callback=body.callback,
+        parent=body.follows,
     )
     if replaced is not None:
         await gateway.runs.delete(replaced.run_id, user_id=caller.user_id, tenant=caller.tenant)
@@ -347,19 +360,43 @@ def _listed(given: Any) -> list[dict[str, Any]]:
     return given  # pyright: ignore[reportUnknownVariableType]
 
 
+async def _before(
+    thread_id: str, follows: str | None, gateway: Gateway, caller: Principal
+) -> list[dict[str, Any]]:
+    """Return what was said before a run: on the latest branch, or up to the message that it follows.
+
+    Raises:
+        InvalidRequest: the thread has no such message.
+    """
+    if follows is None:
+        return await threads.conversation(gateway, thread_id, caller)
+    if follows == ROOT:
+        return []
+    said: list[dict[str, Any]] = []
+    for message in await _said(thread_id, gateway, caller, branch=follows):
+        said += threads.chat_messages(message)
+        if message.id == follows:
+            return said
+    raise errors.InvalidRequest("checkpoint: the thread has no such state.", path="checkpoint")
+
+
 async def _decide(
-    thread_id: str, resume: Any, gateway: Gateway, caller: Principal
+    thread_id: str, body: CreateRun, gateway: Gateway, caller: Principal
 ) -> tuple[str, Place | None]:
+    assert body.command is not None
     active = await threads.newest_active(gateway.store, thread_id, caller)
     if active is None:
         raise errors.NotPaused(status="idle")
+    if body.follows not in (None, active.run_id):
+        message = "checkpoint: only the latest state waits for an answer."
+        raise errors.InvalidRequest(message, path="checkpoint")
     attach_point = await attaching.read(gateway.store, active.run_id, caller)
     action = attach_point.fold.action
     if action is None:
         raise errors.NotPaused(status=attach_point.status)
     told = GraphRun(attach_point, modes=(), before=())
     told.opening()
-    decided = messages.decisions(action, resume)
+    decided = messages.decisions(action, body.command.resume)
     await gateway.runs.resume(
         active.run_id, action["action_id"], **decided, user_id=caller.user_id, tenant=caller.tenant
     )
