@@ -77,7 +77,7 @@ def test_a_failing_task_and_what_is_not_there(http: httpx.Client):
     for method, code, reason in (
         ("CreateTaskPushNotificationConfig", -32003, "PUSH_NOTIFICATION_NOT_SUPPORTED"),
         ("ListTaskPushNotificationConfigs", -32003, "PUSH_NOTIFICATION_NOT_SUPPORTED"),
-        ("GetExtendedAgentCard", -32007, "EXTENDED_AGENT_CARD_NOT_CONFIGURED"),
+        ("GetExtendedAgentCard", -32004, "UNSUPPORTED_OPERATION"),
         ("Nothing", -32601, "METHOD_NOT_FOUND"),
     ):
         error = call(http, method)["error"]

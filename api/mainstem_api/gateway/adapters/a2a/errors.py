@@ -26,14 +26,26 @@ _INTERNAL: Final = -32603
 _NOT_A_REQUEST: Final = -32600
 _NO_JSON: Final = -32700
 PUSH_NOT_SUPPORTED: Final = -32003
+UNSUPPORTED: Final = -32004
+CONTENT_TYPE: Final = -32005
+VERSION: Final = -32009
 _REASONS: Final[Mapping[int, str]] = {
     -32001: "TASK_NOT_FOUND",
     -32002: "TASK_NOT_CANCELABLE",
     PUSH_NOT_SUPPORTED: "PUSH_NOTIFICATION_NOT_SUPPORTED",
-    -32004: "UNSUPPORTED_OPERATION",
-    -32007: "EXTENDED_AGENT_CARD_NOT_CONFIGURED",
+    UNSUPPORTED: "UNSUPPORTED_OPERATION",
+    CONTENT_TYPE: "CONTENT_TYPE_NOT_SUPPORTED",
+    VERSION: "VERSION_NOT_SUPPORTED",
 }
 """What the protocol calls its own errors; others have our codes."""
+
+
+class Refused(Exception):
+    """A request is refused with an error of the protocol's own, which nothing else here has."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def response(request_id: Any, code: int, message: str, reason: str, *, status: int = 200) -> Response:

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from mainstem_api.gateway.adapters.a2a.errors import CONTENT_TYPE, Refused
 from mainstem_api.gateway.adapters.engine_input import Options
 from mainstem_shared import errors
 from mainstem_shared.model import runs
@@ -56,9 +57,22 @@ class A2AMessage(_Wire):
         return [_part(at, part) for at, part in enumerate(self.parts)]
 
 
+MODES: Final = (
+    "text/plain", "application/json", "application/pdf", "application/octet-stream", "text/*", "image/*",
+    "audio/*", "video/*",
+)  # fmt: skip
+"""What an agent may be told, as its card says."""
+
+
+def _is_served(media_type: str) -> bool:
+    return media_type in MODES or f"{media_type.partition('/')[0]}/*" in MODES
+
+
 def _part(at: int, part: Mapping[str, Any]) -> dict[str, Any]:
     media_type = str(part.get("mediaType") or "application/octet-stream")
     url = part.get("url")
+    if "text" not in part and not _is_served(media_type.lower()):
+        raise Refused(CONTENT_TYPE, f"message.parts[{at}]: no agent here takes {media_type[:80]!r}.")
     if "raw" in part:
         url = f"data:{media_type};base64,{part['raw']}"
     if "text" in part:
@@ -136,13 +150,33 @@ class PushListQuery(_Wire):
     task_id: str
 
 
+State = Literal[
+    "TASK_STATE_UNSPECIFIED",
+    "TASK_STATE_SUBMITTED",
+    "TASK_STATE_WORKING",
+    "TASK_STATE_COMPLETED",
+    "TASK_STATE_FAILED",
+    "TASK_STATE_CANCELED",
+    "TASK_STATE_INPUT_REQUIRED",
+    "TASK_STATE_REJECTED",
+    "TASK_STATE_AUTH_REQUIRED",
+]
+
+
 class ListQuery(_Wire):
     """The parameters of `ListTasks`."""
 
     context_id: runs.ThreadId | None = None
-    status: str | None = None
+    status: State | None = None
+    include_artifacts: bool = False
+    status_timestamp_after: AwareDatetime | None = None
     page_size: Annotated[int, Field(ge=1, le=100)] = 50
     page_token: str = ""
+
+    def takes(self, changed_ms: int) -> bool:
+        """Tell whether a task is one of those that changed since."""
+        after = self.status_timestamp_after
+        return after is None or changed_ms >= round(after.timestamp() * 1000)
 
 
 def decisions(action: Mapping[str, Any], message: A2AMessage) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Header, Request
 from pydantic import ValidationError
 from starlette.responses import Response
 
@@ -22,9 +22,9 @@ from mainstem_api.gateway.problems import error_documents
 from mainstem_api.gateway.routes.runs import Serving
 from mainstem_api.gateway.state import Gateway
 from mainstem_shared import errors
-from mainstem_shared.model import jsontext, validation
+from mainstem_shared.model import digests, jsontext, validation
 from mainstem_shared.model.principals import Principal
-from mainstem_shared.model.runs import EngineName, Status
+from mainstem_shared.model.runs import EngineName, Run, Status, rfc3339
 from mainstem_shared.operations import engine_catalogue, push_receivers
 
 router = APIRouter(tags=["a2a"])
@@ -53,7 +53,6 @@ async def agent_card(engine: EngineName, request: Request, gateway: Serving, cal
     if engine not in known:
         raise errors.NotFound("No such agent.")
     url = str(request.url).partition("/.well-known/")[0]
-    media = ["text/plain", "application/json"]
     skill = {"id": engine, "name": engine, "description": f"Runs the engine {engine}.", "tags": ["mainstem"]}
     card = {
         "name": engine,
@@ -65,11 +64,13 @@ async def agent_card(engine: EngineName, request: Request, gateway: Serving, cal
             "pushNotifications": push_receivers.allowed(gateway.settings),
             "extendedAgentCard": False,
         },
-        "defaultInputModes": media,
-        "defaultOutputModes": media,
+        "defaultInputModes": list(requests.MODES),
+        "defaultOutputModes": ["text/plain", "application/json"],
         "skills": [skill],
     }
-    return Response(jsontext.dumps(card), media_type="application/json")
+    body = jsontext.dumps(card)
+    headers = {"cache-control": "private, max-age=60", "etag": f'"{digests.digest(body, size=16).hex()}"'}
+    return Response(body, headers=headers, media_type="application/json")
 
 
 @router.post(
@@ -77,8 +78,17 @@ async def agent_card(engine: EngineName, request: Request, gateway: Serving, cal
     response_class=Response,
     responses={200: _JSON, **error_documents(400, 404, 413, 422, 429, 503)},
 )
-async def call_method(body: RpcRequest, engine: EngineName, gateway: Serving, caller: Caller) -> Response:
-    """Carry out a JSON-RPC request."""
+async def call_method(
+    body: RpcRequest,
+    engine: EngineName,
+    gateway: Serving,
+    caller: Caller,
+    a2a_version: Annotated[str, Header()] = "",
+) -> Response:
+    """Carry out a JSON-RPC request of version 1.0, which who names none means by the method's name."""
+    if a2a_version and a2a_version.split(".")[:2] != VERSION.split("."):
+        message = f"A2A-Version: {a2a_version[:20]!r} is not served, only {VERSION}."
+        return rpc_errors.response(body.id, rpc_errors.VERSION, message, "")
     method = _METHODS.get(body.method)
     if method is None:
         code = _NOT_SERVED.get(body.method, rpc_errors.METHOD_NOT_FOUND)
@@ -86,6 +96,8 @@ async def call_method(body: RpcRequest, engine: EngineName, gateway: Serving, ca
         return rpc_errors.response(body.id, code, message, "METHOD_NOT_FOUND")
     try:
         return await method(_Call(body, engine, gateway, caller))
+    except rpc_errors.Refused as refused:
+        return rpc_errors.response(body.id, refused.code, str(refused), "")
     except ValidationError as error:
         return rpc_errors.of_error(body.id, validation.invalid_request(error))
     except errors.MainstemError as error:
@@ -172,6 +184,9 @@ async def _decide(call: _Call, given: SendMessage) -> str:
     run_id = given.message.task_id or ""
     attach_point = await attaching.read(call.gateway.store, run_id, call.caller)
     action = attach_point.fold.action
+    if given.message.context_id not in (None, attach_point.spec.thread_id):
+        message = "message.contextId: the task is of another context."
+        raise errors.InvalidRequest(message, path="message.contextId")
     if action is None or attach_point.outcome is not None:
         raise errors.NotPaused(status=attach_point.status)
     await call.gateway.runs.resume(
@@ -211,20 +226,36 @@ async def _cancel(call: _Call) -> Response:
 async def _list(call: _Call) -> Response:
     query = ListQuery.model_validate(call.body.params)
     names = {name: status for status, name in translator.STATES.items()}
+    about = {"nextPageToken": "", "pageSize": query.page_size, "totalSize": 0}
+    if query.status is not None and query.status not in names:  # which no task here ever has
+        return call.answer({"tasks": [], **about})
     page = await call.gateway.runs.list(
         thread_id=query.context_id,
         user_id=call.caller.user_id,
         tenant=call.caller.tenant,
-        status=Status(names[query.status]) if query.status in names else None,
+        status=None if query.status is None else Status(names[query.status]),
         limit=query.page_size,
         cursor=query.page_token or None,
     )
-    tasks = [
-        {"id": run.run_id, "contextId": run.thread_id, "status": {"state": translator.STATES[run.status]}}
-        for run in page.runs
-    ]
-    about = {"nextPageToken": page.next or "", "pageSize": query.page_size, "totalSize": len(tasks)}
+    found = [run for run in page.runs if query.takes(_changed_ms(run))]
+    found.sort(key=_changed_ms, reverse=True)
+    tasks = [await _listed(call, run, query) for run in found]
+    about |= {"nextPageToken": page.next or "", "totalSize": len(tasks)}
     return call.answer({"tasks": tasks, **about})
+
+
+async def _listed(call: _Call, run: Run, query: ListQuery) -> dict[str, Any]:
+    status = {"state": translator.STATES[run.status], "timestamp": rfc3339(_changed_ms(run))}
+    if not query.include_artifacts:
+        return {"id": run.run_id, "contextId": run.thread_id, "status": status}
+    task = await call.task(run.run_id)
+    return {**task, "status": {**task["status"], "timestamp": status["timestamp"]}}
+
+
+def _changed_ms(run: Run) -> int:
+    """Return when a run got the status that it has, as far as a list of runs says it."""
+    changed = run.finished_at or run.started_at or run.created_at
+    return round(changed.timestamp() * 1000)
 
 
 _Push = Callable[[Any, Gateway, Principal], Awaitable[dict[str, Any]]]
@@ -254,5 +285,5 @@ _METHODS: Final[Mapping[str, Callable[[_Call], Awaitable[Response]]]] = {
     "ListTaskPushNotificationConfigs": _pushing(push.list_all),
     "DeleteTaskPushNotificationConfig": _pushing(push.delete),
 }
-_NOT_SERVED: Final[Mapping[str, int]] = {"GetExtendedAgentCard": -32007}
+_NOT_SERVED: Final[Mapping[str, int]] = {"GetExtendedAgentCard": rpc_errors.UNSUPPORTED}
 """Methods of the protocol that an agent need not have: its card says so. They have errors of their own."""

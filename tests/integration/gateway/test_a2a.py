@@ -199,3 +199,40 @@ async def test_errors_of_json_rpc(http: httpx.AsyncClient, body: bytes, code: in
     """Each kind has its code."""
     answer = await http.post(AGENT, content=body, headers={"content-type": "application/json"})
     assert (answer.json()["jsonrpc"], answer.json()["error"]["code"]) == ("2.0", code)
+
+
+async def test_versions_are_negotiated(http: httpx.AsyncClient) -> None:
+    """1.0, whatever its patch; who names none means it; another is refused by the protocol's own error."""
+    body = {"jsonrpc": "2.0", "id": 1, "method": "ListTasks", "params": {}}
+    for version, code in (("", None), ("1.0", None), ("1.0.7", None), ("0.3", -32009), ("99.0", -32009)):
+        answer = await http.post(AGENT, json=body, headers={"a2a-version": version})
+        assert answer.json().get("error", {}).get("code") == code, version
+
+
+async def test_what_a_message_may_not_be(http: httpx.AsyncClient) -> None:
+    """Of a media type that the card does not have, or of a context that is not its task's."""
+    part = {"raw": "eA==", "mediaType": "application/x-nothing"}
+    message = {"messageId": "m8", "role": "ROLE_USER", "parts": [part]}
+    assert (await call(http, "SendMessage", message=message))["code"] == -32005
+    task_id = await sent(http, "m9")
+    about = {"taskId": task_id, "contextId": "elsewhere", "role": "ROLE_USER", "parts": [{"text": "x"}]}
+    assert (await call(http, "SendMessage", message={"messageId": "m10", **about}))["code"] == -32602
+
+
+async def test_tasks_are_listed_as_asked(http: httpx.AsyncClient) -> None:
+    """By state, which none may have; by when they changed; with their artifacts or without."""
+    task_id = await sent(http, "m11")
+    (task,) = (await call(http, "ListTasks", status="TASK_STATE_SUBMITTED"))["tasks"]
+    assert (task["id"], "artifacts" in task) == (task_id, False)
+    at = task["status"]["timestamp"]
+    for given, ids in (
+        ({"includeArtifacts": True}, [task_id]),
+        ({"status": "TASK_STATE_AUTH_REQUIRED"}, []),
+        ({"statusTimestampAfter": at}, [task_id]),
+        ({"statusTimestampAfter": "2100-01-01T00:00:00Z"}, []),
+    ):
+        listed = await call(http, "ListTasks", **given)
+        assert [one["id"] for one in listed["tasks"]] == ids, given
+    with_artifacts = await call(http, "ListTasks", includeArtifacts=True)
+    assert with_artifacts["tasks"][0]["artifacts"] == []
+    assert (await call(http, "ListTasks", status="nonsense"))["code"] == -32602
