@@ -9,14 +9,13 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from mainstem_shared import errors, transitions
-from mainstem_shared.eventlog.reading import run_states
 from mainstem_shared.model import callbacks, jsontext
 from mainstem_shared.model.callbacks import Receiver
 from mainstem_shared.model.principals import Principal
+from mainstem_shared.model.record import Record
 from mainstem_shared.operations import callback_policy
 from mainstem_shared.operations.performing import Operations
 from mainstem_shared.settings import Settings
-from mainstem_shared.store import keys
 
 MOST: Final = 8
 """Receivers of one run."""
@@ -34,7 +33,7 @@ async def listed(operations: Operations, run_id: str, principal: Principal) -> l
     Raises:
         NotFound: there is no such run.
     """
-    _, targets = await _read(operations, run_id, principal)
+    targets = (await _read(operations, run_id, principal)).get("to", ())
     return [found for target in targets if (found := callbacks.receiver_of(target)) is not None]
 
 
@@ -76,28 +75,28 @@ def _is(target: str, receiver_id: str) -> bool:
     return found is not None and found.id == receiver_id
 
 
-async def _read(operations: Operations, run_id: str, principal: Principal) -> tuple[bytes, list[str]]:
-    """Return a run's callback as it is stored, and the targets that were named for this run."""
-    await run_states.check_owner(operations.store, run_id, tenant=principal.tenant, user_id=principal.user_id)
-    raw: bytes = await operations.store.command("HGET", keys.run(run_id).record, "callback") or b""
-    return raw, list(_parsed(raw).get("to", ()))
-
-
-def _parsed(raw: bytes) -> dict[str, Any]:
-    return jsontext.loads(raw) if raw else {}
+async def _read(operations: Operations, run_id: str, principal: Principal) -> dict[str, Any]:
+    """Return a run's callback, which is empty if nobody is told."""
+    record = await transitions.find_fields(operations.store, run_id, Record.spec, Record.callback)
+    if isinstance(record, transitions.Gone) or not principal.owns(record.spec):
+        raise errors.NotFound
+    return record.callback or {}
 
 
 async def _change(
     operations: Operations, run_id: str, principal: Principal, change: Callable[[list[str]], list[str]]
 ) -> None:
+    everyone = list(callback_policy.everyone(operations.settings))
     for _ in range(_TRIES):
-        raw, targets = await _read(operations, run_id, principal)
-        everyone = list(callback_policy.everyone(operations.settings))
-        before = {"all": everyone, "pauses": False, **_parsed(raw)}
-        changed = change(targets)
-        pauses = before["pauses"] or any(callbacks.receiver_of(target) for target in changed)
-        after = jsontext.dumps({**before, "to": changed, "pauses": pauses})
-        done = await transitions.set_callback(operations.store, run_id, before=raw, callback=after)
+        found = await _read(operations, run_id, principal)
+        changed = change(list(found.get("to", ())))
+        pauses = found.get("pauses") or any(callbacks.receiver_of(target) for target in changed)
+        after = {"all": everyone, **found, "to": changed, "pauses": bool(pauses)}
+        # Compared as it is stored: what was read from our JSON makes the same JSON again.
+        before = jsontext.dumps(found) if found else b""
+        done = await transitions.set_callback(
+            operations.store, run_id, before=before, callback=jsontext.dumps(after)
+        )
         if done is None:
             raise errors.RunNotActive(status="over")
         if done:

@@ -113,8 +113,8 @@ class GraphRun(Completion):
         if "events" not in self._modes:
             return
         name = NODE if kind.startswith("on_chat_model") else self._attach_point.spec.engine
-        about = {"name": name, "run_id": self.run_id, "parent_ids": [], "tags": [], "metadata": {}}
-        self._event("events", {"event": kind, "data": data, **about})
+        about: dict[str, Any] = {"name": name, "run_id": self.run_id, "parent_ids": [], "tags": []}
+        self._event("events", {"event": kind, "data": data, "metadata": {}, **about})
 
     def _event(self, kind: str, payload: Any) -> None:
         self.say_raw(b"id: %s\n%s" % (str(self._place).encode(), encode_event(payload, event=kind)))
