@@ -80,7 +80,8 @@ chaos: $(VENV)/.test ## kill, freeze and cut everything under load, over and ove
 budgets: $(VENV)/.test ## 1,000 runs at once under one budget while their workers are killed: nothing is overspent
 	@exec env MAINSTEM_SPENDERS=1000 MAINSTEM_SPENDERS_KILLS=6 $(BIN)/pytest -s --timeout=900 tests/acceptance/engines/test_budgets.py $(ARGS)
 
-effects: $(VENV)/.test ## 10,000 side effects while their workers are killed: executed = intended
+effects: $(VENV)/.test ## agents of all frameworks killed at every write, and 10,000 side effects under kills: executed = intended
+	@exec env MAINSTEM_KILLED=1 $(BIN)/pytest --timeout=1800 tests/integration/engines/test_kills.py $(ARGS)
 	@exec env MAINSTEM_EFFECTS=10000 $(BIN)/pytest -s --timeout=1800 tests/acceptance/engines/test_effects.py $(ARGS)
 
 archive: $(VENV)/.test ## 20,000 runs move to PostgreSQL while workers, gateways and PostgreSQL are killed: none lost, none doubled; and a kill at every write

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from mutations import aborts, approvals, callbacks, lives_and_streams, readers, usage_and_sweeps
+from mutations import (
+    aborts,
+    approvals,
+    callbacks,
+    durable_engines,
+    lives_and_streams,
+    readers,
+    usage_and_sweeps,
+)
 from mutations.mutation import Mutation
 
 ALL: Final[tuple[Mutation, ...]] = (
@@ -14,6 +22,7 @@ ALL: Final[tuple[Mutation, ...]] = (
     *approvals.MUTATIONS,
     *usage_and_sweeps.MUTATIONS,
     *callbacks.MUTATIONS,
+    *durable_engines.MUTATIONS,
 )
 
 NOT_MUTABLE: Final[dict[int, str]] = {

@@ -54,7 +54,9 @@ class Form(TypedDict, total=False):
     answer: Any
 
 
-async def resumed(engine: str, paused: EngineRun, **answers: dict[str, Any]) -> EngineRun:
+async def resumed(
+    engine: str, paused: EngineRun, *, check: bool = True, **answers: dict[str, Any]
+) -> EngineRun:
     """Answer all questions of a pause; the names of `answers` are what the questions' texts begin with."""
     assert paused.action is not None
     decisions = {}
@@ -64,6 +66,7 @@ async def resumed(engine: str, paused: EngineRun, **answers: dict[str, Any]) -> 
     return await run_engine(
         engine,
         {"text": "go"},
+        check=check,
         state=paused.checkpoint,
         memory=paused.memory,
         decisions=decisions,
@@ -114,6 +117,20 @@ async def test_a_node_that_was_done_is_not_done_again():
     done = await resumed("lg_sub", paused, Go={"text": "yes"})
     assert entered == ["first", "inner_first", "inner", "inner"]
     assert done.output["seen"][-1] == "yes"
+
+
+async def test_a_decision_is_the_runs_until_a_step_has_taken_it():
+    """Nothing is committed before: after a lost worker the next one gets the decision, too, and asks nobody."""
+
+    def ask(state: Form) -> Form:
+        interrupt("Go on?")
+        raise RuntimeError("lost")
+
+    serve_graph("lg_lost", chain(Form, first=lambda state: {"seen": ["first"]}, ask=ask).compile())
+    paused = await run_engine("lg_lost", {"text": "go"})
+    assert paused.checkpoint is not None
+    lost = await resumed("lg_lost", paused, check=False, Go={"text": "yes"})
+    assert (str(lost.error), lost.checkpoint) == ("lost", None)
 
 
 async def test_the_state_of_a_graph_without_messages_is_the_threads():

@@ -36,6 +36,7 @@ CALLS = {
     "question": ("ask_user", {"question": "Which?"}),
     "hand over": ("transfer_to_expert", {}),
     "explode": ("explode", {}),
+    "order": ("order", {"thing": "tea"}),
 }
 """What a word of the user makes the model call, if it has the tool."""
 

@@ -88,6 +88,15 @@ def _config(run: RunContext[Any], given: RunnableConfig | None) -> RunnableConfi
     return {**(given or {}), "configurable": {**known, "thread_id": run.thread_id}}  # pyright: ignore[reportReturnType]
 
 
+def _step_before(state: StateSnapshot, given: Any) -> int:
+    """Return the last step that needs no commit: input and decisions are the run's until a state has them.
+
+    A graph tells of the checkpoint that it goes on from, too. New input takes a step, and so does its start.
+    """
+    last = -2 if state.metadata is None else state.metadata.get("step", -2)
+    return last if given is None or isinstance(given, Command) else last + 2
+
+
 class _Segment:
     """One segment of a run of a graph."""
 
@@ -127,13 +136,13 @@ class _Segment:
         state = await self._graph.aget_state(self._config)
         given, is_to_run = await self._given(state)
         if is_to_run:
-            await self._run_graph(given)
+            await self._run_graph(given, after=_step_before(state, given))
             state = await self._graph.aget_state(self._config)
         if state.interrupts:
             await self._pause(state)
         await self._output(state)
 
-    async def _run_graph(self, given: Any) -> None:
+    async def _run_graph(self, given: Any, *, after: int) -> None:
         try:
             with as_provider_errors():
                 stream: AsyncIterator[Any] = self._graph.astream(
@@ -147,18 +156,17 @@ class _Segment:
                 async for namespace, mode, data in stream:
                     if mode != "checkpoints":
                         await self._streaming.take(namespace, mode, data)
-                    elif not namespace and data["next"] and data["metadata"]["source"] == "loop":
-                        await self._save(data["metadata"]["step"])
+                    elif not namespace and data["next"] and data["metadata"]["step"] > after:
+                        await self._save()
         finally:
             await self._following.close()
             await self._agents.close()
             await self._stage()
 
-    async def _save(self, step: int) -> None:
-        """Commit a step, its content and its state at once; the input needs no commit: the run has it."""
-        if step > 0:
-            await self._stage()
-            await self._run.checkpoint(Progress.of(self._calls, None).encoded())
+    async def _save(self) -> None:
+        """Commit a step, its content and its state at once."""
+        await self._stage()
+        await self._run.checkpoint(Progress.of(self._calls, None).encoded())
 
     async def _stage(self) -> None:
         await self._saver.stage(self._run.memory)
