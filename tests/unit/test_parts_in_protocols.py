@@ -166,6 +166,66 @@ async def test_each_kind_of_part_is_shown_or_left_out(protocol: str, kind: str, 
         assert MARKS[kind] not in said.decode()
 
 
+@engine("agents_of_a_run")
+async def agents_of_a_run(run: RunContext[Any]) -> None:
+    """Let an agent work for a call, and start a run of its own."""
+    await run.tool_call("outer", "ask", {})
+    async with run.agent("EXPERT", parent="outer") as sub:
+        await sub.tool_call("inner", "look", {})
+        await sub.tool_result("inner", "seen")
+        await sub.text("SAID BY IT")
+    await run.tool_result("outer", sub.said)
+    await run.data("child:r2", "child", {"run_id": "r2", "engine": "CHILD", "key": "k"})
+    await run.text("SAID BY THE ROOT")
+
+
+_WHOSE: Final = {"agent": "agent_1_1", "parent": "outer"}
+_EXPERT: Final = {"agent": "EXPERT", "parent": "outer", "state": "completed", "text": "SAID BY IT"}
+_CHILD: Final = {"run_id": "r2", "engine": "CHILD", "key": "k"}
+AGENTS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]] | None] = {
+    "native": (
+        {"call_id": "inner", **_WHOSE},
+        {"name": "agent", "value": _EXPERT},
+        {"name": "child", "value": _CHILD},
+    ),
+    "AI SDK": (
+        {"type": "tool-input-available", "providerMetadata": {"mainstem": _WHOSE}},
+        {"type": "data-agent", "data": _EXPERT},
+        {"type": "data-child", "data": _CHILD},
+    ),
+    "AG-UI": (
+        {"type": "TOOL_CALL_START", "toolCallName": "look", "metadata": {"mainstem": _WHOSE}},
+        {"name": "agent", "value": _EXPERT},
+        {"name": "child", "value": _CHILD},
+    ),
+    "A2A": (
+        {"call_id": "inner", "result": "seen", **_WHOSE},
+        {"data": _EXPERT, "metadata": {"name": "agent"}},
+        {"data": _CHILD, "metadata": {"name": "child"}},
+    ),
+    "Responses": None,
+    "Chat Completions": None,
+    "LangGraph": None,
+}
+"""How an agent's call, the agent and a child are shown; None: the protocol has no word for any of them."""
+
+
+@pytest.mark.parametrize("when", ["from the start", "at the end"])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_agents_and_children_are_told_of_where_there_is_a_word(protocol: str, when: str) -> None:
+    """With the call that they work for. Nowhere is what an agent says taken for the run's answer."""
+    frames = client_views.log_of(await run_engine(agents_of_a_run))
+    heard = frames if when == "from the start" else frames[-1:]
+    said = goldens.translate(PROTOCOLS[protocol](), heard)
+    told = list(client_views._events(said))
+    for wanted in AGENTS[protocol] or ():
+        assert holds(told, wanted), said.decode()
+    if AGENTS[protocol] is None:
+        assert "EXPERT" not in said.decode()
+        assert "CHILD" not in said.decode()
+    assert "SAID BY THE ROOT" in said.decode()
+
+
 @engine("parts_cited_late")
 async def parts_cited_late(run: RunContext[Any]) -> None:
     await run.text("SAID")

@@ -19,6 +19,7 @@ import redis
 from mainstem_api import AsyncRuns
 from mainstem_shared.model.runs import Run, Status
 from mainstem_shared.settings import Settings
+from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 from mainstem_tasks.execution import segments
 from mainstem_tasks.execution.runtime import Runtime
@@ -132,7 +133,9 @@ async def orders(
                 provider=strict,
                 receiver=receiver,
             )
-        await dying_worker.sweep(settings, store, worker.operations)  # the lists of the dead
+        dead = set(await store.client.zrange(keys.WORKERS, 0, -1)) - {worker.lease.owner.encode()}
+        await store.client.delete(*(keys.lease(owner.decode()) for owner in dead))
+        await dying_worker.sweep(settings, store, worker.operations)  # what the dead had
     assert strict.faults == []
 
 

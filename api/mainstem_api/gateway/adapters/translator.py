@@ -398,3 +398,8 @@ def encode_event(payload: Any, *, event: str | None = None) -> bytes:
     """Return one SSE event: LF only, one data line (clients split on either)."""
     head = b"" if event is None else b"event: %s\n" % event.encode()
     return b"%sdata: %s\n\n" % (head, without_line_breaks(jsontext.dumps(payload)))
+
+
+def agent_of(call: Mapping[str, Any]) -> dict[str, Any]:
+    """Return whose call it is, if a sub-agent makes it: its id, and the call that it works for."""
+    return {name: call[name] for name in ("agent", "parent") if name in call}

@@ -1,7 +1,7 @@
 """Follows a graph's model calls: each is reserved in the run's budgets, and counts in its usage.
 
 Nodes that are plain functions call their models from threads, where LangChain would run an asynchronous
-handler on a loop of its own and swallow what it raises: `FromThreads` brings those calls to the run's loop.
+handler on a loop of its own and swallow what it raises: those calls are brought to the run's loop.
 """
 
 # what models say of themselves comes in dictionaries: read by hand, not by types.
@@ -12,12 +12,12 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 from uuid import UUID
 
-from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
+from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import LLMResult
 
@@ -25,12 +25,19 @@ from mainstem_tasks.engines.frameworks.agents import Place, ToolAgents
 from mainstem_tasks.engines.frameworks.provider_calls import ModelOutput, model_call
 from mainstem_tasks.sdk.provider_calls import ProviderCall
 
+Hook = Callable[..., Any]
+
 
 class Following(AsyncCallbackHandler):
-    """One segment's view of its graph's model calls, those of subgraphs and of agents in tools too."""
+    """One segment's view of its graph's model calls, those of subgraphs and of agents in tools too.
+
+    One handler for both worlds, since LangChain asks each handler about each piece of an answer: on the run's
+    loop the hooks are coroutines, in other threads plain functions that wait for the loop.
+    """
 
     raise_error = True
     """A budget without room ends the run."""
+    ignore_chain = ignore_retriever = ignore_retry = ignore_custom_event = True  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
 
     def __init__(self, agents: ToolAgents) -> None:
         super().__init__()
@@ -48,15 +55,6 @@ class Following(AsyncCallbackHandler):
         """
         return bool(self._open)
 
-    @property
-    def is_at_home(self) -> bool:
-        """Whether this is the thread of the run's loop; elsewhere `FromThreads` takes what models say."""
-        return threading.get_ident() == self._thread
-
-    def wait_for(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run a coroutine on the run's loop, for a caller in another thread."""
-        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
-
     def note_output(self, message_id: str | None, text: str) -> None:
         """Note a piece of an answer, for an estimate if nobody counts it."""
         output = self._outputs.get((message_id or "").removeprefix("lc_run--"))
@@ -66,7 +64,32 @@ class Following(AsyncCallbackHandler):
     def on_llm_new_token(self, *_: Any, **__: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Take nothing, at the least cost: pieces of answers come with the graph's stream."""
 
-    async def on_chat_model_start(
+    @property
+    def on_chat_model_start(self) -> Hook:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """What takes the beginning of a call."""
+        return self._here(self._start)
+
+    @property
+    def on_llm_end(self) -> Hook:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """What takes the end of a call."""
+        return self._here(self._finish)
+
+    @property
+    def on_llm_error(self) -> Hook:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """What takes the failure of a call."""
+        return self._here(self._fail)
+
+    def _here(self, hook: Hook) -> Hook:
+        """Return a hook as this thread may call it."""
+        if threading.get_ident() == self._thread:
+            return hook
+
+        def wait(*given: Any, **named: Any) -> None:
+            asyncio.run_coroutine_threadsafe(hook(*given, **named), self._loop).result()
+
+        return wait
+
+    async def _start(
         self,
         serialized: dict[str, Any],  # noqa: ARG002 - as the hook is called
         messages: list[list[BaseMessage]],
@@ -76,8 +99,6 @@ class Following(AsyncCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Reserve what the call may cost."""
-        if not self.is_at_home:
-            return
         known, given = metadata or {}, kwargs.get("invocation_params") or {}
         output = self._outputs[str(run_id)] = ModelOutput()
         stack = AsyncExitStack()
@@ -108,9 +129,9 @@ class Following(AsyncCallbackHandler):
             name = str((serialized or {}).get("name") or "tool")
             self._agents.tool_began(_place(metadata or {}), tool_call_id, name)
 
-    async def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
+    async def _finish(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
         """Report what the call used."""
-        found = self._open.pop(str(run_id), None) if self.is_at_home else None
+        found = self._open.pop(str(run_id), None)
         if found is None:
             return
         stack, call = found
@@ -119,9 +140,9 @@ class Following(AsyncCallbackHandler):
             await _report(call, used)
         await stack.aclose()
 
-    async def on_llm_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
+    async def _fail(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
         """End the call with its failure: what was said before costs all the same."""
-        found = self._open.pop(str(run_id), None) if self.is_at_home else None
+        found = self._open.pop(str(run_id), None)
         if found is not None:
             await _end(found[0], error)
 
@@ -130,42 +151,6 @@ class Following(AsyncCallbackHandler):
         while self._open:
             _, (stack, _) = self._open.popitem()
             await _end(stack, sys.exc_info()[1])
-
-
-class FromThreads(BaseCallbackHandler):
-    """Takes what models say in other threads than the run's, and waits for the run's loop."""
-
-    raise_error = True
-    run_inline = True
-
-    def __init__(self, following: Following) -> None:
-        super().__init__()
-        self._following = following
-
-    @property
-    def ignore_llm(self) -> bool:
-        """Whether `Following` takes it."""
-        return self._following.is_at_home
-
-    @property
-    def ignore_chat_model(self) -> bool:
-        """The same for the beginning of a call."""
-        return self._following.is_at_home
-
-    def on_chat_model_start(
-        self, serialized: dict[str, Any], messages: list[list[BaseMessage]], *, run_id: UUID, **kwargs: Any
-    ) -> None:
-        """Reserve what the call may cost."""
-        begun = self._following.on_chat_model_start(serialized, messages, run_id=run_id, **kwargs)
-        self._following.wait_for(begun)
-
-    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
-        """Report what the call used."""
-        self._following.wait_for(self._following.on_llm_end(response, run_id=run_id, **kwargs))
-
-    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        """End the call with its failure."""
-        self._following.wait_for(self._following.on_llm_error(error, run_id=run_id, **kwargs))
 
 
 async def _end(stack: AsyncExitStack, error: BaseException | None) -> None:

@@ -30,7 +30,7 @@ from mainstem_tasks.engines.frameworks.progress import Progress
 from mainstem_tasks.engines.frameworks.tool_calls import ToolCalls
 from mainstem_tasks.engines.langgraph import interrupts
 from mainstem_tasks.engines.langgraph.completion import missing
-from mainstem_tasks.engines.langgraph.following import Following, FromThreads
+from mainstem_tasks.engines.langgraph.following import Following
 from mainstem_tasks.engines.langgraph.saver import PREFIX, ThreadSaver
 from mainstem_tasks.engines.langgraph.streaming import Streaming
 from mainstem_tasks.sdk.context import RunContext
@@ -127,7 +127,6 @@ class _Segment:
             "callbacks": [
                 *(callbacks if isinstance(callbacks, list) else ()),
                 self._following,
-                FromThreads(self._following),
             ],
         }
 
@@ -154,7 +153,9 @@ class _Segment:
                     durability="sync",
                 )
                 async for namespace, mode, data in stream:
-                    if mode != "checkpoints":
+                    if mode == "messages" and (quick := self._streaming.quick(data[0])) is not None:
+                        await quick
+                    elif mode != "checkpoints":
                         await self._streaming.take(namespace, mode, data)
                     elif not namespace and data["next"] and data["metadata"]["step"] > after:
                         await self._save()

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Awaitable, Collection, Iterator
 from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
@@ -26,6 +26,17 @@ class Streaming:
         self._answered: set[str] = set()
         """Messages of tools by which a call got its result."""
         self._written = 0
+
+    def quick(self, message: BaseMessage) -> Awaitable[None] | None:
+        """Return the emission of words of the run's own agent, as nearly all items are; else None."""
+        by, words = self._agents.only, message.content
+        is_words = type(message) is AIMessageChunk and isinstance(words, str) and words
+        if by is None or not is_words or message.additional_kwargs or message.tool_call_chunks:
+            return None
+        if message.id is not None:
+            self._told.add(message.id)
+        self._following.note_output(message.id, words)
+        return by.says.text(words)
 
     async def take(self, namespace: Place, mode: str, data: Any) -> None:
         """Emit one item of the stream, of the graph or of one below it."""
@@ -61,12 +72,7 @@ class Streaming:
     async def _chunk(self, by: Speaker, chunk: AIMessageChunk) -> None:
         if chunk.id is not None:
             self._told.add(chunk.id)
-        content = chunk.content
-        if isinstance(content, str) and not chunk.additional_kwargs:  # nearly all: a few words, and no more
-            if content:
-                self._following.note_output(chunk.id, content)
-                await by.says.text(content)
-        elif content or chunk.additional_kwargs:
+        if chunk.content or chunk.additional_kwargs:
             await self._content(by, chunk)
         for piece in chunk.tool_call_chunks:
             place = (chunk.id, piece.get("index"))

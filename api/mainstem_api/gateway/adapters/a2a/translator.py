@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from mainstem_api.gateway.adapters.attaching import AttachPoint
-from mainstem_api.gateway.adapters.translator import Translator
+from mainstem_api.gateway.adapters.translator import Translator, agent_of
 from mainstem_shared.model.contents import Content, TextPart
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import Status
@@ -139,7 +139,8 @@ def _whole(part: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _call(call: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: call[name] for name in ("call_id", "name", "arguments", "result", "state")}
+    known = {name: call[name] for name in ("call_id", "name", "arguments", "result", "state")}
+    return {**known, **agent_of(call)}
 
 
 def status_of(

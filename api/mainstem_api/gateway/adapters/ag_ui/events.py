@@ -19,7 +19,7 @@ from mainstem_api.gateway.adapters.ag_ui import messages
 from mainstem_api.gateway.adapters.ag_ui.messages import OURS, Names
 from mainstem_api.gateway.adapters.attaching import AttachPoint
 from mainstem_api.gateway.adapters.engine_input import json_text
-from mainstem_api.gateway.adapters.translator import Translator, extends
+from mainstem_api.gateway.adapters.translator import Translator, agent_of, extends
 from mainstem_shared.model.contents import KEYED, Content, TextPart, key_of
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.usage import Usage
@@ -131,11 +131,13 @@ class Events(Translator):
     def call_began(self, call: Mapping[str, Any]) -> None:
         number = next(at for at, part in enumerate(self.fold.parts) if part is call)
         self._calls[call["call_id"]] = False
+        agent = agent_of(call)
         self._say(
             "TOOL_CALL_START",
             toolCallId=self._names.call(call["call_id"]),
             toolCallName=call["name"],
             parentMessageId=self._names.parent(self.fold.parts, number),
+            **({"metadata": {OURS: agent}} if agent else {}),
         )
 
     def arguments_grew(self, call: Mapping[str, Any], text: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from mainstem_api.gateway.adapters.ai_sdk import parts
 from mainstem_api.gateway.adapters.ai_sdk.stream import ASK_USER, ASKED, error_text, usage_of
+from mainstem_api.gateway.adapters.translator import agent_of
 from mainstem_shared.model.messages import Message
 from mainstem_shared.model.runs import Status
 
@@ -100,6 +101,8 @@ class _Answer:
     def _call(self, call: Mapping[str, Any]) -> dict[str, Any]:
         call_id, result = call["call_id"], call["result"]
         about = {"type": f"tool-{call['name']}", "toolCallId": call_id, "input": call["arguments"]}
+        if agent := agent_of(call):
+            about["callProviderMetadata"] = {"mainstem": agent}
         action_id, decision = self._decided.get(call_id, ("", None))
         if decision is not None:
             about["approval"] = _approval(f"{action_id}:{call_id}", decision)

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 from mainstem_api.gateway.adapters.ai_sdk import parts
-from mainstem_api.gateway.adapters.translator import Translator
+from mainstem_api.gateway.adapters.translator import Translator, agent_of
 from mainstem_shared.model import jsontext
 from mainstem_shared.model.events import Type
 
@@ -345,11 +345,13 @@ def _request(action: Mapping[str, Any], call: Mapping[str, Any]) -> dict[str, An
 
 
 def _input(call: Mapping[str, Any]) -> dict[str, Any]:
+    agent = agent_of(call)
     return {
         "type": "tool-input-available",
         "toolCallId": call["call_id"],
         "toolName": call["name"],
         "input": call["arguments"],
+        **({"providerMetadata": {"mainstem": agent}} if agent else {}),
     }
 
 
