@@ -16,20 +16,18 @@ from langchain.agents import create_agent
 from langchain.agents.middleware import HumanInTheLoopMiddleware
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.language_models.fake_chat_models import FakeMessagesListChatModel
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
 from langgraph.channels import DeltaChannel
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, MessagesState, StateGraph
-from langgraph.types import interrupt
+from langgraph.types import Command, interrupt
 
 from mainstem_api import AsyncRuns
 from mainstem_shared.model.actions import Decision
-from mainstem_shared.model.messages import Message
 from mainstem_shared.settings import Settings
-from mainstem_tasks.engines.langgraph import ThreadSaver, serve_graph
-from mainstem_tasks.engines.langgraph.completion import missing
+from mainstem_tasks.engines.langgraph import serve_graph
 from mainstem_tasks.execution import segments
 from mainstem_tasks.testing import EngineRun, MemoryChannel, run_engine
 from support.processes.in_process_worker import working
@@ -131,6 +129,33 @@ async def test_a_decision_is_the_runs_until_a_step_has_taken_it():
     assert paused.checkpoint is not None
     lost = await resumed("lg_lost", paused, check=False, Go={"text": "yes"})
     assert (str(lost.error), lost.checkpoint) == ("lost", None)
+
+
+async def test_a_node_may_ask_twice():
+    """Each question in its turn; what the first answer was, the node gets again."""
+
+    def ask(state: Form) -> Form:
+        return {"seen": [interrupt("First?"), interrupt("Second?")]}
+
+    serve_graph("lg_twice", chain(Form, ask=ask).compile())
+    once = await resumed("lg_twice", await run_engine("lg_twice", {"text": "go"}), First={"text": "a"})
+    assert (await resumed("lg_twice", once, Second={"text": "b"})).output["seen"] == ["a", "b"]
+
+
+async def test_a_node_may_say_where_it_goes():
+    """`Command(goto=…)` leads past what does not follow, also to a node that asks."""
+
+    def turn(state: Form) -> Any:
+        return Command(goto="ask", update={"seen": ["turn"]})
+
+    graph: Any = StateGraph(Form)
+    graph.add_node("turn", turn)
+    graph.add_node("never", lambda state: {"seen": ["never"]})
+    graph.add_node("ask", lambda state: {"seen": [interrupt("Go?")]})
+    graph.add_edge(START, "turn")
+    serve_graph("lg_goto", graph.compile())
+    paused = await run_engine("lg_goto", {"text": "go"})
+    assert (await resumed("lg_goto", paused, Go={"text": "yes"})).output["seen"] == ["turn", "yes"]
 
 
 async def test_the_state_of_a_graph_without_messages_is_the_threads():
@@ -401,60 +426,6 @@ async def test_a_stop_ends_an_agent_in_a_tool():
     assert {name: (agent["state"], agent["text"]) for name, agent in agents_of(content).items()} == {
         "ann": ("aborted", "I wait.")
     }
-
-
-# -- what a state lacks of its thread
-
-
-def said(role: str, run_id: str, *parts: dict[str, Any]) -> Message:
-    return Message(
-        id=f"{run_id}.{role}", role=role, parts=list(parts), run_id=run_id, created_at="2026-01-01T00:00:00Z"
-    )
-
-
-def text(words: str) -> dict[str, Any]:
-    return {"type": "text", "text": words}
-
-
-CALL = {"type": "tool_call", "call_id": "c", "name": "f", "arguments": {}, "result": None, "state": "aborted"}
-CALLING = AIMessage("", tool_calls=[{"id": "c", "name": "f", "args": {}}])
-
-
-@pytest.mark.parametrize(
-    ("state", "answer", "lacks"),
-    [
-        ([], [text("Once")], [("ai", "Once")]),
-        ([CALLING], [CALL], [("tool", "The call was not answered.")]),
-        ([CALLING], [{**CALL, "result": 7, "state": "completed"}], [("tool", "7")]),
-        ([CALLING, ToolMessage("7", tool_call_id="c")], [{**CALL, "result": 7}, text("So")], [("ai", "So")]),
-        ([AIMessage("Yes.")], [text("Yes.")], []),
-    ],
-)
-def test_a_broken_turn_is_completed(
-    state: list[BaseMessage], answer: list[dict[str, Any]], lacks: list[tuple[str, str]]
-):
-    """The words of an answer that broke off, and a result for each call, from what the thread has."""
-    thread = [said("user", "r1", text("hi")), said("assistant", "r1", *answer)]
-    found = missing([HumanMessage("hi"), *state], thread, "r1")
-    assert found is not None
-    assert [(message.type, message.content) for message in found] == lacks
-
-
-def test_turns_of_others_are_added_and_other_branches_are_not_mixed():
-    """A killed run's turn, or another engine's, follows; a state of another branch is given up."""
-    thread = [said("user", "r1", text("a")), said("assistant", "r1", text("b"))]
-    thread += [said("user", "r2", text("c")), said("assistant", "r2", text("d"))]
-    found = missing([HumanMessage("a"), AIMessage("b")], thread, "r1")
-    assert found is not None
-    assert [message.content for message in found] == ["c", "d"]
-    assert missing([HumanMessage("x"), AIMessage("y")], thread, "r9") is None
-    assert missing([], [], None) == []
-
-
-def test_a_damaged_memory_is_refused():
-    """Rather than a graph that begins anew in the middle of a conversation."""
-    with pytest.raises(ValueError, match="no version"):
-        ThreadSaver({"graph/x": b'[["other"],[]]\n'})
 
 
 class Counted(MessagesState, total=False):

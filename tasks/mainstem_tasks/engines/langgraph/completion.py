@@ -17,6 +17,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 
 from mainstem_shared.model import transcripts
 from mainstem_shared.model.messages import Message
+from mainstem_shared.model.runs import Status
 
 Chat = dict[str, Any]
 
@@ -32,12 +33,16 @@ def missing(
     if not places:
         return None if covers is not None or state else convert_to_messages(transcripts.chat(said))
     answer = said[places[-1]]
-    lacks = _lacks(state, transcripts.chat([answer]) if answer.role == "assistant" else [])
+    told = transcripts.chat([answer]) if answer.role == "assistant" else []
+    lacks = _lacks(state, told, is_whole=answer.status is Status.SUCCEEDED)
     return [*lacks, *convert_to_messages(transcripts.chat(said[places[-1] + 1 :]))]
 
 
-def _lacks(state: Sequence[BaseMessage], answer: Sequence[Chat]) -> list[BaseMessage]:
-    """Return what the last turn of a state lacks of the answer that the thread has."""
+def _lacks(state: Sequence[BaseMessage], answer: Sequence[Chat], *, is_whole: bool) -> list[BaseMessage]:
+    """Return what the last turn of a state lacks of the answer that the thread has.
+
+    Of a run that came to its end the state is whole: what it lacks, the graph has removed.
+    """
     since = max((n + 1 for n, message in enumerate(state) if isinstance(message, HumanMessage)), default=0)
     turn = state[since:]
     results = {said["tool_call_id"]: said["content"] for said in answer if said["role"] == "tool"}
@@ -56,5 +61,5 @@ def _lacks(state: Sequence[BaseMessage], answer: Sequence[Chat]) -> list[BaseMes
     ]
     rounds = [number for number, said in enumerate(answer) if said["role"] == "assistant"]
     known = sum(isinstance(message, AIMessage) for message in turn)
-    rest: list[Any] = list(answer[rounds[known] :]) if known < len(rounds) else []
+    rest: list[Any] = list(answer[rounds[known] :]) if known < len(rounds) and not is_whole else []
     return [*closed, *convert_to_messages(rest)]

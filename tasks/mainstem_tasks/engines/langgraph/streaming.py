@@ -30,8 +30,9 @@ class Streaming:
     def quick(self, message: BaseMessage) -> Awaitable[None] | None:
         """Return the emission of words of the run's own agent, as nearly all items are; else None."""
         by, words = self._agents.only, message.content
-        is_words = type(message) is AIMessageChunk and isinstance(words, str) and words
-        if by is None or not is_words or message.additional_kwargs or message.tool_call_chunks:
+        if by is None or not isinstance(message, AIMessageChunk) or not isinstance(words, str) or not words:
+            return None
+        if message.additional_kwargs or message.tool_call_chunks:
             return None
         if message.id is not None:
             self._told.add(message.id)
