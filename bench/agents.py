@@ -1,7 +1,8 @@
 """Agents of frameworks: what their tokens cost in a worker, beside the same agents without Mainstem.
 
-A program of its own for each framework, so that its memory is its own: `python bench/agents.py NAME RUNS`.
-The models are the frameworks' own for tests: they answer in the process and cost as little as can be.
+A process for each half, so that its memory is its own and no half's garbage is collected in the other's time:
+`python bench/agents.py NAME RUNS alone|ours`. Both collect garbage as a worker does. The models are the
+frameworks' own for tests: they answer in the process and cost as little as can be.
 """
 
 from __future__ import annotations
@@ -12,10 +13,17 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from mainstem_api import AsyncRuns
+from mainstem_shared import garbage_collection
+from mainstem_shared.settings import Settings
+from mainstem_tasks.execution import segments
+from mainstem_tasks.execution.runtime import Runtime
 
 WORDS = 100
 NAMES = ("langgraph", "pydantic_ai")
@@ -37,11 +45,14 @@ async def _row(bench: Any, name: str, title: str) -> Any:
     from harness import Row
 
     runs = bench.scaled(1000, 50)
-    command = [sys.executable, str(Path(__file__)), name, str(runs)]
-    done = await asyncio.to_thread(
-        subprocess.run, command, env=bench.env, capture_output=True, text=True, check=True
-    )
-    got = json.loads(done.stdout.splitlines()[-1])
+    got: dict[str, Any] = {"runs": runs}
+    for half in ("alone", "ours"):
+        command = [sys.executable, str(Path(__file__)), name, str(runs), half]
+        done = await asyncio.to_thread(
+            subprocess.run, command, env=bench.env, capture_output=True, text=True, check=True
+        )
+        got |= json.loads(done.stdout.splitlines()[-1])
+    got["ratio"] = got["ours_us"] / got["alone_us"]
     return Row(
         name=f"{runs:,} runs of {title} at once",
         figure=f"{got['ours_us']:.0f} µs/token, {got['rss_mb']:.0f} MB, {got['failed']} failed",
@@ -118,32 +129,33 @@ def pydantic_ai() -> Alone:
     return alone
 
 
-async def measure(name: str, runs: int) -> dict[str, float]:
-    """Let the agent answer `runs` times at once, alone and then as runs of a worker."""
-    from mainstem_api import AsyncRuns
-    from mainstem_shared.settings import Settings
-    from mainstem_tasks.execution import segments
-    from support.processes.in_process_worker import working
+async def alone(name: str, runs: int) -> dict[str, float]:
+    """Let the agent answer `runs` times at once, without Mainstem."""
+    answer: Alone = globals()[name]()
+    await answer(0)
+    garbage_collection.settle()
+    us, mb = await _cost([answer(number + 1) for number in range(runs)])
+    return {"alone_us": us, "alone_rss_mb": mb}
 
-    alone = globals()[name]()
+
+async def ours(name: str, runs: int) -> dict[str, float]:
+    """Let the agent answer as often as runs of one worker."""
+    globals()[name]()
     settings = Settings(sweep_s=3600)
-    async with AsyncRuns(settings) as client, working(settings) as worker:
-        await alone(0)
+    async with AsyncRuns(settings) as client, _working(settings) as worker:
         warm = await client.start("warm", "agent", {"text": "hi"})
         await segments.execute(worker, warm.run_id, task_id="t")
-        alone_us, alone_mb = await _cost([alone(number + 1) for number in range(runs)])
         started = [(await client.start(f"t{n}", "agent", {"text": "hi"})).run_id for n in range(runs)]
-        ours_us, ours_mb = await _cost([segments.execute(worker, one, task_id="t") for one in started])
+        garbage_collection.settle()
+        us, mb = await _cost([segments.execute(worker, one, task_id="t") for one in started])
         ended = [(await client.get(one)).status for one in started[:: max(1, runs // 50)]]
-    return {
-        "runs": runs,
-        "alone_us": alone_us,
-        "ours_us": ours_us,
-        "ratio": ours_us / alone_us,
-        "alone_rss_mb": alone_mb,
-        "rss_mb": ours_mb,
-        "failed": sum(status != "succeeded" for status in ended),
-    }
+    return {"ours_us": us, "rss_mb": mb, "failed": sum(status != "succeeded" for status in ended)}
+
+
+def _working(settings: Settings) -> AbstractAsyncContextManager[Runtime]:
+    from support.processes.in_process_worker import working  # of the tests
+
+    return working(settings)
 
 
 async def _cost(work: list[Any]) -> tuple[float, float]:
@@ -159,4 +171,4 @@ async def _cost(work: list[Any]) -> tuple[float, float]:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-    print(json.dumps(asyncio.run(measure(sys.argv[1], int(sys.argv[2])))))
+    print(json.dumps(asyncio.run(globals()[sys.argv[3]](sys.argv[1], int(sys.argv[2])))))
