@@ -8,7 +8,7 @@ from mainstem_shared.settings import Settings
 from mainstem_tasks.sdk import registry, tools
 from support.engines import builtin_engines, ordering_agents
 from support.processes import dying_worker
-from support.processes.dying_process import Doomed
+from support.processes.dying_process import KilledLife
 
 
 def serve(column: str, settings: Settings, url: str) -> Settings:
@@ -26,7 +26,7 @@ def execute_and_be_killed(column: str, given: dict[str, str], url: str, run_id: 
     async def execute() -> None:
         settings = serve(column, Settings(**given), url)  # type: ignore[arg-type]
         try:
-            await dying_worker.dies(settings, run_id, after=writes, kind=Doomed)
+            await dying_worker.dies(settings, run_id, after=writes, kind=KilledLife)
         finally:
             await registry.aclose()
 

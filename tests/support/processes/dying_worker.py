@@ -25,7 +25,7 @@ from mainstem_tasks.celery_support.publisher import CeleryPublisher
 from mainstem_tasks.execution import segments
 from mainstem_tasks.execution.runtime import Runtime
 from support.models import listed
-from support.processes.dying_process import Died, Doomed, Life, store
+from support.processes.dying_process import Died, KilledLife, Life, store
 
 PLENTY = 1_000_000
 
@@ -36,7 +36,7 @@ async def mortal(
 ) -> AsyncIterator[tuple[Runtime, Life]]:
     """A worker's runtime that lives for so many commands. Afterwards nothing of it is left but what it wrote.
 
-    To a `Doomed` life the writer's groups of events count, too: there they can be its end.
+    To a `KilledLife` life the writer's groups of events count, too: there they can be its end.
     """
     url, life = endpoints.store_url(settings), kind(commands)
     lease = Lease(url, settings)
@@ -52,7 +52,7 @@ async def mortal(
         publisher=publisher,
         operations=Operations(store=mine, settings=settings, publisher=publisher),
     )
-    if isinstance(life, Doomed):
+    if isinstance(life, KilledLife):
         runtime.writer.kind = _mortal_writer(life)
     await runtime.writer.start()
     try:
