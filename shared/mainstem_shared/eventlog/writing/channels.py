@@ -29,7 +29,7 @@ from enum import Enum, auto
 from typing import Any, Final, Protocol
 
 from mainstem_shared import errors, transitions
-from mainstem_shared.eventlog.writing.groups import Delta, Event, Group, failure_of
+from mainstem_shared.eventlog.writing.groups import Delta, Event, Group, extend, failure_of, release
 from mainstem_shared.model import contents, events, jsontext
 from mainstem_shared.model.contents import PART_SIZE, Content, type_of_delta, utf8_size
 from mainstem_shared.model.cursors import Cursor
@@ -132,6 +132,9 @@ class Channel:
         self.writer = writer
         """Who carries it: another one, when its slot has moved."""
         self._pending: deque[Delta | Event] = deque()
+        self._merging: Delta | None = None
+        """The last that waits, if the next text of its kind extends it."""
+        self._room = events.CONTENT_LIMIT - fold.weight  # bytes that may be buffered
         self._closed = self.snapshot_pending = False
         self.first_emit = 0.0  # when (monotonic) the engine first emitted content; 0: not yet
         self._last_emit = time.monotonic()
@@ -155,6 +158,20 @@ class Channel:
             ChannelClosed, Fenced: the segment must not write (any more).
             ContentTooLarge: the run's content would pass its limit.
         """
+        merging = self._merging
+        if merging is not None and kind is merging.kind and text:
+            # Most tokens take this way: what waits is marked, admitted and of the same part already.
+            length = merging.length + len(text)
+            size = len(text) if text.isascii() else utf8_size(text)
+            if length <= events.MERGE_LIMIT and self.buffered + size <= self._room:
+                merging.pieces.append(text)
+                merging.length = length
+                self.buffered += size
+                self._last_emit = time.monotonic()
+                return
+        self._text(kind, text)
+
+    def _text(self, kind: Type, text: str) -> None:
         size = utf8_size(text)
         # A million tiny parts are not tiny as a whole.
         weight = size + (PART_SIZE if self._parts and kind is not self._part_kind else 0)
@@ -166,18 +183,11 @@ class Channel:
             self.first_emit = self.first_emit or time.monotonic()
             self._part_kind = kind
             self._parts += 1
-        last = self._pending[-1] if self._pending else None
-        for piece in (text,) if len(text) <= events.MERGE_LIMIT else _pieces(text):
-            if (
-                not isinstance(last, Delta)
-                or last.part != self._parts - 1
-                or last.length + len(piece) > events.MERGE_LIMIT
-            ):
-                last = Delta(kind, self._parts - 1)
-                self._pending.append(last)
-                self._enqueued += 1
-            last.pieces.append(piece)
-            last.length += len(piece)
+        added = extend(self._merging, kind, self._parts - 1, text)
+        if added:
+            self._pending.extend(added)
+            self._enqueued += len(added)
+            self._merging = added[-1]
         self._emitted(weight)
 
     def emit(self, kind: str, payload: dict[str, Any]) -> None:
@@ -197,6 +207,7 @@ class Channel:
         elif kind == Type.INPUT_ACCEPTED:
             self._part_kind = None  # what follows is another part: readers can tell its place
         self._pending.append(Event(kind=kind, data=data, payload=decoded, weight=weight))
+        self._merging = None
         self._enqueued += 1
         self._emitted(weight)
 
@@ -212,7 +223,7 @@ class Channel:
             raise errors.Fenced(run_id=self.control.run_id)
         if self._closed:
             raise errors.ChannelClosed
-        if self.fold.weight + self.buffered + size > events.CONTENT_LIMIT:
+        if self.buffered + size > self._room:
             raise errors.ContentTooLarge(limit=events.CONTENT_LIMIT)
 
     def _emitted(self, size: int) -> None:
@@ -279,7 +290,7 @@ class Channel:
 
         The writer looks after it until `leave`. Raises as `flush`.
         """
-        self._closed = True
+        self._closed, self._merging = True, None
         return await self.flush()
 
     async def verified(self) -> Cursor:
@@ -332,6 +343,9 @@ class Channel:
             commands.append(
                 b"%b$%d\r\n%b\r\n%b$%d\r\n%b\r\n" % (self._xadd, len(cid), cid, field, len(data), data)
             )
+        self._room = events.CONTENT_LIMIT - self.fold.weight
+        if not pending:
+            self._merging = None
         items = len(commands)
         if items == 1:
             return Group(commands[0], 1, 1, cursor, size + ENTRY_OVERHEAD)
@@ -392,10 +406,10 @@ class Channel:
     def _open(self) -> None:
         self.phase = _OPEN
         if self._flushes:
-            self._release([waiter for target, waiter in self._flushes if target <= self._settled])
+            release([waiter for target, waiter in self._flushes if target <= self._settled])
             self._flushes = [waiting for waiting in self._flushes if waiting[0] > self._settled]
         if self._drains and not self.congested:
-            self._release(self._drains)
+            release(self._drains)
         if self._snapshots.log > self._snapshots.due and self._may_snapshot():
             self._take_snapshot()
         if self._pending or self.group is not None:
@@ -476,21 +490,10 @@ class Channel:
             return
         self.phase, self.failure = Phase.LOST, failure
         self._pending.clear()
-        self.group = None
+        self._merging = self.group = None
         self.writer.forget(self)
-        self._release([waiter for _, waiter in self._flushes])
+        release([waiter for _, waiter in self._flushes])
         self._flushes.clear()
-        self._release(self._drains)
+        release(self._drains)
         if self.on_lost is not None:
             self.on_lost()
-
-    @staticmethod
-    def _release(waiters: list[asyncio.Future[None]]) -> None:
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        waiters.clear()
-
-
-def _pieces(text: str) -> list[str]:
-    return [text[at : at + events.MERGE_LIMIT] for at in range(0, len(text), events.MERGE_LIMIT)]

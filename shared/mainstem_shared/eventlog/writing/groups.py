@@ -5,11 +5,13 @@ Here are its parts, as they wait and as they are sent, and what the server's rep
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import hiredis
 
+from mainstem_shared.model import events
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
 from mainstem_shared.store import raw_connections
@@ -23,6 +25,19 @@ class Delta:
     def __init__(self, kind: Type, part: int) -> None:
         self.kind, self.part, self.length = kind, part, 0
         self.pieces: list[str] = []
+
+
+def extend(last: Delta | None, kind: Type, part: int, text: str) -> list[Delta]:
+    """Append a text to a part's last delta; return the deltas that it took besides."""
+    added = list[Delta]()
+    for at in range(0, len(text), events.MERGE_LIMIT):
+        piece = text[at : at + events.MERGE_LIMIT]
+        if last is None or last.part != part or last.length + len(piece) > events.MERGE_LIMIT:
+            last = Delta(kind, part)
+            added.append(last)
+        last.pieces.append(piece)
+        last.length += len(piece)
+    return added
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +62,14 @@ class Group(NamedTuple):
     items: int
     last: Cursor
     size: int
+
+
+def release(waiters: list[asyncio.Future[None]]) -> None:
+    """Wake everybody who waits, and forget them."""
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)
+    waiters.clear()
 
 
 def failure_of(replies: list[raw_connections.Reply]) -> str | None:
