@@ -72,6 +72,16 @@ def unique(run: str) -> uuid.UUID:
     return uuid.UUID(bytes=base64.b32decode(f"{part.upper()}======"))
 
 
+def created_ms(run: str) -> int | None:
+    """Return when a run's id was made (Unix milliseconds); None if it was made of a Celery task's id.
+
+    Raises:
+        NotFound: it cannot be a run id.
+    """
+    made_of = unique(run)
+    return made_of.int >> 80 if made_of.version == 7 else None
+
+
 def uuid7() -> uuid.UUID:
     """Return a time-ordered UUID, version 7 (RFC 9562, section 5.7)."""
     value = now_ms() << 80 | secrets.randbits(80)

@@ -15,7 +15,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ValidationError
 
 from mainstem_shared import transitions
-from mainstem_shared.model import contents
+from mainstem_shared.model import contents, ids
 from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import Status, WaitingFor
 from mainstem_shared.model.time import now_ms
@@ -111,7 +111,7 @@ class _Counting:
     unpublished: int = 0
     unpublished_since: int | None = None
     _undated: list[tuple[str, bool]] = field(default_factory=list[tuple[str, bool]])
-    """Queued runs that wait since their creation, which their spec tells; whether a message is missing."""
+    """Queued runs whose spec alone tells since when they wait; whether their message is missing."""
 
     def figures(self) -> dict[str, Any]:
         """Return what a census says of this."""
@@ -144,10 +144,11 @@ class _Counting:
                 self.states["queued"] += 1
                 is_unpublished = record.published_ms is None
                 self.unpublished += is_unpublished
-                if record.queued_ms is None:
+                since = ids.created_ms(run_id) if record.queued_ms is None else record.queued_ms
+                if since is None:
                     self._undated.append((run_id, is_unpublished))
                 else:
-                    self._since(record.queued_ms, is_unpublished=is_unpublished)
+                    self._since(since, is_unpublished=is_unpublished)
             case _:
                 pass
 

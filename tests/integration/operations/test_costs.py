@@ -21,6 +21,9 @@ from mainstem_shared.model.actions import Action, Question
 from mainstem_shared.model.contents import Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
+from mainstem_shared.model.time import now_ms
+from mainstem_shared.operations import census
+from mainstem_shared.operations.indexes import Indexes
 from mainstem_shared.settings import Settings, WriteProfile
 from mainstem_shared.store.client import Store
 from mainstem_tasks import RunContext, engine
@@ -121,6 +124,27 @@ async def test_tokens_that_wait_for_each_other(store: Store, empty_server: Valke
     assert counted["xadd"] == tokens / 3
     assert counted["evalsha"] + counted["eval"] <= 0.05 * tokens
     assert size <= 80 * tokens
+
+
+# -- a census
+
+
+async def test_a_census_reads_each_unfinished_run_once(
+    settings: Settings, store: Store, empty_server: ValkeyProcess
+):
+    """One HMGET of four fields a run: since when those wait that never ran, their ids tell."""
+    await v.running(store)
+    begun = now_ms()
+    for n in range(10):
+        await v.start(store, ids.run_id("default", f"waits-{n}", ids.uuid7()))
+    with empty_server.client() as client:
+        client.config_resetstat()
+        taken = await census.take(store, Indexes(store=store, settings=settings))
+        stats: dict[str, Any] = client.info("commandstats")
+    assert stats["cmdstat_hmget"]["calls"] == 11
+    assert (taken.runs["running"], taken.runs["queued"]) == (1, 10)
+    assert taken.queued_since_ms is not None
+    assert begun - 1 <= taken.queued_since_ms <= now_ms()
 
 
 # -- a call
