@@ -192,8 +192,8 @@ MUTATIONS: Final = (
     M(
         rows=(32,),
         file=_CHANNELS,
-        old="or last.part != self._parts - 1",
-        new="or False",
+        old="and kind is merging.kind and text:",
+        new="and text:",
         only=("test_deltas_of_different_parts_are_never_one_event",),
     ),
     M(
@@ -288,7 +288,12 @@ MUTATIONS: Final = (
         new="append_control(log, 1, '0-0', 'run.queued', body)",
         only=("test_start_creates_a_queued_run_with_its_first_entry",),
     ),
-    M(rows=(48,), file=_CHANNELS, old="not isinstance(last, Delta)", new="True"),
+    M(
+        rows=(48,),
+        file=_CHANNELS,
+        old="if merging is not None and kind is merging.kind and text:",
+        new="if False:",
+    ),
     M(
         rows=(49,),
         file=_CHANNELS,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from mainstem_shared import transitions
+from mainstem_shared.model import jsontext
 from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import Spec
 from mainstem_shared.model.time import now_ms
@@ -46,6 +47,7 @@ class Backlog:
     """The indexes with due entries, in random order: sweepers that look at once begin at different ones."""
 
     def add(self, index: str, *, count: int, since_s: float) -> None:
+        """Add an index's due entries."""
         self.count += count
         self.since_s = max(self.since_s, since_s)
         self.indexes.insert(random.randint(0, len(self.indexes)), index)
@@ -177,6 +179,26 @@ class Indexes:
         for (kind, index), count in zip(due, counts, strict=True):
             backlogs[kind].add(index, count=count, since_s=(now - since[kind, index]) / 1000)
         return backlogs
+
+    async def tell_due(self, due: dict[str, Backlog], *, ttl_ms: int) -> None:
+        """Tell other sweepers what is due, so that they need not ask thousands of indexes themselves."""
+        told = {kind: [backlog.count, backlog.since_s, backlog.indexes] for kind, backlog in due.items()}
+        await self.store.command("SET", keys.DUE, jsontext.dumps(told), "PX", ttl_ms, large=True)
+
+    async def told_due(self) -> dict[str, Backlog] | None:
+        """Return what the elected sweeper found due lately; None if nobody told, or another version did."""
+        told = await self.store.command("GET", keys.DUE, large=True)
+        try:
+            return (
+                None
+                if told is None
+                else {
+                    kind: Backlog(count=count, since_s=since_s, indexes=random.sample(names, len(names)))
+                    for kind, (count, since_s, names) in jsontext.loads(told).items()
+                }
+            )
+        except (ValueError, TypeError, AttributeError):
+            return None
 
     async def take(self, backlog: Backlog, *, limit: int, hold_ms: int) -> list[tuple[str, int]]:
         """Take runs of a backlog that are still due, and since when each is (ms); see the verb `take_due`.

@@ -60,6 +60,30 @@ async def test_one_sweep_leaves_nothing_that_is_due(store: Store):
     assert one.backlog["compactions"] == (0, 0.0)
 
 
+async def test_one_sweeper_asks_every_index_for_all(store: Store):
+    """However many processes sweep: who is not elected asks a few keys, and works on what the elected told."""
+    elected, other = sweeper(store, "elected"), sweeper(store, "other")
+    logs = await ended(store, 3)
+    asked = await elected._indexes.due()
+    await store.client.set(keys.SWEEP, "elected", ex=60)
+    await elected._indexes.tell_due(asked, ttl_ms=60_000)
+    await store.client.config_resetstat()
+    await other.sweep()
+    stats = await store.client.info("commandstats")
+    assert sum(stats[name]["calls"] for name in stats if "zrange" in name) < 10
+    assert {await store.client.xlen(log.keys.log) for log in logs} == {1}
+    assert other.backlog["compactions"][0] == 3
+
+
+async def test_who_is_told_nothing_asks_itself(store: Store):
+    """The elected sweeper may have died before it told; what another version told is not understood."""
+    logs = await ended(store, 3)
+    await store.client.set(keys.SWEEP, "dead", ex=60)
+    await store.client.set(keys.DUE, b'["of another version"]', ex=60)
+    await sweeper(store, "other").sweep()
+    assert {await store.client.xlen(log.keys.log) for log in logs} == {1}
+
+
 async def test_sweepers_share_a_backlog(store: Store):
     """No entry is taken by two of them, and together they take all."""
     await store.client.zadd(COMPACT, {f"run{n}": n for n in range(ENDED)})

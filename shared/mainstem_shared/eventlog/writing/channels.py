@@ -29,7 +29,7 @@ from enum import Enum, auto
 from typing import Any, Final, Protocol
 
 from mainstem_shared import errors, transitions
-from mainstem_shared.eventlog.writing.groups import Delta, Event, Group, extend, failure_of, release
+from mainstem_shared.eventlog.writing.groups import Delta, Event, Group, deltas_of, failure_of, release
 from mainstem_shared.model import contents, events, jsontext
 from mainstem_shared.model.contents import PART_SIZE, Content, type_of_delta, utf8_size
 from mainstem_shared.model.cursors import Cursor
@@ -169,9 +169,10 @@ class Channel:
                 self.buffered += size
                 self._last_emit = time.monotonic()
                 return
-        self._text(kind, text)
+        self._append(kind, text)
 
-    def _text(self, kind: Type, text: str) -> None:
+    def _append(self, kind: Type, text: str) -> None:
+        """Append a text as deltas of its own."""
         size = utf8_size(text)
         # A million tiny parts are not tiny as a whole.
         weight = size + (PART_SIZE if self._parts and kind is not self._part_kind else 0)
@@ -183,11 +184,10 @@ class Channel:
             self.first_emit = self.first_emit or time.monotonic()
             self._part_kind = kind
             self._parts += 1
-        added = extend(self._merging, kind, self._parts - 1, text)
-        if added:
-            self._pending.extend(added)
-            self._enqueued += len(added)
-            self._merging = added[-1]
+        for delta in deltas_of(kind, self._parts - 1, text):
+            self._pending.append(delta)
+            self._enqueued += 1
+            self._merging = delta
         self._emitted(weight)
 
     def emit(self, kind: str, payload: dict[str, Any]) -> None:

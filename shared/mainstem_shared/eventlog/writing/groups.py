@@ -22,22 +22,15 @@ class Delta:
 
     __slots__ = ("kind", "length", "part", "pieces")
 
-    def __init__(self, kind: Type, part: int) -> None:
-        self.kind, self.part, self.length = kind, part, 0
-        self.pieces: list[str] = []
+    def __init__(self, kind: Type, part: int, text: str) -> None:
+        self.kind, self.part, self.length = kind, part, len(text)
+        self.pieces = [text]
 
 
-def extend(last: Delta | None, kind: Type, part: int, text: str) -> list[Delta]:
-    """Append a text to a part's last delta; return the deltas that it took besides."""
-    added = list[Delta]()
-    for at in range(0, len(text), events.MERGE_LIMIT):
-        piece = text[at : at + events.MERGE_LIMIT]
-        if last is None or last.part != part or last.length + len(piece) > events.MERGE_LIMIT:
-            last = Delta(kind, part)
-            added.append(last)
-        last.pieces.append(piece)
-        last.length += len(piece)
-    return added
+def deltas_of(kind: Type, part: int, text: str) -> list[Delta]:
+    """Cut a text into deltas of at most MERGE_LIMIT characters."""
+    limit = events.MERGE_LIMIT
+    return [Delta(kind, part, text[at : at + limit]) for at in range(0, len(text), limit)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
