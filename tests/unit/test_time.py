@@ -8,6 +8,7 @@ import pytest
 
 from mainstem_shared.model.time import StoreClock, steady_ns
 
+ROUND_MS = 60_000  # the clock is read twice, and a loaded machine may do something else in between
 HOUR_MS = 3_600_000
 
 
@@ -24,7 +25,7 @@ def ahead_ms(clock: StoreClock) -> int:
 def test_before_anything_is_known_this_machines_clock_counts():
     clock = StoreClock()
     assert not clock.is_known
-    assert abs(ahead_ms(clock)) <= 1
+    assert abs(ahead_ms(clock)) <= ROUND_MS
 
 
 @pytest.mark.parametrize("hours", [2, -2])
@@ -32,18 +33,19 @@ def test_a_store_with_another_time_is_followed(hours: int):
     clock = StoreClock()
     learn(clock, ahead_ms=hours * HOUR_MS)
     assert clock.is_known
-    assert abs(ahead_ms(clock) - hours * HOUR_MS) <= 5
+    assert abs(ahead_ms(clock) - hours * HOUR_MS) <= ROUND_MS
     learn(clock, ahead_ms=0)
-    assert abs(ahead_ms(clock)) <= 5, "another primary, another clock"
+    assert abs(ahead_ms(clock)) <= ROUND_MS, "another primary, another clock"
 
 
 def test_what_a_reply_does_not_disprove_stays():
     """Neither a few milliseconds nor a slow reply move the time."""
     clock = StoreClock()
     learn(clock, ahead_ms=0)
+    known = clock._ahead_ns
     for difference, took in ((30, 0), (-30, 0), (-2000, 2500)):
         learn(clock, ahead_ms=difference, took_ms=took)
-        assert abs(ahead_ms(clock)) <= 5
+        assert clock._ahead_ns == known
 
 
 def test_a_step_of_this_machines_clock_moves_nothing(monkeypatch: pytest.MonkeyPatch):

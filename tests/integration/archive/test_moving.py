@@ -21,7 +21,11 @@ from support.processes.dying_process import Messages
 
 async def left(store: Store) -> dict[bytes, int]:
     """The keys that are left, but for those of sweeps and workers, and for how long (ms)."""
-    listed = [key for key in await store.client.keys("*") if not key.startswith((b"ms:sweep", b"ms:due", b"ms:census"))]
+    listed = [
+        key
+        for key in await store.client.keys("*")
+        if not key.startswith((b"ms:sweep", b"ms:due", b"ms:census"))
+    ]
     return {key: await store.client.pttl(key) for key in listed if b"{w:" not in key}
 
 
