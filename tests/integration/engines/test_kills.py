@@ -143,18 +143,18 @@ def writes_of(column: str) -> range:
     return range(COLUMNS.index(column) % STEP, MOST_WRITES, STEP)
 
 
-async def check(orders: Orders, thread: str, run: Run) -> None:
+async def check(orders: Orders, thread: str, run: Run, *, turns: int = 1) -> None:
     """All was said once, the order came, at most twice, under one key; the next turn is accepted."""
     assert run.status is Status.SUCCEEDED, (run.reason, run.error)
     assert [part["type"] for part in run.content] == ["text", "tool_call", "text"]
     before, call, after = run.content
     assert (call["name"], call["state"], call["result"]) == ("order", "completed", "tea is on its way")
     assert before["text"].strip() == "I will call."
-    assert after["text"] == "Tools said tea is on its way. [1 user turns]"
+    assert after["text"] == f"Tools said tea is on its way. [{turns} user turns]"
     assert orders.received() in ([1], [2]), "executed is what was intended"
     again = await orders.start(thread, "hello")
     await segments.execute(orders.worker, again, task_id="t")
-    assert (await orders.runs.get(again)).text == "[2 user turns]"
+    assert (await orders.runs.get(again)).text == f"[{turns + 1} user turns]"
 
 
 async def test_before_a_pause(orders: Orders):
@@ -175,13 +175,17 @@ async def test_before_a_pause(orders: Orders):
 
 
 async def test_after_the_decision(orders: Orders):
-    """Killed at any write after that: the call runs to its end, once to all who see it, under one key."""
+    """Killed at any write after that: the call runs to its end, once to all who see it, under one key.
+
+    The run is the thread's second: whoever goes on has what was said before it, too.
+    """
     for writes in writes_of(orders.column):
         thread = f"ordering {writes}"
+        await segments.execute(orders.worker, await orders.start(thread, "hello"), task_id="t")
         run_id = await orders.start(thread, "order")
         await orders.approve(await orders.goes_on(run_id))
         died = await orders.dies(run_id, writes)
-        await check(orders, thread, await orders.goes_on(run_id))
+        await check(orders, thread, await orders.goes_on(run_id), turns=2)
         if not died:
             break
     assert not died

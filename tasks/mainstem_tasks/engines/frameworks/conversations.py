@@ -6,6 +6,7 @@ open has a result here. How a framework takes them is its package's business.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -16,6 +17,15 @@ from mainstem_tasks.sdk.context import RunContext
 
 Chat = dict[str, Any]
 """One chat completions' message."""
+
+
+def without_thread(messages: Sequence[Any], thread: Sequence[Any]) -> list[Any] | None:
+    """Return what follows the thread's messages; None if a framework made others of them.
+
+    A state keeps the rest alone: a long thread would make each checkpoint of its runs as long.
+    """
+    begins = len(thread) > 0 and list(messages[: len(thread)]) == list(thread)
+    return list(messages[len(thread) :]) if begins else None
 
 
 class AgentInput(BaseModel):

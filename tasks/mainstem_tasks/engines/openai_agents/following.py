@@ -15,6 +15,7 @@ from agents.models import get_default_model
 from agents.usage import Usage
 from pydantic_core import to_json, to_jsonable_python
 
+from mainstem_tasks.engines.frameworks.conversations import without_thread
 from mainstem_tasks.engines.frameworks.progress import Progress
 from mainstem_tasks.engines.frameworks.provider_calls import ModelOutput, model_call
 from mainstem_tasks.engines.frameworks.tool_calls import ToolCalls
@@ -82,6 +83,8 @@ class Following(ModelCalls):
         self._run = run
         self._calls = calls
         self._is_first = True
+        self.thread: list[Any] = []
+        """What was said before the run."""
 
     async def on_llm_start(
         self,
@@ -92,7 +95,9 @@ class Following(ModelCalls):
     ) -> None:
         """Save what was done, and reserve what the call may cost."""
         if not self._is_first:
-            state = {"items": to_jsonable_python(input_items, serialize_unknown=True), "agent": agent.name}
+            rest = without_thread(input_items, self.thread)
+            kept = to_jsonable_python(input_items if rest is None else rest, serialize_unknown=True)
+            state = {"items": kept, "agent": agent.name, "after_thread": rest is not None}
             await self._run.checkpoint(Progress.of(self._calls, state).encoded())
         self._is_first = False
         await super().on_llm_start(context, agent, system_prompt, input_items)

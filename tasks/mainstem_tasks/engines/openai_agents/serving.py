@@ -127,10 +127,13 @@ class _Segment:
         """Return who starts from what: the thread, a checkpoint, or what a human decided."""
         if self._before is None:
             said = await Conversation.of(self._run)
-            return self._agent, input_items([*said.earlier, *said.said])
+            self._following.thread = input_items(said.earlier)
+            return self._agent, [*self._following.thread, *input_items(said.said)]
         state = self._before.state
         if not self._before.waits:
-            return _named(self._agent, state["agent"]), state["items"]
+            if state.get("after_thread"):
+                self._following.thread = input_items((await Conversation.of(self._run)).earlier)
+            return _named(self._agent, state["agent"]), [*self._following.thread, *state["items"]]
         context = None if self._context is None else RunContextWrapper(self._context)
         restored = await RunState.from_json(self._agent, state["run"], context_override=context)
         asked = [*(state.get("asked") or self._calls.opened.items())]

@@ -5,17 +5,18 @@ An agent in a tool waits inside the call that lets it work: its state and what i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic_ai import DeferredToolRequests, DeferredToolResults, ToolApproved, ToolDenied, ToolFailed
-from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ToolCallPart
+from pydantic_ai.messages import ModelMessage, ToolCallPart
 
 from mainstem_shared.model import jsontext
 from mainstem_shared.model.actions import Decision
 from mainstem_tasks.engines.frameworks.agents import Place
 from mainstem_tasks.engines.frameworks.tool_calls import ToolCalls
+from mainstem_tasks.engines.pydantic_ai import histories
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +49,13 @@ class Waiting:
         self._agents["|".join(place)] = waits
 
     async def asked(
-        self, calls: ToolCalls, asked: DeferredToolRequests, past: list[ModelMessage], *, place: Place = ()
+        self,
+        calls: ToolCalls,
+        asked: DeferredToolRequests,
+        past: list[ModelMessage],
+        *,
+        place: Place = (),
+        thread: Sequence[ModelMessage] = (),
     ) -> Waits:
         """Return what an agent waits for; calls in which agents wait are not asked about themselves."""
         for call in (*asked.approvals, *asked.calls):
@@ -56,7 +63,7 @@ class Waiting:
         below = {call.tool_call_id: self._below((*place, call.tool_call_id)) for call in asked.approvals}
         approvals = [call for call in asked.approvals if not below[call.tool_call_id]]
         state = {
-            "messages": ModelMessagesTypeAdapter.dump_python(past, mode="json"),
+            **histories.state_of(past, thread),
             "approvals": [call.tool_call_id for call in approvals],
             "calls": [call.tool_call_id for call in asked.calls],
             "within": [theirs for theirs, waits in below.items() if waits],

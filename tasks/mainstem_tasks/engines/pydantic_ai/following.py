@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic_ai import RunContext as AgentContext
 from pydantic_ai.capabilities import AbstractCapability
-from pydantic_ai.messages import ModelMessagesTypeAdapter, ModelResponse, ToolCallPart
+from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelResponse, ToolCallPart
 from pydantic_ai.models import ModelRequestContext
 from pydantic_ai.tools import ToolDefinition
 from pydantic_ai.usage import RequestUsage
@@ -16,6 +16,7 @@ from pydantic_ai.usage import RequestUsage
 from mainstem_tasks.engines.frameworks.agents import Place, Speaker
 from mainstem_tasks.engines.frameworks.progress import Progress
 from mainstem_tasks.engines.frameworks.provider_calls import ModelOutput, model_call
+from mainstem_tasks.engines.pydantic_ai import histories
 from mainstem_tasks.engines.pydantic_ai.deferring import Waiting
 from mainstem_tasks.engines.pydantic_ai.streaming import Streaming
 from mainstem_tasks.sdk.context import RunContext
@@ -100,6 +101,8 @@ class Following(ModelCalls):
 
     run: RunContext[Any]
     is_first: bool = True
+    thread: list[ModelMessage] = dataclasses.field(default_factory=list[ModelMessage])
+    """What was said before the run."""
 
     async def before_model_request(
         self, ctx: AgentContext[Any], request_context: ModelRequestContext
@@ -108,8 +111,8 @@ class Following(ModelCalls):
         while not self.run.inbox.empty():
             ctx.enqueue(self.run.inbox.get_nowait())
         if not self.is_first:
-            state = ModelMessagesTypeAdapter.dump_python(list(ctx.messages), mode="json")
-            progress = Progress.of(self.work.speaker.calls, {"messages": state})
+            state = histories.state_of(ctx.messages, self.thread)
+            progress = Progress.of(self.work.speaker.calls, state)
             await self.run.checkpoint(progress.encoded())
         self.is_first = False
         return request_context

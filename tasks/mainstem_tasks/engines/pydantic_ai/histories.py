@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pydantic_ai.messages import (
     BinaryContent,
     ImageUrl,
     ModelMessage,
+    ModelMessagesTypeAdapter,
     ModelRequest,
     ModelResponse,
     SystemPromptPart,
@@ -19,7 +20,7 @@ from pydantic_ai.messages import (
     UserPromptPart,
 )
 
-from mainstem_tasks.engines.frameworks.conversations import Chat
+from mainstem_tasks.engines.frameworks.conversations import Chat, without_thread
 
 Prompt = str | list[UserContent]
 
@@ -28,6 +29,14 @@ def model_messages(chat: Iterable[Chat]) -> list[ModelMessage]:
     """Return chat completions' messages as Pydantic AI's."""
     names: dict[str, str] = {}
     return [_message(said, names) for said in chat]
+
+
+def state_of(messages: Sequence[ModelMessage], thread: Sequence[ModelMessage]) -> dict[str, Any]:
+    """Return messages as a state keeps them: without those of the thread, which has them."""
+    rest = without_thread(messages, thread)
+    kept = list(messages) if rest is None else rest
+    dumped = ModelMessagesTypeAdapter.dump_python(kept, mode="json")
+    return {"messages": dumped, "after_thread": rest is not None}
 
 
 def prompt(chat: Iterable[Chat]) -> Prompt:

@@ -90,21 +90,24 @@ class _Segment:
         """Return what the agent starts from: the thread, a checkpoint, or what a human decided."""
         if self._before is None:
             said = await Conversation.of(self._run)
+            self._following.thread = histories.model_messages(said.earlier)
             return {
-                "message_history": histories.model_messages(said.earlier),
+                "message_history": self._following.thread,
                 "user_prompt": histories.prompt(said.said) if said.said else None,
             }
         state = self._before.state
         past: list[ModelMessage] = ModelMessagesTypeAdapter.validate_python(state["messages"])
+        if state.get("after_thread"):
+            self._following.thread = histories.model_messages((await Conversation.of(self._run)).earlier)
         return {
-            "message_history": past,
+            "message_history": [*self._following.thread, *past],
             "deferred_tool_results": await self._waiting.decided(self._calls, state)
             if self._before.waits
             else None,
         }
 
     async def _pause(self, asked: DeferredToolRequests, past: list[ModelMessage]) -> None:
-        waits = await self._waiting.asked(self._calls, asked, past)
+        waits = await self._waiting.asked(self._calls, asked, past, thread=self._following.thread)
         state = {**waits.state, "agents": self._waiting.states}
         await self._run.request_approval(
             waits.wanted, state=Progress.of(self._calls, state, waits=True).encoded()
