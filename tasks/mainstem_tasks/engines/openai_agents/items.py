@@ -15,6 +15,22 @@ def input_items(chat: Iterable[Chat]) -> list[Any]:
     return [item for said in chat for item in _of(said)]
 
 
+def plain_answers(items: Any) -> Any:
+    """Return input items with earlier answers as `input_items` makes them.
+
+    The SDK's `RunState` writes them as output without an id, which its model for chat completions refuses.
+    """
+    return [_plain(item) for item in items] if isinstance(items, list) else items
+
+
+def _plain(item: Any) -> Any:
+    match item:
+        case {"role": "assistant", "content": [*pieces]} if "type" not in item:
+            return {"role": "assistant", "content": "".join(str(piece.get("text", "")) for piece in pieces)}
+        case _:
+            return item
+
+
 def _of(said: Chat) -> Iterator[Item]:
     match said["role"]:
         case "assistant":

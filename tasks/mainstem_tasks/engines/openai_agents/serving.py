@@ -24,7 +24,7 @@ from mainstem_tasks.engines.frameworks.progress import Progress
 from mainstem_tasks.engines.frameworks.provider_calls import ModelOutput
 from mainstem_tasks.engines.frameworks.tool_calls import ToolCalls
 from mainstem_tasks.engines.openai_agents.following import Following
-from mainstem_tasks.engines.openai_agents.items import input_items
+from mainstem_tasks.engines.openai_agents.items import input_items, plain_answers
 from mainstem_tasks.engines.openai_agents.streaming import Streaming, arguments_of
 from mainstem_tasks.engines.openai_agents.tools import Work
 from mainstem_tasks.sdk.context import RunContext
@@ -135,7 +135,8 @@ class _Segment:
                 self._following.thread = input_items((await Conversation.of(self._run)).earlier)
             return _named(self._agent, state["agent"]), [*self._following.thread, *state["items"]]
         context = None if self._context is None else RunContextWrapper(self._context)
-        restored = await RunState.from_json(self._agent, state["run"], context_override=context)
+        run = {**state["run"], "original_input": plain_answers(state["run"]["original_input"])}
+        restored = await RunState.from_json(self._agent, run, context_override=context)
         asked = [*(state.get("asked") or self._calls.opened.items())]
         for item in restored.get_interruptions():
             _, ours = pair = next(pair for pair in asked if pair[0] == _call_id(item))
