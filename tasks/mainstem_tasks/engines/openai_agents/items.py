@@ -1,5 +1,8 @@
 """Converts a conversation to the Agents SDK's items, those of the Responses API."""
 
+# the SDK's items hold what providers sent, in many shapes: read by hand, not by types.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
