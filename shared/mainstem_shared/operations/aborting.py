@@ -32,7 +32,7 @@ from mainstem_shared.store.client import Store
 logger = logging.getLogger(__name__)
 
 READ_S: Final = 0.1
-"""How long an abort that does not wait for the end waits for its message to be read; a millisecond or two."""
+"""How long an abort waits for its message to be read, before all workers are told: it takes a millisecond."""
 FIRST_POLL_S: Final = 0.002
 
 
@@ -99,8 +99,11 @@ class Aborter:
         done = await self.pursue(run_id, reason=reason)
         if isinstance(done, Abort):
             return done
-        async with self._revoking(done.intent.task_id):
-            await self._wait(run_id, done, wait_s)
+        began = time.monotonic()
+        heard = await self._until_read(done)
+        # Who has read the message stops the run: no other worker needs to hear of it.
+        async with self._revoking("" if heard else done.intent.task_id):
+            await self._until_over(run_id, wait_s - (time.monotonic() - began))
         return await self._judge(run_id, done)
 
     async def pursue(self, run_id: str, *, reason: Reason) -> Abort | Notified:
@@ -206,21 +209,22 @@ class Aborter:
                         extra={"action": "revoke_failed", "task_id": task_id, "why": repr(failure)},
                     )
 
-    async def _wait(self, run_id: str, notified: Notified, wait_s: float) -> None:
+    async def _until_over(self, run_id: str, wait_s: float) -> None:
         if wait_s <= 0 or self.tailer is None:
-            await self._until_read(notified)
             return
         with contextlib.suppress(TimeoutError, errors.StoreUnavailable, errors.NotFound):
             async with asyncio.timeout(wait_s):
                 await until_over(self.tailer, self._store, run_id)
 
-    async def _until_read(self, notified: Notified) -> None:
+    async def _until_read(self, notified: Notified) -> bool:
+        """Wait for the owner to read its message; False if it does not for a while."""
         deadline, pause = time.monotonic() + READ_S, FIRST_POLL_S
         while not await mailboxes.is_read(self._store, notified.intent.owner, notified.message):
             if time.monotonic() + pause > deadline:
-                return
+                return False
             await asyncio.sleep(pause)
             pause *= 2
+        return True
 
     async def _judge(self, run_id: str, notified: Notified) -> Abort:
         """Say what has become of it."""

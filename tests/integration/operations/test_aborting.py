@@ -28,6 +28,7 @@ from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
+from mainstem_workers.mailbox_reader import MailboxReader
 from support.models import listed
 from support.models.logs import RunLog
 from support.processes.gateways import GatewayThread
@@ -83,6 +84,44 @@ async def test_a_letter_that_nobody_reads_is_not_called_delivered(store: Store, 
     assert not (await runs.abort(log.run_id)).signal_delivered, "that was the first letter, not the second"
     await store.client.set(keys.mail_read("w1"), "99999999999999-0", ex=60)
     assert (await runs.abort(log.run_id)).signal_delivered
+
+
+class Revocations:
+    """Counts what would go to all workers."""
+
+    def __init__(self) -> None:
+        self.tasks: list[str] = []
+
+    async def arevoke(self, task_id: str, *, terminate: bool = True) -> None:
+        assert terminate
+        self.tasks.append(task_id)
+
+
+@pytest.mark.parametrize(
+    ("whose", "broadcasts"), [("its owner's", 0), ("a deaf owner's", 1), ("nobody's", 1)]
+)
+async def test_all_workers_hear_only_of_what_no_owner_stops(
+    store: Store, runs: AsyncRuns, whose: str, broadcasts: int
+):
+    """The owner's mailbox alone, once it is read; Celery's broadcast for a message that no worker has taken."""
+    heard = Revocations()
+    aborter = Aborter(operations=runs._operations, revoker=heard)
+    if whose == "nobody's":
+        run_id = (await runs.start("thread", "demo", {})).run_id
+        await aborter.abort(run_id)
+        assert len(heard.tasks) == broadcasts
+        return
+    log = await owned_run(store, "w1")
+    reader = MailboxReader(store, lambda: "w1", lambda _: None)
+    reading = asyncio.create_task(reader.run()) if whose == "its owner's" else None
+    try:
+        answer = await aborter.abort(log.run_id)
+    finally:
+        if reading is not None:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+    assert answer.signal_delivered is (whose == "its owner's")
+    assert len(heard.tasks) == broadcasts
 
 
 async def test_the_first_reason_stands(store: Store, runs: AsyncRuns):
