@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import sys
 from collections.abc import AsyncGenerator
@@ -20,10 +21,10 @@ from mainstem_api.cli._options import Json, store_reported
 from mainstem_shared import archive as archives
 from mainstem_shared import errors
 from mainstem_shared.archive import usage_sums
-from mainstem_shared.model.principals import DEFAULT_TENANT
+from mainstem_shared.model.principals import DEFAULT_TENANT, Principal
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.model.usage import decimal_text
-from mainstem_shared.operations import archive_upkeep
+from mainstem_shared.operations import archive_upkeep, uploads
 from mainstem_shared.operations.archive_upkeep import DAY_MS
 from mainstem_shared.operations.performing import Operations
 from mainstem_shared.operations.queries import exports
@@ -120,12 +121,20 @@ async def _export(tenant: str, user: str, *, with_files: bool) -> None:
             _print(line)
             if with_files and line["type"] == "run":
                 await _print_files(operations, line["run"]["run_id"])
+            if with_files and line["type"] == "upload":
+                await _print_upload(operations, line["id"], Principal(user_id=user, tenant=tenant))
 
 
 async def _print_files(operations: Operations, run_id: str) -> None:
     for digest in await operations.files.digests(run_id):
         data = await operations.files.get(run_id, digest)
         _print({"type": "file", "run_id": run_id, "digest": digest, "data": base64.b64encode(data).decode()})
+
+
+async def _print_upload(operations: Operations, upload_id: str, user: Principal) -> None:
+    with contextlib.suppress(errors.NotFound):  # it expired this very moment
+        data = await uploads.content(operations, await uploads.find(operations, upload_id, user), user)
+        _print({"type": "file", "upload_id": upload_id, "data": base64.b64encode(data).decode()})
 
 
 def _print(line: dict[str, Any]) -> None:

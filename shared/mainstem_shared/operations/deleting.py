@@ -17,11 +17,11 @@ from typing import Final
 from mainstem_shared import errors, transitions
 from mainstem_shared.archive.selections import DeletedRun, Selection
 from mainstem_shared.model import contents
-from mainstem_shared.model.principals import DEFAULT_TENANT
+from mainstem_shared.model.principals import DEFAULT_TENANT, Principal
 from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import Reason, Spec, WaitingFor
 from mainstem_shared.model.time import now_ms
-from mainstem_shared.operations import performing, undelivered_callbacks
+from mainstem_shared.operations import performing, undelivered_callbacks, uploads
 from mainstem_shared.operations.aborting import Aborter, AbortOutcome, end_by_force
 from mainstem_shared.operations.performing import FORGET, Operations, nobody
 from mainstem_shared.operations.queries import listings
@@ -108,7 +108,7 @@ class Deleter:
             raise errors.NotFound
 
     async def delete_user(self, *, tenant: str, user_id: str) -> int:
-        """Delete all runs of a user, on all threads, and what is to be told of them; returns how many."""
+        """Delete a user's runs, on all threads, their callbacks, and uploads; returns how many runs."""
         indexes, count = self.aborter.operations.indexes, 0
         for _ in range(ROUNDS):  # also what was started meanwhile
             entries = await indexes.of_user(tenant, user_id)
@@ -125,6 +125,7 @@ class Deleter:
                 break
         count += await self._delete_archived(Selection(tenant=tenant, user_id=user_id))
         await undelivered_callbacks.drop_of_user(self._store, tenant=tenant, user_id=user_id)
+        await uploads.delete_all(self.aborter.operations, Principal(user_id=user_id, tenant=tenant))
         return count
 
     async def _clear_descriptions(self, found: list[_Found], selection: Selection) -> None:

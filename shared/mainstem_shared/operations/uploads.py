@@ -6,6 +6,7 @@ get a copy when they start (`adopting`), so a deleted upload takes nothing from 
 
 from __future__ import annotations
 
+import contextlib
 import mimetypes
 import re
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from mainstem_shared.model.principals import Principal
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations.performing import Operations
 from mainstem_shared.store import keys
+from mainstem_shared.store.client import Store
 
 MOST: Final = 1000
 """Uploads that a user may have at a time."""
@@ -75,7 +77,7 @@ async def add(
         raise errors.InputTooLarge(what="file (MAINSTEM_BLOB_MAX_MB)", size=len(data), limit=limit)
     tag = _tag(principal)
     if await operations.store.command("ZCARD", keys.uploads(tag)) >= MOST:
-        await _listed(operations, tag)  # which drops the ones that expired
+        await _listed(operations.store, tag)  # which drops the ones that expired
         if await operations.store.command("ZCARD", keys.uploads(tag)) >= MOST:
             raise errors.InvalidRequest(
                 f"file: {MOST} are stored, which is the limit; delete some.", path="file"
@@ -138,13 +140,19 @@ async def delete(operations: Operations, upload_id: str, principal: Principal) -
     await operations.files.drop(owner)
 
 
-async def listed(operations: Operations, principal: Principal) -> list[Upload]:
+async def delete_all(operations: Operations, principal: Principal) -> None:
+    """Remove all uploads of a user."""
+    for upload in await listed(operations.store, principal):
+        with contextlib.suppress(errors.NotFound):  # somebody else does so, too
+            await delete(operations, upload.id, principal)
+
+
+async def listed(store: Store, principal: Principal) -> list[Upload]:
     """Return all uploads of a user, the oldest first."""
-    return await _listed(operations, _tag(principal))
+    return await _listed(store, _tag(principal))
 
 
-async def _listed(operations: Operations, tag: str) -> list[Upload]:
-    store = operations.store
+async def _listed(store: Store, tag: str) -> list[Upload]:
     flat: Sequence[bytes] = await store.command("ZRANGE", keys.uploads(tag), 0, -1, "WITHSCORES")
     born = {name.decode(): float(score) for name, score in zip(flat[::2], flat[1::2], strict=True)}
     found = await store.commands(*(("GET", keys.upload(f"{tag}_{name[5:]}").record) for name in born))

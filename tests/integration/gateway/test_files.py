@@ -12,11 +12,13 @@ from typing import Any
 import openai
 import pytest
 
+from mainstem_api import AsyncRuns
 from mainstem_api.gateway.adapters.openai_files.routes import PURPOSES
 from mainstem_shared.model import ids
 from mainstem_shared.model.principals import Principal
 from mainstem_shared.operations import uploads
 from mainstem_shared.operations.blob_collection import BlobCollector
+from mainstem_shared.operations.queries import exports
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
@@ -197,6 +199,22 @@ async def test_a_user_has_so_many_files_and_no_more(
     await store.command("DEL", record)
     await store.command("ZADD", listed, 1, first.id)  # long ago
     await ann.files.create(file=("a.txt", b"x"), purpose="user_data")
+
+
+async def test_a_users_uploads_go_with_the_user(
+    ann: openai.AsyncOpenAI, bob: openai.AsyncOpenAI, settings: Settings, store: Store
+) -> None:
+    """They are among the user's data that is exported, and deleted; nobody else's."""
+    file, other = [await one.files.create(file=("a.pdf", PDF), purpose="user_data") for one in (ann, bob)]
+    exported = [line async for line in exports.of_user(store, tenant="default", user_id="ann")]
+    (upload,) = [line for line in exported if line["type"] == "upload"]
+    assert (upload["id"], upload["name"], upload["size"]) == (file.id, "a.pdf", len(PDF))
+    async with AsyncRuns(settings) as client:
+        await client.delete_user("ann")
+    with pytest.raises(openai.NotFoundError):
+        await ann.files.content(file.id)
+    assert [one.id async for one in ann.files.list()] == []
+    assert (await bob.files.content(other.id)).content == PDF
 
 
 def test_no_thread_has_the_tag_of_uploads() -> None:

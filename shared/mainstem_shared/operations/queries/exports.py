@@ -8,10 +8,11 @@ from typing import Any, Final
 
 from mainstem_shared import errors, transitions
 from mainstem_shared.eventlog.reading import run_states
+from mainstem_shared.model.principals import Principal
 from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import Spec, rfc3339
 from mainstem_shared.model.usage import decimal_text
-from mainstem_shared.operations import undelivered_callbacks, usage_days
+from mainstem_shared.operations import undelivered_callbacks, uploads, usage_days
 from mainstem_shared.operations.queries import listings, threads
 from mainstem_shared.operations.spending import DaySpending
 from mainstem_shared.store.client import Store
@@ -25,7 +26,7 @@ async def of_user(store: Store, *, tenant: str, user_id: str) -> AsyncIterator[d
     """Yield a user's threads, the last active one first, then their runs, newest first, with their inputs.
 
     Behind a run stands what its engine keeps on the thread, if that run changed it last. At the end stand the
-    callbacks that are not delivered, and the days on which something was used.
+    callbacks that are not delivered, uploads, and the days on which something was used.
 
     What is started meanwhile may be missing; what moves to the archive meanwhile is not.
 
@@ -38,6 +39,8 @@ async def of_user(store: Store, *, tenant: str, user_id: str) -> AsyncIterator[d
         yield line
     for undelivered in await undelivered_callbacks.find(store, tenant=tenant, user_id=user_id):
         yield _callback(undelivered)
+    for upload in await uploads.listed(store, Principal(user_id=user_id, tenant=tenant)):
+        yield _upload(upload)
     for day in await usage_days.by_day(store, tenant=tenant, user_id=user_id, days=DAYS):
         if day.calls:
             yield _day(day)
@@ -108,6 +111,11 @@ def _callback(undelivered: undelivered_callbacks.Undelivered) -> dict[str, Any]:
         "attempts": undelivered.attempts.model_dump(mode="json"),
         "due_at": rfc3339(undelivered.due_ms),
     }
+
+
+def _upload(upload: uploads.Upload) -> dict[str, Any]:
+    times = {"created_at": rfc3339(upload.created_ms), "expires_at": rfc3339(upload.expires_ms)}
+    return {"type": "upload", **upload.model_dump(exclude={"created_ms", "expires_ms"}), **times}
 
 
 def _day(day: DaySpending) -> dict[str, Any]:

@@ -81,7 +81,7 @@ async def list_files(
     limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
 ) -> Response:
     """List the caller's files."""
-    found = await uploads.listed(gateway.operations, caller)
+    found = await uploads.listed(gateway.store, caller)
     files = [_described(upload) for upload in found if purpose in (None, upload.purpose)]
     return _as_json(page(files, order=order, after=after, limit=limit))
 
