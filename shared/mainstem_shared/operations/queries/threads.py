@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 TITLE_LENGTH: Final = 120
 """Characters of what was said that stand in for a title."""
 _SEARCHED_AT_ONCE: Final = 100
+_LONG: Final = 4
+"""Runs of a batch to each thread that begins in it, from where on more runs are looked at in one go."""
 _NOWHERE: Final = Position(0, "")
 
 
@@ -60,14 +62,16 @@ async def page(
     while scanned < listings.SCAN_LIMIT:
         batch, cursor = await listings.positions(store, query, limit=at_once, cursor=cursor)
         scanned += max(len(batch), 1)
-        for position, thread in await _threads(store, query, batch, newest):
+        threads = await _threads(store, query, batch, newest)
+        for position, thread in threads:
             if sought in _comparable(thread.description.title or ""):
                 found.append(thread)
                 if len(found) == limit:
                     return found, str(position)
         if cursor is None:
             return found, None
-        at_once = listings.LONGEST_PAGE  # these runs were mostly of few threads: of long ones
+        if len(threads) * _LONG < len(batch):
+            at_once = listings.LONGEST_PAGE
     return found, cursor
 
 
