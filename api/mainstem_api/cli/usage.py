@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -11,6 +11,9 @@ from rich.table import Table
 
 from mainstem_api.cli._gateway import Gateway
 from mainstem_api.cli._options import Json, Url, gateway_url, reported
+
+MONTH: Final = 31
+"""More days are shown without those on which nothing was spent."""
 
 
 def usage(
@@ -44,6 +47,8 @@ def _table(days: list[dict[str, Any]]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for day in days:
+        if len(days) > MONTH and not day["calls"]:
+            continue
         table.add_row(day["day"], "all", *_figures(day), style="bold")
         for model in day["models"]:
             table.add_row("", model["model"], *_figures(model))

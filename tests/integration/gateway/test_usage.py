@@ -67,6 +67,11 @@ async def test_usage_is_read_by_day_and_model(
     command.usage(days=2, user=None, url=gateway.url, as_json=False)
     shown = capsys.readouterr().out
     assert "0.250001" in shown
+    assert yesterday["day"] in shown
+    command.usage(days=40, user=None, url=gateway.url, as_json=False)
+    shown = capsys.readouterr().out
+    assert today["day"] in shown
+    assert yesterday["day"] not in shown
     assert "? 1" in shown
 
 
