@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from integration.gateway.test_usage import spend
@@ -25,7 +26,7 @@ from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 from support.models.finishing import Finishing
-from support.processes.gateways import GatewayThread
+from support.processes.gateways import GatewayThread, check_problem
 
 
 def command(settings: Settings, *arguments: str) -> list[dict[str, Any]]:
@@ -84,6 +85,20 @@ async def test_status_backfill_and_export(
     lines = command(settings, "export", "--user", "ann")
     (callback,) = [line for line in lines if line["type"] == "callback"]
     assert (callback["run_id"], callback["target"]) == (exported[0]["run"]["run_id"], "https://shop.example")
+
+
+async def test_callbacks_of_archived_runs_are_told_again_on_ones_own_machine(
+    archive_http: httpx.AsyncClient, store: Store, finished: Finishing, sweeper: Sweeper
+) -> None:
+    """Without authentication whoever is alone on the gateway operates it: as the documentation has them type it."""
+    run_id = await finished(user_id="ann")
+    await sweeper.sweep()
+    path = f"/v1/runs/{run_id}/callbacks/resend"
+    check_problem(await archive_http.post(path), 409, "conflict")  # it is there, and nobody is to be told
+    await undelivered(store, run_id)
+    (listed,) = (await archive_http.get("/v1/callbacks")).json()["callbacks"]
+    assert (listed["run_id"], listed["user_id"]) == (run_id, "ann")
+    assert (await archive_http.post(path)).json() == {"told": 1}
 
 
 async def test_runs_expire_by_tenant(

@@ -60,6 +60,10 @@ async def test_usage_is_read_by_day_and_model(
         {"model": "p/m", "calls": 3, "tokens": 45, "cost_usd": "0.250001", "unpriced_calls": 1}
     ]
     assert (yesterday["calls"], yesterday["cost_usd"]) == (0, "0")
+    await spend(store, settings, user="ann", tenant=DEFAULT_TENANT, cost="1")
+    for user, calls in (("ann", 1), ("*", 4), (LOCAL_USER, 3)):  # who is alone on a gateway operates it
+        answer = (await http.get("/v1/usage", params={"user": user})).json()
+        assert answer["days"][0]["calls"] == calls
     for days in ("0", "367", "x"):
         assert (await http.get("/v1/usage", params={"days": days})).status_code == 422
     command.usage(days=1, user=None, url=gateway.url, as_json=True)

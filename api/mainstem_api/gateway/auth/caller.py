@@ -1,4 +1,4 @@
-"""Dependencies give routes the request's caller: `Caller`, `Operator`. `middleware.access` determines it."""
+"""Dependencies give routes the request's caller: `Caller`, `Operator`, `Operates`. `access` determines it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,21 @@ async def principal(request: Request) -> Principal:
 Caller = Annotated[Principal, Depends(principal)]
 
 
-async def operator(request: Request, caller: Caller) -> Principal:
+async def operates(request: Request, caller: Caller) -> bool:
+    """Tell whether the user of this request operates the deployment: an admin, or who is alone on it."""
+    return caller.is_admin or request.app.state.local_only
+
+
+Operates = Annotated[bool, Depends(operates)]
+
+
+async def operator(caller: Caller, *, is_operator: Operates) -> Principal:
     """Return the user of this request if they operate the deployment: an admin, or who is alone on it.
 
     Raises:
         Forbidden: they do not.
     """
-    if not caller.is_admin and not request.app.state.local_only:
+    if not is_operator:
         raise errors.Forbidden
     return caller
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from mainstem_api.gateway.auth.caller import Caller
+from mainstem_api.gateway.auth.caller import Caller, Operates
 from mainstem_api.gateway.routes.runs import Serving, as_json, problem_documents
 from mainstem_shared import errors
 from mainstem_shared.model.runs import Timestamp, at_ms
@@ -49,12 +49,12 @@ class Resent(BaseModel):
 
 
 @router.get("/v1/callbacks", response_model=UndeliveredCallbacks, responses=problem_documents(503))
-async def callbacks(gateway: Serving, caller: Caller) -> Response:
+async def callbacks(gateway: Serving, caller: Caller, *, is_operator: Operates) -> Response:
     """List the callbacks of the tenant's runs that are not delivered: those that wait, and those given up.
 
     For admins; anybody else has none.
     """
-    if not caller.is_admin:
+    if not is_operator:
         return as_json(UndeliveredCallbacks(callbacks=[]))
     found = await undelivered_callbacks.find(gateway.store, tenant=caller.tenant)
     shown = sorted(map(_shown, found), key=lambda one: one.happened_at)
@@ -66,12 +66,12 @@ async def callbacks(gateway: Serving, caller: Caller) -> Response:
     response_model=Resent,
     responses=problem_documents(404, 409, 422, 503),
 )
-async def resend(run_id: str, gateway: Serving, caller: Caller) -> Response:
+async def resend(run_id: str, gateway: Serving, caller: Caller, *, is_operator: Operates) -> Response:
     """Tell whoever was not told of a run, or all if everybody was, once more. The event's id stays the same.
 
     For admins; for anybody else there is nothing.
     """
-    if not caller.is_admin:
+    if not is_operator:
         raise errors.NotFound
     return as_json(
         Resent(told=await undelivered_callbacks.resend(gateway.operations, run_id, tenant=caller.tenant))

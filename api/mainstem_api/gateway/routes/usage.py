@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from mainstem_api.gateway.auth.caller import Caller
+from mainstem_api.gateway.auth.caller import Caller, Operates
 from mainstem_api.gateway.routes.runs import Serving, as_json, problem_documents
 from mainstem_shared.model.usage import decimal_text
 from mainstem_shared.operations import spending, usage_days
@@ -56,6 +56,7 @@ async def usage(
     *,
     gateway: Serving,
     caller: Caller,
+    is_operator: Operates,
     user: str | None = None,
     days: Annotated[int, Query(ge=1, le=LONGEST)] = 1,
 ) -> Response:
@@ -64,9 +65,9 @@ async def usage(
     An admin may name another `user` of their tenant, or `*` for everybody. For anybody else those have none.
     """
     whose = caller.user_id if user is None else user
-    if whose != caller.user_id and not caller.is_admin:
+    if whose != caller.user_id and not is_operator:
         return as_json(UsageByDay(days=[]))
-    user_id = None if whose == "*" and caller.is_admin else whose
+    user_id = None if whose == "*" and is_operator else whose
     found = await usage_days.by_day(gateway.store, tenant=caller.tenant, user_id=user_id, days=days)
     return as_json(UsageByDay(days=[_shown(day) for day in found]))
 
