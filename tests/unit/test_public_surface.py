@@ -90,3 +90,17 @@ def test_engines_are_imported_without_celery():
     """A module with engines is imported by web tiers and tests: it must not bring a Celery app's machinery."""
     program = "import sys, mainstem_tasks; sys.exit('celery' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+EXTRAS = ("sqlalchemy", "alembic", "openai", "anthropic", "langgraph", "pydantic_ai", "agents", "flower")
+"""What only extras bring, by the names it is imported under."""
+
+
+@pytest.mark.parametrize(
+    "entry", ["mainstem_api.cli", "mainstem_api.gateway.server", "mainstem_workers.app", "mainstem_tasks"]
+)
+def test_what_starts_imports_no_extra(entry: str):
+    """A role may be installed without them; and each would cost every process that starts."""
+    program = f"import sys, {entry}; print(*sorted({{*{EXTRAS}}} & {{*sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == []

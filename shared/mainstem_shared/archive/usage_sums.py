@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import text
-
 from mainstem_shared.model import usage
 
 if TYPE_CHECKING:
@@ -54,6 +52,10 @@ async def by_day(
     Raises:
         ArchiveUnavailable: nobody knows.
     """
+    from sqlalchemy import (
+        text,
+    )  # here: whoever can ask for sums imports this module, with an archive or without
+
     query = text(_of_sqlite() if database.is_sqlite else _of_postgresql())
     given = {"tenant": tenant, "since": since_ms, "until": until_ms, "user_id": user_id}
     return [_sum(row) for row in await database.read(query.bindparams(**given))]
