@@ -60,8 +60,8 @@ MUTATIONS: Final = (
     ),
     M(
         rows=(232,),
-        file=f"{SHARED}/model/schemas.py",
-        old="(ValueError, ArithmeticError, RecursionError, SchemaError, Unresolvable)",
+        file=f"{SHARED}/model/bounded_schemas.py",
+        old="(ValueError, ArithmeticError, RecursionError, jsonschema.SchemaError, Unresolvable)",
         new="(ValueError, SchemaError, Unresolvable)",
         only=("test_a_schema_that_cannot_judge_refuses_nothing",),
     ),

@@ -11,12 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, Self
 
-from jsonschema.exceptions import SchemaError
-from jsonschema.validators import Draft202012Validator, validator_for
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mainstem_shared import errors
-from mainstem_shared.model import digests, ids, jsontext, runs, schemas, validation
+from mainstem_shared.model import digests, ids, jsontext, runs, validation
 
 ACTION_LIMIT: Final = 192 * 1024
 """Largest action, in bytes of JSON: it stands in the log, the snapshot and the record."""
@@ -66,10 +64,15 @@ class Call(_Strict):
 
 def _check_schema(name: str, schema: dict[str, Any] | None) -> None:
     if schema is not None:
-        try:
-            validator_for(schema, default=Draft202012Validator).check_schema(schema)
-        except SchemaError as error:
-            raise ValueError(f"{name} is no JSON Schema: {error.message}") from error
+        from mainstem_shared.model import bounded_schemas
+
+        bounded_schemas.check(name, schema)
+
+
+def _validate(schema: bytes, value: Any) -> None:
+    from mainstem_shared.model import bounded_schemas
+
+    bounded_schemas.validate(schema, value)
 
 
 class Question(_Strict):
@@ -351,7 +354,7 @@ def _fitting(question: Question, answer: AnswerInput) -> Any:
 def _checked(question: Question, value: Any) -> Any:
     if question.response_schema is not None:
         try:
-            schemas.validate(jsontext.dumps(question.response_schema), value)
+            _validate(jsontext.dumps(question.response_schema), value)
         except errors.InvalidInput as error:
             about = f"The answer to {question.question_id!r} does not fit its schema"
             raise errors.InvalidDecision(f"{about}: {error}") from error
@@ -392,7 +395,7 @@ def _edited(call: Call, arguments: Any) -> dict[str, Any]:
         raise errors.InvalidDecision(f"An edit of call {call.call_id!r} needs an object as its arguments.")
     if call.arguments_schema is not None:
         try:
-            schemas.validate(jsontext.dumps(call.arguments_schema), arguments)  # pyright: ignore[reportUnknownArgumentType]
+            _validate(jsontext.dumps(call.arguments_schema), arguments)  # pyright: ignore[reportUnknownArgumentType]
         except errors.InvalidInput as error:
             raise errors.InvalidDecision(f"The edited arguments do not fit the tool: {error}") from error
     return arguments  # pyright: ignore[reportUnknownVariableType] - JSON

@@ -1,8 +1,11 @@
-"""JSON Schema validators whose cost is bounded, whatever value they are given; `schemas` makes them.
+"""Validates values against JSON Schemas of engines and tools, at a bounded cost.
 
 `jsonschema` searches patterns by backtracking and compares the elements of a set pair by pair: a hundred
 kilobytes of a hostile input stop a gateway for minutes. Here patterns are searched in linear time, elements
 are hashed, and a value that takes too many steps is given up.
+
+Import it where something is validated, not at the top of a module: `jsonschema` takes a tenth of the time in
+which a process starts, and most processes validate nothing.
 """
 
 # what clients and providers send is checked by hand, not by types; jsonschema is partly untyped.
@@ -11,23 +14,32 @@ are hashed, and a value that takes too many steps is given up.
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, Final
 
-from jsonschema.exceptions import ValidationError
+import jsonschema
+from jsonschema.exceptions import ValidationError, best_match
 from jsonschema.protocols import Validator
 from jsonschema.validators import Draft202012Validator, extend, validator_for
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 from pydantic_core import ValidationError as Mismatch
 from referencing import Registry
+from referencing.exceptions import Unresolvable
+
+from mainstem_shared import errors
+from mainstem_shared.model import jsontext
+
+logger = logging.getLogger(__name__)
 
 STEPS: Final = 200_000
 """Keywords that are applied to a value and its parts at most, however large it is."""
 _STEPS_EACH: Final = 200
 _STEPS_ALWAYS: Final = 10_000
 """Of these for a value with so many parts: alternatives that are tried on each level multiply."""
+_SHOWN_CHARACTERS: Final = 300  # of a violation: its message quotes the offending value
 _TEXT_LIMIT: Final = 64 * 1024  # characters in which a pattern is searched
 
 Keyword = Callable[[Any, Any, Any, Any], Iterator[ValidationError] | None]
@@ -44,6 +56,49 @@ class _Steps(threading.local):
 
 
 _steps: Final = _Steps()
+
+
+def check(name: str, schema: dict[str, Any]) -> None:
+    """Check that a schema is one.
+
+    Raises:
+        ValueError: it is not, says the message, which calls it by its name.
+    """
+    try:
+        validator_for(schema, default=Draft202012Validator).check_schema(schema)
+    except jsonschema.SchemaError as error:
+        raise ValueError(f"{name} is no JSON Schema: {error.message}") from error
+
+
+def validate(schema: bytes, run_input: dict[str, Any]) -> None:
+    """Check an input against the text of a JSON Schema. A schema that is broken itself refuses nothing.
+
+    Nor does one that leads back to itself, or a pattern with look-around: the worker's own model decides.
+
+    Raises:
+        InvalidInput: it does not fit.
+    """
+    begin(run_input)
+    try:
+        violation = best_match(_parsed(schema).iter_errors(run_input))
+    except TooCostly as error:
+        raise errors.InvalidInput("$: it is too large or too deep for its schema", path="$") from error
+    except (ValueError, ArithmeticError, RecursionError, jsonschema.SchemaError, Unresolvable) as error:
+        # Not the caller's fault; the worker's own model still stands between the input and the engine.
+        logger.warning(
+            "an announced schema is unusable", extra={"action": "validate", "why": str(error)[:300]}
+        )
+        return
+    if violation is not None:
+        message = violation.message
+        if len(message) > _SHOWN_CHARACTERS:
+            message = f"{message[:_SHOWN_CHARACTERS]}…"
+        raise errors.InvalidInput(f"{violation.json_path}: {message}", path=violation.json_path)
+
+
+@lru_cache(maxsize=256)
+def _parsed(schema: bytes) -> Validator:
+    return validator(jsontext.loads(schema))
 
 
 def begin(value: Any) -> None:

@@ -1,28 +1,12 @@
-"""JSON Schemas: those of content parts, steps and inputs, and validation against an engine's or a tool's own.
+"""JSON Schemas of content parts, steps, inputs and messages.
 
 Content is built of plain dicts on the hot path, so these are no models; `runs` lends the schemas to the
 OpenAPI document. What each member means stands in docs/events.md.
 """
 
-# what clients and providers send is checked by models or by hand, not by types.
-# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
-
 from __future__ import annotations
 
-import logging
-from functools import lru_cache
 from typing import Any, Final
-
-from jsonschema.exceptions import SchemaError, best_match
-from jsonschema.protocols import Validator
-from referencing.exceptions import Unresolvable
-
-from mainstem_shared import errors
-from mainstem_shared.model import bounded_schemas, jsontext
-
-logger = logging.getLogger(__name__)
-
-_SHOWN_CHARACTERS: Final = 300  # of a violation: its message quotes the offending value
 
 _STRING: Final = {"type": "string"}
 
@@ -138,34 +122,3 @@ MESSAGE_PARTS: Final[dict[str, Any]] = {
 }
 STEPS: Final[dict[str, Any]] = {"type": "array", "items": _STEP}
 INPUTS: Final[dict[str, Any]] = {"type": "array", "items": _INPUT}
-
-
-def validate(schema: bytes, run_input: dict[str, Any]) -> None:
-    """Check an input against the text of a JSON Schema. A schema that is broken itself refuses nothing.
-
-    Nor does one that leads back to itself, or a pattern with look-around: the worker's own model decides.
-
-    Raises:
-        InvalidInput: it does not fit.
-    """
-    bounded_schemas.begin(run_input)
-    try:
-        violation = best_match(_validator(schema).iter_errors(run_input))
-    except bounded_schemas.TooCostly as error:
-        raise errors.InvalidInput("$: it is too large or too deep for its schema", path="$") from error
-    except (ValueError, ArithmeticError, RecursionError, SchemaError, Unresolvable) as error:
-        # Not the caller's fault; the worker's own model still stands between the input and the engine.
-        logger.warning(
-            "an announced schema is unusable", extra={"action": "validate", "why": str(error)[:300]}
-        )
-        return
-    if violation is not None:
-        message = violation.message
-        if len(message) > _SHOWN_CHARACTERS:
-            message = f"{message[:_SHOWN_CHARACTERS]}…"
-        raise errors.InvalidInput(f"{violation.json_path}: {message}", path=violation.json_path)
-
-
-@lru_cache(maxsize=256)
-def _validator(schema: bytes) -> Validator:
-    return bounded_schemas.validator(jsontext.loads(schema))

@@ -7,16 +7,19 @@ accepted: the worker that claims the run decides then.
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any, Final
 
 from mainstem_shared import errors
 from mainstem_shared.metrics import labels
-from mainstem_shared.model import jsontext, schemas
+from mainstem_shared.model import jsontext
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 
 _QUICK_BYTES: Final = 32 * 1024
 """Inputs up to this size are validated on the loop (about a millisecond); larger ones in a thread."""
+_VALIDATION: Final = "mainstem_shared.model.bounded_schemas"
+"""Its import takes a tenth of a second, which is not the loop's either."""
 
 
 async def engines(store: Store) -> dict[str, dict[str, Any]]:
@@ -52,10 +55,16 @@ async def check(store: Store, engine: str, run_input: dict[str, Any], *, size: i
         if known and engine.encode() not in known:  # announced this very moment: the worker decides
             names = ", ".join(sorted(name.decode() for name in known))
             raise errors.UnknownEngine(engine=engine, known=names)
-    elif size <= _QUICK_BYTES:
-        schemas.validate(schema, run_input)
+    elif size <= _QUICK_BYTES and _VALIDATION in sys.modules:
+        _validate(schema, run_input)
     else:
-        await asyncio.to_thread(schemas.validate, schema, run_input)
+        await asyncio.to_thread(_validate, schema, run_input)
+
+
+def _validate(schema: bytes, run_input: dict[str, Any]) -> None:
+    from mainstem_shared.model import bounded_schemas
+
+    bounded_schemas.validate(schema, run_input)
 
 
 async def _is_there(store: Store) -> bool:
