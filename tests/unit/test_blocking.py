@@ -235,3 +235,21 @@ def test_plain_engines_pass_the_same_arguments(name: str):
     assert all(
         str(one.annotation).startswith("Unpack[") for one in loose
     )  # whose members have names and types
+
+
+class Unreadable(BaseException):
+    """A failure that nobody can look at."""
+
+    def __repr__(self) -> str:
+        raise KeyboardInterrupt
+
+
+async def test_a_failure_that_cannot_be_described_ends_the_engine():
+    """It ends at once, as a failure: its thread is not waited for until the idle limit."""
+
+    def body(run: SyncRunContext[Words]) -> None:
+        raise Unreadable
+
+    async with asyncio.timeout(20):
+        with pytest.raises(RuntimeError, match="engine raised Unreadable"):
+            await ran(body)

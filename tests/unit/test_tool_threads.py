@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mainstem_tasks.sdk import tool_threads
+from mainstem_tasks.sdk import tool_threads, tools
 from mainstem_tasks.sdk.tools import Tool, ToolCall, get, tool
 
 NOTED: list[str] = []
@@ -33,6 +33,35 @@ def patient(call: ToolCall, steps: int = 1000) -> str:
 def exits() -> None:
     """End the thread."""
     sys.exit(3)
+
+
+class Unreadable(BaseException):
+    """A failure that nobody can look at."""
+
+    def __repr__(self) -> str:
+        raise KeyboardInterrupt
+
+    __str__ = __repr__
+
+
+class Ended(Unreadable, StopIteration):
+    """The same of an ordinary kind, which no future carries."""
+
+
+@tool(name="test_unreadable")
+def unreadable(kind: str) -> None:
+    """Fail so that nobody can say how."""
+    raise {"no Exception": Unreadable, "StopIteration": Ended}[kind]
+
+
+@tool(name="test_async_wild")
+async def async_wild(kind: str) -> None:
+    """Let something out that would end a task, or a loop."""
+    if kind == "cancelled":
+        work = asyncio.ensure_future(asyncio.sleep(60))
+        work.cancel()
+        await work
+    raise {"exit": SystemExit, "interrupt": KeyboardInterrupt}[kind]
 
 
 @tool(name="test_times_out")
@@ -91,6 +120,28 @@ async def test_a_tool_cannot_end_more_than_itself():
     """`sys.exit` fails the call."""
     with pytest.raises(RuntimeError, match="SystemExit"):
         await found("test_exits").invoke({}, call())
+
+
+@pytest.mark.parametrize("kind", ["no Exception", "StopIteration"])
+async def test_a_failure_that_cannot_be_described_fails_the_call(kind: str):
+    """Its caller goes on, and its thread's place is free again."""
+    for _ in range(tool_threads.THREADS + 1):
+        async with asyncio.timeout(20):
+            with pytest.raises(RuntimeError, match="the tool raised"):
+                await found("test_unreadable").invoke({"kind": kind}, call())
+
+
+@pytest.mark.parametrize("kind", ["exit", "interrupt", "cancelled"])
+async def test_an_async_tool_cannot_end_more_than_itself(kind: str):
+    """What would end the run, or the loop with all runs, fails the call; a cancel from outside still stops it."""
+    task = asyncio.ensure_future(found("test_async_wild").invoke({"kind": kind}, call()))
+    with pytest.raises(RuntimeError, match="the tool"):
+        await task
+    waiting = asyncio.ensure_future(tools._contained(asyncio.sleep(60)))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
 
 
 async def test_a_tools_own_timeout_is_no_timeout_of_the_call():

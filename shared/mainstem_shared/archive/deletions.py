@@ -135,12 +135,15 @@ class Deletions:
 
         await self._database.write(work)
 
-    async def uncleared(self, *, before_ms: int, limit: int = SLICE) -> list[DeletedRun]:
-        """Return some runs that were deleted before then, and of which something may be left elsewhere."""
+    async def uncleared(self, *, before_ms: int, after: str = "", limit: int = SLICE) -> list[DeletedRun]:
+        """Return some runs that were deleted before then, and of which something may be left elsewhere.
+
+        They come in the order of their ids, those after one.
+        """
         query = (
             select(*(RUNS.c[name] for name in _OWNER))
-            .where(RUNS.c.doomed == 1, RUNS.c.deleted_ms < before_ms)
-            .order_by(RUNS.c.deleted_ms)
+            .where(RUNS.c.doomed == 1, RUNS.c.deleted_ms < before_ms, RUNS.c.run_id > after)
+            .order_by(RUNS.c.run_id)
             .limit(limit)
         )
         return [DeletedRun(**row) for row in await self._database.read(query)]

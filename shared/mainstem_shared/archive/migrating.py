@@ -14,8 +14,11 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncEngine
+
+from mainstem_shared import errors
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +52,11 @@ def _is_known(revision_id: str) -> bool:
 
 async def upgrade(engine: AsyncEngine) -> None:
     """Create the tables, or change them to what this version of Mainstem needs."""
-    async with engine.connect() as connection:
-        found = await connection.run_sync(revision)
+    try:
+        async with engine.connect() as connection:
+            found = await connection.run_sync(revision)
+    except CommandError as error:  # its table of versions names several
+        raise errors.ArchiveUnavailable from error
     if found == head():
         return
     if found is not None and not _is_known(found):

@@ -10,7 +10,6 @@ environment, profile, the machine's role. Imported only where MAINSTEM_BLOB_URL 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any, Final, TypeVar
@@ -23,6 +22,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from mainstem_shared import errors
 from mainstem_shared.blobs.integrity import checked
 from mainstem_shared.model import ids
+from mainstem_shared.model.time import now_ms
 
 T = TypeVar("T")
 
@@ -89,7 +89,7 @@ class Bucket:
 
     def older_than(self, seconds: float) -> Iterator[str]:
         """Yield runs by the date of their newest object; objects of a run are listed one after the other."""
-        before, current, newest = time.time() - seconds, "", 0.0
+        before, current, newest = now_ms() / 1000 - seconds, "", 0.0
         for key, at in self._listed(self._prefix):
             tag, unique, _ = key.removeprefix(self._prefix).split("/", 2)
             if current not in ("", f"{tag}_{unique}"):

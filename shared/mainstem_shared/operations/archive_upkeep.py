@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 PAUSE_S: Final = 600.0
 """How often runs are looked for whose retention is over."""
 AT_ONCE: Final = 20
-"""Slices that are deleted then: the rest has time until the next look."""
+"""Slices of a tenant that are deleted then: if there is more, the next sweep goes on."""
 TOMBSTONES_MS: Final = 400 * 86_400_000
 """How long a tombstone stays: longer than a run waits in the store for an unavailable archive."""
 DAY_MS: Final = 86_400_000
@@ -42,19 +42,26 @@ class Retention:
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
         self._last = -PAUSE_S
+        self._is_through = True
+        """Whether the last look left nothing."""
 
     async def expire_sometimes(self) -> None:
         """Delete it if that is due."""
         if time.monotonic() - self._last < PAUSE_S or self._operations.store.archive is None:
             return
         self._last = time.monotonic()
+        self._is_through = True
         await self.expire()
+        if not self._is_through:
+            self._last -= PAUSE_S
 
     async def expire(self) -> int:
         """Delete runs whose retention is over, with their files, as users do; returns how many.
 
+        These are as many as a sweep has time for.
+
         Raises:
-            StoreUnavailable, ArchiveUnavailable: some are deleted.
+            ArchiveUnavailable: some are deleted.
         """
         archive, days = self._operations.store.archive, self._operations.settings.archive_retention_days or {}
         if archive is None:
@@ -73,9 +80,10 @@ class Retention:
         for _ in range(AT_ONCE):
             deleted = await archive.deletions.delete_before(tenant, before_ms)
             if not deleted:
-                break
-            await deleting.clear(self._operations, deleted)
+                return count
+            await deleting.clear_or_leave(self._operations, deleted)
             count += len(deleted)
+        self._is_through = False
         return count
 
 

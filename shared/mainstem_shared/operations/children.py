@@ -15,9 +15,9 @@ from mainstem_shared.eventlog.reading import run_states
 from mainstem_shared.model import digests, ids, jsontext
 from mainstem_shared.model.principals import Principal
 from mainstem_shared.model.record import Record
-from mainstem_shared.model.runs import Spec
+from mainstem_shared.model.runs import Reason, Spec, Status
 from mainstem_shared.operations import starting
-from mainstem_shared.operations.performing import Operations
+from mainstem_shared.operations.performing import STOP, Operations, nobody
 from mainstem_shared.store import keys
 
 TRIGGER: Final = "run"
@@ -57,7 +57,20 @@ async def start(operations: Operations, parent: Spec, *, key: str, fields: dict[
         started = await transitions.find_fields(operations.store, child, Record.spec)
         if isinstance(started, transitions.Gone) or started.spec.parent_run != parent.run_id:
             raise
+    await _stop_if_late(operations, parent.run_id, child)
     return child
+
+
+async def _stop_if_late(operations: Operations, parent: str, child: str) -> None:
+    """Stop a child whose parent is to stop: an abort that went down before the start did not find it."""
+    found = await transitions.find_fields(operations.store, parent, Record.stop_reason, Record.status)
+    if isinstance(found, transitions.Gone):
+        reason = Reason.THREAD_DELETED
+    elif found.stop_reason is not None or found.status is Status.ABORTED:
+        reason = found.stop_reason or Reason.USER_ABORT
+    else:
+        return
+    await operations.perform(STOP.of(child, reason=reason), notify=nobody)  # a sweeper ends it
 
 
 def starter(operations: Operations, parent: Spec) -> Callable[[str, dict[str, Any]], Awaitable[str]]:

@@ -189,16 +189,28 @@ class Deleter:
 async def clear(operations: Operations, deleted: Sequence[DeletedRun]) -> None:
     """Remove what store and blobs have of runs that are deleted; the archive forgets whose they were.
 
+    A run that fails keeps no other: the rest is removed, and what failed is raised then.
+
     Raises:
         StoreUnavailable: also if a run is at work again: its end was lost, and somebody has to end it first.
     """
+    failures: list[BaseException] = []
+    cleared: list[DeletedRun] = []
     for first in range(0, len(deleted), AT_ONCE):
-        batch = (_clear(operations, one) for one in deleted[first : first + AT_ONCE])
-        for failure in await asyncio.gather(*batch, return_exceptions=True):
-            if failure is not None:
-                raise failure
+        batch = deleted[first : first + AT_ONCE]
+        done = await asyncio.gather(*(_clear(operations, one) for one in batch), return_exceptions=True)
+        failures += [failure for failure in done if failure is not None]
+        cleared += [one for one, failure in zip(batch, done, strict=True) if failure is None]
+        if None not in done:
+            break  # nothing of it succeeds: the store does not answer, or refuses
+    await _forget_cleared(operations, cleared)
+    if failures:
+        raise failures[0]
+
+
+async def _forget_cleared(operations: Operations, deleted: Sequence[DeletedRun]) -> None:
     archive = operations.store.archive
-    if archive is None:
+    if archive is None or not deleted:
         return
     threads = sorted({(one.tenant or DEFAULT_TENANT, one.thread_id) for one in deleted if one.thread_id})
     for tenant, thread_id in threads:  # of runs that only the store has, the last one takes memories along
@@ -225,16 +237,30 @@ async def _clear(operations: Operations, deleted: DeletedRun) -> None:
 async def finish_deletions(operations: Operations) -> int:
     """Do the rest of deletions whose process died on the way; returns of how many runs.
 
+    What cannot be done yet is left for the next time, and what comes after it is done.
+
     Raises:
-        StoreUnavailable, ArchiveUnavailable: some are done.
+        ArchiveUnavailable: some are done.
     """
     archive, count = operations.store.archive, 0
     if archive is None:
         return 0
-    while deleted := await archive.deletions.uncleared(before_ms=now_ms() - ABANDONED_MS):
-        await clear(operations, deleted)
-        count += len(deleted)
+    before_ms, after = now_ms() - ABANDONED_MS, ""
+    while deleted := await archive.deletions.uncleared(before_ms=before_ms, after=after):
+        after = deleted[-1].run_id
+        count += len(deleted) if await clear_or_leave(operations, deleted) else 0
     return count
+
+
+async def clear_or_leave(operations: Operations, deleted: Sequence[DeletedRun]) -> bool:
+    """Do the same as `clear`, but leave what fails to the next sweep; returns whether nothing was left."""
+    try:
+        await clear(operations, deleted)
+    except (errors.StoreUnavailable, OSError):
+        noted = {"action": "deletion_waits", "runs": len(deleted)}
+        logger.warning("some deletions cannot be finished yet", extra=noted, exc_info=True)
+        return False
+    return True
 
 
 def _found(run_id: str, record: Record) -> _Found:

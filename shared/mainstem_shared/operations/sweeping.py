@@ -408,7 +408,16 @@ class Sweeper:
     async def _forget_expired(self) -> None:
         settings = self.operations.settings
         await self._indexes.drop_old(now_ms() - settings.retention_ms - settings.live_ttl_ms)
-        await self._blobs.collect_sometimes()
-        with contextlib.suppress(errors.ArchiveUnavailable):  # it is back some day
-            await deleting.finish_deletions(self.operations)
-            await self._retention.expire_sometimes()
+        for upkeep in (
+            self._blobs.collect_sometimes,
+            self._finish_deletions,
+            self._retention.expire_sometimes,
+        ):
+            try:
+                await upkeep()
+            except (errors.Unavailable, OSError) as error:  # of archive or blobs: they are back some day
+                noted = {"action": "upkeep_waits", "upkeep": upkeep.__qualname__, "why": repr(error)}
+                logger.warning("what is to be removed waits", extra=noted)
+
+    async def _finish_deletions(self) -> None:
+        await deleting.finish_deletions(self.operations)

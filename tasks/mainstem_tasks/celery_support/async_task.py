@@ -26,6 +26,7 @@ from mainstem_tasks.celery_support.cancellation import (
     cancel_cause,
     current_cancellation,
 )
+from mainstem_tasks.celery_support.exception_words import described
 
 __all__ = ["AsyncTask", "CancelCause", "Driver", "cancel_cause", "register_driver"]
 
@@ -176,6 +177,6 @@ def _run_body(task: AsyncTask, call: Callable[[], Coroutine[Any, Any, Any]]) -> 
     except (SystemExit, KeyboardInterrupt, GeneratorExit) as exc:
         if driver is None:
             raise
-        raise SwallowedExitError(f"The task body raised {exc!r}.") from exc
+        raise SwallowedExitError(f"The task body raised {described(exc)}.") from exc
     finally:
         _bound.reset(token)

@@ -23,6 +23,7 @@ from pydantic_core import to_jsonable_python
 
 from mainstem_shared import errors
 from mainstem_shared.model import runs, validation
+from mainstem_tasks.celery_support.exception_words import described
 from mainstem_tasks.sdk.context import RunContext
 from mainstem_tasks.sdk.sync_context import SyncRunContext, run_in_thread
 
@@ -203,7 +204,7 @@ def _contained(function: A) -> A:
         try:
             return await function(run)
         except SystemExit as error:
-            raise RuntimeError(f"engine raised {error!r}") from error
+            raise RuntimeError(f"engine raised {described(error)}") from error
 
     return contained  # pyright: ignore[reportReturnType]
 

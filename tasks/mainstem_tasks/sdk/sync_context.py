@@ -21,6 +21,7 @@ from mainstem_shared.model.actions import Call, OnExpiry, Question
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.interrupts import Item
 from mainstem_shared.model.messages import Message
+from mainstem_tasks.celery_support.exception_words import described
 from mainstem_tasks.sdk.context import RunContext
 from mainstem_tasks.sdk.effects import OnUnknown
 from mainstem_tasks.sdk.pauses import Paused
@@ -427,12 +428,12 @@ async def run_in_thread(function: Callable[[SyncRunContext[Any]], object], run: 
         except Exception as error:  # noqa: BLE001 - carried over to the loop
             failure = error
             if isinstance(error, StopIteration):  # a future cannot carry it
-                failure = RuntimeError(f"engine raised {error!r}")
+                failure = RuntimeError(f"engine raised {described(error)}")
                 failure.__cause__ = error
         except Paused as error:
             failure = error
         except BaseException as error:  # noqa: BLE001 - it would end this thread silently, or the whole loop
-            failure = RuntimeError(f"engine raised {error!r}")
+            failure = RuntimeError(f"engine raised {described(error)}")
             failure.__cause__ = error
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(settle, failure, result)

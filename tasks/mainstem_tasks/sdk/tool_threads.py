@@ -14,6 +14,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
+from mainstem_tasks.celery_support.exception_words import described
+
 THREADS: Final = 64
 """Threads of tools at once, in each event loop; more calls wait. One that never ends keeps its place."""
 
@@ -50,9 +52,9 @@ async def run_in_thread(function: Callable[[], Any]) -> Any:
         except Exception as error:  # noqa: BLE001 - carried over to the loop
             failure = error
             if isinstance(error, StopIteration):  # a future cannot carry it
-                failure = RuntimeError(f"the tool raised {error!r}")
+                failure = RuntimeError(f"the tool raised {described(error)}")
         except BaseException as error:  # noqa: BLE001 - it would end this thread, and nobody would hear of it
-            failure = RuntimeError(f"the tool raised {error!r}")
+            failure = RuntimeError(f"the tool raised {described(error)}")
         with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends
             loop.call_soon_threadsafe(settle, result, failure)
 

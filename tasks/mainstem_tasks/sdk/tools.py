@@ -10,7 +10,7 @@ import asyncio
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar, get_type_hints
 
@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from mainstem_shared.model import validation
 from mainstem_shared.model.actions import DEFAULT_DECISIONS, DecisionType
+from mainstem_tasks.celery_support.exception_words import described
 from mainstem_tasks.sdk import tool_threads
 from mainstem_tasks.sdk.policies import Policy
 
@@ -120,8 +121,24 @@ class Tool:
 
     async def _call(self, given: Mapping[str, Any]) -> Any:
         if inspect.iscoroutinefunction(self.function):
-            return await self.function(**given)
+            return await _contained(self.function(**given))
         return await tool_threads.run_in_thread(functools.partial(self.function, **given))
+
+
+async def _contained(work: Awaitable[Any]) -> Any:
+    """Make an error of what a function lets out that is none: it would end the run, or the loop.
+
+    Those are an exit, and a cancellation that nobody asked for, of some task of the function's own.
+    """
+    try:
+        return await work
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise RuntimeError(f"the tool raised {described(error)}") from error
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise RuntimeError("the tool was cancelled by itself") from error
 
 
 _tools: Final[dict[str, Tool]] = {}

@@ -11,7 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, text
 
-from mainstem_shared import transitions
+from mainstem_shared import errors, transitions
 from mainstem_shared.archive import migrating
 from mainstem_shared.archive.connection import _engine, _parse
 from mainstem_shared.archive.database import Archive
@@ -79,3 +79,16 @@ async def dumped(store: Store, run_id: str) -> Dump:
     (found,) = await transitions.dump_many(store, [run_id])
     assert not isinstance(found, transitions.Gone)
     return found
+
+
+async def test_tables_of_two_versions_at_once_are_no_archive(archive_url: str) -> None:
+    """Nobody knows what they are: the archive is unavailable, which every caller knows how to bear."""
+    archive = Archive(archive_url)
+    async with (await archive.open()).begin() as connection:
+        await connection.execute(text("INSERT INTO mainstem_archive_version VALUES ('9999')"))
+    await archive.close()
+    try:
+        with pytest.raises(errors.ArchiveUnavailable):
+            await archive.count()
+    finally:
+        await archive.close()

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,14 @@ import pytest
 from integration.gateway.test_usage import spend
 from mainstem_api import AsyncRuns
 from mainstem_api.stack._stack import Stack
-from mainstem_shared import archive, transitions
+from mainstem_shared import archive, errors, transitions
 from mainstem_shared.archive.database import Archive
+from mainstem_shared.archive.selections import DeletedRun
+from mainstem_shared.blobs import drivers
+from mainstem_shared.blobs.files import Files
 from mainstem_shared.model.record import Record
 from mainstem_shared.model.time import now_ms
+from mainstem_shared.operations import archive_upkeep, deleting
 from mainstem_shared.operations.archive_upkeep import DAY_MS, Retention, status
 from mainstem_shared.operations.performing import Operations
 from mainstem_shared.operations.sweeping import Sweeper
@@ -132,6 +137,78 @@ async def test_runs_expire_by_tenant(
     assert await kept.deletions.uncleared(before_ms=now_ms() + DAY_MS * 500) == []
     assert await kept.deletions.drop_tombstones(before_ms=now_ms() - DAY_MS) == 0
     assert await kept.deletions.drop_tombstones(before_ms=now_ms() + DAY_MS) == 2
+
+
+async def test_more_than_a_look_deletes_expires_with_the_next_sweeps(
+    finished: Finishing,
+    sweeper: Sweeper,
+    operations: Operations,
+    kept: Archive,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A look deletes a bounded number of runs; the next one comes with the next sweep until nothing is left."""
+    run_ids = [await finished() for _ in range(3)]
+    await sweeper.sweep()
+    given = operations.settings.model_copy(update={"archive_retention_days": {"*": 30.0}})
+    retention = Retention(Operations(store=operations.store, settings=given, publisher=operations.publisher))
+    monkeypatch.setattr(archive_upkeep, "AT_ONCE", 1)
+    monkeypatch.setattr(kept.deletions, "delete_before", partial(kept.deletions.delete_before, limit=1))
+    monkeypatch.setattr(archive_upkeep, "now_ms", lambda: now_ms() + 31 * DAY_MS)
+    left: list[int] = []
+    for _ in range(3):
+        await retention.expire_sometimes()
+        left.append(len(await kept.known(run_ids)))
+    assert left == [2, 1, 0]
+    await retention.expire_sometimes()  # finds that nothing is left
+    await finished()
+    await sweeper.sweep()
+    await retention.expire_sometimes()  # the look after that is in ten minutes
+    assert await kept.count() == 1
+
+
+class RefusingFolder(drivers.Folder):
+    """Files of which one run's cannot be removed."""
+
+    refused: str | None = None
+
+    def drop(self, run_id: str) -> None:
+        if run_id == self.refused:
+            raise errors.StoreUnavailable("The blob store refuses: AccessDenied.")
+        super().drop(run_id)
+
+
+async def test_a_deletion_that_cannot_be_finished_holds_up_nothing(
+    finished: Finishing,
+    sweeper: Sweeper,
+    operations: Operations,
+    kept: Archive,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Files of one run cannot be removed: all others are, the sweep goes on to its end, and later that run's are."""
+    monkeypatch.setattr(deleting, "ABANDONED_MS", -1000)
+    folder = RefusingFolder(Path(str(operations.settings.blob_url).removeprefix("file://")))
+    object.__setattr__(operations, "files", Files(operations.settings, folder))
+    run_ids = sorted([await finished() for _ in range(20)])
+    for run_id in run_ids:
+        await operations.files.put(run_id, b"a file", "text/plain")
+    await sweeper.sweep()
+    await kept.deletions.delete(
+        [DeletedRun(run_id=run_id, tenant="default", user_id="local", thread_id="t") for run_id in run_ids]
+    )
+    folder.refused = run_ids[0]
+
+    async def swept() -> list[str]:
+        await operations.store.client.delete(keys.SWEEP)
+        sweeper.census = None
+        await sweeper.sweep()
+        assert sweeper.census is not None
+        return [one.run_id for one in await kept.deletions.uncleared(before_ms=now_ms() + DAY_MS)]
+
+    assert await swept() == run_ids[:1]
+    assert [run_id for run_id in run_ids if await operations.files.digests(run_id)] == run_ids[:1]
+    folder.refused = None
+    assert await swept() == []
+    assert await operations.files.digests(run_ids[0]) == []
 
 
 async def test_readiness_says_that_the_archive_lags(

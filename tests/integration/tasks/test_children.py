@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from mainstem_api import AsyncRuns
+from mainstem_shared import transitions
 from mainstem_shared.model.runs import Status
+from mainstem_shared.operations import children
 from mainstem_shared.operations.aborting import Aborter
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
@@ -161,3 +165,28 @@ async def test_a_child_that_ends_without_a_word_is_found(settings: Settings, run
         await dying_worker.sweep(settings, store, runtime.operations)
         await segments.execute(runtime, run_id, task_id="t")
     assert (await runs.get(run_id)).text == "aborted:"
+
+
+@pytest.mark.parametrize("how", ["asked to stop", "over", "deleted"])
+async def test_a_child_that_starts_too_late_is_stopped(
+    settings: Settings, runs: AsyncRuns, store: Store, how: str
+):
+    """An abort goes down before a start under way has landed: the child is stopped all the same, unexecuted."""
+    async with working(settings) as runtime:
+        started = await runs.start("t", "children.parent", {"children": 1})
+        await store.client.hset(keys.run(started.run_id).record, "status", "running")
+        parent = (await transitions.read(store, started.run_id)).spec
+        match how:
+            case "asked to stop":
+                await runs.abort(started.run_id)
+            case "over":
+                await store.client.hset(keys.run(started.run_id).record, "status", "queued")
+                await runs.abort(started.run_id)
+            case _:
+                await runs.delete(started.run_id)
+        late = await children.start(
+            runtime.operations, parent, key="0", fields={"engine": "children.child", "input": {"n": 0}}
+        )
+        assert await segments.execute(runtime, late, task_id="t") != "completed"
+        await dying_worker.sweep(settings, store, runtime.operations)
+    assert (await runs.get(late)).status is Status.ABORTED

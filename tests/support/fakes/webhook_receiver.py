@@ -34,6 +34,8 @@ class Receiver:
 
     port: int = 0
     received: list[Received] = field(default_factory=list)
+    answered: list[Received] = field(default_factory=list)
+    """Those of the received ones whose sender was told so."""
     answers: list[bytes] = field(default_factory=list)
     may_answer: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -51,12 +53,15 @@ class Receiver:
                 first, *lines = head.strip().split("\r\n")
                 headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
                 body = await reader.readexactly(int(headers.get("content-length", 0)))
-                self.received.append(Received(path=first.split(" ")[1], headers=headers, body=body))
+                received = Received(path=first.split(" ")[1], headers=headers, body=body)
+                self.received.append(received)
                 await self.may_answer.wait()
                 answer = self.answers.pop(0) if self.answers else b"204 No Content\r\n"
                 if answer == LOST:
                     return
                 writer.write(b"HTTP/1.1 " + answer + b"\r\n")
+                if answer.startswith(b"2"):
+                    self.answered.append(received)
                 await writer.drain()
 
 

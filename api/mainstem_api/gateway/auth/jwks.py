@@ -7,6 +7,7 @@ most once in COOLDOWN_S, whatever tokens say: invented key ids must not become r
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import ssl
@@ -36,6 +37,8 @@ TRUST_S: Final = 86_400.0
 TIMEOUT_S: Final = 5.0
 """For a whole fetch, whatever it waits for: requests wait with it."""
 SIZE_LIMIT: Final = 1024 * 1024
+MOST_KEYS: Final = 1000
+"""Entries of a document that are looked at: providers have a handful."""
 _ALGORITHMS: Final = {"RSA": "RS256", "EC": "ES256", "OKP": "EdDSA"}
 """By key type. No symmetric ones: what a provider publishes is no secret."""
 
@@ -61,7 +64,9 @@ def source(given: str) -> Source:
 
 def _read_file(path: Path) -> bytes:
     with path.open("rb") as file:
-        return _small(file.read(SIZE_LIMIT + 1))
+        document = file.read(SIZE_LIMIT + 1)
+    _small(document)
+    return document
 
 
 class _Address:
@@ -85,16 +90,16 @@ class _Address:
         async with client, client.stream("GET", self._url) as response:
             if response.status_code != HTTPStatus.OK or "content-encoding" in response.headers:
                 raise ValueError(f"the key set's address answers {response.status_code}")
-            document = b""
+            document = bytearray()
             async for piece in response.aiter_raw():
-                document = _small(document + piece)
-            return document
+                document += piece
+                _small(document)
+            return bytes(document)
 
 
-def _small(document: bytes) -> bytes:
+def _small(document: bytes | bytearray) -> None:
     if len(document) > SIZE_LIMIT:
         raise ValueError(f"the key set is over {SIZE_LIMIT} bytes")
-    return document
 
 
 class KeySet:
@@ -180,14 +185,18 @@ def parse(document: bytes) -> dict[str | None, Key]:
 
 
 def _usable(entries: Iterable[Any]) -> Iterable[tuple[str | None, Key]]:
-    for entry in entries:
+    malformed: list[Exception] = []
+    for entry in itertools.islice(entries, MOST_KEYS):
         try:
             key = _key(entry)
         except Exception as error:  # noqa: BLE001 - whatever an entry is: the others are still good
-            logger.warning("a key is malformed", extra={"action": "jwks_malformed", "error": repr(error)})
+            malformed.append(error)
         else:
             if key is not None:
                 yield cast("str | None", entry.get("kid")), key
+    if malformed:  # one line, however many there are: a provider must not fill the log
+        noted = {"action": "jwks_malformed", "keys": len(malformed), "error": repr(malformed[0])}
+        logger.warning("keys are malformed", extra=noted)
 
 
 def _key(entry: Any) -> Key | None:

@@ -260,8 +260,8 @@ def _plain(result: Any) -> Any:
 
 def _words(error: Exception) -> str:
     try:
-        said = str(error)
-    except Exception:  # noqa: BLE001 - a stranger's `__str__`
+        said = str.__getitem__(str(error), slice(0, 2000))
+    except BaseException:  # noqa: BLE001 - a stranger's `__str__` may raise anything, or return no text
         said = ""
     return f"{type(error).__name__}: {said}"[:2000]
 
