@@ -127,7 +127,7 @@ class EventStream(Response):
                 return
             encoder = self._words(subscription.spec)
             headers = [*_HEADERS, *encoder.headers]
-            listener = asyncio.create_task(_until_disconnected(receive))
+            listener = asyncio.create_task(until_disconnected(receive))
             listener.add_done_callback(lambda _: subscription.close(End.CLOSED))
             self._connection = scope.get(CONNECTION)
             if self._connection is not None:
@@ -248,6 +248,7 @@ class _Pulse:
         self._timer.cancel()
 
 
-async def _until_disconnected(receive: Receive) -> None:
+async def until_disconnected(receive: Receive) -> None:
+    """Wait until the client is gone. Of a request without a body, a server first says that there is none."""
     while (await receive())["type"] != "http.disconnect":
         pass

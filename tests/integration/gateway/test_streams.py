@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 
 import httpx
 import pytest
@@ -99,6 +100,19 @@ async def test_a_silent_stream_carries_heartbeats(http: httpx.AsyncClient, store
         await log.claim()
         await log.finish()
     reader.check_end()
+
+
+async def test_who_waits_for_an_end_outlives_heartbeats(http: httpx.AsyncClient, store: Store) -> None:
+    """A request without a body is told the end as well, however long it takes; white space comes meanwhile."""
+    log = await RunLog.start(store, thread_id="waited-for")
+    await log.claim()
+    path = f"/v1/langgraph/threads/waited-for/runs/{log.run_id}/join"
+    async with http.stream("GET", path) as response:
+        assert response.status_code == 200
+        pieces = response.aiter_raw()
+        assert [await anext(pieces) for _ in range(2)] == [b" ", b" "]
+        await log.finish()
+        assert isinstance(json.loads(b"".join([piece async for piece in pieces])), dict)
 
 
 async def test_last_event_id_beats_after(http: httpx.AsyncClient, store: Store) -> None:

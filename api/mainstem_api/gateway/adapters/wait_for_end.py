@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from mainstem_api.gateway.adapters.translator import Translator
+from mainstem_api.gateway.sse import until_disconnected
 from mainstem_api.gateway.state import Gateway
 from mainstem_shared import errors
 from mainstem_shared.model.cursors import Cursor
@@ -78,7 +79,7 @@ class SettledResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = [(b"content-type", b"application/json"), (b"x-accel-buffering", b"no")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        gone = asyncio.ensure_future(receive())
+        gone = asyncio.ensure_future(until_disconnected(receive))
         try:
             while not self._settling.done() and not gone.done():
                 await send({"type": "http.response.body", "body": b" ", "more_body": True})
