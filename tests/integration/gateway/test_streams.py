@@ -12,6 +12,7 @@ import pytest
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import Reason
+from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 from support.clients.checking_reader import Reader
 from support.models.logs import RunLog
@@ -113,6 +114,21 @@ async def test_who_waits_for_an_end_outlives_heartbeats(http: httpx.AsyncClient,
         assert [await anext(pieces) for _ in range(2)] == [b" ", b" "]
         await log.finish()
         assert isinstance(json.loads(b"".join([piece async for piece in pieces])), dict)
+
+
+async def test_who_leaves_before_the_end_is_not_waited_for(
+    http: httpx.AsyncClient, store: Store, gateway: GatewayThread
+) -> None:
+    """A2A's blocking call gets white space while its run waits; once its client is gone, nobody follows the run."""
+    await store.client.hset(keys.ENGINES, "demo", "{}")
+    message = {"messageId": "m", "role": "ROLE_USER", "parts": [{"text": "hello"}]}
+    body = {"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": message}}
+    async with http.stream("POST", "/v1/a2a/demo", json=body) as response:
+        assert response.headers["content-type"] == "application/json"
+        pieces = response.aiter_raw()
+        assert [await anext(pieces) for _ in range(2)] == [b" ", b" "]
+        assert gateway.subscriptions == 1
+    await wait_until_async(lambda: gateway.subscriptions == 0, description="nobody to follow the run")
 
 
 async def test_last_event_id_beats_after(http: httpx.AsyncClient, store: Store) -> None:
