@@ -19,7 +19,7 @@ from mainstem_shared.store.client import Store
 from mainstem_shared.transitions.callbacks import Due
 
 MOST: Final = 10_000
-"""Deliveries that are looked at: who has more has one fault behind them, not so many."""
+"""Deliveries that are listed: who has more has one fault behind them, not so many."""
 _BATCH: Final = 500
 _ENDED: Final = (
     Record.spec, Record.epoch, Record.reason, Record.finished_ms, Record.error, Record.callback,
@@ -131,11 +131,24 @@ async def _resend_end(operations: Operations, run_id: str, tenant: str | None) -
 
 
 async def drop_of_user(store: Store, *, tenant: str, user_id: str) -> int:
-    """Drop the callbacks of a user's runs; returns of how many runs."""
-    run_ids = {one.delivery.run_id for one in await find(store, tenant=tenant, user_id=user_id)}
+    """Drop the callbacks of a user's runs, however many wait in all; returns of how many runs."""
+    sizes = await store.commands(*(("ZCARD", index) for index in keys.CALLBACKS))
+    run_ids: set[str] = set()
+    for index in (index for index, size in zip(keys.CALLBACKS, sizes, strict=True) if size):
+        members = await store.command("ZRANGE", index, 0, -1, large=True)
+        parsed = [callbacks.parse_delivery(member.decode()) for member in members]
+        deliveries = [delivery for delivery in parsed if delivery is not None]
+        for first in range(0, len(deliveries), _BATCH):
+            read = await transitions.read_due(store, deliveries[first : first + _BATCH])
+            run_ids |= {due.delivery.run_id for due in read if _is_whose(due, tenant, user_id)}
     for run_id in run_ids:
         await transitions.drop_callbacks(store, run_id)
     return len(run_ids)
+
+
+def _is_whose(due: Due | None, tenant: str, user_id: str) -> bool:
+    spec = None if due is None else _spec(due.spec)
+    return spec is not None and (spec.tenant, spec.user_id) == (tenant, user_id)
 
 
 def _undelivered(due: Due, due_ms: int) -> Undelivered:

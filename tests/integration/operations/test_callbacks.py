@@ -307,6 +307,21 @@ async def test_with_a_users_data_goes_what_was_to_be_told(store: Store, broker_u
     assert await store.client.keys("ms:*:callbacks") == []
 
 
+async def test_a_users_data_goes_whatever_waits_besides(
+    store: Store, broker_url: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+):
+    """More deliveries than a list shows wait: what is to be told of the user's runs is found among them."""
+    monkeypatch.setattr(undelivered_callbacks, "MOST", 1)
+    monkeypatch.setattr(undelivered_callbacks, "_BATCH", 2)
+    async with operating(store, settings_for(broker_url, receiver)) as operations:
+        for number in range(6):
+            await end(operations, await start(operations, {"url": receiver.url()}, thread=f"t{number}"))
+        await Deleter(aborter=Aborter(operations=operations), wait_s=0).delete_user(
+            tenant="default", user_id="ann"
+        )
+    assert await store.client.keys("ms:*:callbacks") == []
+
+
 async def paused(operations: Operations, run_id: str) -> None:
     """Have the run claimed, and paused with a question."""
     nonce = without_gap()
