@@ -133,7 +133,7 @@ async def alone(name: str, runs: int) -> dict[str, float]:
     """Let the agent answer `runs` times at once, without Mainstem."""
     answer: Alone = globals()[name]()
     await answer(0)
-    garbage_collection.settle()
+    garbage_collection.freeze()
     us, mb = await _cost([answer(number + 1) for number in range(runs)])
     return {"alone_us": us, "alone_rss_mb": mb}
 
@@ -146,7 +146,7 @@ async def ours(name: str, runs: int) -> dict[str, float]:
         warm = await client.start("warm", "agent", {"text": "hi"})
         await segments.execute(worker, warm.run_id, task_id="t")
         started = [(await client.start(f"t{n}", "agent", {"text": "hi"})).run_id for n in range(runs)]
-        garbage_collection.settle()
+        garbage_collection.freeze()
         us, mb = await _cost([segments.execute(worker, one, task_id="t") for one in started])
         ended = [(await client.get(one)).status for one in started[:: max(1, runs // 50)]]
     return {"ours_us": us, "rss_mb": mb, "failed": sum(status != "succeeded" for status in ended)}

@@ -67,7 +67,7 @@ async def _told(operations: Operations, receiver: Receiver) -> float:
         operations, request, principal=Principal(user_id="ann"), thread_id=f"told-{len(receiver.received)}"
     )
     before, began = len(receiver.received), time.perf_counter()
-    settled = await ending.settle(operations, answer.run_id, sealer="", reason=Reason.USER_ABORT)
+    settled = await ending.take_and_end(operations, answer.run_id, sealer="", reason=Reason.USER_ABORT)
     assert settled is not None
     await wait_until_async(lambda: len(receiver.received) > before, description="the receiver has heard")
     took = receiver.received[-1].at - began

@@ -57,7 +57,7 @@ def stream(
         return 404, iter(())
     except errors.InvalidCursor:
         return 400, iter(())
-    return (204, iter(())) if first is None else (200, map(_spelled, chain([first], events)))
+    return (204, iter(())) if first is None else (200, map(_encoded, chain([first], events)))
 
 
 async def _nothing() -> AsyncIterator[str]:
@@ -66,10 +66,10 @@ async def _nothing() -> AsyncIterator[str]:
 
 
 async def _lines(first: RunEvent, events: AsyncIterator[RunEvent]) -> AsyncIterator[str]:
-    yield _spelled(first)
+    yield _encoded(first)
     async for event in events:
-        yield _spelled(event)
+        yield _encoded(event)
 
 
-def _spelled(event: RunEvent) -> str:
+def _encoded(event: RunEvent) -> str:
     return f"id: {event.cursor}\nevent: {event.type}\ndata: {jsontext.dumps(event.data).decode()}\n\n"

@@ -14,7 +14,7 @@ THRESHOLDS: Final = (2_000, 10, 10)
 """Objects more than before until the young ones are looked at: ten times as many made RSS grow by half."""
 
 
-def settle() -> None:
+def freeze() -> None:
     """Leave what is there out of all later collections, and collect less often. Call when all is imported."""
     gc.collect()
     gc.freeze()

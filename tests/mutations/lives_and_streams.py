@@ -271,7 +271,7 @@ MUTATIONS: Final = (
     M(
         rows=(45,),
         file=_CHANNELS,
-        old="if self._settled < self._enqueued or self.phase in _UNCERTAIN:",
+        old="if self._acknowledged < self._enqueued or self.phase in _UNCERTAIN:",
         new="if False:",
         only=("test_a_flush_is_a_barrier_for_others_too",),
     ),

@@ -79,7 +79,7 @@ MUTATIONS: Final = (
     ),
     M(
         rows=(230,),
-        file=f"{TASKS}/execution/settling.py",
+        file=f"{TASKS}/execution/owner_transitions.py",
         old="if not _is_refused(answer):",
         new="if True:",
     ),

@@ -12,7 +12,7 @@ def test_settled_process_leaves_what_it_started_with_alone() -> None:
         import gc
         from mainstem_shared import garbage_collection
 
-        garbage_collection.settle()
+        garbage_collection.freeze()
         started_with = gc.get_freeze_count()
         assert started_with > 1000, started_with
         assert gc.get_threshold() == garbage_collection.THRESHOLDS

@@ -199,7 +199,7 @@ def test_whatever_pieces_come_what_runs_was_sent(pieces: list[CallPiece]):
     for piece in pieces:
         calls.take(piece)
     sent = {"".join(p.arguments for p in pieces[a:b]).replace(" ", "") for a in range(9) for b in range(a, 9)}
-    for call in calls.settle():
+    for call in calls.finish():
         assert (call.arguments is None) == bool(call.fault)
         if (
             call.arguments
@@ -265,5 +265,5 @@ def test_a_stream_of_calls_is_read_in_linear_time():
     for _ in range(10_000):
         calls.take(CallPiece(index=0, id="a", name="f", arguments="x" * 100))
     call: Call = calls.take(CallPiece(index=0, arguments='"}'))[0]
-    assert len(calls.settle()) == 1
+    assert len(calls.finish()) == 1
     assert "bytes" in call.fault

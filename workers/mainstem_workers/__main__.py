@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
     # A paragraph on stderr, out of fear of pickle, which our app does not take: below we say it in a line.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     signals.worker_ready.connect(_tell_of_root, weak=False)
-    signals.worker_ready.connect(_settle, weak=False)
+    signals.worker_ready.connect(_freeze, weak=False)
     try:
         app = make_app(settings)
     except errors.Misconfigured as error:
@@ -60,8 +60,8 @@ def _tell_of_root(**_: Any) -> None:
         )
 
 
-def _settle(**_: Any) -> None:
-    garbage_collection.settle()
+def _freeze(**_: Any) -> None:
+    garbage_collection.freeze()
 
 
 if __name__ == "__main__":

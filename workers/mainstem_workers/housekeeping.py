@@ -145,7 +145,7 @@ class Housekeeping:
             ("recent_changes", here.operations.recent_changes.run),
             ("clock", functools.partial(_every, clock_s, here.check_clocks)),
             ("announce", self._announce),
-            ("orphans", self._settle_orphans),
+            ("orphans", self._end_orphans),
             ("broker watch", broker.run),
             ("metrics", functools.partial(_every, LEAVE_S, self._metrics.leave)),
         ):
@@ -190,11 +190,11 @@ class Housekeeping:
 
         task.add_done_callback(ended)
 
-    async def _settle_orphans(self) -> None:
+    async def _end_orphans(self) -> None:
         while True:
             await asyncio.sleep(STRANDED_SWEEPS * self.runtime.settings.sweep_s)
             try:
-                await orphans.settle(self.runtime)
+                await orphans.end_all(self.runtime)
             except errors.StoreUnavailable:
                 logger.warning("orphaned runs wait for the store", extra={"action": "orphans_later"})
             except Exception:  # the loop's boundary: whatever it was, the next round is due

@@ -30,7 +30,7 @@ class Report:
     notes: list[Shortcoming]
 
 
-def look_at(name: str | None, pool: str | None, settings: Settings) -> Report:
+def inspect_app(name: str | None, pool: str | None, settings: Settings) -> Report:
     """Look at an app, named as for `celery -A`, or at Mainstem's own.
 
     Raises:

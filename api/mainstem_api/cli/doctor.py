@@ -281,8 +281,8 @@ def _fleet(store: BlockingStore) -> Iterator[Finding]:
 
 def _counted(store: BlockingStore) -> tuple[int, int]:
     """Return how many runs are unfinished, and how many kept, in all buckets."""
-    looks = (("ZCARD", index) for bucket in keys.INDEXES for index in (bucket.active, bucket.recent))
-    counts = store.commands(*looks)
+    commands = (("ZCARD", index) for bucket in keys.INDEXES for index in (bucket.active, bucket.recent))
+    counts = store.commands(*commands)
     return sum(counts[::2]), sum(counts[1::2])
 
 
@@ -328,7 +328,7 @@ def _queue(url: str, name: str) -> Iterator[Finding]:
 
 def _workers(app: str | None, pool: str | None, settings: Settings) -> Iterator[Finding]:
     try:
-        report = _application.look_at(app, pool, settings)
+        report = _application.inspect_app(app, pool, settings)
     except (errors.MainstemError, ServerNotRunningError):
         return  # said above: there is no broker
     except ImportError as error:

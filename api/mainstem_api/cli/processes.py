@@ -149,7 +149,7 @@ def _guard_hosts(settings: Settings) -> None:
     from flower.app import Flower
     from tornado.web import RequestHandler
 
-    from mainstem_api.gateway.middleware.hosts import is_own_host
+    from mainstem_api.gateway.middleware.trusted_hosts import is_own_host
 
     class Misdirected(RequestHandler):
         def check_xsrf_cookie(self) -> None:

@@ -20,13 +20,13 @@ from mainstem_api.gateway.auth import authenticators
 from mainstem_api.gateway.auth.authenticators import Authenticator, NoAuthentication
 from mainstem_api.gateway.middleware.access import AccessControl, AccessMiddleware, is_protected
 from mainstem_api.gateway.middleware.errors_and_headers import ErrorsAndHeaders
-from mainstem_api.gateway.middleware.hosts import Hosts
 from mainstem_api.gateway.middleware.large_answers import LargeAnswers
 from mainstem_api.gateway.middleware.origins import Origins
 from mainstem_api.gateway.middleware.rate_limits import Limits
 from mainstem_api.gateway.middleware.request_limits import RequestLimits
 from mainstem_api.gateway.middleware.request_metrics import RequestCount
 from mainstem_api.gateway.middleware.request_traces import RequestTraces, untraced
+from mainstem_api.gateway.middleware.trusted_hosts import TrustedHosts
 from mainstem_api.gateway.routes import (
     approvals,
     callbacks,
@@ -106,7 +106,7 @@ def create_app(settings: Settings | None = None, *, authenticator: Authenticator
     app.add_middleware(AccessMiddleware, access=access, limits=Limits(settings), origins=origins)
     if origins.configured:
         app.add_middleware(CORSMiddleware, **origins.cors())
-    app.add_middleware(Hosts, local_only=app.state.local_only, own_host=settings.host)
+    app.add_middleware(TrustedHosts, local_only=app.state.local_only, own_host=settings.host)
     app.add_middleware(ErrorsAndHeaders)
     app.add_middleware(RequestTraces)
     app.add_middleware(RequestCount, metrics=lambda: holder.gateway.metrics)

@@ -93,5 +93,5 @@ def serve(settings: Settings | None = None, **options: Any) -> None:
     """Serve until SIGTERM or SIGINT. `options` go to `uvicorn.Config`."""
     settings = settings or Settings()
     server = Server(create_app(settings), settings, **options)
-    garbage_collection.settle()
+    garbage_collection.freeze()
     server.run()

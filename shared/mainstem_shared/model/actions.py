@@ -326,7 +326,7 @@ def _answered(question: Question, answer: AnswerInput) -> dict[str, Any]:
     kept = {"id": question.question_id, "type": "answer"}
     if question.wants_json:
         value = _fitting(question, answer)
-        return {**kept, "text": value if isinstance(value, str) else _spelled(value), "value": value}
+        return {**kept, "text": value if isinstance(value, str) else _encoded(value), "value": value}
     text = answer.value if answer.text is None else answer.text
     if not isinstance(text, str):
         raise errors.InvalidDecision(f"The answer to question {question.question_id!r} must be a text.")
@@ -361,7 +361,7 @@ def _checked(question: Question, value: Any) -> Any:
     return value
 
 
-def _spelled(value: Any) -> str:
+def _encoded(value: Any) -> str:
     return jsontext.dumps(value).decode()
 
 

@@ -94,7 +94,7 @@ def well_formed(value: Any) -> Any:
         to_json(value, inf_nan_mode="null")
     except (ValueError, TypeError):
         with contextlib.suppress(RecursionError):  # its encoder refuses it, with words
-            return _mended(value)
+            return _repaired(value)
     return value
 
 
@@ -122,14 +122,14 @@ def _name(name: Any) -> str:
     return next(iter(to_jsonable_python({name: None})))
 
 
-def _mended(value: Any) -> Any:
+def _repaired(value: Any) -> Any:
     match value:
         case str():
             return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
         case dict():
-            return {_mended(name): _mended(item) for name, item in value.items()}
+            return {_repaired(name): _repaired(item) for name, item in value.items()}
         case list() | tuple():
-            return [_mended(item) for item in value]
+            return [_repaired(item) for item in value]
         case _:
             return value
 

@@ -165,7 +165,7 @@ class Aborter:
 
     async def _end(self, run_id: str, intent: transitions.Intended) -> Abort | None:
         """End a run as long as nothing has changed since the stop intent; None if something has."""
-        ended = await ending.settle(
+        ended = await ending.take_and_end(
             self.operations, run_id, sealer=self.sealer(), reason=intent.reason, expected_epoch=intent.epoch
         )
         if ended is None:
@@ -282,8 +282,8 @@ async def end_by_force(aborter: Aborter, run_id: str, *, reason: Reason = Reason
     """
     # Nobody is notified: the owner loses the run here. If we die on the way, the stop's check finds it.
     intent = await aborter.operations.perform(STOP.of(run_id, reason=reason), notify=nobody)
-    standing = intent.reason if isinstance(intent, transitions.Intended) else reason
-    ended = await ending.settle(aborter.operations, run_id, sealer=aborter.sealer(), reason=standing)
+    recorded = intent.reason if isinstance(intent, transitions.Intended) else reason
+    ended = await ending.take_and_end(aborter.operations, run_id, sealer=aborter.sealer(), reason=recorded)
     if ended is None:
         raise errors.NotFound
     return ended.status

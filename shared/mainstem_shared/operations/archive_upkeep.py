@@ -32,7 +32,7 @@ TOMBSTONES_MS: Final = 400 * 86_400_000
 """How long a tombstone stays: longer than a run waits in the store for an unavailable archive."""
 DAY_MS: Final = 86_400_000
 OTHERS: Final = "*"
-LOOKED_AT: Final = 1000
+SAMPLE_SIZE: Final = 1000
 """Waiting runs that are asked for their age."""
 
 
@@ -112,7 +112,7 @@ async def status(operations: Operations, archive: Archive) -> ArchiveStatus:
     Raises:
         StoreUnavailable, ArchiveUnavailable: one of them does not answer.
     """
-    waiting, some = await operations.indexes.to_compact(limit=LOOKED_AT)
+    waiting, some = await operations.indexes.to_compact(limit=SAMPLE_SIZE)
     records = await transitions.read_many(operations.store, some, Record.finished_ms)
     ended = [r.finished_ms for r in records if not isinstance(r, transitions.Gone) and r.finished_ms]
     return ArchiveStatus(
@@ -140,6 +140,6 @@ async def backfill(operations: Operations) -> AsyncIterator[int]:
         before = archiver.archived
         await transitions.compact_all(operations.store, run_ids, keep_due=True)
         await archiver.archive(run_ids)
-        if archiver.is_away:
+        if archiver.is_unavailable:
             raise errors.ArchiveUnavailable
         yield archiver.archived - before

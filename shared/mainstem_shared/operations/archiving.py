@@ -27,9 +27,9 @@ from mainstem_shared.transitions import descriptions
 
 logger = logging.getLogger(__name__)
 
-AWAY_S: Final = 5.0
+UNAVAILABLE_S: Final = 5.0
 """For how long an archive that failed is left alone."""
-AWAY_HOLD_MS: Final = 20_000
+UNAVAILABLE_HOLD_MS: Final = 20_000
 """When runs are tried again that could not be moved."""
 REFUSED_HOLD_MS: Final = 3_600_000
 """When a run is tried again that the archive refused: somebody has to change something first."""
@@ -41,15 +41,15 @@ class Archiver:
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
         self._store = operations.store
-        self._away_until = 0.0
+        self._unavailable_until = 0.0
         self._oldest_ms: int | None = None
         self.archived = 0
         """Runs that this process moved."""
 
     @property
-    def is_away(self) -> bool:
+    def is_unavailable(self) -> bool:
         """Whether the archive failed a moment ago."""
-        return time.monotonic() < self._away_until
+        return time.monotonic() < self._unavailable_until
 
     @property
     def lag_s(self) -> float:
@@ -65,7 +65,7 @@ class Archiver:
         archive = self._store.archive
         if archive is None:
             return list(run_ids)
-        if self.is_away:
+        if self.is_unavailable:
             return []
         read_ms = now_ms()
         stored, settled = await self._read(run_ids)
@@ -82,11 +82,11 @@ class Archiver:
         return settled + await self._let_go(kept, deleted)
 
     def _failed(self, rows: Sequence[dict[str, Any]], error: errors.ArchiveUnavailable) -> None:
-        self._away_until = time.monotonic() + AWAY_S
+        self._unavailable_until = time.monotonic() + UNAVAILABLE_S
         ended = [row["finished_ms"] for row in rows if row["finished_ms"]]
         self._oldest_ms = min(filter(None, (self._oldest_ms, *ended)), default=now_ms())
         metrics.ARCHIVED.labels("unavailable").inc(len(rows))
-        noted = {"action": "archive_away", "waiting": len(rows), "why": repr(error.__cause__)}
+        noted = {"action": "archive_unavailable", "waiting": len(rows), "why": repr(error.__cause__)}
         logger.warning("the archive does not take runs; they wait in the store", extra=noted)
 
     async def _keep_waiting(self, run_ids: set[str]) -> None:

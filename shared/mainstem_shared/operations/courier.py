@@ -38,7 +38,7 @@ AT_ONCE_EACH: Final = 16
 """Of these, to one task, to one host, and to the webhooks of one user: who hangs must not hold up others."""
 BUSY_MS: Final = 1_000
 """When an entry is looked at again that would have exceeded one of these."""
-AWAY_S: Final = 1.0
+UNAVAILABLE_S: Final = 1.0
 JITTER: Final = 0.1
 KEPT_GIVEN_UP_MS: Final = callbacks.KEPT_MS + 2 * callbacks.LONGEST_PAUSE_MS
 """When what was given up is looked at, and taken off: it is gone by then."""
@@ -90,12 +90,12 @@ class Courier:
                 indexes = await self._begin(indexes)
         except errors.Unavailable:
             logger.warning("callbacks wait for the store", extra={"action": "callbacks_wait"}, exc_info=True)
-            await asyncio.sleep(AWAY_S)
+            await asyncio.sleep(UNAVAILABLE_S)
         except Exception:
             logger.exception("callbacks could not be looked at", extra={"action": "callbacks_failed"})
-            await asyncio.sleep(AWAY_S)
+            await asyncio.sleep(UNAVAILABLE_S)
 
-    async def settle(self) -> None:
+    async def wait_idle(self) -> None:
         """Wait until nothing is under way."""
         while self._under_way:
             await asyncio.wait(list(self._under_way))

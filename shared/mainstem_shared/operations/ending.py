@@ -31,7 +31,7 @@ NEVER_ANSWERED: Final = "The run ended before this tool call was answered."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settled:
+class EndedRun:
     """How a run ended, whoever ended it."""
 
     status: Status
@@ -115,7 +115,7 @@ async def _finish(
     return outcome
 
 
-async def settle(
+async def take_and_end(
     operations: Operations,
     run_id: str,
     *,
@@ -123,7 +123,7 @@ async def settle(
     reason: Reason,
     error: runs.ErrorInfo | None = None,
     expected_epoch: int | None = None,
-) -> Settled | None:
+) -> EndedRun | None:
     """End a run that is not the caller's, whatever state it is in; None if there is no such run.
 
     Args:
@@ -145,9 +145,9 @@ async def settle(
         if isinstance(state, transitions.Gone):
             return None
         if state.status.is_terminal:
-            return Settled(status=state.status, reason=_reason_of(state), mine=False)
+            return EndedRun(status=state.status, reason=_reason_of(state), mine=False)
         if expected_epoch is not None and state.epoch != expected_epoch:
-            return Settled(status=state.status, reason=reason, mine=False)
+            return EndedRun(status=state.status, reason=reason, mine=False)
         state.check_version()
         control = await take_control(operations, run_id, state, sealer=sealer, reason=reason)
         if control is None:
@@ -160,7 +160,7 @@ async def settle(
         )
         if isinstance(outcome, transitions.Finished):
             count(_spec_of(state), reason)
-            return Settled(status=reason.status, reason=reason, mine=True)
+            return EndedRun(status=reason.status, reason=reason, mine=True)
 
 
 def count(spec: Spec | None, reason: Reason) -> None:

@@ -78,8 +78,8 @@ class Indexes:
 
     async def _drop_expired(self, index: str, listed: list[bytes]) -> None:
         """Take runs off a list that are not there any more: it would grow for ever under steady starts."""
-        looks = (("EXISTS", keys.run(raw.decode()).record) for raw in listed)
-        there = await self.store.commands(*looks)
+        commands = (("EXISTS", keys.run(raw.decode()).record) for raw in listed)
+        there = await self.store.commands(*commands)
         gone = [raw.decode() for raw, exists in zip(listed, there, strict=True) if not exists]
         await drop(self.store, index, gone)
 
@@ -137,12 +137,12 @@ class Indexes:
         """Return unfinished runs of all buckets whose servers are there."""
         indexes = [bucket.active for bucket in keys.every_index()]
         there = await self.store.there(indexes)
-        looks = (
+        commands = (
             ("ZRANGE", index, 0, limit - 1)
             for index, is_there in zip(indexes, there, strict=True)
             if is_there
         )
-        return [raw.decode() for found in await self.store.commands(*looks) for raw in found][:limit]
+        return [raw.decode() for found in await self.store.commands(*commands) for raw in found][:limit]
 
     async def check_at(self, run_id: str, at_ms: int) -> None:
         """Have an unfinished run checked then, whenever that was due before."""

@@ -128,7 +128,7 @@ class RecentChanges:
             if self._left and time.monotonic() - self._tried > min(2.0, self._repairing_s / 2):
                 await self._try_again()
 
-    async def settled(self) -> None:
+    async def wait_for_repairs(self) -> None:
         """Wait, if the store was just replaced, until those who had its runs have said so."""
         await self.check()
         wait_s = self._went_back + GRACE_S - time.monotonic()

@@ -33,8 +33,8 @@ async def learn(store: Store) -> dict[str, list[str]]:
     sizes = await store.commands(*(("ZCARD", index) for index in keys.FIRST_INDEXES))
     listed: dict[str, list[str]] = {}
     if any(sizes):
-        looks = (("ZRANGE", index, 0, -1) for index in keys.FIRST_INDEXES)
-        for found in await store.commands(*looks, large=True):
+        commands = (("ZRANGE", index, 0, -1) for index in keys.FIRST_INDEXES)
+        for found in await store.commands(*commands, large=True):
             for raw in found:
                 run_id = raw.decode()
                 listed.setdefault(run_id.partition("_")[0], []).append(run_id)

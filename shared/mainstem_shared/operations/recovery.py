@@ -27,7 +27,7 @@ ATTEMPTS: Final = 3
 LOST: Final = "The worker that ran this run was lost."
 
 
-async def settle_lost(
+async def recover(
     operations: Operations, run_id: str, state: transitions.State, *, sealer: str, message: str = LOST
 ) -> None:
     """Give a run whose owner is gone to another worker, if it wants that; else end it.
@@ -36,7 +36,7 @@ async def settle_lost(
     control has changed hands since.
 
     Raises:
-        NewerVersion: it is for processes of a later version to settle.
+        NewerVersion: it is for processes of a later version to recover.
     """
     state.check_version()
     reason = state.record.stop_reason or Reason.WORKER_LOST
@@ -49,7 +49,7 @@ async def settle_lost(
     error = None
     if reason is Reason.WORKER_LOST:
         error = runs.ErrorInfo(code=reason.value, message=message)
-    await ending.settle(
+    await ending.take_and_end(
         operations, run_id, sealer=sealer, reason=reason, error=error, expected_epoch=state.epoch
     )
     metrics.RUNS_RECOVERED.labels("ended").inc()

@@ -197,7 +197,7 @@ async def _expire(operations: Operations, seen: Waiting, action: Action, *, seal
         )
         return
     error = runs.ErrorInfo(code=Reason.APPROVAL_EXPIRED.value, message=NOBODY_DECIDED)
-    await ending.settle(
+    await ending.take_and_end(
         operations,
         run_id,
         sealer=sealer,

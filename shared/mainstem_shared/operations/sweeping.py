@@ -35,7 +35,7 @@ from mainstem_shared.operations import (
 )
 from mainstem_shared.operations.aborting import Abort, Aborter
 from mainstem_shared.operations.archive_upkeep import Retention
-from mainstem_shared.operations.archiving import AWAY_HOLD_MS, Archiver
+from mainstem_shared.operations.archiving import UNAVAILABLE_HOLD_MS, Archiver
 from mainstem_shared.operations.blob_collection import BlobCollector
 from mainstem_shared.operations.due_work import HOLD_MS, SLICE, Drain
 from mainstem_shared.operations.indexes import CALLBACKS, CHECKS, COMPACTIONS, Backlog, Indexes
@@ -50,15 +50,15 @@ logger = logging.getLogger(__name__)
 JITTER: Final = 0.1
 AT_ONCE: Final = 8
 """Runs of a slice that are looked at side by side: a look is mostly waiting for the store."""
-LOOK_LEASES: Final = 4
+CHECK_LEASES: Final = 4
 """Leases (a minute, by default) after which a published message that nobody claimed is published again, then
 ever less often; and after which a running run is looked at, for what watching its owner's lease misses."""
 REPUBLISH_LAST_MS: Final = 15 * 60_000
 UNBORN_MS: Final = 60_000
 """An index entry without a record belongs to a start that never happened once it is this old."""
-PAUSED_LOOK_MS: Final = 15 * 60_000
+PAUSED_CHECK_MS: Final = 15 * 60_000
 """A paused run is looked at when its action expires; this look is for what that misses."""
-CHILDREN_LOOK_MS: Final = 15_000
+CHILDREN_CHECK_MS: Final = 15_000
 """A run that waits for its children is looked at so often: one that a sweeper ended tells nobody."""
 _WANTED: Final = (
     Record.waiting_for, Record.published_ms, Record.publish_count, Record.stop_reason, Record.spec,
@@ -90,13 +90,13 @@ class Sweeper:
     store_up: bool = True
     _due: dict[str, Backlog] = field(default_factory=dict[str, Backlog])
     _unborn: dict[str, int] = field(default_factory=dict[str, int])
-    _broker_away: bool = False
-    _away: bool = False
+    _broker_unavailable: bool = False
+    _store_degraded: bool = False
     """Whether some of the store's servers were unavailable when this sweep began."""
 
     def __post_init__(self) -> None:
         self.archiver = Archiver(self.operations)
-        self.drain = Drain(kinds={CHECKS: self._look_at_due, COMPACTIONS: self._compact_due})
+        self.drain = Drain(kinds={CHECKS: self._check_due, COMPACTIONS: self._compact_due})
         self._retention = Retention(self.operations)
         self._blobs = BlobCollector(self.operations.store, self.operations.settings)
 
@@ -114,8 +114,8 @@ class Sweeper:
         return self.operations.indexes
 
     @property
-    def _look_ms(self) -> int:
-        return int(LOOK_LEASES * self.operations.settings.lease_s * 1000)
+    def _check_ms(self) -> int:
+        return int(CHECK_LEASES * self.operations.settings.lease_s * 1000)
 
     async def run(self) -> None:
         """Sweep until cancelled. A failing sweep is logged and the next one tried."""
@@ -146,22 +146,22 @@ class Sweeper:
         dead, and what spans servers waits.
         """
         self.drained = True  # also after a failure: the next sweep comes after a pause
-        self._away = await self._look_at_servers()
+        self._store_degraded = await self._check_servers()
         listed = await migration.learn(self._store)
-        if not self._away:
-            await self._settle_lost()
-        elected = not self._away and await self._elected()
+        if not self._store_degraded:
+            await self._recover_lost()
+        elected = not self._store_degraded and await self._elected()
         self._due = await self._find_due(elected=elected)
-        if self._away:
+        if self._store_degraded:
             self._due[COMPACTIONS] = Backlog()
         self.backlog = {kind: (due.count, due.since_s) for kind, due in self._due.items()}
         self.operations.hints.add(*self._due[CALLBACKS].indexes)
-        self._broker_away = False
+        self._broker_unavailable = False
         drained = await self.drain.run(self.operations.settings.sweep_s)
         for run_id, score in self._unborn.items():
             await self._indexes.check_at(run_id, score)  # its age is what counts
         self._unborn.clear()
-        if self._away:
+        if self._store_degraded:
             self.census = await census.take_of_some(self._store, self._indexes, self.census)
         elif elected:
             await self.operations.readmit()
@@ -175,7 +175,7 @@ class Sweeper:
         self.swept_at = time.monotonic()
         self.drained = drained
 
-    async def _look_at_servers(self) -> bool:
+    async def _check_servers(self) -> bool:
         """Ask each server whether it is there; returns whether some are not."""
         unavailable = await self._store.unavailable()
         self.store_up = not unavailable
@@ -198,7 +198,7 @@ class Sweeper:
 
         Each index asked by each process would be thousands of commands a second for a hundred idle ones.
         """
-        told = None if elected or self._away else await self._indexes.told_due()
+        told = None if elected or self._store_degraded else await self._indexes.told_due()
         if told is not None and {CHECKS, COMPACTIONS, CALLBACKS} <= told.keys():
             return told
         due = await self._indexes.due()
@@ -208,7 +208,7 @@ class Sweeper:
 
     # -- owners that died
 
-    async def _settle_lost(self) -> None:
+    async def _recover_lost(self) -> None:
         """Settle the runs of processes that are dead by what this and former sweeps have seen."""
         (listed,) = await self._seen(("ZRANGE", keys.WORKERS, 0, -1))
         owners = [name.decode() for name in listed]
@@ -222,17 +222,17 @@ class Sweeper:
         for owner in self.suspicions.judge(missing, server, grace_s=self.operations.settings.lease_s):
             (lives,) = await self._seen(("EXISTS", keys.lease(owner)))
             if not lives:  # it beats when it reaches a server
-                await self._settle_runs_of(owner)
+                await self._recover_runs_of(owner)
 
     async def _seen(self, *commands: tuple[Any, ...]) -> list[Any]:
         """Ask once, over the connections of `server_of`: one server is the witness, or the sweep fails."""
         return await self._store.commands(*commands, patience_s=0, large=True)
 
-    async def _settle_runs_of(self, owner: str) -> None:
+    async def _recover_runs_of(self, owner: str) -> None:
         left = False
         for run_id in await self._indexes.owned_by(owner):
             try:
-                await self._settle_run_of(owner, run_id)
+                await self._recover_run_of(owner, run_id)
             except errors.NewerVersion:
                 left = True  # for a sweeper of that version
             except UNREADABLE as error:
@@ -244,10 +244,10 @@ class Sweeper:
         await self._store.command("DEL", keys.mailbox(owner), keys.mail_read(owner))
         await self._store.command("ZREM", keys.WORKERS, owner)
 
-    async def _settle_run_of(self, owner: str, run_id: str) -> None:
+    async def _recover_run_of(self, owner: str, run_id: str) -> None:
         state = await transitions.read(self._store, run_id)
         if isinstance(state, transitions.State) and state.status is Status.RUNNING and state.owner == owner:
-            await recovery.settle_lost(self.operations, run_id, state, sealer=self.owner())
+            await recovery.recover(self.operations, run_id, state, sealer=self.owner())
         await self._indexes.disown(owner, run_id)
 
     @staticmethod
@@ -257,25 +257,25 @@ class Sweeper:
 
     # -- runs that are due for a look
 
-    async def _look_at_due(self) -> list[int]:
+    async def _check_due(self) -> list[int]:
         """Look at a slice of what is due; returns since when each was."""
         due = await self._indexes.take(self._due[CHECKS], limit=SLICE, hold_ms=HOLD_MS)
         now = now_ms()
         records = await transitions.read_many(self._store, [run_id for run_id, _ in due], *_WANTED)
         found = [(run_id, score, record) for (run_id, score), record in zip(due, records, strict=True)]
         for first in range(0, len(found), AT_ONCE):
-            looks_at = (
-                self._look_at_one(run_id, record, now=now, score=score)
+            checks = (
+                self._check_one(run_id, record, now=now, score=score)
                 for run_id, score, record in found[first : first + AT_ONCE]
             )
-            for failure in await asyncio.gather(*looks_at, return_exceptions=True):
-                if self._away and isinstance(failure, errors.StoreUnavailable):
+            for failure in await asyncio.gather(*checks, return_exceptions=True):
+                if self._store_degraded and isinstance(failure, errors.StoreUnavailable):
                     continue  # it needs an unavailable server: it is due again when its hold ends
                 if failure is not None:
                     raise failure
         return [score for _, score in due]
 
-    async def _look_at_one(
+    async def _check_one(
         self, run_id: str, record: Record | transitions.Gone, *, now: int, score: int
     ) -> None:
         if isinstance(record, transitions.Gone):
@@ -285,15 +285,15 @@ class Sweeper:
                 self._unborn[run_id] = score
             return
         try:
-            publish = await self._look_at(run_id, record, now=now, publish=not self._broker_away)
-            self._broker_away = self._broker_away or not publish
+            publish = await self._check(run_id, record, now=now, publish=not self._broker_unavailable)
+            self._broker_unavailable = self._broker_unavailable or not publish
         except errors.NewerVersion:
-            await self._look_again(run_id, now + int(self.operations.settings.sweep_s * 1000))
+            await self._check_again(run_id, now + int(self.operations.settings.sweep_s * 1000))
         except UNREADABLE as error:
             self._cannot_read(run_id, error)
-            await self._look_again(run_id, now + self._look_ms)
+            await self._check_again(run_id, now + self._check_ms)
 
-    async def _look_at(self, run_id: str, record: Record, *, now: int, publish: bool) -> bool:
+    async def _check(self, run_id: str, record: Record, *, now: int, publish: bool) -> bool:
         """Do what one run needs; False once the broker turned out to be unavailable."""
         status = record.status
         if status.is_terminal:
@@ -301,18 +301,18 @@ class Sweeper:
         elif record.stop_reason is not None:
             await self._pursue(run_id, record.stop_reason)
         elif status is Status.QUEUED and record.waiting_for is WaitingFor.WORKER:
-            return await self._look_at_queued(run_id, record, now=now, publish=publish)
+            return await self._check_queued(run_id, record, now=now, publish=publish)
         elif status is Status.QUEUED:
-            await self._look_at_waiting(run_id, now=now)
+            await self._check_waiting(run_id, now=now)
         elif status is Status.REQUIRES_ACTION:
-            await self._look_at_paused(run_id, record.expires_ms, now=now)
+            await self._check_paused(run_id, record.expires_ms, now=now)
         else:
-            await self._look_at_running(run_id, record, now=now)
+            await self._check_running(run_id, record, now=now)
         return publish
 
-    async def _look_at_running(self, run_id: str, record: Record, *, now: int) -> None:
+    async def _check_running(self, run_id: str, record: Record, *, now: int) -> None:
         """Settle a run whose owner is listed nowhere, or that somebody took and then left alone."""
-        await self._look_again(run_id, now + self._look_ms)
+        await self._check_again(run_id, now + self._check_ms)
         owner = record.owner
         lives = (
             owner == self.owner()
@@ -320,12 +320,12 @@ class Sweeper:
             or await self._store.command("ZSCORE", keys.WORKERS, owner) is not None
             or await self._store.command("EXISTS", keys.lease(owner))
         )
-        if lives and now - (record.sealed_ms or now) < self._look_ms:
+        if lives and now - (record.sealed_ms or now) < self._check_ms:
             await self._tell_of_inputs(run_id, record)
             return
         state = await transitions.read(self._store, run_id)
         if isinstance(state, transitions.State) and (state.status, state.owner) == (Status.RUNNING, owner):
-            await recovery.settle_lost(self.operations, run_id, state, sealer=self.owner())
+            await recovery.recover(self.operations, run_id, state, sealer=self.owner())
 
     async def _tell_of_inputs(self, run_id: str, record: Record) -> None:
         """Tell an owner of inputs that its engine has not read: the mail may never have been sent."""
@@ -337,21 +337,21 @@ class Sweeper:
         aborter = Aborter(operations=self.operations, sealer=self.owner)
         with contextlib.suppress(errors.NotFound):
             if not isinstance(await aborter.pursue(run_id, reason=reason), Abort):
-                await self._look_again(run_id, now_ms() + int(self.operations.settings.sweep_s * 1000))
+                await self._check_again(run_id, now_ms() + int(self.operations.settings.sweep_s * 1000))
 
-    async def _look_at_waiting(self, run_id: str, *, now: int) -> None:
+    async def _check_waiting(self, run_id: str, *, now: int) -> None:
         """Hand a thread on whose holder is gone, and keep a run alive that waits for its turn."""
         settings = self.operations.settings
         promote = PROMOTE.of(run_id, live_ttl_ms=settings.live_ttl_ms, thread_ttl_ms=settings.thread_ttl_ms)
         await self.operations.perform(promote, notify=self._deliver_promoted)
-        await self._look_again(run_id, now + self._look_ms)
+        await self._check_again(run_id, now + self._check_ms)
 
     async def _deliver_promoted(self, answer: object) -> None:
         if isinstance(answer, str):
             logger.warning("a thread was free", extra={"action": "thread_promoted", "run_id": answer})
             await self.operations.deliver(answer)
 
-    async def _look_at_paused(self, run_id: str, expires_ms: int | None, *, now: int) -> None:
+    async def _check_paused(self, run_id: str, expires_ms: int | None, *, now: int) -> None:
         """Expire what nobody decided in time. Other looks are for a resume that crashed on its way."""
         if expires_ms is None:
             raise ValueError("a paused run whose action never expires")
@@ -360,25 +360,25 @@ class Sweeper:
             return
         woken = await waits.check(self.operations, run_id)
         if not woken:  # children may end without telling their parent
-            pause_ms = PAUSED_LOOK_MS if woken is None else CHILDREN_LOOK_MS
-            await self._look_again(run_id, min(expires_ms, now + pause_ms))
+            pause_ms = PAUSED_CHECK_MS if woken is None else CHILDREN_CHECK_MS
+            await self._check_again(run_id, min(expires_ms, now + pause_ms))
 
-    async def _look_at_queued(self, run_id: str, record: Record, *, now: int, publish: bool) -> bool:
+    async def _check_queued(self, run_id: str, record: Record, *, now: int, publish: bool) -> bool:
         queued_ms = record.queued_ms or record.spec.created_ms
         if now - queued_ms > self.operations.settings.max_queue_s * 1000:
             error = runs.ErrorInfo(code=Reason.NO_WORKER.value, message="No worker took the run in time.")
-            await ending.settle(
+            await ending.take_and_end(
                 self.operations, run_id, sealer=self.owner(), reason=Reason.NO_WORKER, error=error
             )
             return publish
         wait_ms = self._until_republished(record, now)
         if wait_ms > 0:
-            await self._look_again(run_id, now + min(wait_ms, self._look_ms))
+            await self._check_again(run_id, now + min(wait_ms, self._check_ms))
             return publish
         sweep_ms = int(self.operations.settings.sweep_s * 1000)
         if publish:
             publish = await self.operations.deliver(run_id)
-        await self._look_again(run_id, now + sweep_ms)
+        await self._check_again(run_id, now + sweep_ms)
         return publish
 
     def _until_republished(self, record: Record, now: int) -> int:
@@ -386,17 +386,17 @@ class Sweeper:
         if record.published_ms is None:
             return 0
         repeats = max(record.publish_count - 1, 0)
-        pause = min(self._look_ms * 2 ** min(repeats, 10), REPUBLISH_LAST_MS)
+        pause = min(self._check_ms * 2 ** min(repeats, 10), REPUBLISH_LAST_MS)
         return record.published_ms + pause - now
 
-    async def _look_again(self, run_id: str, at_ms: int) -> None:
+    async def _check_again(self, run_id: str, at_ms: int) -> None:
         await self._indexes.check_at(run_id, at_ms)
 
     # -- finished runs
 
     async def _compact_due(self) -> list[int]:
         """Drop the deltas of a slice of finished runs, and archive them; returns since when each was due."""
-        hold_ms = AWAY_HOLD_MS if self.archiver.is_away else HOLD_MS
+        hold_ms = UNAVAILABLE_HOLD_MS if self.archiver.is_unavailable else HOLD_MS
         due = await self._indexes.take(self._due[COMPACTIONS], limit=SLICE, hold_ms=hold_ms)
         run_ids = [run_id for run_id, _ in due]
         archived = self._store.archive is not None

@@ -41,9 +41,9 @@ class Undelivered:
 
 async def find(store: Store, *, tenant: str | None = None, user_id: str | None = None) -> list[Undelivered]:
     """Return deliveries that are to be made or were given up, of a tenant and a user if they are named."""
-    looks = (("ZRANGE", index, 0, MOST - 1, "WITHSCORES") for index in keys.CALLBACKS)
+    commands = (("ZRANGE", index, 0, MOST - 1, "WITHSCORES") for index in keys.CALLBACKS)
     listed: list[tuple[DeliveryId, int]] = []
-    for flat in await store.commands(*looks, large=True):
+    for flat in await store.commands(*commands, large=True):
         members = zip(flat[::2], flat[1::2], strict=True)
         parsed = ((callbacks.parse_delivery(member.decode()), int(float(at))) for member, at in members)
         listed += [(delivery, at) for delivery, at in parsed if delivery is not None]

@@ -99,21 +99,21 @@ class BlockingStore:
             redis.exceptions.RedisError, OSError: nobody who can say it answers.
             Misconfigured: the servers are others than the address means.
         """
-        look = self.topology.look()
+        queries = self.topology.queries()
         self._is_stale = False
-        if look is not None:
-            self._drive(look)
+        if queries is not None:
+            self._drive(queries)
 
-    def _drive(self, look: topologies.Look) -> None:
+    def _drive(self, queries: topologies.Queries) -> None:
         try:
-            url, command = next(look)
+            url, command = next(queries)
             while True:
                 try:
                     reply = self.client(url).execute_command(*command)
                 except (RedisError, OSError) as error:
-                    url, command = look.throw(error)
+                    url, command = queries.throw(error)
                 else:
-                    url, command = look.send(reply)
+                    url, command = queries.send(reply)
         except StopIteration:
             return
 

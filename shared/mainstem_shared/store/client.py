@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 FIRST_DELAY_S: Final = 0.02
 LONGEST_DELAY_S: Final = 1.0
-LOOK_TIMEOUT_S: Final = 1.0
+QUERY_TIMEOUT_S: Final = 1.0
 """How long a server may take to say which slots there are, before another one is asked."""
 _UNANSWERED: Final = object()
 LARGE: Final = 64 * 1024
@@ -123,10 +123,10 @@ class Store:
             Misconfigured: the servers are others than the address means.
         """
         if self._refresh is None:
-            look = self.topology.look(first=first, thorough=thorough)
-            if look is None:
+            queries = self.topology.queries(first=first, thorough=thorough)
+            if queries is None:
                 return
-            self._refresh = asyncio.create_task(self._look(look))
+            self._refresh = asyncio.create_task(self._refresh_by(queries))
             self._refresh.add_done_callback(self._refreshed)
         await asyncio.shield(self._refresh)
 
@@ -135,17 +135,17 @@ class Store:
         if not task.cancelled():
             task.exception()  # whoever waited has it; nobody may have
 
-    async def _look(self, look: topologies.Look) -> None:
+    async def _refresh_by(self, queries: topologies.Queries) -> None:
         try:
-            url, command = next(look)
+            url, command = next(queries)
             while True:
                 try:
-                    async with asyncio.timeout(LOOK_TIMEOUT_S):
+                    async with asyncio.timeout(QUERY_TIMEOUT_S):
                         (reply,) = await self.node(url).shared.call(command)
                 except (RedisError, OSError, TimeoutError) as error:
-                    url, command = look.throw(error)
+                    url, command = queries.throw(error)
                 else:
-                    url, command = look.send(reply)
+                    url, command = queries.send(reply)
         except StopIteration:
             return
 
@@ -364,11 +364,11 @@ class Store:
                     raise
                 if time.monotonic() + wait > deadline:
                     raise errors.StoreUnavailable from error
-                await self._look_elsewhere(error)
+                await self._refresh_topology(error)
             await asyncio.sleep(wait)
             delay = min(2 * delay, LONGEST_DELAY_S)
 
-    async def _look_elsewhere(self, error: BaseException) -> None:
+    async def _refresh_topology(self, error: BaseException) -> None:
         """Ask where keys are after a failure that may have come of not knowing it; the next attempt tells."""
         if failures.may_have_moved(error):
             with contextlib.suppress(RedisError, OSError, TimeoutError):

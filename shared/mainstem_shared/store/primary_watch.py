@@ -57,7 +57,7 @@ class PrimaryWatch:
 
     async def _refresh(self, watch_all: Callable[[], None]) -> None:
         """Look from time to time whether slots have moved of which nobody said so."""
-        while self._store.topology.look(thorough=True) is not None:
+        while self._store.topology.queries(thorough=True) is not None:
             try:
                 await self._store.refresh(thorough=True)
             except errors.Misconfigured as error:

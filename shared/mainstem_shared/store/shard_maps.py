@@ -66,7 +66,7 @@ class ShardMap:
         return min(self.owners)
 
     @property
-    def is_settled(self) -> bool:
+    def is_stable(self) -> bool:
         """Whether nothing is on its way."""
         return self.moving is None and self.cleaning is None
 
@@ -104,7 +104,7 @@ class ShardMap:
             cleaning=self.moving.source,
         )
 
-    def settled(self) -> ShardMap:
+    def stabilised(self) -> ShardMap:
         """Return the next version, in which nothing is on its way: what was is where it came from."""
         return replace(self, version=self.version + 1, moving=None, cleaning=None)
 

@@ -234,12 +234,12 @@ class Mover:
             for shard in self.shards.values():
                 if not shard.is_new:
                     self._advance(shard)  # one that was unavailable, or was replaced by its replica, may lag
-            self._settle(progress)
+            self._finish_move(progress)
             for move in moves:
                 for buckets in self._steps(move):
                     self._step(Move(source=move.source, target=move.target, buckets=buckets), progress)
                     self.on_progress(progress)
-            self._settle(progress)
+            self._finish_move(progress)
         return progress
 
     def give_back(self) -> tuple[int, ...]:
@@ -257,10 +257,10 @@ class Mover:
                     self._advance(shard)
             moving = self.map.moving
             if moving is not None:
-                self._change(self.map.settled())
+                self._change(self.map.stabilised())
                 if not self.shards[moving.target].is_new:
                     self._drop(moving.target, set(moving.buckets))
-            self._settle(Progress(total=0))
+            self._finish_move(Progress(total=0))
         return moving.buckets if moving is not None else ()
 
     def holder(self) -> tuple[str, float] | None:
@@ -288,14 +288,14 @@ class Mover:
         if step:
             yield tuple(step)
 
-    def _settle(self, progress: Progress) -> None:
+    def _finish_move(self, progress: Progress) -> None:
         """Finish what the map says is under way."""
         if self.map.moving is not None:
             self._change(self.map.taken_over())
             self._carry(progress)
         if self.map.cleaning is not None:
             self._clean(self.map.cleaning)
-            self._change(self.map.settled())
+            self._change(self.map.stabilised())
 
     def _step(self, move: Move, progress: Progress) -> None:
         self._welcome(self.shards[move.target])
@@ -326,7 +326,7 @@ class Mover:
             # If the last change was made after all, this one is refused: then they have arrived.
             with contextlib.suppress(failures.RedisError, OSError, errors.MainstemError):
                 if self.map.cleaning is None:  # they have not arrived
-                    self._change(self.map.settled())
+                    self._change(self.map.stabilised())
             raise
         finally:
             progress.longest_hold_s = max(progress.longest_hold_s, time.monotonic() - began)

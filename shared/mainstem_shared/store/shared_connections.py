@@ -24,7 +24,7 @@ from mainstem_shared.store.raw_connections import RawConnection, Reply
 
 SILENCE_S: Final = 5.0
 """Loopback or a data centre: a server that owes a reply for so long is unavailable."""
-_LOOK_S: Final = 0.5
+_SILENCE_CHECK_S: Final = 0.5
 
 
 class SharedConnection:
@@ -34,8 +34,8 @@ class SharedConnection:
         self._url = url
         self._connection: RawConnection | None = None
         self._opening: asyncio.Task[RawConnection] | None = None
-        self._look: asyncio.TimerHandle | None = None
-        self._look_due = 0.0
+        self._check_timer: asyncio.TimerHandle | None = None
+        self._check_due = 0.0
         self.losses = 0
         """How often an open connection was lost: after each, another server may answer."""
 
@@ -59,8 +59,8 @@ class SharedConnection:
 
         packed = b"".join([hiredis.pack_command(command) for command in commands])
         connection.send(packed, on_reply, replies=len(commands))
-        if self._look is None:
-            self._look_later()
+        if self._check_timer is None:
+            self._schedule_check()
         replies = await answered
         if not replies:
             raise RedisConnectionError("connection lost before the reply")
@@ -91,24 +91,24 @@ class SharedConnection:
     def _lost(self, _: object) -> None:
         self.losses += 1
 
-    def _look_later(self) -> None:
-        self._look_due = time.monotonic() + _LOOK_S
-        self._look = asyncio.get_running_loop().call_later(_LOOK_S, self._look_at_silence)
+    def _schedule_check(self) -> None:
+        self._check_due = time.monotonic() + _SILENCE_CHECK_S
+        self._check_timer = asyncio.get_running_loop().call_later(_SILENCE_CHECK_S, self._check_silence)
 
-    def _look_at_silence(self) -> None:
-        self._look = None
+    def _check_silence(self) -> None:
+        self._check_timer = None
         if self._connection is None or not (silence_s := self._connection.silence_s):
             return
         # A look that comes late says that this loop stood still: the replies may be there, unread.
-        if silence_s > SILENCE_S and time.monotonic() - self._look_due < _LOOK_S:
+        if silence_s > SILENCE_S and time.monotonic() - self._check_due < _SILENCE_CHECK_S:
             self._connection.abort()  # everybody who waits is told
         else:
-            self._look_later()
+            self._schedule_check()
 
     async def close(self) -> None:
         """Close the connection; who still waits is told that it is lost."""
-        if self._look is not None:
-            self._look.cancel()
+        if self._check_timer is not None:
+            self._check_timer.cancel()
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.gather(self._opening, return_exceptions=True)

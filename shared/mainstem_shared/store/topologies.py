@@ -24,7 +24,7 @@ from mainstem_shared.store import failures, keys, shard_maps
 from mainstem_shared.store.redaction import redacted
 from mainstem_shared.store.sentinel_addresses import is_sentinel
 
-Look = Generator[tuple[str, tuple[Any, ...]], Any, None]
+Queries = Generator[tuple[str, tuple[Any, ...]], Any, None]
 """Questions to servers: yields address and command, is sent the reply, or has the failure thrown into it."""
 
 CLUSTER_SCHEMES: Final = {
@@ -72,7 +72,7 @@ class Topology(Protocol):
         """Return a hash tag whose keys this server has."""
         ...
 
-    def look(self, *, first: str | None = None, thorough: bool = False) -> Look | None:
+    def queries(self, *, first: str | None = None, thorough: bool = False) -> Queries | None:
         """Return the questions that bring it up to date, the first one to `first`; None: there are none.
 
         `thorough`: also where a server would say so that something has changed.
@@ -82,7 +82,7 @@ class Topology(Protocol):
         """
         ...
 
-    def introduce(self) -> Look:
+    def introduce(self) -> Queries:
         """Return the questions by which a process that starts learns whether the address means these servers.
 
         Raises (while they are asked):
@@ -157,11 +157,11 @@ class OneServer:
         del node
         return TAGS[0]
 
-    def look(self, *, first: str | None = None, thorough: bool = False) -> Look | None:
+    def queries(self, *, first: str | None = None, thorough: bool = False) -> Queries | None:
         del first, thorough
         return None
 
-    def introduce(self) -> Look:
+    def introduce(self) -> Queries:
         mark = _marked(self.nodes[0], (yield self.nodes[0], ("GET", keys.SHARD)))
         if mark is not None:
             raise errors.Misconfigured(
@@ -209,7 +209,7 @@ class StaticShards:
     def tag_at(self, node: str) -> str:
         return TAGS[self._by_bucket.index(node)]
 
-    def look(self, *, first: str | None = None, thorough: bool = False) -> Look | None:
+    def queries(self, *, first: str | None = None, thorough: bool = False) -> Queries | None:
         del first
         return self.introduce() if thorough or None in self._by_bucket else None
 
@@ -253,7 +253,7 @@ class StaticShards:
             tell()
         return True
 
-    def introduce(self) -> Look:
+    def introduce(self) -> Queries:
         """Read every server's mark, and give one to those that need one: who has runs already is refused."""
         marks: dict[str, shard_maps.Mark | None] = {}
         failure: Exception | None = None
@@ -357,14 +357,14 @@ class Cluster:
     def tag_at(self, node: str) -> str:
         return next(tag for tag in TAGS if self._owners[slot_of(tag)] == node)
 
-    def look(self, *, first: str | None = None, thorough: bool = False) -> Look | None:
+    def queries(self, *, first: str | None = None, thorough: bool = False) -> Queries | None:
         del thorough
         return self._ask(dict.fromkeys([*([first] if first else ()), *self.known, *self._seeds]))
 
-    def introduce(self) -> Look:
+    def introduce(self) -> Queries:
         return self._ask(dict.fromkeys(self._seeds))
 
-    def _ask(self, addresses: Iterable[str]) -> Look:
+    def _ask(self, addresses: Iterable[str]) -> Queries:
         """Ask one after the other until one knows."""
         failure: Exception | None = None
         for address in addresses:

@@ -124,7 +124,7 @@ async def pause(
             jsontext.dumps({**fold.dump(), "action": public}), action.expires_ms,
             settings.live_ttl_ms + longer_ms, settings.thread_ttl_ms + longer_ms,
             int(checkpoint is not None), checkpoint or b"", control.nonce, control.run_id,
-            _look_at(action, now),
+            _check_time(action, now),
             *memories.arguments(memory),
         ],
         patience_s=patience_s,
@@ -142,7 +142,7 @@ async def pause(
             return Gone()
 
 
-def _look_at(action: Action, now: int) -> int:
+def _check_time(action: Action, now: int) -> int:
     """Return when a sweeper looks at a pause: soon if its event may have come while it began."""
     may_be_there = action.wait is not None and not action.wait.is_timed
     return min(action.expires_ms, now + check_times.MESSAGE_MS) if may_be_there else action.expires_ms

@@ -40,11 +40,11 @@ async def read_many(store: Store, run_ids: Sequence[str], *fields: Field[Any]) -
         StoreUnavailable: the store does not answer.
     """
     names = _names(fields)
-    looks = (("HMGET", keys.run(run_id).record, *names) for run_id in run_ids)
+    commands = (("HMGET", keys.run(run_id).record, *names) for run_id in run_ids)
     is_large = any(
         field.large or field is Record.spec for field in fields
     )  # kilobytes of metadata, times many
-    return [_record(names, values) for values in await store.commands(*looks, large=is_large)]
+    return [_record(names, values) for values in await store.commands(*commands, large=is_large)]
 
 
 def _names(fields: Sequence[Field[Any]]) -> list[str]:

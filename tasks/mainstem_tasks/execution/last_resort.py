@@ -40,7 +40,7 @@ async def end_as_it_stands(runtime: Runtime, control: transitions.Control) -> st
                 return NOTHING_TO_DO
             epoch = state.epoch
         async with asyncio.timeout(FINISH_PATIENCE_S):
-            ended = await ending.settle(
+            ended = await ending.take_and_end(
                 runtime.operations,
                 run_id,
                 sealer=owner,

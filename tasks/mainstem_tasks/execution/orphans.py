@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 NEVER_EXECUTED: Final = "The run was claimed, but never executed."
 
 
-async def settle(runtime: Runtime) -> None:
+async def end_all(runtime: Runtime) -> None:
     """End this process's orphaned runs, and forget those that are over.
 
     Raises:
@@ -31,13 +31,13 @@ async def settle(runtime: Runtime) -> None:
     for run_id in await runtime.operations.indexes.owned_by(owner):
         if not _is_held(runtime, run_id):
             try:
-                await _look_at(runtime, owner, run_id)
+                await _end_if_orphaned(runtime, owner, run_id)
             except (errors.NewerVersion, *UNREADABLE):  # one record must not keep the others waiting
                 noted = {"action": "run_unreadable", "run_id": run_id}
                 logger.exception("a record is damaged, or of a later version", extra=noted)
 
 
-async def _look_at(runtime: Runtime, owner: str, run_id: str) -> None:
+async def _end_if_orphaned(runtime: Runtime, owner: str, run_id: str) -> None:
     state = await transitions.read(runtime.store, run_id)
     if _is_held(runtime, run_id):
         return  # claimed while we looked
@@ -61,6 +61,6 @@ def _is_being_ended(runtime: Runtime, state: transitions.State) -> bool:
 
 async def _end(runtime: Runtime, run_id: str, state: transitions.State) -> None:
     logger.error("a run was orphaned here", extra={"action": "run_orphaned", "run_id": run_id})
-    await recovery.settle_lost(
+    await recovery.recover(
         runtime.operations, run_id, state, sealer=runtime.lease.owner, message=NEVER_EXECUTED
     )

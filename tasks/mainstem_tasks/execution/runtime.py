@@ -68,7 +68,7 @@ class Runtime:
         if isinstance(message, mailboxes.InputMessage):
             self._tell(message.run_id)
         elif not self._stop(message):
-            self.spawn(self._settle_orphan(message))
+            self.spawn(self._end_orphan(message))
 
     def _tell(self, run_id: str) -> None:
         """Have a run's segment fetch its inputs; one that begins does so by itself."""
@@ -98,7 +98,7 @@ class Runtime:
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a side task failed", extra={"action": "side_task_failed"}, exc_info=error)
 
-    async def _settle_orphan(self, message: mailboxes.StopMessage) -> None:
+    async def _end_orphan(self, message: mailboxes.StopMessage) -> None:
         """End a run that is ours by its record but that no segment here knows: its task died on the way."""
         run_id, owner = message.run_id, self.lease.owner
         if self.operations.recent_changes.is_repairing(run_id):
@@ -109,7 +109,7 @@ class Runtime:
         if isinstance(state, transitions.Gone) or state.status is not Status.RUNNING or state.owner != owner:
             logger.info("mail for a run that is not here", extra={"action": "mail_missed", "run_id": run_id})
             return
-        await ending.settle(
+        await ending.take_and_end(
             self.operations, run_id, sealer=owner, reason=message.reason, expected_epoch=state.epoch
         )
 

@@ -28,7 +28,7 @@ from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import children, ending, recovery, waits
 from mainstem_shared.operations.performing import CLAIM, PAUSE, STOP, BoundTransition, nobody
 from mainstem_tasks.celery_support.cancellation import CancelCause, cancel_cause
-from mainstem_tasks.execution import effects, histories, memories, settling, verdicts
+from mainstem_tasks.execution import effects, histories, memories, owner_transitions, verdicts
 from mainstem_tasks.execution.accounts import StoredAccounts
 from mainstem_tasks.execution.inputs import Inputs
 from mainstem_tasks.execution.last_resort import FINISH_PATIENCE_S, NOTHING_TO_DO, end_as_it_stands
@@ -102,7 +102,7 @@ async def execute(runtime: Runtime, run_id: str, *, task_id: str) -> str:
         case None:
             return await end_as_it_stands(runtime, transitions.Control(run_id=run_id, epoch=0, owner=owner))
         case transitions.Stopping(reason=reason):
-            await ending.settle(runtime.operations, run_id, sealer=owner, reason=reason)
+            await ending.take_and_end(runtime.operations, run_id, sealer=owner, reason=reason)
             return reason.value
         case transitions.Refused(status=Status.ABORTED):
             return ABORTED_BEFORE
@@ -115,7 +115,7 @@ async def execute(runtime: Runtime, run_id: str, *, task_id: str) -> str:
 
 
 async def _claimed(runtime: Runtime, claim: BoundTransition[R]) -> R:
-    await runtime.operations.recent_changes.settled()
+    await runtime.operations.recent_changes.wait_for_repairs()
     return await runtime.operations.perform(claim, notify=nobody)
 
 
@@ -287,7 +287,7 @@ class Segment:
                 memory=memory,
             )
 
-        saved = await settling.as_owner(self._runtime, channel, attempt)
+        saved = await owner_transitions.as_owner(self._runtime, channel, attempt)
         if not isinstance(saved, bool):
             raise errors.Fenced(run_id=self.run_id)
         self._checkpointed = True
@@ -377,7 +377,7 @@ class Segment:
             return await waits.pause(here.operations, spec, pause.action, change=wait)
 
         try:
-            answer = await settling.let_go(here, channel, attempt, patience_s=FINISH_PATIENCE_S)
+            answer = await owner_transitions.let_go(here, channel, attempt, patience_s=FINISH_PATIENCE_S)
         except errors.Fenced:
             return self._lost()
         except (errors.StoreUnavailable, TimeoutError) as error:
@@ -416,7 +416,9 @@ class Segment:
             )
 
         try:
-            handed_over = await settling.let_go(self._runtime, channel, attempt, patience_s=FINISH_PATIENCE_S)
+            handed_over = await owner_transitions.let_go(
+                self._runtime, channel, attempt, patience_s=FINISH_PATIENCE_S
+            )
         except errors.Fenced:
             return self._lost()
         except (errors.StoreUnavailable, TimeoutError) as error:
@@ -467,7 +469,9 @@ class Segment:
             )
 
         try:
-            outcome = await settling.let_go(self._runtime, channel, attempt, patience_s=FINISH_PATIENCE_S)
+            outcome = await owner_transitions.let_go(
+                self._runtime, channel, attempt, patience_s=FINISH_PATIENCE_S
+            )
         except errors.Fenced:
             return self._lost()
         except (errors.StoreUnavailable, TimeoutError) as error:

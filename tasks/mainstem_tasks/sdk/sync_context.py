@@ -412,7 +412,7 @@ async def run_in_thread(function: Callable[[SyncRunContext[Any]], object], run: 
     context = SyncRunContext(run, loop)
     done: asyncio.Future[object] = loop.create_future()
 
-    def settle(failure: BaseException | None, result: object) -> None:
+    def complete(failure: BaseException | None, result: object) -> None:
         if done.done():
             return  # cancelled meanwhile
         if failure is None:
@@ -436,7 +436,7 @@ async def run_in_thread(function: Callable[[SyncRunContext[Any]], object], run: 
             failure = RuntimeError(f"engine raised {described(error)}")
             failure.__cause__ = error
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, failure, result)
+            loop.call_soon_threadsafe(complete, failure, result)
 
     # Not the loop's executor: its few threads would make engines wait for each other. A daemon, so that an
     # engine that never looks up cannot keep the process from ending.

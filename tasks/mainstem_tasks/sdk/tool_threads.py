@@ -36,7 +36,7 @@ async def run_in_thread(function: Callable[[], Any]) -> Any:
     await places.acquire()
     done: asyncio.Future[Any] = loop.create_future()
 
-    def settle(result: Any, failure: Exception | None) -> None:
+    def complete(result: Any, failure: Exception | None) -> None:
         places.release()
         if done.done():
             return  # nobody waits any more
@@ -56,7 +56,7 @@ async def run_in_thread(function: Callable[[], Any]) -> Any:
         except BaseException as error:  # noqa: BLE001 - it would end this thread, and nobody would hear of it
             failure = RuntimeError(f"the tool raised {described(error)}")
         with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends
-            loop.call_soon_threadsafe(settle, result, failure)
+            loop.call_soon_threadsafe(complete, result, failure)
 
     context = contextvars.copy_context()
     threading.Thread(target=context.run, args=(body,), name="mainstem-tool", daemon=True).start()

@@ -14,7 +14,7 @@ from acceptance.clients.test_ag_ui_clients import Agent, abort_run, answer, last
 from support.clients.cells import Showing
 from support.clients.npm_clients import Program
 from support.engines.demowords import demo_text
-from support.processes.cut_line import CutLine
+from support.processes.breaking_proxy import BreakingProxy
 from support.processes.gateways import GatewayThread
 
 NAMES = {1: "@ag-ui/client 1", 0: "@ag-ui/client 0.0"}
@@ -98,7 +98,7 @@ def test_several_turns_a_regeneration_and_an_edit(pages: Pages, shows: Showing):
 
 def test_cuts_reloads_and_a_second_tab(pages: Pages, gateway: GatewayThread, shows: Showing):
     """Wherever the connection broke, and whoever else looks: every word once, during the run and after it."""
-    with CutLine(gateway.port) as line:
+    with BreakingProxy(gateway.port) as line:
         line.cut_after(1200, 1, 1777)
         page = pages.open(url=line.url).demo("r1", tokens=100_000, interval_ms=5)
         for _ in range(3):

@@ -13,7 +13,7 @@ from acceptance.clients.test_ai_sdk_clients import Tab, run_of, text_of
 from support.clients.cells import Showing
 from support.clients.npm_clients import Program
 from support.engines.demowords import demo_text
-from support.processes.cut_line import CutLine
+from support.processes.breaking_proxy import BreakingProxy
 from support.processes.gateways import GatewayThread
 from support.waiting import wait_until
 
@@ -132,7 +132,7 @@ def test_a_decision(site: Site, shows: Showing, *, approved: bool):
 def test_cuts_reloads_and_a_second_tab(sdk: Program, gateway: GatewayThread, shows: Showing, version: int):
     """Wherever the connection broke, and whoever else looks: every word once, during the run and after it."""
     site = Site(sdk, gateway.url, version, f"/v1/ai-sdk/v{version}/chat")
-    with CutLine(gateway.port) as line:
+    with BreakingProxy(gateway.port) as line:
         line.cut_after(1, 900, 1333)
         tab = site.over(line.url).asks(tokens=100_000, interval_ms=5)
         for count in (1, 2, 3):

@@ -20,7 +20,7 @@ from acceptance.clients.test_responses_clients import (
 from mainstem_shared.model import blob_references
 from support.clients.cells import Showing
 from support.engines.demowords import demo_text
-from support.processes.cut_line import CutLine
+from support.processes.breaking_proxy import BreakingProxy
 from support.processes.gateways import GatewayThread
 
 
@@ -63,7 +63,7 @@ def test_a_function_of_the_callers_own(client: Client, shows: Showing):
 
 def test_a_broken_line(driver: Any, gateway: GatewayThread, shows: Showing):
     """Wherever it broke, the rest follows the last number."""
-    with CutLine(gateway.port) as line:
+    with BreakingProxy(gateway.port) as line:
         client = Client(driver, line.url)
         line.cut_after(4096)
         stream = client.stream(**demo(tokens=100))
@@ -83,7 +83,7 @@ def test_a_broken_line(driver: Any, gateway: GatewayThread, shows: Showing):
 @pytest.mark.parametrize("api", ["responses", "chat"])
 def test_a_create_that_is_tried_again(driver: Any, gateway: GatewayThread, shows: Showing, api: str):
     """The client's own retries, after its connection broke twice, are one run."""
-    with CutLine(gateway.port) as line:
+    with BreakingProxy(gateway.port) as line:
         client = Client(driver, line.url, retries=2)
         name = client.name if api == "responses" else client.chat_name
         line.cut_after(1, 1)

@@ -55,7 +55,7 @@ async def test_one_refused_run_keeps_no_other(
     for run_id in bad:
         assert await store.client.zscore(keys.run(run_id).compact, run_id) > now_ms() + 1_000_000
         assert (await runs.get(run_id)).text == "w0 w1 w2"
-    assert not sweeper.archiver.is_away
+    assert not sweeper.archiver.is_unavailable
     with postgresql.connect() as connection:
         connection.execute("ALTER TABLE mainstem_runs DROP CONSTRAINT mainstem_runs_thread_id_check")
     for run_id in bad:
@@ -88,7 +88,7 @@ async def test_a_database_that_takes_nothing_is_away(
     with postgresql.connect() as connection:
         connection.execute("ALTER TABLE mainstem_runs RENAME TO elsewhere")
     await sweeper.sweep()
-    assert (sweeper.archiver.is_away, refused() - before) == (True, 0)
+    assert (sweeper.archiver.is_unavailable, refused() - before) == (True, 0)
     assert sweeper.archiver.lag_s >= 0
     with postgresql.connect() as connection:
         connection.execute("ALTER TABLE elsewhere RENAME TO mainstem_runs")
@@ -118,7 +118,7 @@ async def test_a_database_that_is_ill_is_away(
     with ill(postgresql, state):
         await kept.close()
         await sweeper.sweep()
-        assert sweeper.archiver.is_away
+        assert sweeper.archiver.is_unavailable
         assert refused() == before
         assert (await runs.get(ids[0])).text == "w0 w1 w2"
     sweeper.archiver._away_until = 0

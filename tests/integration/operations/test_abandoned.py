@@ -5,7 +5,7 @@ from __future__ import annotations
 from mainstem_shared import transitions
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations.performing import Operations
-from mainstem_shared.operations.sweeping import LOOK_LEASES, Sweeper
+from mainstem_shared.operations.sweeping import CHECK_LEASES, Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
@@ -15,7 +15,7 @@ from support.models.verb_calls import seal
 from support.processes import dying_process
 
 SETTINGS = Settings()
-LOOK_MS = int(LOOK_LEASES * SETTINGS.lease_s * 1000)
+LOOK_MS = int(CHECK_LEASES * SETTINGS.lease_s * 1000)
 
 
 async def sweep(store: Store, log: RunLog) -> None:

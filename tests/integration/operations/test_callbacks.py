@@ -82,7 +82,7 @@ async def start(operations: Operations, callback: dict[str, Any] | None, thread:
 
 
 async def end(operations: Operations, run_id: str, reason: Reason = Reason.USER_ABORT) -> None:
-    settled = await ending.settle(operations, run_id, sealer="", reason=reason)
+    settled = await ending.take_and_end(operations, run_id, sealer="", reason=reason)
     assert settled is not None
     assert settled.mine
 
@@ -90,7 +90,7 @@ async def end(operations: Operations, run_id: str, reason: Reason = Reason.USER_
 async def deliver(operations: Operations, run_id: str) -> None:
     courier = Courier(operations)
     await courier.deliver([keys.run(run_id).callbacks_due])
-    await courier.settle()
+    await courier.wait_idle()
     await courier.aclose()
 
 
@@ -433,7 +433,7 @@ async def test_two_couriers_do_not_tell_at_once(store: Store, broker_url: str, r
         await deliver(operations, run_id)
         assert len(receiver.received) == 1
         receiver.may_answer.set()
-        await slow.settle()
+        await slow.wait_idle()
         await slow.aclose()
     assert len(receiver.received) == 1
     assert await undelivered_callbacks.find(store) == []
@@ -459,13 +459,13 @@ async def test_who_dies_while_telling_leaves_it_to_others(
         )
         run_id = await start(alive, callback, thread=f"{commands}")
         try:
-            await ending.settle(mortal, run_id, sealer="", reason=Reason.USER_ABORT)
+            await ending.take_and_end(mortal, run_id, sealer="", reason=Reason.USER_ABORT)
             await deliver(mortal, run_id)
             died = life.left == 0
         except dying_process.Died:
             died = True
         await mortal.store.close()
-        await ending.settle(alive, run_id, sealer="", reason=Reason.USER_ABORT)
+        await ending.take_and_end(alive, run_id, sealer="", reason=Reason.USER_ABORT)
         for member in await undelivered_of(store, run_id):
             await store.client.zadd(keys.run(run_id).callbacks_due, {member: 0})
         await deliver(alive, run_id)

@@ -195,9 +195,9 @@ async def hand_over(case: Case) -> None:
     await recovery.hand_over(case.operations, control, fold=Content(), top=state.top, cause="shutdown")
 
 
-async def settle(case: Case) -> None:
+async def recover(case: Case) -> None:
     _, state = await case.control()
-    await recovery.settle_lost(case.operations, case.run_id, state, sealer="the dying")
+    await recovery.recover(case.operations, case.run_id, state, sealer="the dying")
 
 
 async def pause(case: Case, window_ms: int = 3_600_000) -> None:
@@ -288,7 +288,7 @@ PAIRS: dict[str, tuple[Action, Action, bool]] = {
     "kill a paused run": (paused, kill, True),
     "finish": (running_with_another_behind, finish, False),
     "hand over": (running, hand_over, False),
-    "settle a lost run": (lost, settle, False),
+    "recover a lost run": (lost, recover, False),
     "pause": (running, pause, False),
     "resume": (paused, resume, True),
     "steer": (running, steer, True),

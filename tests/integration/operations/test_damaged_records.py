@@ -93,7 +93,7 @@ async def test_a_damaged_event_keeps_nothing_from_being_read_or_ended(
 async def test_a_sweep_ends_a_damaged_run_whose_worker_died(store: Store, runs: AsyncRuns, damage: str):
     """It says why it ended and keeps the words; afterwards it is read like any other, and its thread is free."""
     run_id = await poisoned(store, runs, damage)
-    await Sweeper(operations=operations(store), owner=lambda: "the sweeper")._settle_runs_of("w1")
+    await Sweeper(operations=operations(store), owner=lambda: "the sweeper")._recover_runs_of("w1")
     run = await runs.get(run_id)
     assert (run.status, run.reason) == (Status.FAILED, Reason.WORKER_LOST)
     assert run.text.endswith("world")
@@ -116,7 +116,7 @@ async def test_a_damaged_snapshot_costs_what_it_held_and_no_more(store: Store, r
     assert (await runs.get(run_id)).error is not None
     answer = await runs.abort(run_id, wait=0)
     assert answer.run.status in (Status.RUNNING, Status.ABORTED)
-    ended = await ending.settle(operations(store), run_id, sealer="me", reason=Reason.USER_ABORT)
+    ended = await ending.take_and_end(operations(store), run_id, sealer="me", reason=Reason.USER_ABORT)
     assert ended is not None
     run = await runs.get(run_id)
     assert (run.status, run.text, len(run.content)) == (Status.ABORTED, "a b c", 1)
@@ -131,7 +131,7 @@ async def test_a_damaged_final_event_leaves_the_outcome(
     """Status and reason are in the record: the run is shown with them, and streams of all protocols end."""
     del gateway
     run_id = await running(store, runs)
-    await ending.settle(operations(store), run_id, sealer="me", reason=Reason.USER_ABORT)
+    await ending.take_and_end(operations(store), run_id, sealer="me", reason=Reason.USER_ABORT)
     log = keys.run(run_id).log
     ((top, _),) = await store.client.xrevrange(log, count=1)
     await store.client.xdel(log, top)
@@ -150,7 +150,7 @@ async def test_a_damaged_record_hides_no_other(
     """It is left out of lists, as one of which nobody can tell whose it is; threads with it can be deleted."""
     del gateway
     damaged = await running(store, runs)
-    await ending.settle(operations(store), damaged, sealer="me", reason=Reason.USER_ABORT)
+    await ending.take_and_end(operations(store), damaged, sealer="me", reason=Reason.USER_ABORT)
     healthy = (await runs.start("t", "demo", {})).run_id
     await store.client.hset(keys.run(damaged).record, name, b"\xff{")
     for path in ("/v1/runs", "/v1/threads/t/runs", "/v1/overview?active=false"):

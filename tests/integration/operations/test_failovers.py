@@ -59,7 +59,7 @@ async def listed_as_owner(store: Store, owner: str, run_id: str) -> None:
 
 async def sweep(by: Sweeper, times: int) -> None:
     for _ in range(times):
-        await by._settle_lost()
+        await by._recover_lost()
 
 
 async def test_the_own_owner_is_never_judged(store: Store, broker_url: str):

@@ -187,7 +187,7 @@ async def test_sweeps_leave_a_run_alone_that_changed_hands(store: Store):
     for _ in range(2):
         await sweeper.sweep()
     assert await store.client.zrange(keys.WORKERS, 0, -1) == []
-    late = await ending.settle(
+    late = await ending.take_and_end(
         by, log.run_id, sealer="me", reason=Reason.WORKER_LOST, expected_epoch=seen.epoch
     )
     assert late is not None
@@ -201,7 +201,7 @@ async def test_an_unknown_run_is_settled_by_nobody(store: Store):
     """Ending what is gone writes nothing."""
     by = operations(store)
     gone = ids.run_id("default", "t", ids.uuid7())
-    assert await ending.settle(by, gone, sealer="me", reason=Reason.USER_ABORT) is None
+    assert await ending.take_and_end(by, gone, sealer="me", reason=Reason.USER_ABORT) is None
     with pytest.raises(errors.NotFound):
         await Aborter(operations=by).abort(gone)
     assert await store.client.dbsize() == 0

@@ -51,7 +51,7 @@ def url_of(shards: list[ValkeyProcess]) -> str:
 
 def places_of(url: str) -> set[int]:
     with Mover(url=url) as mover:
-        assert mover.map.is_settled
+        assert mover.map.is_stable
         return set(mover.map.places)
 
 
@@ -189,7 +189,7 @@ async def test_a_mover_that_dies_before_any_command_is_run_again(shards: list[Va
         assert {key: kept[0][1:] for key, kept in after.items()} == before, commands
         assert {len(kept) for kept in after.values()} == {1}
         with Mover(url=url) as mover:
-            assert mover.map.is_settled
+            assert mover.map.is_stable
             for key, [(place, *_)] in after.items():
                 assert mover.map.owners[topologies.slot_of(key) // 16] == place
         if life[0]:

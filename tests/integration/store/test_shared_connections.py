@@ -81,7 +81,7 @@ async def test_a_server_that_owes_a_reply_for_too_long_is_given_up(
 ):
     """Everybody who waits is told, and the next call has a new connection."""
     monkeypatch.setattr(shared_connections, "SILENCE_S", 0.2)
-    monkeypatch.setattr(shared_connections, "_LOOK_S", 0.05)
+    monkeypatch.setattr(shared_connections, "_SILENCE_CHECK_S", 0.05)
     line = SharedConnection(private_valkey.url(0))
     [before] = await line.call(("CLIENT", "ID"))
     private_valkey.freeze()
@@ -98,7 +98,7 @@ async def test_a_server_that_owes_a_reply_for_too_long_is_given_up(
 def test_a_loop_that_stood_still_is_not_the_servers_silence(store_url: str, monkeypatch: pytest.MonkeyPatch):
     """Replies that came meanwhile are read first; on uvloop, where timers come before sockets."""
     monkeypatch.setattr(shared_connections, "SILENCE_S", 0.2)
-    monkeypatch.setattr(shared_connections, "_LOOK_S", 0.05)
+    monkeypatch.setattr(shared_connections, "_SILENCE_CHECK_S", 0.05)
 
     async def stand_still() -> list[Any]:
         line = SharedConnection(store_url)

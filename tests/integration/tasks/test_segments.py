@@ -152,7 +152,7 @@ async def test_an_end_that_cannot_be_written_is_said_and_stays_recoverable(
         await store.patiently(lambda: store.client.delete(keys.lease(owner)), patience_s=10)
         assert (await runs.get(run_id)).status is Status.RUNNING
         sweeper = Sweeper(operations=here.operations, owner=lambda: "the sweeper")
-        await sweeper._settle_runs_of(owner)
+        await sweeper._recover_runs_of(owner)
         run = await runs.get(run_id)
         assert (run.status, run.reason, run.text) == (Status.FAILED, Reason.WORKER_LOST, "w0")
 

@@ -49,7 +49,7 @@ async def test_a_thread_of_version_one_moves_once_it_is_at_rest(store: Store, ru
     if before.finished_at is None:
         assert (await runs.get(recording.run_id)).cursor == before.cursor
         for run_id in listed_runs[tag]:
-            await ending.settle(runs._operations, run_id, sealer="me", reason=Reason.USER_ABORT)
+            await ending.take_and_end(runs._operations, run_id, sealer="me", reason=Reason.USER_ABORT)
         before = await runs.get(recording.run_id)
     await sweeper.sweep()
     assert set() == keys.FIRST_VERSION
@@ -76,7 +76,7 @@ async def test_a_run_that_version_one_starts_meanwhile_is_claimed_followed_and_e
     assert await migration.move(store, await migration.learn(store)) == 0, "it runs"
     control = transitions.Control(run_id=run_id, epoch=claimed.epoch, owner="w1")
     await v.append(store, control, "a")
-    ended = await ending.settle(runs._operations, run_id, sealer="me", reason=Reason.USER_ABORT)
+    ended = await ending.take_and_end(runs._operations, run_id, sealer="me", reason=Reason.USER_ABORT)
     assert ended is not None
     assert await migration.move(store, await migration.learn(store)) == 1
     assert (await runs.get(run_id)).status == "aborted"

@@ -101,7 +101,9 @@ async def test_events_are_followed_from_any_cursor(store: Store, runs: AsyncRuns
 async def test_an_unfinished_run_can_be_ended(store: Store, runs: AsyncRuns, path: Path):
     """Sealed if need be, folded, finished: with the content that it had, and with nothing left but its end."""
     recording = await restored(store, path)
-    ended = await ending.settle(runs._operations, recording.run_id, sealer="me", reason=Reason.USER_ABORT)
+    ended = await ending.take_and_end(
+        runs._operations, recording.run_id, sealer="me", reason=Reason.USER_ABORT
+    )
     assert ended is not None
     assert ended.mine
     run = await runs.get(recording.run_id)

@@ -68,7 +68,7 @@ class Conversation:
     async def end_one(self) -> str:
         """Have a run that is over, and due to be archived."""
         run_id = await self.start()
-        settled = await ending.settle(self.operations, run_id, sealer="", reason=Reason.USER_ABORT)
+        settled = await ending.take_and_end(self.operations, run_id, sealer="", reason=Reason.USER_ABORT)
         assert settled is not None
         await self.due(run_id)
         self.ended.append(run_id)
@@ -118,7 +118,7 @@ async def tell(operations: Operations, life: Life, run_ids: list[str]) -> None:
     """Tell whoever is to be told."""
     courier = dying_operations.courier(operations, life)
     await courier.deliver(sorted({keys.run(run_id).callbacks_due for run_id in run_ids}))
-    await courier.settle()
+    await courier.wait_idle()
     await courier.aclose()
     if life.left == 0:
         raise life.death()  # in a task: its death is the process's

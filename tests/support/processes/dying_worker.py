@@ -103,4 +103,4 @@ async def take_over(connected: Store, operations: Operations, run_id: str) -> No
     await connected.client.set(keys.lease("healer"), "worker", px=60_000)
     state = await transitions.read(connected, run_id)
     if isinstance(state, transitions.State) and state.status is Status.RUNNING:
-        await recovery.settle_lost(operations, run_id, state, sealer="healer")
+        await recovery.recover(operations, run_id, state, sealer="healer")

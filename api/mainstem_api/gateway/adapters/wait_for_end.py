@@ -16,7 +16,7 @@ from mainstem_shared import errors
 from mainstem_shared.model.cursors import Cursor
 
 
-async def settle(gateway: Gateway, words: Translator, run_id: str, cursor: Cursor) -> None:
+async def follow_to_end(gateway: Gateway, words: Translator, run_id: str, cursor: Cursor) -> None:
     """Follow a run from `cursor` until `words` are over.
 
     Raises:
@@ -37,27 +37,27 @@ async def settle(gateway: Gateway, words: Translator, run_id: str, cursor: Curso
     raise errors.StoreUnavailable("This gateway stops serving; ask another one.")
 
 
-class SettledResponse(Response):
+class DeferredResponse(Response):
     """An answer that is not known yet: its status is sent with the first white space."""
 
     def __init__(
         self,
-        settling: asyncio.Task[None],
+        following: asyncio.Task[None],
         answer: Callable[[], Response],
         heartbeat_s: float,
         on_left: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
-        """Wait for `settling`; `on_left` is called if the client disconnects first."""
+        """Wait for `following`; `on_left` is called if the client disconnects first."""
         super().__init__()
         self._on_left = on_left
-        self._settling = settling
+        self._following = following
         self._answer = answer
         self._heartbeat_s = heartbeat_s
 
     @classmethod
     async def of(
         cls,
-        settling: asyncio.Task[None],
+        following: asyncio.Task[None],
         answer: Callable[[], Response],
         heartbeat_s: float,
         on_left: Callable[[], Awaitable[object]] | None = None,
@@ -68,11 +68,11 @@ class SettledResponse(Response):
             StoreUnavailable: this gateway stops first.
         """
         try:
-            await asyncio.wait_for(asyncio.shield(settling), heartbeat_s)
+            await asyncio.wait_for(asyncio.shield(following), heartbeat_s)
         except TimeoutError:
-            return cls(settling, answer, heartbeat_s, on_left)
+            return cls(following, answer, heartbeat_s, on_left)
         except asyncio.CancelledError:
-            settling.cancel()
+            following.cancel()
             raise
         return answer()
 
@@ -81,18 +81,18 @@ class SettledResponse(Response):
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         gone = asyncio.ensure_future(until_disconnected(receive))
         try:
-            while not self._settling.done() and not gone.done():
+            while not self._following.done() and not gone.done():
                 await send({"type": "http.response.body", "body": b" ", "more_body": True})
                 await asyncio.wait(
-                    {self._settling, gone}, timeout=self._heartbeat_s, return_when=asyncio.FIRST_COMPLETED
+                    {self._following, gone}, timeout=self._heartbeat_s, return_when=asyncio.FIRST_COMPLETED
                 )
         finally:
             gone.cancel()
-            if not self._settling.done():
-                self._settling.cancel()
-        if not self._settling.done() or self._settling.cancelled():
+            if not self._following.done():
+                self._following.cancel()
+        if not self._following.done() or self._following.cancelled():
             if self._on_left is not None:
                 await self._on_left()
             return  # the client is gone
-        if self._settling.exception() is None:  # else a reset: no last chunk
+        if self._following.exception() is None:  # else a reset: no last chunk
             await send({"type": "http.response.body", "body": self._answer().body})

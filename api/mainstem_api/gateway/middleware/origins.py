@@ -2,7 +2,7 @@
 
 CORS alone keeps other pages from *reading*. Where a request needs no token (without authentication, or behind
 a proxy that knows its users by their cookies) a foreign page could still *do* things: that is refused here.
-A foreign name that was made to lead to this machine is refused in `hosts`.
+A foreign name that was made to lead to this machine is refused in `trusted_hosts`.
 """
 
 from __future__ import annotations

@@ -136,8 +136,8 @@ def checked(body: bytes) -> bytes:
         raise _no_json("nested too deeply.")
     if _SURROGATE.search(body) is None:
         return body
-    mended = jsontext.well_formed(value)
-    return body if mended is value else jsontext.dumps(mended)
+    repaired = jsontext.well_formed(value)
+    return body if repaired is value else jsontext.dumps(repaired)
 
 
 def _no_json(words: str) -> _RefusedError:

@@ -25,7 +25,7 @@ class JoinedReads:
         task = self._next.get(key)
         if task is None:
             task = self._next[key] = asyncio.create_task(self._after(key, self._running.get(key), read))
-            task.add_done_callback(_look_at)
+            task.add_done_callback(_retrieve_exception)
         return await asyncio.shield(task)  # one caller's end must not cancel it for the others
 
     async def _after(
@@ -41,7 +41,7 @@ class JoinedReads:
                 del self._running[key]
 
 
-def _look_at(task: asyncio.Task[Any]) -> None:
+def _retrieve_exception(task: asyncio.Task[Any]) -> None:
     """Take note of a failure for which nobody waits any more."""
     if not task.cancelled():
         task.exception()

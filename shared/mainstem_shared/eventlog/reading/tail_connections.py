@@ -71,8 +71,8 @@ class TailConnection:
         self._woken_at = b"0-0"
         self._occupied = asyncio.Event()
         self._reading = False
-        self._looked = 0.0
-        self._away_since: float | None = None
+        self._peeked_at = 0.0
+        self._unavailable_since: float | None = None
         self._delay = FIRST_DELAY_S
         self._retired = False
 
@@ -119,12 +119,12 @@ class TailConnection:
 
     async def _lost(self, error: Exception) -> None:
         now = time.monotonic()
-        if self._away_since is None:
-            self._away_since = now
+        if self._unavailable_since is None:
+            self._unavailable_since = now
             logger.warning(
                 "lost the store; readers wait", extra={"action": "tailer_lost_store", "error": repr(error)}
             )
-        if now - self._away_since > subscriptions.PATIENCE_S:
+        if now - self._unavailable_since > subscriptions.PATIENCE_S:
             for followed in list(self.followed_runs.values()):
                 followed.fail(errors.StoreUnavailable())
         if self._on_lost is not None:
@@ -136,19 +136,19 @@ class TailConnection:
         load = raw_connections.pack(b"SCRIPT", b"LOAD", transitions.PAGE.source.encode())
         await ask(connection, load, replies=1, timeout_s=SLACK_S)
         # A new connection may lead to a server that restarted with a shorter log: look at every run.
-        await self._look(connection, list(self.followed_runs.values()))
-        self._away_since, self._delay = None, FIRST_DELAY_S
+        await self._peek(connection, list(self.followed_runs.values()))
+        self._unavailable_since, self._delay = None, FIRST_DELAY_S
         while await self._is_needed():
             if await self._read_once(connection):
                 await asyncio.sleep(GAP_S + GAP_PER_KEY_S * len(self.followed_runs))
             now = time.monotonic()
-            if now - self._looked >= IDLE_S / 2:
+            if now - self._peeked_at >= IDLE_S / 2:
                 silent = [
                     followed
                     for followed in self.followed_runs.values()
                     if now - followed.heard >= IDLE_S * 0.9
                 ]
-                await self._look(connection, silent)
+                await self._peek(connection, silent)
 
     async def _read_once(self, connection: RawConnection) -> bool:
         known = self._keys = self._keys or self._pack_keys()
@@ -194,9 +194,9 @@ class TailConnection:
             packed=packed,
         )
 
-    async def _look(self, connection: RawConnection, followed_runs: list[FollowedRun]) -> None:
+    async def _peek(self, connection: RawConnection, followed_runs: list[FollowedRun]) -> None:
         """Check silent runs against record and log; one round trip for all of them."""
-        self._looked = time.monotonic()
+        self._peeked_at = time.monotonic()
         if not followed_runs:
             return
         commands = b"".join(followed.peek_command for followed in followed_runs)

@@ -110,7 +110,7 @@ class WokenTail(TailConnection):
         await ask(connection, load, replies=1, timeout_s=SLACK_S)
         self._told_at = time.monotonic()
         await self._check(connection, listener, list(self.followed_runs.values()))
-        self._away_since, self._delay = None, FIRST_DELAY_S
+        self._unavailable_since, self._delay = None, FIRST_DELAY_S
         while await self._is_needed():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(IDLE_S / 2):
@@ -122,7 +122,7 @@ class WokenTail(TailConnection):
             if count := await self._read_once_woken(connection):
                 await asyncio.sleep(GAP_S + GAP_PER_KEY_S * count)
             now = time.monotonic()
-            if now - self._looked >= IDLE_S / 2:
+            if now - self._peeked_at >= IDLE_S / 2:
                 silent = [run for run in self.followed_runs.values() if now - run.heard >= IDLE_S * 0.9]
                 await self._check(connection, listener, silent)
 
@@ -135,11 +135,11 @@ class WokenTail(TailConnection):
         listener.write(raw_connections.pack(b"PING"))
         for followed in runs:
             self._wake(followed)
-        self._looked = time.monotonic()
+        self._peeked_at = time.monotonic()
         if runs:
-            await self._look_at(connection, runs)
+            await self._peek_at(connection, runs)
 
-    async def _look_at(self, connection: RawConnection, runs: list[FollowedRun]) -> None:
+    async def _peek_at(self, connection: RawConnection, runs: list[FollowedRun]) -> None:
         packed = b"".join(followed.peek_command for followed in runs)
         for followed, reply in zip(runs, await self._pipelined(connection, packed, len(runs)), strict=True):
             if self._is_answer(followed, reply):

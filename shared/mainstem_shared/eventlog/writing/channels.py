@@ -141,7 +141,7 @@ class Channel:
         self.buffered = 0  # bytes that wait to be acknowledged
         self._part_kind: Type | None = None
         self._parts, self._keys = len(fold.parts), fold.keys
-        self._enqueued = self._settled = 0
+        self._enqueued = self._acknowledged = 0
         self._flushes: list[tuple[int, asyncio.Future[None]]] = []
         self._drains: list[asyncio.Future[None]] = []
         self._snapshots = Snapshots(fold.size)
@@ -242,7 +242,7 @@ class Channel:
     @property
     def idle(self) -> bool:
         """Whether everything emitted is acknowledged: silence is then the engine's, not the store's."""
-        return self._settled == self._enqueued
+        return self._acknowledged == self._enqueued
 
     @property
     def congested(self) -> bool:
@@ -273,7 +273,7 @@ class Channel:
             Fenced: the run was lost meanwhile.
         """
         self._raise_if_lost()
-        if self._settled < self._enqueued or self.phase in _UNCERTAIN:
+        if self._acknowledged < self._enqueued or self.phase in _UNCERTAIN:
             waiter = asyncio.get_running_loop().create_future()
             self._flushes.append((self._enqueued, waiter))
             await waiter
@@ -398,7 +398,7 @@ class Channel:
         group = self.group
         if group is not None:
             self.acknowledged = group.last
-            self._settled += group.items
+            self._acknowledged += group.items
             self._snapshots.log += group.size
             self.group = None
         self._open()
@@ -406,8 +406,8 @@ class Channel:
     def _open(self) -> None:
         self.phase = _OPEN
         if self._flushes:
-            release([waiter for target, waiter in self._flushes if target <= self._settled])
-            self._flushes = [waiting for waiting in self._flushes if waiting[0] > self._settled]
+            release([waiter for target, waiter in self._flushes if target <= self._acknowledged])
+            self._flushes = [waiting for waiting in self._flushes if waiting[0] > self._acknowledged]
         if self._drains and not self.congested:
             release(self._drains)
         if self._snapshots.log > self._snapshots.due and self._may_snapshot():
@@ -478,7 +478,7 @@ class Channel:
         """The fold, the group in flight included, is the log's first entry in a new epoch."""
         self._take(replace(self.control, epoch=epoch, nonce=nonce))
         if self.group is not None:
-            self._settled += self.group.items
+            self._acknowledged += self.group.items
             self.group = None
         self.acknowledged = Cursor(epoch, 0)
         self._snapshots.reset(self.fold.size)

@@ -94,10 +94,10 @@ async def active(store: Store, query: Query, *, limit: int = SHOWN) -> Overview:
     missed: set[str] = set()
     lists = [bucket.active for bucket in keys.every_index()]
     there = await store.there(lists, missed=missed)
-    looks = (
+    commands = (
         ("ZRANGE", index, 0, SCAN_LIMIT - 1) for index, is_there in zip(lists, there, strict=True) if is_there
     )
-    members: list[bytes] = [m for found in await store.commands(*looks) for m in found][:SCAN_LIMIT]
+    members: list[bytes] = [m for found in await store.commands(*commands) for m in found][:SCAN_LIMIT]
     found: list[tuple[int, str, Status]] = []
     for first in range(0, len(members), _BATCH):
         found += await _wanted(store, query, [member.decode() for member in members[first : first + _BATCH]])
@@ -146,9 +146,9 @@ async def _with_progress(store: Store, runs: list[RunSummary]) -> list[RunSummar
     """Add how far running runs are: their logs' tops. Finished logs end with the whole content: not read."""
     running = [run.run_id for run in runs if run.status is Status.RUNNING]
 
-    looks = (("XREVRANGE", keys.run(run_id).log, "+", "-", "COUNT", 1) for run_id in running)
+    commands = (("XREVRANGE", keys.run(run_id).log, "+", "-", "COUNT", 1) for run_id in running)
     found: dict[str, cursors.Cursor] = {}
-    for run_id, entries in zip(running, await store.commands(*looks, large=True), strict=True):
+    for run_id, entries in zip(running, await store.commands(*commands, large=True), strict=True):
         if entries:
             found[run_id] = cursors.parse(entries[0][0].decode())
     return [

@@ -104,19 +104,21 @@ async def _threads(
 
 async def _newest(store: Store, query: listings.Query, threads: dict[str, str]) -> dict[str, Position]:
     """Return where the user's newest run of each thread stands; `threads` are named by runs of them."""
-    any_run = {thread_id: run_id for run_id, thread_id in threads.items()}
-    looks = [("ZREVRANGE", keys.run(run_id).thread_runs, 0, 9, "WITHSCORES") for run_id in any_run.values()]
-    listed = [listings.positions_of(flat) for flat in await store.commands(*looks, large=True)]
+    some_run = {thread_id: run_id for run_id, thread_id in threads.items()}
+    commands = [
+        ("ZREVRANGE", keys.run(run_id).thread_runs, 0, 9, "WITHSCORES") for run_id in some_run.values()
+    ]
+    listed = [listings.positions_of(flat) for flat in await store.commands(*commands, large=True)]
     ids = [entry.run_id for entries in listed for entry in entries]
     scores = await store.commands(*(("ZSCORE", query.index, run_id) for run_id in ids), large=True)
     theirs = {run_id for run_id, score in zip(ids, scores, strict=True) if score is not None}
     found = {
         thread_id: max((entry for entry in entries if entry.run_id in theirs), default=_NOWHERE)
-        for thread_id, entries in zip(any_run, listed, strict=True)
+        for thread_id, entries in zip(some_run, listed, strict=True)
     }
     if store.archive is not None and query.user_id is not None:  # after the store: runs move this way
         kept = await store.archive.threads.newest(
-            tenant=query.tenant, user_id=query.user_id, thread_ids=list(any_run)
+            tenant=query.tenant, user_id=query.user_id, thread_ids=list(some_run)
         )
         for thread_id, (at, run_id) in kept.items():
             found[thread_id] = max(found[thread_id], Position(at, run_id))
@@ -125,8 +127,8 @@ async def _newest(store: Store, query: listings.Query, threads: dict[str, str]) 
 
 async def _descriptions(store: Store, runs: list[Spec]) -> dict[str, Description]:
     """Return what is said about these runs' threads, by run: the archive knows, or else the store."""
-    looks = (("HMGET", keys.run(run.run_id).thread, *descriptions.NAMES) for run in runs)
-    found = await store.commands(*looks, large=True)
+    commands = (("HMGET", keys.run(run.run_id).thread, *descriptions.NAMES) for run in runs)
+    found = await store.commands(*commands, large=True)
     said = {run.run_id: values for run, values in zip(runs, found, strict=True)}
     if store.archive is not None and runs:
         kept = await store.archive.threads.described(runs[0].tenant, [run.thread_id for run in runs])

@@ -14,7 +14,7 @@ from mainstem_shared.settings import Settings
 from mainstem_tasks.engines.anthropic.requests import MessagesEndpoint
 from mainstem_tasks.engines.turns import loop, transport
 from mainstem_tasks.engines.turns.inputs import Conversing
-from mainstem_tasks.engines.turns.transport import Line
+from mainstem_tasks.engines.turns.transport import ProviderClient
 from mainstem_tasks.sdk.context import RunContext
 from mainstem_tasks.sdk.registry import MissingExtraError, engine
 
@@ -37,11 +37,11 @@ class MessagesInput(Conversing):
 @engine("anthropic", input_model=MessagesInput, aclose=transport.aclose, checkpoints=True)
 async def anthropic_messages(run: RunContext[MessagesInput]) -> None:
     """Stream messages until the model calls no more tools that run here."""
-    await loop.converse(run, MessagesEndpoint(await line(run.settings), run.settings))
+    await loop.converse(run, MessagesEndpoint(await provider_client(run.settings), run.settings))
 
 
-async def line(settings: Settings) -> Line:
-    """Return the line to the provider that the settings name.
+async def provider_client(settings: Settings) -> ProviderClient:
+    """Return the client of the provider that the settings name.
 
     Raises:
         ProviderError: they name none.
@@ -58,4 +58,6 @@ async def line(settings: Settings) -> Line:
         # but the SDK does. Retries are ours: only we know whether something was emitted.
         return sdk.AsyncAnthropic(base_url=url, api_key=secret or "none", max_retries=0)
 
-    return await Line.to("anthropic", client, url=url, secret=secret, resource="anthropic.resources.messages")
+    return await ProviderClient.create(
+        "anthropic", client, url=url, secret=secret, resource="anthropic.resources.messages"
+    )

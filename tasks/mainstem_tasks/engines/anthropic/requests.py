@@ -19,7 +19,7 @@ from mainstem_tasks.engines.anthropic import messages as spelling
 from mainstem_tasks.engines.anthropic.events import BLOCKS, EventReader
 from mainstem_tasks.engines.turns.endpoints import Chat, Endpoint
 from mainstem_tasks.engines.turns.inputs import Conversing
-from mainstem_tasks.engines.turns.transport import Line
+from mainstem_tasks.engines.turns.transport import ProviderClient
 
 _CHOICES: Final = {"auto": "auto", "none": "none", "required": "any"}
 _UNKNOWN: Final = (
@@ -39,8 +39,8 @@ class MessagesEndpoint(Endpoint):
     own: ClassVar[str] = BLOCKS
     noun: ClassVar[str] = "message"
 
-    def __init__(self, line: Line, settings: Settings) -> None:
-        super().__init__(line)
+    def __init__(self, client: ProviderClient, settings: Settings) -> None:
+        super().__init__(client)
         self._model = settings.anthropic_model
         self._max_tokens = settings.anthropic_max_tokens
 
@@ -81,8 +81,8 @@ class MessagesEndpoint(Endpoint):
     @override
     def stream(self, body: Mapping[str, Any], *, silence_s: float) -> AsyncGenerator[bytes]:
         bounded = {"max_tokens": self._max_tokens, **body, "stream": True}
-        return self.line.stream(
-            lambda timeout: self.line.client.messages.with_streaming_response.create(
+        return self.provider_client.stream(
+            lambda timeout: self.provider_client.client.messages.with_streaming_response.create(
                 model=str(body.get("model")),
                 max_tokens=bounded["max_tokens"],
                 messages=[],  # all of the body is in `extra_body`, as it is

@@ -109,7 +109,7 @@ class Call:
             self._progress.push(text)
             self._blank = self._blank and not text.strip()
 
-    def settle(self) -> None:
+    def finish(self) -> None:
         """Find out what the arguments are."""
         if not self.name:
             self.fault = "The call came without a name of a tool."
@@ -157,10 +157,10 @@ class Calls:
         extras.add(call.extras, piece.extras)
         return call, self._grow(call, piece)
 
-    def settle(self) -> list[Call]:
+    def finish(self) -> list[Call]:
         """Return the calls at the answer's end, each with its arguments or its fault."""
         for call in self.all:
-            call.settle()
+            call.finish()
         self._doubt()
         _bound(self.all)
         return self.all

@@ -223,7 +223,7 @@ class Assembler:
 
     def message(self) -> Message:
         """Return the whole answer, after `check` and `flush`."""
-        calls, ending = self._calls.settle(), finishes.ending_of(self.reason)
+        calls, ending = self._calls.finish(), finishes.ending_of(self.reason)
         if why := _CUTS.get(ending):
             for call in calls:
                 call.arguments, call.fault = None, why

@@ -16,7 +16,7 @@ from mainstem_tasks.engines.assembly import extras
 from mainstem_tasks.engines.openai.chunks import ChunkReader
 from mainstem_tasks.engines.turns.endpoints import Chat, Endpoint
 from mainstem_tasks.engines.turns.inputs import Conversing
-from mainstem_tasks.engines.turns.transport import Line
+from mainstem_tasks.engines.turns.transport import ProviderClient
 
 
 class ChatEndpoint(Endpoint):
@@ -26,8 +26,8 @@ class ChatEndpoint(Endpoint):
     noun: ClassVar[str] = "chat completion"
     is_tagged: ClassVar[bool] = True
 
-    def __init__(self, line: Line, settings: Settings) -> None:
-        super().__init__(line)
+    def __init__(self, client: ProviderClient, settings: Settings) -> None:
+        super().__init__(client)
         self._model = settings.openai_model
         self._options = {
             "include_usage": True,
@@ -58,8 +58,8 @@ class ChatEndpoint(Endpoint):
 
     @override
     def stream(self, body: Mapping[str, Any], *, silence_s: float) -> AsyncGenerator[bytes]:
-        return self.line.stream(
-            lambda timeout: self.line.client.chat.completions.with_streaming_response.create(
+        return self.provider_client.stream(
+            lambda timeout: self.provider_client.client.chat.completions.with_streaming_response.create(
                 model=str(body.get("model")),
                 messages=[],  # all of the body is in `extra_body`, as it is
                 stream=True,

@@ -15,7 +15,7 @@ from mainstem_tasks.engines.openai.chat import ChatEndpoint
 from mainstem_tasks.engines.openai.responses import ResponsesEndpoint
 from mainstem_tasks.engines.turns import loop, transport
 from mainstem_tasks.engines.turns.inputs import Conversing
-from mainstem_tasks.engines.turns.transport import Line
+from mainstem_tasks.engines.turns.transport import ProviderClient
 from mainstem_tasks.sdk.context import RunContext
 from mainstem_tasks.sdk.registry import MissingExtraError, engine
 
@@ -41,11 +41,11 @@ async def openai_chat(run: RunContext[ChatInput]) -> None:
     """Stream answers until the model calls no more tools that run here."""
     settings = run.settings
     kind = ResponsesEndpoint if settings.openai_api == "responses" else ChatEndpoint
-    await loop.converse(run, kind(await line(settings), settings))
+    await loop.converse(run, kind(await provider_client(settings), settings))
 
 
-async def line(settings: Settings) -> Line:
-    """Return the line to the provider that the settings name.
+async def provider_client(settings: Settings) -> ProviderClient:
+    """Return the client of the provider that the settings name.
 
     Raises:
         ProviderError: they name none.
@@ -62,6 +62,6 @@ async def line(settings: Settings) -> Line:
         # but the SDK does. Retries are ours: only we know whether something was emitted.
         return sdk.AsyncOpenAI(base_url=url, api_key=secret or "none", max_retries=0)
 
-    return await Line.to(
+    return await ProviderClient.create(
         "openai", client, url=url, secret=secret, resource="openai.resources.chat.completions"
     )

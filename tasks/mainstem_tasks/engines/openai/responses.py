@@ -20,7 +20,7 @@ from mainstem_shared.settings import Settings
 from mainstem_tasks.engines.openai.items import ITEMS, ItemReader
 from mainstem_tasks.engines.turns.endpoints import Chat, Endpoint
 from mainstem_tasks.engines.turns.inputs import Conversing
-from mainstem_tasks.engines.turns.transport import Line
+from mainstem_tasks.engines.turns.transport import ProviderClient
 
 ENCRYPTED: Final = "reasoning.encrypted_content"
 _RENAMED: Final[Mapping[str, str]] = {
@@ -38,8 +38,8 @@ class ResponsesEndpoint(Endpoint):
     own: ClassVar[str] = ITEMS
     noun: ClassVar[str] = "response"
 
-    def __init__(self, line: Line, settings: Settings) -> None:
-        super().__init__(line)
+    def __init__(self, client: ProviderClient, settings: Settings) -> None:
+        super().__init__(client)
         self._model = settings.openai_model
 
     @override
@@ -51,7 +51,7 @@ class ResponsesEndpoint(Endpoint):
         given = {_RENAMED.get(name, name): value for name, value in wanted.given().items()}
         model = self.model_of(wanted)
         body: Chat = {"store": False, **_shaped(given), "model": model, "input": list(input_items(messages))}
-        if model not in _without_reasoning.get(self.line.client, ()):
+        if model not in _without_reasoning.get(self.provider_client.client, ()):
             body["include"] = sorted({ENCRYPTED, *body.get("include", ())})
         if tools:
             body["tools"] = [_tool(tool) for tool in tools]
@@ -71,8 +71,8 @@ class ResponsesEndpoint(Endpoint):
 
     @override
     def stream(self, body: Mapping[str, Any], *, silence_s: float) -> AsyncGenerator[bytes]:
-        return self.line.stream(
-            lambda timeout: self.line.client.responses.with_streaming_response.create(
+        return self.provider_client.stream(
+            lambda timeout: self.provider_client.client.responses.with_streaming_response.create(
                 stream=True, extra_body={**body, "stream": True}, timeout=timeout
             ),
             silence_s=silence_s,
@@ -84,7 +84,7 @@ class ResponsesEndpoint(Endpoint):
 
     @override
     def adapts(self, error: errors.ProviderError, model: str) -> bool:
-        known = _without_reasoning.setdefault(self.line.client, set())
+        known = _without_reasoning.setdefault(self.provider_client.client, set())
         if model in known or "encrypted" not in str(error).casefold():
             return False
         known.add(model)

@@ -65,7 +65,7 @@ class Answer:
             self._required,
             noun=endpoint.noun,
             is_tagged=endpoint.is_tagged,
-            clean=endpoint.line.presentable,
+            clean=endpoint.provider_client.presentable,
         )
         self._ids: dict[int, str] = {}
         self._message: Message | None = None

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 
 from mainstem_shared import errors
 from mainstem_tasks.engines.assembly.pieces import Piece
-from mainstem_tasks.engines.turns.transport import Line
+from mainstem_tasks.engines.turns.transport import ProviderClient
 
 Chat = dict[str, Any]
 """One chat completions' message."""
@@ -44,13 +44,13 @@ class Endpoint(abc.ABC):
     is_tagged: ClassVar[bool] = False
     """Whether a leading `<think>` block of a text is reasoning."""
 
-    def __init__(self, line: Line) -> None:
-        self.line = line
+    def __init__(self, client: ProviderClient) -> None:
+        self.provider_client = client
 
     @property
     def provider(self) -> str:
         """Whose prices apply: a known provider's name, else the host's."""
-        return self.line.provider
+        return self.provider_client.provider
 
     @abc.abstractmethod
     def model_of(self, wanted: Any) -> str:

@@ -45,7 +45,7 @@ async def converse(run: RunContext[Any], endpoint: Endpoint) -> None:
     progress, wanted = turns.progress, turns.wanted
     while True:
         if progress.pending:
-            await turns.toolbox.settle(progress)
+            await turns.toolbox.run_pending(progress)
             while not run.inbox.empty():  # what users said meanwhile, before the model goes on
                 progress.add_input(run.inbox.get_nowait())
             if progress.leaves_calls:

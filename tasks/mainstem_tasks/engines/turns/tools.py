@@ -71,7 +71,7 @@ class Progress(BaseModel):
         self.pending = list(calls)
         message = {**extras, "role": "assistant", "content": content or None}
         if calls:
-            message["tool_calls"] = [_spelled(call) for call in calls]
+            message["tool_calls"] = [_encoded(call) for call in calls]
         self.messages.append(message)
 
     def encoded(self) -> bytes:
@@ -95,7 +95,7 @@ class Progress(BaseModel):
 
     def answered(self, results: Sequence[tuple[Called, Any]]) -> None:
         """Add the results of all pending calls; what was edited stands in the model's message, too."""
-        self.messages[-1]["tool_calls"] = [_spelled(call) for call, _ in results]
+        self.messages[-1]["tool_calls"] = [_encoded(call) for call, _ in results]
         self.messages += [
             {"role": "tool", "tool_call_id": call.call_id, "content": _content(result)}
             for call, result in results
@@ -129,7 +129,7 @@ class Toolbox:
         """Tell whether this is a tool that runs here."""
         return name in self._tools
 
-    async def settle(self, progress: Progress) -> None:
+    async def run_pending(self, progress: Progress) -> None:
         """Get a result for every pending call; pauses the run first if humans must decide about some.
 
         Nothing runs before everything is decided: a continuation would run it again.
@@ -266,7 +266,7 @@ def _words(error: Exception) -> str:
     return f"{type(error).__name__}: {said}"[:2000]
 
 
-def _spelled(call: Called) -> dict[str, Any]:
+def _encoded(call: Called) -> dict[str, Any]:
     arguments = jsontext.dumps(call.arguments or {}).decode()
     function: Mapping[str, Any] = {"name": call.name, "arguments": arguments}
     return {**call.extras, "id": call.call_id, "type": "function", "function": function}

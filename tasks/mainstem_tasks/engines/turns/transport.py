@@ -54,8 +54,8 @@ Clients = dict[tuple[str, str, str], Any]
 _clients: Final[weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Clients]] = weakref.WeakKeyDictionary()
 
 
-class Line:
-    """A line to one provider: an SDK's client, which all runs of this loop share, and the key it shows."""
+class ProviderClient:
+    """Calls one provider by its SDK's client, which all runs of this loop share, and hides the API key."""
 
     def __init__(self, sdk: ModuleType, client: Any, secret: str) -> None:
         self.client = client
@@ -63,8 +63,10 @@ class Line:
         self._secret = secret
 
     @classmethod
-    async def to(cls, sdk: str, make: Callable[[Any], Any], *, url: str, secret: str, resource: str) -> Line:
-        """Return the line to an address; `make` makes its client if this loop has none yet.
+    async def create(
+        cls, sdk: str, make: Callable[[Any], Any], *, url: str, secret: str, resource: str
+    ) -> ProviderClient:
+        """Return the client of an address; `make` makes the SDK's if this loop has none yet.
 
         `resource`: the module of the SDK that it would import at the first request.
         """

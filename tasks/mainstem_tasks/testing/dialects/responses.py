@@ -79,10 +79,10 @@ def end(status: str = "completed", **members: Any) -> Event:
 def stream(*events: Event | str) -> tuple[bytes, ...]:
     """Return an answer of these events, and the one that begins it."""
     first = event("created", response={"id": "resp_1", "model": "m", "status": "in_progress"})
-    return (HEAD + b"".join(map(_spelled, (first, *events))),)
+    return (HEAD + b"".join(map(_encoded, (first, *events))),)
 
 
-def _spelled(one: Event | str) -> bytes:
+def _encoded(one: Event | str) -> bytes:
     if isinstance(one, str):
         return f"data: {one}\n\n".encode()
     return f"event: {one['type']}\ndata: {json.dumps(one)}\n\n".encode()

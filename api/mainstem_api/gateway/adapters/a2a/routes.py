@@ -17,7 +17,7 @@ from mainstem_api.gateway.adapters.a2a import push, requests, translator
 from mainstem_api.gateway.adapters.a2a.requests import ListQuery, RpcRequest, SendMessage, TaskQuery
 from mainstem_api.gateway.adapters.a2a.translator import TaskUpdates
 from mainstem_api.gateway.adapters.streaming import stream
-from mainstem_api.gateway.adapters.wait_for_end import SettledResponse, settle
+from mainstem_api.gateway.adapters.wait_for_end import DeferredResponse, follow_to_end
 from mainstem_api.gateway.auth.caller import Caller
 from mainstem_api.gateway.problems import error_documents
 from mainstem_api.gateway.routes.runs import Serving
@@ -118,17 +118,17 @@ class _Call:
     async def task(self, run_id: str) -> dict[str, Any]:
         return translator.task(await attaching.read(self.gateway.store, run_id, self.caller))
 
-    async def settled(self, run_id: str) -> Response:
+    async def final_task(self, run_id: str) -> Response:
         """Answer with a task once it is over, or waits for its user."""
         attach_point = await attaching.read(self.gateway.store, run_id, self.caller)
         answers: list[Response] = []
 
         async def wait() -> None:
-            await settle(self.gateway, TaskUpdates(attach_point, None), run_id, attach_point.cursor)
+            await follow_to_end(self.gateway, TaskUpdates(attach_point, None), run_id, attach_point.cursor)
             answers.append(self.answer({"task": await self.task(run_id)}))
 
         waiting = asyncio.create_task(wait())
-        return await SettledResponse.of(waiting, lambda: answers[0], self.gateway.settings.heartbeat_s)
+        return await DeferredResponse.of(waiting, lambda: answers[0], self.gateway.settings.heartbeat_s)
 
     async def stream(self, run_id: str) -> Response:
         attach_point = await attaching.read(self.gateway.store, run_id, self.caller)
@@ -147,7 +147,7 @@ async def _send(call: _Call) -> Response:
     run_id = await _begin(call, given)
     if given.configuration.return_immediately:
         return call.answer({"task": await call.task(run_id)})
-    return await call.settled(run_id)
+    return await call.final_task(run_id)
 
 
 async def _send_streaming(call: _Call) -> Response:

@@ -57,7 +57,7 @@ class Events(Translator):
         self._names = Names(run_id)
         self._history = history
         self._before = before
-        self._standing = attach_point
+        self._attach_point = attach_point
         self._calls: dict[str, bool] = {}  # open tool calls: whether arguments were told
         self._arguments: dict[str, str] = {}  # what the client has of closed ones
         self._steps: dict[str, str] = {}  # open steps: their names, each once
@@ -69,7 +69,7 @@ class Events(Translator):
     def opened(self) -> None:
         about = {"threadId": self._thread_id, "runId": self._name, "protocolVersion": PROTOCOL}
         self._say("RUN_STARTED", **about, metadata={OURS: {"run_id": self._run_id}})
-        if self._standing is None:
+        if self._attach_point is None:
             return
         if self.fold.parts or self._history:
             self._snapshot()

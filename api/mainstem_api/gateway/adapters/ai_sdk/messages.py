@@ -144,7 +144,7 @@ def _is_answer(part: Mapping[str, Any], pending: str | None) -> bool:
 
 def _answer(part: Mapping[str, Any]) -> dict[str, Any]:
     action_id, _, question_id = str(part.get("toolCallId")).partition(":")
-    return {"action_id": action_id, "question_id": question_id, "text": _spelled(part.get("output"))}
+    return {"action_id": action_id, "question_id": question_id, "text": _encoded(part.get("output"))}
 
 
 def as_decisions(answers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -228,7 +228,7 @@ class _Turn:
 
     def _call(self, part: Mapping[str, Any]) -> None:
         call_id = str(part.get("toolCallId"))
-        arguments = _spelled(part.get("input") or {})
+        arguments = _encoded(part.get("input") or {})
         function = {"name": _tool_of(part), "arguments": arguments}
         self._calls.append({"id": call_id, "type": "function", "function": function})
         self._results.append({"role": "tool", "tool_call_id": call_id, "content": _result(part)})
@@ -252,7 +252,7 @@ def _tool_of(part: Mapping[str, Any]) -> str:
 def _result(part: Mapping[str, Any]) -> str:
     match part.get("state"):
         case "output-available":
-            return _spelled(part.get("output"))
+            return _encoded(part.get("output"))
         case "output-error":
             return str(part.get("errorText") or "error")
         case "output-denied":
@@ -263,7 +263,7 @@ def _result(part: Mapping[str, Any]) -> str:
             return UNANSWERED
 
 
-def _spelled(value: Any) -> str:
+def _encoded(value: Any) -> str:
     try:
         return engine_input.json_text(value)
     except ValueError as error:  # the encoder's own limit

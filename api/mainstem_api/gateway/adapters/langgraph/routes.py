@@ -27,7 +27,7 @@ from mainstem_api.gateway.adapters.langgraph.stream import NODE, GraphRun, path_
 from mainstem_api.gateway.adapters.openai_chat import translator
 from mainstem_api.gateway.adapters.openai_chat.translator import Place
 from mainstem_api.gateway.adapters.streaming import stream
-from mainstem_api.gateway.adapters.wait_for_end import SettledResponse, settle
+from mainstem_api.gateway.adapters.wait_for_end import DeferredResponse, follow_to_end
 from mainstem_api.gateway.auth.caller import Caller
 from mainstem_api.gateway.routes.runs import Serving
 from mainstem_api.gateway.state import Gateway
@@ -449,10 +449,10 @@ def _cancelling(run_id: str, gateway: Gateway, caller: Principal) -> Callable[[]
 
 async def _join(run_id: str, gateway: Gateway, caller: Principal, *, cancels: bool = False) -> Response:
     words, attach_point = await _following(run_id, [], gateway, caller, None)
-    settling = asyncio.create_task(settle(gateway, words, run_id, attach_point.cursor))
+    following = asyncio.create_task(follow_to_end(gateway, words, run_id, attach_point.cursor))
     leaving = _cancelling(run_id, gateway, caller) if cancels else None
-    return await SettledResponse.of(
-        settling, lambda: _outcome(words), gateway.settings.heartbeat_s, on_left=leaving
+    return await DeferredResponse.of(
+        following, lambda: _outcome(words), gateway.settings.heartbeat_s, on_left=leaving
     )
 
 

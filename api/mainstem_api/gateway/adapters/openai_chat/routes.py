@@ -18,7 +18,7 @@ from mainstem_api.gateway.adapters.openai_responses import error_objects
 from mainstem_api.gateway.adapters.openai_responses.requests import Verdicts, engine_of
 from mainstem_api.gateway.adapters.retries import Retry, retry_of
 from mainstem_api.gateway.adapters.streaming import stream
-from mainstem_api.gateway.adapters.wait_for_end import SettledResponse, settle
+from mainstem_api.gateway.adapters.wait_for_end import DeferredResponse, follow_to_end
 from mainstem_api.gateway.auth.caller import Caller
 from mainstem_api.gateway.routes.runs import Serving
 from mainstem_api.gateway.state import Gateway
@@ -186,13 +186,13 @@ async def _answer(
             after=attach_point.cursor,
             encoder=lambda _: words,
         )
-    settling = asyncio.create_task(settle(gateway, words, run_id, attach_point.cursor))
+    following = asyncio.create_task(follow_to_end(gateway, words, run_id, attach_point.cursor))
     metadata = attach_point.spec.metadata.get(requests.ECHO_METADATA)
     echo = {} if metadata is None else {"metadata": metadata}
-    return await SettledResponse.of(settling, lambda: _settled(words, echo), gateway.settings.heartbeat_s)
+    return await DeferredResponse.of(following, lambda: _completed(words, echo), gateway.settings.heartbeat_s)
 
 
-def _settled(words: Completion, echo: dict[str, Any]) -> Response:
+def _completed(words: Completion, echo: dict[str, Any]) -> Response:
     if words.failure is not None:
         return error_objects.of_outcome(words.failure)
     return _as_json({**words.completion(), **echo})

@@ -30,7 +30,7 @@ from mainstem_api.gateway.adapters.openai_responses.requests import CreateReques
 from mainstem_api.gateway.adapters.openai_responses.translator import EVERYTHING, Responses
 from mainstem_api.gateway.adapters.retries import Retry, retry_of
 from mainstem_api.gateway.adapters.streaming import stream
-from mainstem_api.gateway.adapters.wait_for_end import SettledResponse, settle
+from mainstem_api.gateway.adapters.wait_for_end import DeferredResponse, follow_to_end
 from mainstem_api.gateway.auth.caller import Caller
 from mainstem_api.gateway.routes.runs import Serving
 from mainstem_api.gateway.state import Gateway
@@ -81,7 +81,7 @@ async def create_response(
         return await _stream(name, gateway, caller)
     if body.background:
         return _as_json(_now(name, await attaching.read(gateway.store, name.run_id, caller)))
-    return await _settled(name, gateway, caller)
+    return await _completed(name, gateway, caller)
 
 
 @router.get(
@@ -272,12 +272,12 @@ def _now(name: ResponseId, attach_point: AttachPoint) -> dict[str, Any]:
     return words.response()
 
 
-async def _settled(name: ResponseId, gateway: Gateway, caller: Principal) -> Response:
+async def _completed(name: ResponseId, gateway: Gateway, caller: Principal) -> Response:
     """Return a response once it is over."""
     attach_point = await attaching.read(gateway.store, name.run_id, caller)
     words = Responses(name, attach_point, after=_NOTHING)
-    settling = asyncio.create_task(settle(gateway, words, name.run_id, attach_point.cursor))
-    return await SettledResponse.of(settling, lambda: _whole(words), gateway.settings.heartbeat_s)
+    following = asyncio.create_task(follow_to_end(gateway, words, name.run_id, attach_point.cursor))
+    return await DeferredResponse.of(following, lambda: _whole(words), gateway.settings.heartbeat_s)
 
 
 def _whole(words: Responses) -> Response:

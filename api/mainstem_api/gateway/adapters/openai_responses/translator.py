@@ -40,7 +40,7 @@ class Responses(Translator):
             raise errors.NotFound(f"Response with id {str(name)!r} not found.")
         self.name = name
         self.status = "queued"
-        self._standing = attach_point
+        self._attach_point = attach_point
         self._outcome: Mapping[str, Any] | None = None
         before = attach_point.pauses[name.turn - 1] if name.turn else None
         self._before: Mapping[str, Any] | None = before
@@ -72,7 +72,7 @@ class Responses(Translator):
         return said or b""
 
     def opened(self) -> None:
-        attach_point = self._standing
+        attach_point = self._attach_point
         self._lifecycle(0, "created")
         self._lifecycle(1, "queued")
         answered = self._answered
@@ -128,13 +128,13 @@ class Responses(Translator):
     @property
     def _answered(self) -> Mapping[str, Any] | None:
         """The pause that ended this response, if that was decided."""
-        pauses = self._standing.pauses
+        pauses = self._attach_point.pauses
         pause = pauses[self.name.turn] if self.name.turn < len(pauses) else None
         return pause if pause is not None and pause.get("mark") else None
 
     @property
     def _is_started(self) -> bool:
-        attach_point = self._standing
+        attach_point = self._attach_point
         if attach_point.outcome is not None or not self.name.turn:
             return attach_point.started
         return attach_point.status is not Status.QUEUED
@@ -171,7 +171,7 @@ class Responses(Translator):
         self._sequencer.grow_text(text)
         if number < last or end is not None:
             self._sequencer.close_text(part.annotations or ())
-        elif self._standing.outcome is None and self.fold.action is None:
+        elif self._attach_point.outcome is None and self.fold.action is None:
             self._open = (number, part.kind)  # it may grow
 
     def _approved_by(self, call_id: str) -> str | None:
@@ -269,7 +269,7 @@ class Responses(Translator):
             usage = response_object.usage_since(self._start["usage"], self._usage)
         return response_object.response(
             self.name,
-            self._standing.spec,
+            self._attach_point.spec,
             status=status,
             output=output,
             usage=usage,

@@ -1,4 +1,4 @@
-"""A line to a gateway that breaks at chosen bytes, for tests that are no coroutines: a `Proxy` in a thread."""
+"""Forwards connections to a gateway and breaks them at chosen bytes, for tests that are no coroutines: a `Proxy` in a thread."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Self
 from support.processes.proxy import Plan, Proxy
 
 
-class CutLine:
+class BreakingProxy:
     """Use it as a context manager. Each of the next connections is cut after so many bytes of its answers."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._limits: Iterator[int] = iter(())
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="cut line")
+        self._thread = threading.Thread(target=self._loop.run_forever, name="breaking proxy")
 
     def __enter__(self) -> Self:
         self._thread.start()

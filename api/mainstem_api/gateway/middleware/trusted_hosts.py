@@ -39,7 +39,7 @@ _FOR: Final = re.compile(r'for\s*=\s*"?([^;,"]*)', re.IGNORECASE)
 _PORT: Final = re.compile(r"^(\[[^\]]*\]|[^:]*):\d+$")
 
 
-class Hosts:
+class TrustedHosts:
     """Refuses requests with more than one `Host`, and under `local_only` those that strangers can make."""
 
     def __init__(self, app: ASGIApp, *, local_only: bool, own_host: str) -> None:
