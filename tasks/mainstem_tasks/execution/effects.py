@@ -5,7 +5,7 @@ from __future__ import annotations
 from mainstem_shared import errors, transitions
 from mainstem_shared.eventlog.writing.channels import Channel
 from mainstem_shared.model.cursors import Cursor
-from mainstem_tasks.execution import owner_transitions
+from mainstem_tasks.execution.owner_transitions import as_owner
 from mainstem_tasks.execution.runtime import Runtime
 from mainstem_tasks.sdk.effects import NoteEffect
 
@@ -26,9 +26,7 @@ def of(runtime: Runtime, channel: Channel, *, patience_s: float) -> NoteEffect:
                 patience_s=patience_s,
             )
 
-        known = await owner_transitions.as_owner(
-            runtime, channel, attempt
-        )  # what was said before it is there
+        known = await as_owner(runtime, channel, attempt)  # what was said before it is there
         if isinstance(known, transitions.Refused):
             raise errors.Fenced(run_id=channel.control.run_id)
         return known

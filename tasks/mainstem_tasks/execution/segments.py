@@ -1,8 +1,7 @@
 """A segment executes one Celery task's work on a run, from the claim to the terminal event, or to a pause.
 
-The engine runs in a task of its own. Whoever wants it to stop (a reader's abort, a time limit, a shutdown,
-the loss of the run) names the cause first and cancels once; what the run ends as follows from the cause,
-never from the exception. Finalisation runs in a task that no cancel reaches.
+The engine runs in a task of its own. Whoever stops it records the cause first and cancels once; the run's
+outcome follows from the cause, never from the exception. Finalisation runs in a task that no cancel reaches.
 """
 
 from __future__ import annotations
@@ -28,10 +27,11 @@ from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import children, ending, recovery, waits
 from mainstem_shared.operations.performing import CLAIM, PAUSE, STOP, BoundTransition, nobody
 from mainstem_tasks.celery_support.cancellation import CancelCause, cancel_cause
-from mainstem_tasks.execution import effects, histories, memories, owner_transitions, verdicts
+from mainstem_tasks.execution import effects, histories, memories, verdicts
 from mainstem_tasks.execution.accounts import StoredAccounts
 from mainstem_tasks.execution.inputs import Inputs
 from mainstem_tasks.execution.last_resort import FINISH_PATIENCE_S, NOTHING_TO_DO, end_as_it_stands
+from mainstem_tasks.execution.owner_transitions import as_owner, let_go
 from mainstem_tasks.execution.runtime import Runtime, StopCause
 from mainstem_tasks.execution.segment_metrics import SegmentMetrics, observed
 from mainstem_tasks.execution.uncancelled import uncancelled
@@ -287,7 +287,7 @@ class Segment:
                 memory=memory,
             )
 
-        saved = await owner_transitions.as_owner(self._runtime, channel, attempt)
+        saved = await as_owner(self._runtime, channel, attempt)
         if not isinstance(saved, bool):
             raise errors.Fenced(run_id=self.run_id)
         self._checkpointed = True
@@ -377,7 +377,7 @@ class Segment:
             return await waits.pause(here.operations, spec, pause.action, change=wait)
 
         try:
-            answer = await owner_transitions.let_go(here, channel, attempt, patience_s=FINISH_PATIENCE_S)
+            answer = await let_go(here, channel, attempt, patience_s=FINISH_PATIENCE_S)
         except errors.Fenced:
             return self._lost()
         except (errors.StoreUnavailable, TimeoutError) as error:
@@ -416,9 +416,7 @@ class Segment:
             )
 
         try:
-            handed_over = await owner_transitions.let_go(
-                self._runtime, channel, attempt, patience_s=FINISH_PATIENCE_S
-            )
+            handed_over = await let_go(self._runtime, channel, attempt, patience_s=FINISH_PATIENCE_S)
         except errors.Fenced:
             return self._lost()
         except (errors.StoreUnavailable, TimeoutError) as error:
@@ -469,9 +467,7 @@ class Segment:
             )
 
         try:
-            outcome = await owner_transitions.let_go(
-                self._runtime, channel, attempt, patience_s=FINISH_PATIENCE_S
-            )
+            outcome = await let_go(self._runtime, channel, attempt, patience_s=FINISH_PATIENCE_S)
         except errors.Fenced:
             return self._lost()
         except (errors.StoreUnavailable, TimeoutError) as error:
