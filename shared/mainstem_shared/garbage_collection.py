@@ -15,7 +15,7 @@ THRESHOLDS: Final = (2_000, 10, 10)
 
 
 def freeze() -> None:
-    """Leave what is there out of all later collections, and collect less often. Call when all is imported."""
+    """Exclude all existing objects from later collections, and collect less often. Call after all imports."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*THRESHOLDS)

@@ -29,7 +29,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u206
 
 
 class Kind(StrEnum):
-    """What was said."""
+    """The kind of a user's input."""
 
     INPUT = "input"
     ANSWER = "answer"
@@ -52,7 +52,7 @@ Guard = Callable[[Said], str | None]
 
 
 def check(names: str, said: Said) -> None:
-    """Let all guards look at what was said.
+    """Run all guards on one input.
 
     Raises:
         InvalidRequest: one of them refuses it; says why.
@@ -63,7 +63,7 @@ def check(names: str, said: Said) -> None:
 
 
 def check_resume(names: str, request: ResumeRequest, spec: Spec) -> None:
-    """Let all guards look at everything a resume says.
+    """Run all guards on everything that a resume contains.
 
     Raises:
         InvalidRequest: one of them refuses it; says why.

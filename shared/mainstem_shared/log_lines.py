@@ -24,7 +24,7 @@ _bound: Final[ContextVar[Mapping[str, object] | None]] = ContextVar("mainstem_lo
 
 @contextlib.contextmanager
 def bound(**fields: object) -> Generator[None]:
-    """Have lines say these fields that are logged in this context, and in tasks and threads made in it."""
+    """Add fields to all lines that are logged in this context, and in tasks and threads started from it."""
     token = _bound.set({**(_bound.get() or {}), **fields})
     try:
         yield

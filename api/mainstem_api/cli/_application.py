@@ -17,7 +17,7 @@ from mainstem_shared.store.server_checks import Shortcoming
 
 
 class UnusableError(Exception):
-    """The application cannot be looked at."""
+    """The application cannot be inspected."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ class Report:
 
 
 def inspect_app(name: str | None, pool: str | None, settings: Settings) -> Report:
-    """Look at an app, named as for `celery -A`, or at Mainstem's own.
+    """Inspect an app, named as for `celery -A`, or Mainstem's own.
 
     Raises:
         UnusableError: there is no such app, or `install(app)` was never called on it.

@@ -109,7 +109,7 @@ def _time(value: str | None) -> datetime | None:
 
 
 def span(seconds: float) -> str:
-    """Spell a duration in at most two units."""
+    """Format a duration in at most two units."""
     seconds = max(0.0, seconds)
     if seconds < 10:
         return f"{seconds:.1f} s"

@@ -1,4 +1,4 @@
-"""`mainstem verify` checks that what the store holds of runs is a history that the protocol allows."""
+"""`mainstem verify` checks that records, logs and snapshots of runs obey the protocol."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def verify(
     dump: Annotated[bool, typer.Option("--dump", help="Print the dumps, WITH all content, instead.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Check that what the store, or a dump, holds of runs is a history that the protocol allows.
+    """Check that records, logs and snapshots of runs, in the store or in a dump, obey the protocol.
 
     Reads the store itself, without a gateway. Exits with 0 if every history holds, with 1 if one does not.
     """

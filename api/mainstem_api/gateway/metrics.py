@@ -17,7 +17,7 @@ __all__ = ["CONTENT_TYPE", "Metrics"]
 
 
 class Metrics:
-    """What one gateway counts. Plain numbers until somebody looks; everything is on the gateway's loop."""
+    """Counts for one gateway, in plain numbers until they are scraped; belongs to the gateway's loop."""
 
     def __init__(self) -> None:
         self._exposition = Exposition(GATEWAY)

@@ -1,4 +1,4 @@
-"""The `Connection` to the archive's database: opens it once, upgrades its tables, translates its failures.
+"""`Connection` opens the archive's database once, upgrades its tables, and translates its failures.
 
 PostgreSQL and SQLite; any process may use it, each has a few connections. What is asked of the database
 stands in `database`, `deletions` and `threads`.
@@ -43,11 +43,11 @@ _OF_DATA: Final = ("22", "23", "54")
 
 
 class RowRefused(errors.ArchiveUnavailable):
-    """The database refuses what it was given, and would refuse it again."""
+    """The database refused a row, and would refuse it again."""
 
 
 class Connection:
-    """One process's way to the database. Made anywhere, used on one loop."""
+    """Connects one process to the archive's database. It may be created anywhere, and is used on one loop."""
 
     def __init__(self, url: str) -> None:
         self.url = _parse(url)
@@ -65,11 +65,11 @@ class Connection:
             await engine.dispose()
 
     def insert(self, table: Table) -> Any:
-        """Return an INSERT of this database's dialect: both know ON CONFLICT, in the same words."""
+        """Return an INSERT in this database's dialect; both dialects have the same ON CONFLICT."""
         return (sqlite.insert if self.is_sqlite else postgresql.insert)(table)
 
     async def write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        """Do something in one transaction. It must be safe to repeat.
+        """Run `work` in one transaction; it must be safe to repeat.
 
         Raises:
             RowRefused: the database takes nothing of it, because of what it is.

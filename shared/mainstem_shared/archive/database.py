@@ -29,7 +29,7 @@ Position = tuple[int, str]
 
 
 class Archive(Connection):
-    """One process's archive."""
+    """Reads and writes the archive for one process."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -38,12 +38,12 @@ class Archive(Connection):
 
     @cached_property
     def deletions(self) -> Deletions:
-        """What deletes runs here."""
+        """The deletions of this archive."""
         return Deletions(self)
 
     @cached_property
     def threads(self) -> Threads:
-        """What is known of threads here."""
+        """The threads of this archive."""
         return Threads(self)
 
     # -- writing

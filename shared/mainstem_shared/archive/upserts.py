@@ -1,4 +1,4 @@
-"""Statements that put many finished runs into the archive's table: one for SQLite, one for PostgreSQL.
+"""Builds the statement that inserts many finished runs at once, for SQLite and for PostgreSQL.
 
 PostgreSQL gets a whole slice as one array per column: one statement, parsed, planned and answered once. COPY
 was no faster where both were tried (`docs/decisions/0200-*`), and would need a table of its own to replace
@@ -44,7 +44,7 @@ def slices(runs: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 
 
 async def put(connection: AsyncConnection, runs: Sequence[dict[str, Any]]) -> int:
-    """Put these rows where nothing later is; returns how many were taken, or -1 if nobody knows."""
+    """Insert rows unless a later version is there; returns how many were inserted, -1 if that is unknown."""
     connection = await connection.execution_options(preserve_rowcount=True)
     if connection.dialect.name == "sqlite":
         return (await connection.execute(_of_rows(), list(runs))).rowcount

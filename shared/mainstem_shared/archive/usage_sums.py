@@ -1,4 +1,4 @@
-"""Sums of what archived runs used, by day, user and model; the database adds up.
+"""Sums up, in the database, what archived runs used, by day, user and model.
 
 A run counts on the day (UTC) of its end. Rows from before there were sums by model count under the model ''.
 Deleted runs count no more: they leave nothing behind, also no figures.

@@ -1,4 +1,4 @@
-"""The driver `Bucket` keeps blobs in a bucket of S3, or of what speaks its protocol; boto3 does the talking.
+"""The driver `Bucket` stores blobs, through boto3, in a bucket of S3 or of a compatible service.
 
 An object per blob: `<prefix><thread's tag>/<run>/<digest>`. Who may use the bucket is boto3's own affair:
 environment, profile, the machine's role. Imported only where MAINSTEM_BLOB_URL is `s3://…`.

@@ -1,4 +1,4 @@
-"""Drivers keep a run's blobs: one folder of files per run, a bucket (`bucket`), or memory for tests.
+"""Drivers store a run's blobs: in a folder of files, in a bucket (`bucket`), or in memory for tests.
 
 Blobs are named by their digest: writing one again changes nothing, and what is read is checked against it.
 All calls are blocking; `files` makes them in threads.
@@ -22,7 +22,7 @@ from mainstem_shared.settings import Settings
 
 
 class Driver(Protocol):
-    """Where blobs lie."""
+    """Stores blobs."""
 
     def put(self, run_id: str, digest: str, data: bytes) -> None:
         """Keep a blob of a run; the same again changes nothing."""
@@ -108,7 +108,7 @@ class Folder:
 
 
 class Memory:
-    """Blobs of a test."""
+    """Stores blobs in memory, for tests."""
 
     def __init__(self) -> None:
         self.blobs: dict[tuple[str, str], bytes] = {}

@@ -16,7 +16,7 @@ from mainstem_shared.settings import Settings
 
 
 class Files:
-    """A deployment's blobs."""
+    """Stores the blobs of a deployment through its driver."""
 
     def __init__(self, settings: Settings, driver: Driver | None = None) -> None:
         self._driver = driver or drivers.of(settings)

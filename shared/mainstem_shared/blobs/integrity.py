@@ -8,7 +8,7 @@ from mainstem_shared import errors
 
 
 def checked(data: bytes, digest: str) -> bytes:
-    """Return bytes that are what their digest says.
+    """Return `data` if its SHA-256 is `digest`.
 
     Raises:
         NotFound: they are damaged.

@@ -10,5 +10,5 @@ _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def now() -> float:
-    """Seconds on a clock that neither steps nor sleeps."""
+    """Return seconds on a clock that neither jumps nor stops during a suspension."""
     return time.clock_gettime(_CLOCK)

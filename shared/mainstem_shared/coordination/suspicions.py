@@ -19,14 +19,14 @@ from mainstem_shared.store.nodes import Node
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """Which life and which history of a server answers. Empty, if it does not say."""
+    """Identifies a server's process (run id) and its data (replication id); empty if it does not say."""
 
     identity: str = ""
     is_replica: bool = False
 
 
 async def server_of(store: Store) -> Server:
-    """Ask the servers that answer a store's calls who they are: together they are one witness.
+    """Return the identity of a store's servers, as one value: a change of any of them changes it.
 
     A run id is another after a restart, a replication id after a promotion.
     """

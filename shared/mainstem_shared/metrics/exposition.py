@@ -109,7 +109,7 @@ def _listen(registry: Any, host: str, port: int) -> tuple[WSGIServer, threading.
 
 
 def leave(exposition: Exposition, folder: Path) -> None:
-    """Write a process's figures where its parent finds them; its last ones stay after it."""
+    """Write a process's figures to a file for its parent; the file stays after the process has ended."""
     path = folder / f"{os.getpid()}.prom"
     draft = path.with_suffix(".draft")
     draft.write_bytes(exposition.text())

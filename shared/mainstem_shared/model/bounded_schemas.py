@@ -102,7 +102,7 @@ def _parsed(schema: bytes) -> Validator:
 
 
 def begin(value: Any) -> None:
-    """Give this thread's next validation the steps that this value may take."""
+    """Set the step budget of this thread's next validation, by the size of the value."""
     _steps.left = min(STEPS, _STEPS_ALWAYS + _STEPS_EACH * _parts(value))
 
 

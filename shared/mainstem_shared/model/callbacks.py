@@ -38,14 +38,14 @@ _DELIVERY: Final = re.compile(r"(.+)\.([0-9]+)\.([0-9]+)")
 
 
 class EventType(StrEnum):
-    """What may be told about a run."""
+    """The events of a run that callbacks report."""
 
     ENDED = "run.ended"
     REQUIRES_ACTION = "run.requires_action"
 
 
 class Callback(BaseModel):
-    """Who is told when a run ends: a Celery task, a webhook, or both."""
+    """The targets that are called back when a run ends: a Celery task, a webhook, or both."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
 
@@ -112,7 +112,7 @@ def shown(target: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryId:
-    """One target's share of an event."""
+    """Identifies a delivery: one event of a run to one target."""
 
     run_id: str
     epoch: int
@@ -123,17 +123,17 @@ class DeliveryId:
 
     @property
     def field(self) -> str:
-        """What the run's hash has the target under."""
+        """The hash field that holds the delivery's target."""
         return f"{self.epoch}.{self.number}"
 
     @property
     def attempts_field(self) -> str:
-        """What it has the attempts under."""
+        """The hash field that holds the delivery's attempts."""
         return f"{self.field}:attempts"
 
     @property
     def event_id(self) -> str:
-        """What receivers see: the same in all attempts."""
+        """The event's id that receivers see: the same in all attempts."""
         return f"{self.run_id}.{self.epoch}"
 
 
@@ -144,7 +144,7 @@ def parse_delivery(text: str) -> DeliveryId | None:
 
 
 class Attempts(BaseModel):
-    """How often it was tried to tell a target, and what came of the last attempt."""
+    """Counts the attempts of a delivery, and keeps the last one's outcome."""
 
     count: int = 0
     first_ms: int | None = None
@@ -159,7 +159,7 @@ def pause_ms(attempts: int) -> int:
 
 
 def stored(own: Callback | None, own_targets: Sequence[str], everyone: Sequence[str]) -> bytes:
-    """Return what a run's record says about who is told; nothing if nobody is."""
+    """Encode the targets of a run's callbacks for its record; nothing if there are none."""
     if not own_targets and not everyone:
         return b""
     pauses = own is not None and EventType.REQUIRES_ACTION in own.events

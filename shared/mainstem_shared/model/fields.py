@@ -13,7 +13,7 @@ _REQUIRED: Final = object()
 
 
 class Reader(Protocol):
-    """What has fields, and what was read of them."""
+    """Holds the values that were read of a hash's fields."""
 
     def value(self, field: Field[T]) -> T:
         """Return a field's value."""

@@ -1,4 +1,4 @@
-"""Tells the time in the one unit of records, logs and indexes: milliseconds since the epoch, by the store.
+"""`now_ms` returns the store's time in milliseconds since the epoch, the unit of records, logs and indexes.
 
 Processes compare what others wrote: when a run is due, how long it has been at work, whether a window is
 over. So all of them go by one clock, the store's, whatever their machines think the time is. Who speaks to

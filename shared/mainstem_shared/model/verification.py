@@ -1,4 +1,4 @@
-"""Verifies that what a store holds of a run is a history that the protocol allows.
+"""Verifies that a run's record, log and snapshot obey the protocol.
 
 The rules are those of `tests/model/invariants.py`, for one run at rest: a dump of its record, its log and its
 snapshot, read at one moment. Rule by rule, with the sentence that a finding quotes:
@@ -44,7 +44,7 @@ class Dump:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One place where a history breaks a rule: the rule's name, the place, and what is there."""
+    """One violation: the rule's name, the place, and what is stored there."""
 
     rule: str
     at: str
@@ -87,7 +87,7 @@ _DECIDED: Final = frozenset({Type.APPROVAL_RESOLVED, Type.APPROVAL_EXPIRED})
 
 
 def verify(dump: Dump) -> Verdict:
-    """Compare a run's history with the rules of this module."""
+    """Compare a run's dump with the rules of this module."""
     content = _Contents(dump)
     findings = [*_chain(dump), *_beginning(dump), *_life(dump), *content.findings()]
     return Verdict(

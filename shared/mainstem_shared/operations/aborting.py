@@ -74,7 +74,7 @@ def no_sealer() -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Aborter:
-    """What aborting needs.
+    """Aborts runs for one process.
 
     `sealer` tells the caller's own leased incarnation, if it has one: with it, runs of dead owners are ended
     at once, without it by the next sweep.
@@ -245,7 +245,7 @@ class Aborter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notified:
-    """The owner of a running run has a message to stop it."""
+    """The owner of a running run was sent the message to stop it."""
 
     intent: transitions.Intended
     message: Cursor

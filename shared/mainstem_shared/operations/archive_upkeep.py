@@ -89,7 +89,7 @@ class Retention:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchiveStatus:
-    """How the archive is: what it has, and what waits for it.
+    """The archive's state: what it has, and what waits for it.
 
     Attributes:
         database: its kind.
@@ -107,7 +107,7 @@ class ArchiveStatus:
 
 
 async def status(operations: Operations, archive: Archive) -> ArchiveStatus:
-    """Return how the archive is.
+    """Return the archive's state.
 
     Raises:
         StoreUnavailable, ArchiveUnavailable: one of them does not answer.

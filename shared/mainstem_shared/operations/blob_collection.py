@@ -26,7 +26,7 @@ SLICE: Final = 500
 
 
 class BlobCollector:
-    """One process's part of it."""
+    """Collects blobs for one process."""
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store

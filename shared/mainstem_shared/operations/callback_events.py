@@ -32,7 +32,7 @@ _LANGGRAPH: Final = {"failed": "error", "aborted": "interrupted"}
 
 
 async def message(store: Store, due: Due) -> dict[str, Any]:
-    """Return what a target is told; nearly the same in all attempts, for the run is read anew.
+    """Return the payload for a target; the run is read anew for each attempt, so it may differ slightly.
 
     Raises:
         StoreUnavailable, ArchiveUnavailable: nobody can tell what the run is.
@@ -48,7 +48,7 @@ async def message(store: Store, due: Due) -> dict[str, Any]:
 
 
 async def openai_message(store: Store, due: Due) -> dict[str, Any]:
-    """Return what a target is told in the shape of OpenAI's webhooks: an event, and the response's id.
+    """Return the payload in the shape of OpenAI's webhooks: an event, and the response's id.
 
     A pause ends a response, as the API that retrieves it says; see `openai_responses`.
     Source: https://platform.openai.com/docs/guides/webhooks, and `openai.types.webhooks`.

@@ -34,7 +34,7 @@ WAIT_S: Final = 5.0
 """How long a running run may take to end by itself before it is taken from its owner."""
 BATCH: Final = 200
 AT_ONCE: Final = 16
-UNBORN_MS: Final = 60_000
+START_GRACE_MS: Final = 60_000
 ABANDONED_MS: Final = 60_000
 """A deletion that is not through by then was given up by whoever began it."""
 ROUNDS: Final = 5
@@ -117,7 +117,7 @@ class Deleter:
             await self._delete(found, owner=(tenant, user_id))
             count += len(found)
             gone = set(entries) - {f.run_id for f in found}
-            old = [run_id for run_id in gone if now_ms() - entries[run_id] > UNBORN_MS]
+            old = [run_id for run_id in gone if now_ms() - entries[run_id] > START_GRACE_MS]
             for run_id in old:
                 await self._drop_files(run_id)
             await indexes.drop_of_user(tenant, user_id, old)

@@ -96,7 +96,7 @@ class Indexes:
         """Take a run off the list of a process that does not have it (any more)."""
         await self.store.command("SREM", keys.owned(owner), run_id)
 
-    async def unborn(self, spec: Spec) -> None:
+    async def refused(self, spec: Spec) -> None:
         """Take a run off its user's lists that was refused."""
         await self.deleted(spec.run_id, tenant=spec.tenant, user_id=spec.user_id)
 

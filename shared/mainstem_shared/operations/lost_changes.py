@@ -1,4 +1,4 @@
-"""Redoes this process's transitions of the last minute if a fail-over or power cut lost them.
+"""Repeats this process's transitions of the last minute if a fail-over or a power cut lost them.
 
 A power cut costs a store its last second, a fail-over what the new primary had not heard. What a process was
 told is so, it has told others: a run that clients saw end must not end otherwise. Every change is a
@@ -69,7 +69,7 @@ class Change:
 
 
 class RecentChanges:
-    """One process's changes of the last minute. It keeps none unless `run` looks after them."""
+    """Remembers one process's transitions of the last minute, as long as `run` watches the store."""
 
     def __init__(self, store: Store, perform: Callable[[Any, Notify], Awaitable[Any]]) -> None:
         """Remember for one process; `perform` performs a transition, as `Operations.perform` does."""
@@ -129,7 +129,7 @@ class RecentChanges:
                 await self._try_again()
 
     async def wait_for_repairs(self) -> None:
-        """Wait, if the store was just replaced, until those who had its runs have said so."""
+        """Wait, if the store has just lost writes, until the owners of its runs had time to repair them."""
         await self.check()
         wait_s = self._went_back + GRACE_S - time.monotonic()
         if wait_s > 0:

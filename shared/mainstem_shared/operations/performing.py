@@ -130,7 +130,7 @@ async def nobody(_: object) -> None:
 
 @dataclass(frozen=True)
 class Operations:
-    """What a process needs to change runs: where they are, under which settings, and who hears of it."""
+    """Performs a process's transitions: with its store, its settings and its publisher."""
 
     store: Store
     settings: Settings
@@ -143,7 +143,7 @@ class Operations:
 
     @cached_property
     def admission(self) -> Admission:
-        """Which queued runs may be published."""
+        """The windows of admitted runs (`MAINSTEM_FAIR_SHARE`)."""
         return Admission(self.store, self.settings)
 
     @cached_property
@@ -158,7 +158,7 @@ class Operations:
 
     @cached_property
     def recent_changes(self) -> RecentChanges:
-        """What this process changed lately, to be changed again if the store loses it."""
+        """This process's latest transitions, to be repeated if the store loses them."""
         return RecentChanges(self.store, lambda change, notify: self.perform(change, notify=notify))
 
     async def perform(self, change: BoundTransition[R], *, notify: Callable[[R], Awaitable[None]]) -> R:
@@ -283,12 +283,12 @@ async def _list_new(indexes: Indexes, spec: Spec, *_: Any, **__: Any) -> None:
 async def _after_start(indexes: Indexes, answer: object, spec: Spec, *_: Any, **__: Any) -> None:
     # Those of an id that exists belong to the run that does exist.
     if not isinstance(answer, transitions.Started | transitions.Exists):
-        await indexes.unborn(spec)
+        await indexes.refused(spec)
 
 
 async def _after_copy(indexes: Indexes, answer: object, spec: Spec, *_: Any, **__: Any) -> None:
     if not answer:
-        await indexes.unborn(spec)
+        await indexes.refused(spec)
 
 
 async def _own_claimed(
@@ -342,7 +342,7 @@ def _needs_no_place(name: str, answer: object) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lapsed:
-    """The caller was suspended while it prepared a claim: it goes by another name now, and claims nothing."""
+    """The caller was suspended while it prepared a claim: its incarnation has ended, so it claims nothing."""
 
 
 async def _claim(

@@ -21,7 +21,7 @@ from mainstem_shared.store.client import Store
 
 logger = logging.getLogger(__name__)
 
-UNBORN_MS: Final = 15_000
+START_GRACE_MS: Final = 15_000
 """A slot without a record belongs to a start under way for this long: longer than a start has patience."""
 RETRY_AFTER_S: Final = 2
 ROUNDS: Final = 3
@@ -63,7 +63,7 @@ async def drop_stale(store: Store, spec: Spec, taken: dict[str, int]) -> int:
         run_id
         for (run_id, taken_ms), record in zip(taken.items(), records, strict=True)
         if (
-            now - taken_ms > UNBORN_MS
+            now - taken_ms > START_GRACE_MS
             if isinstance(record, transitions.Gone)
             else record.status not in _AT_WORK
         )

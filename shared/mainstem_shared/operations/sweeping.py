@@ -54,7 +54,7 @@ CHECK_LEASES: Final = 4
 """Leases (a minute, by default) after which a published message that nobody claimed is published again, then
 ever less often; and after which a running run is looked at, for what watching its owner's lease misses."""
 REPUBLISH_LAST_MS: Final = 15 * 60_000
-UNBORN_MS: Final = 60_000
+START_GRACE_MS: Final = 60_000
 """An index entry without a record belongs to a start that never happened once it is this old."""
 PAUSED_CHECK_MS: Final = 15 * 60_000
 """A paused run is looked at when its action expires; this look is for what that misses."""
@@ -89,7 +89,7 @@ class Sweeper:
     """When the last complete sweep ended, on the monotonic clock; before the first, when this began."""
     store_up: bool = True
     _due: dict[str, Backlog] = field(default_factory=dict[str, Backlog])
-    _unborn: dict[str, int] = field(default_factory=dict[str, int])
+    _without_record: dict[str, int] = field(default_factory=dict[str, int])
     _broker_unavailable: bool = False
     _store_degraded: bool = False
     """Whether some of the store's servers were unavailable when this sweep began."""
@@ -158,9 +158,9 @@ class Sweeper:
         self.operations.hints.add(*self._due[CALLBACKS].indexes)
         self._broker_unavailable = False
         drained = await self.drain.run(self.operations.settings.sweep_s)
-        for run_id, score in self._unborn.items():
+        for run_id, score in self._without_record.items():
             await self._indexes.check_at(run_id, score)  # its age is what counts
-        self._unborn.clear()
+        self._without_record.clear()
         if self._store_degraded:
             self.census = await census.take_of_some(self._store, self._indexes, self.census)
         elif elected:
@@ -279,10 +279,10 @@ class Sweeper:
         self, run_id: str, record: Record | transitions.Gone, *, now: int, score: int
     ) -> None:
         if isinstance(record, transitions.Gone):
-            if now - score > UNBORN_MS:
+            if now - score > START_GRACE_MS:
                 await self._indexes.not_there(run_id)
             else:
-                self._unborn[run_id] = score
+                self._without_record[run_id] = score
             return
         try:
             publish = await self._check(run_id, record, now=now, publish=not self._broker_unavailable)

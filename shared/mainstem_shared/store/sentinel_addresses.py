@@ -1,4 +1,4 @@
-"""Addresses of servers behind Sentinels are parsed here, in our form and in Celery's; and secrets masked.
+"""Parses addresses of servers behind Sentinels, in Mainstem's form and in Celery's.
 
 Each node is read by redis-py, as an address of its own: it knows IPv6, percent-encoding and the options of
 its connections. What no library has is the list of nodes, and the service:

@@ -67,7 +67,7 @@ class ShardMap:
 
     @property
     def is_stable(self) -> bool:
-        """Whether nothing is on its way."""
+        """Whether no buckets are being moved."""
         return self.moving is None and self.cleaning is None
 
     def buckets_of(self, place: int) -> list[int]:
@@ -105,7 +105,7 @@ class ShardMap:
         )
 
     def stabilised(self) -> ShardMap:
-        """Return the next version, in which nothing is on its way: what was is where it came from."""
+        """Return the next version, without a move: buckets of an unfinished one stay at their source."""
         return replace(self, version=self.version + 1, moving=None, cleaning=None)
 
     # -- as shards keep it

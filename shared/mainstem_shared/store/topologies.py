@@ -45,7 +45,7 @@ class Unlearned(failures.ConnectionLost):
 
 
 class Topology(Protocol):
-    """What everybody asks who sends a command with a key."""
+    """Maps each key to the server that has it."""
 
     only: str | None
     """The address of the one server, if there is no other."""

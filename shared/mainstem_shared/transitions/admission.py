@@ -1,4 +1,4 @@
-"""The transition of the window of admitted runs: admit."""
+"""The transition `admit` decides which queued runs have a place in their queue's window."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The transition of an index of due work: take_due."""
+"""The transition `take_due` takes due entries of an index for one sweeper."""
 
 from __future__ import annotations
 

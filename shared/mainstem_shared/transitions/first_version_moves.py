@@ -1,4 +1,4 @@
-"""The transition of a thread that version 1 kept: move."""
+"""The transition `move` moves a thread that version 1 kept to the keys of its bucket."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The transition of a user's quota: take_slot."""
+"""The transition `take_slot` takes a slot of a user's quota."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The transition of a finished run that the archive has: release. And the read that comes before it."""
+"""The transition `release` removes an archived run from the store; `dump_many` reads runs before that."""
 
 from __future__ import annotations
 

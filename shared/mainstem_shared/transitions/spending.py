@@ -1,4 +1,4 @@
-"""The transitions of accounts, which bound what provider calls cost: reserve, settle. And their one reader.
+"""Transitions of accounts, which bound the cost of provider calls: reserve, settle; `read_account` reads one.
 
 An account is a hash: `nanos` and `tokens` were spent, `held_nanos` and `held_tokens` are reserved for the
 calls in its fields `call:<id>`. Its other fields are counters, named by whoever settles. Money is in whole

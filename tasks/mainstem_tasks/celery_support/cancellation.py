@@ -111,6 +111,7 @@ def cancel_cause() -> CancelCause | None:
 
 
 def current_cancellation() -> Cancellation | None:
+    """Return the cancellation of the running job; None outside of one."""
     return _current.get()
 
 

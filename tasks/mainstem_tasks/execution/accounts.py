@@ -1,4 +1,4 @@
-"""A purse charges a segment's provider calls to the accounts in the store (`operations.spending`).
+"""`StoredAccounts` charges a segment's provider calls to the accounts in the store (`operations.spending`).
 
 What budgets limit is reserved before a call is made, and waited for. All the rest happens beside the engine,
 in order for each call, with patience for a store that is unavailable; the segment waits for it before its run
@@ -32,7 +32,7 @@ NOTHING: Final = Cost(nanos=0, tokens=0)
 
 
 class StoredAccounts:
-    """The accounts of one run, as its segment charges them."""
+    """Charges the accounts of one run for its segment."""
 
     def __init__(self, store: Store, settings: Settings, spec: Spec) -> None:
         self._accounts = Spending(store, settings, spec)

@@ -1,4 +1,4 @@
-"""Performs a run's verbs as its owner, also while the store goes back to before the owner's last repair.
+"""Performs transitions of a run as its owner, and repeats them if the store lost the owner's last writes.
 
 A verb that is refused says that somebody else has control, or that the store has forgotten what its owner
 had. The channel finds out which, as it does for events, and repairs the log; then the verb is tried again.
@@ -24,7 +24,7 @@ Attempt = Callable[[transitions.Control, Cursor], Awaitable[R]]
 
 
 async def let_go(runtime: Runtime, channel: Channel, attempt: Attempt[R], *, patience_s: float) -> R:
-    """Perform the verb by which a segment leaves its run, after everything that its engine said.
+    """Perform the transition by which a segment leaves its run, after all events of its engine.
 
     The caller has the channel `leave` afterwards.
 
@@ -38,7 +38,7 @@ async def let_go(runtime: Runtime, channel: Channel, attempt: Attempt[R], *, pat
 
 
 async def as_owner(runtime: Runtime, channel: Channel, attempt: Attempt[R]) -> R:
-    """Perform a verb of a run that goes on here.
+    """Perform a transition of a run that this segment goes on executing.
 
     Raises:
         Fenced: somebody else has the run.

@@ -60,7 +60,7 @@ _SILENT: Final = (
     "raise MAINSTEM_IDLE_TIMEOUT_S, or work in `run.step`, `run.busy`, or between a tool's call and result."
 )
 ABORTED_BEFORE: Final = "aborted before"
-"""What it returns for a run that was aborted while no worker heard of it."""
+"""The result of a run that was aborted before any worker claimed it."""
 
 
 async def execute(runtime: Runtime, run_id: str, *, task_id: str) -> str:
@@ -229,7 +229,7 @@ class Segment:
         return outcome
 
     def _let_go(self) -> None:
-        """Untie the run's parts, which know each other: content must not wait for the garbage collector."""
+        """Break the reference cycles of the run's parts: content must not wait for the garbage collector."""
         if self._inputs is not None:
             self._inputs.end()
         self._engine = self._channel = self._run = self._inputs = None

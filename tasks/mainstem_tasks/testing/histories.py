@@ -1,4 +1,4 @@
-"""Tells what real providers refuse of a request's history, for servers that stand for them in tests.
+"""Refuses message lists that real providers refuse, for test servers that stand in for them.
 
 `strict(reply)` answers 400, in the provider's words, where the history is invalid, and plays `reply`
 otherwise. Signatures and encrypted content can be told from forged ones: a test makes them by `signature`.

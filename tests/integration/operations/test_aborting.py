@@ -329,7 +329,7 @@ async def test_crash_between_a_runs_deletion_and_its_indexes(store: Store, runs:
     """The run is gone, indexes still name it: no content is left, and sweeps and slots drop the entries."""
     run_id = (await runs.start("t", "demo", {}, user_id="ann")).run_id
     await runs.kill(run_id)
-    await store.client.zadd(keys.user_slots("default", "ann"), {run_id: now_ms() - quotas.UNBORN_MS - 1})
+    await store.client.zadd(keys.user_slots("default", "ann"), {run_id: now_ms() - quotas.START_GRACE_MS - 1})
     assert await transitions.forget(store, run_id)
     await listed.put(store.client, "active", {run_id: 0})
     assert [key async for key in store.client.scan_iter(f"*{run_id[:16]}*")] == []
@@ -393,7 +393,7 @@ async def test_crash_between_a_slot_and_its_run(store: Store, runs: AsyncRuns):
     with pytest.raises(errors.TooManyRuns):
         await runs.start("t5", "demo", {}, user_id="ann")
     for run_id in dead:
-        await store.client.zadd(mine, {run_id: now_ms() - quotas.UNBORN_MS - 1})
+        await store.client.zadd(mine, {run_id: now_ms() - quotas.START_GRACE_MS - 1})
     started = await runs.start("t5", "demo", {}, user_id="ann")
     assert await store.client.zrange(mine, 0, -1) == [started.run_id.encode()]
 

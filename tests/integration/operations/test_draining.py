@@ -143,7 +143,7 @@ async def test_lost_messages_of_many_runs_go_out_in_one_sweep(store: Store):
 async def test_entries_of_starts_that_never_happened_are_dropped_by_their_age(store: Store):
     """A young one may be a start under way and keeps its place; an old one goes."""
     young, old = (ids.run_id("default", name, ids.uuid7()) for name in ("young", "old"))
-    scores = {young: now_ms() - 1000, old: now_ms() - sweeping.UNBORN_MS - 1000}
+    scores = {young: now_ms() - 1000, old: now_ms() - sweeping.START_GRACE_MS - 1000}
     await listed.put(store.client, "active", scores)
     await sweeper(store, "one").sweep()
     assert await store.client.zscore(keys.run(old).active, old) is None

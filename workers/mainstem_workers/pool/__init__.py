@@ -1,4 +1,4 @@
-"""Mainstem's asyncio pool for Celery 5.7.
+"""Implements an asyncio pool for Celery 5.7.
 
 Selected with `CELERY_CUSTOM_WORKER_POOL=mainstem_workers.pool:TaskPool` and `--pool custom`.
 """

@@ -144,6 +144,7 @@ def rejected_for_redelivery(reason: str) -> ExceptionInfo:
 
 
 def lost(exc: BaseException) -> ExceptionInfo:
+    """Return the failure of a task whose tracer broke, as if its worker had been lost."""
     return failure(WorkerLostError(repr(exc)))
 
 
@@ -169,6 +170,7 @@ def in_shutdown_signal() -> bool:
 
 
 def is_cold_shutdown() -> bool:
+    """Whether the worker was told to stop at once."""
     flag: object = worker_state.should_terminate
     return flag is not None and flag is not False  # an exit code, which may be 0
 
@@ -211,10 +213,12 @@ def make_request_sets_iterable() -> None:
 
 
 def send_process_init() -> None:
+    """Send the signal that prefork sends in a new child."""
     signals.worker_process_init.send(sender=None)
 
 
 def send_process_shutdown(pid: int) -> None:
+    """Send the signal that prefork sends when a child ends."""
     signals.worker_process_shutdown.send(sender=None, pid=pid, exitcode=0)
 
 

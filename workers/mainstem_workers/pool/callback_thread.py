@@ -26,6 +26,8 @@ class Backlog:
 
 
 class CallbackThread:
+    """Runs callbacks in a thread, in the order in which they were posted."""
+
     def __init__(self, on_drained: Callable[[], None]) -> None:
         self._queue: queue.SimpleQueue[tuple[float, Callable[..., Any], tuple[Any, ...]] | None] = (
             queue.SimpleQueue()

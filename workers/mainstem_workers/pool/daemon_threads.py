@@ -17,6 +17,8 @@ T = TypeVar("T")
 
 
 class DaemonThreads(Executor):
+    """An executor whose threads never keep the process from exiting."""
+
     def __init__(self, name: str, size: int, initializer: Callable[[], None]) -> None:
         self._name = name
         self._size = size

@@ -45,6 +45,8 @@ class ShutdownError(RuntimeError):
 
 
 class Phase(enum.Enum):
+    """How far a job has come."""
+
     WAITING = enum.auto()  # no slot yet
     STARTING = enum.auto()  # in the tracer, before the body
     BODY = enum.auto()
@@ -380,4 +382,5 @@ class ThreadJob(Job):
 
 
 def make_job(call: _celery.Call, host: JobHost) -> Job:
+    """Return the job for a call: on the loop for an `async def` task, else in a thread."""
     return (AsyncJob if call.is_async else ThreadJob)(call, host)

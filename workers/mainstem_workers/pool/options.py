@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolOptions:
+    """The pool's sizes and grace times."""
+
     #: Threads for plain `def` tasks; more of them than this wait.
     threads: int = 16
     #: Threads for blocking calls of async tasks' tracers: results, links, retries.

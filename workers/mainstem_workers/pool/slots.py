@@ -1,4 +1,4 @@
-"""Admission decides which jobs run and which wait: at most `limit` bodies at once, first come, first served.
+"""`Slots` decides which jobs run and which wait: at most `limit` bodies at once, first come, first served.
 
 A slot is held until the body has really ended, also when its end was announced before (a revoke, a time
 limit). Everything here happens on the loop.
@@ -16,6 +16,8 @@ from mainstem_workers.pool.jobs import Job, Phase
 
 
 class Slots:
+    """The waiting and the running jobs of a pool."""
+
     def __init__(self, limit: int, is_backlogged: Callable[[], bool]) -> None:
         self.limit = limit
         self.waiting: deque[Job] = deque()

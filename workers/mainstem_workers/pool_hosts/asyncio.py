@@ -7,7 +7,7 @@ from typing import Any
 
 from mainstem_shared.settings import Settings
 from mainstem_workers.housekeeping import Housekeeping
-from mainstem_workers.pool_hosts.background import told
+from mainstem_workers.pool_hosts.background import info_of
 
 
 class AsyncioHost:
@@ -32,7 +32,7 @@ class AsyncioHost:
         """Nothing: the pool's shutdown hook does it, after the last job."""
 
     def info(self) -> dict[str, Any]:
-        return told(None if self._housekeeping is None else self._housekeeping.runtime)
+        return info_of(None if self._housekeeping is None else self._housekeeping.runtime)
 
 
 async def _make(settings: Settings, loop: asyncio.AbstractEventLoop, *, slots: int) -> Housekeeping:

@@ -12,7 +12,7 @@ from celery import signals
 from mainstem_shared.settings import Settings
 from mainstem_tasks.execution import runtime
 from mainstem_workers.pool import _celery
-from mainstem_workers.pool_hosts.background import CANCEL_GRACE_S, Background, told
+from mainstem_workers.pool_hosts.background import CANCEL_GRACE_S, Background, info_of
 
 
 class ThreadsHost:
@@ -41,7 +41,7 @@ class ThreadsHost:
         self._end()
 
     def info(self) -> dict[str, Any]:
-        return told(self._background.runtime)
+        return info_of(self._background.runtime)
 
     def _end(self) -> None:
         signals.worker_shutting_down.disconnect(self._on_shutting_down)

@@ -17,7 +17,7 @@ from mainstem_shared.model.cursors import Cursor
 
 
 async def follow_to_end(gateway: Gateway, words: Translator, run_id: str, cursor: Cursor) -> None:
-    """Follow a run from `cursor` until `words` are over.
+    """Follow a run from `cursor` until its translator has reached the end.
 
     Raises:
         StoreUnavailable: this gateway stops first.
@@ -38,7 +38,7 @@ async def follow_to_end(gateway: Gateway, words: Translator, run_id: str, cursor
 
 
 class DeferredResponse(Response):
-    """An answer that is not known yet: its status is sent with the first white space."""
+    """Answers at the end of a run: the status and white space are sent at once, the body then."""
 
     def __init__(
         self,

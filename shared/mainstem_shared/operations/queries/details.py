@@ -1,4 +1,4 @@
-"""Tells what happened to one run: from its record, and from the control entries of its log while it has them.
+"""Builds a run's timeline from its record, and from the control entries of its log while it has them.
 
 A finished run's log keeps only its last entry once its deltas are dropped; its record still says when it was
 created, claimed and ended, how often it changed hands, and what was decided.
@@ -32,7 +32,7 @@ MOST_CHANGES: Final = 200
 
 
 class TimelineEntry(BaseModel):
-    """One thing that happened to a run."""
+    """One entry of a run's timeline."""
 
     at: Timestamp | None
     what: Annotated[str, Field(description="The event's type, or `run.stop_asked`.")]

@@ -36,7 +36,7 @@ _BATCH: Final = 100
 _OF_A_BUCKET: Final = 3
 """Entries read of each bucket at a time: with even buckets, enough for some hundred runs."""
 _AT_ONCE: Final = 8  # runs folded at a time, for what they may weigh in memory
-_UNBORN_MS: Final = 60_000
+_START_GRACE_MS: Final = 60_000
 _CURSOR: Final = re.compile(r"([0-9]{1,15})\.([a-z2-7]{16}_[a-z2-7]{26})")
 
 
@@ -270,6 +270,7 @@ async def _entries(store: Store, index: str, ceiling: str | int, skipped: int) -
 
 
 def positions_of(flat: list[bytes]) -> list[Position]:
+    """Parse the reply to a range command WITHSCORES."""
     return [
         Position(int(score), member.decode()) for member, score in zip(flat[::2], flat[1::2], strict=True)
     ]
@@ -327,5 +328,5 @@ async def _matching(
 
 async def _drop(store: Store, index: str | None, gone: list[Position]) -> None:
     """Remove entries of runs that are gone, but not of a start that has yet to write its record."""
-    settled = [entry.run_id for entry in gone if entry.created_ms < now_ms() - _UNBORN_MS]
-    await indexes.drop(store, index, settled)
+    gone_for_good = [entry.run_id for entry in gone if entry.created_ms < now_ms() - _START_GRACE_MS]
+    await indexes.drop(store, index, gone_for_good)

@@ -47,7 +47,7 @@ class DataDirectory:
         return self.path / "server.port"
 
     def create(self) -> None:
-        """Make the directories, for the eyes of their user alone."""
+        """Create the directories, readable by their owner only."""
         self.data.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     @property

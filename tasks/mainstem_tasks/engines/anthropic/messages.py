@@ -1,4 +1,4 @@
-"""Spells chat completions' messages as Anthropic's: instructions apart, roles that alternate, blocks.
+"""Converts chat completions' messages to Anthropic's: instructions apart, roles that alternate, blocks.
 
 Results stand at the head of the message after their calls. An answer that came as blocks goes back as these,
 unchanged but for calls that humans have edited.

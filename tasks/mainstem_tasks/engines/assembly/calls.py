@@ -110,7 +110,7 @@ class Call:
             self._blank = self._blank and not text.strip()
 
     def finish(self) -> None:
-        """Find out what the arguments are."""
+        """Parse the complete arguments, or set the fault."""
         if not self.name:
             self.fault = "The call came without a name of a tool."
         elif self.is_blank:

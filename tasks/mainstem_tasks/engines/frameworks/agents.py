@@ -1,4 +1,4 @@
-"""Keeps apart the agents that tools let work: each is a sub-agent of the run, for the call of its tool.
+"""Maps agents that run inside tools to sub-agents of the run, one for each tool call.
 
 A framework says where a tool works (its *place*, a path of names) and where an event came from. What happens
 below a tool's place is its agent's; everything else is the run's own.
@@ -19,12 +19,12 @@ Place = tuple[str, ...]
 
 
 class ToolFailed(Exception):
-    """What an agent ends with whose tool failed."""
+    """Ends an agent whose tool failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Speaker:
-    """The run's own agent, or one that a tool lets work: what it says, and its calls."""
+    """One agent's emitter and tool calls: the run's own agent, or one inside a tool."""
 
     says: RunContext[Any] | SubAgent
     calls: ToolCalls

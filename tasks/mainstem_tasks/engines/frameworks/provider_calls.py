@@ -16,7 +16,7 @@ from mainstem_tasks.sdk.provider_calls import ProviderCall
 
 
 class ModelOutput:
-    """What a model said since its call began, for an estimate if nobody counts it."""
+    """Collects a model's output during a call, to estimate its tokens if the provider does not count them."""
 
     def __init__(self) -> None:
         self._pieces: list[str] = []

@@ -1,4 +1,4 @@
-"""Spells a thread's messages as AG-UI's: what a page gives its agent when it is opened again. Pure.
+"""Converts a thread's messages to AG-UI's, for a page that is opened again. Pure.
 
 An answer that is not complete is left out: a client attaches to its run, which tells all of it.
 """

@@ -1,4 +1,4 @@
-"""Spells a thread's messages as UI messages: what a page loads into `useChat` when it is opened again. Pure.
+"""Converts a thread's messages to UI messages, for `useChat` on a page that is opened again. Pure.
 
 An answer has the parts that its stream would have made, under the same ids; only steps are missing. One that
 is being given is left out: the stream that the client resumes has all of it.

@@ -356,6 +356,7 @@ def _input(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def usage_of(usage: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's usage under the AI SDK's names."""
     return {
         "inputTokens": usage.get("input_tokens", 0),
         "outputTokens": usage.get("output_tokens", 0),
@@ -368,6 +369,7 @@ def usage_of(usage: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def error_text(result: Any) -> str:
+    """Return a failed call's result as the text that the client shows."""
     if isinstance(result, dict) and len(result) == 1:
         (result,) = result.values()
     return result if isinstance(result, str) else jsontext.dumps(result).decode()

@@ -16,7 +16,7 @@ _LAST: Final = 4_096
 
 
 def chunk_bounds(start: int, length: int, *, complete: bool) -> Iterator[tuple[int, int]]:
-    """Yield begin and end of each delta from `start`, itself a cut, within a text of `length` so far."""
+    """Yield begin and end of each delta from `start`, itself a bound, within a text of `length` so far."""
     while start < length:
         end = start + _size(start)
         if end > length:

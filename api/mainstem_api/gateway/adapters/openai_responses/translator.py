@@ -282,7 +282,7 @@ _AT_START: Final[Mapping[str, Any]] = {"parts": 0, "chars": 0, "open": [], "usag
 
 
 def following(name: ResponseId, attach_point: AttachPoint, *, after: int = EVERYTHING) -> Responses:
-    """Return the words for a client that has the events up to `after`; their opening is made.
+    """Return the translator for a client that has the events up to `after`; its opening is made.
 
     A number that the response does not have (yet) cannot be continued: such a client gets everything.
     """
