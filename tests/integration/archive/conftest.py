@@ -1,4 +1,4 @@
-"""An archive for every test here: SQLite, and PostgreSQL where a test asks for both (`any_archive`)."""
+"""An archive for every test here: SQLite, and PostgreSQL where a test asks for both (`each_database`)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from mainstem_shared import archive
+from mainstem_shared import archive, transitions
 from mainstem_shared.archive.database import Archive
+from mainstem_shared.archive.rows import StoredRun
+from mainstem_shared.operations.archiving import stored_of
 from mainstem_shared.operations.performing import Operations
 from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
@@ -30,9 +32,17 @@ def postgresql_url(postgresql: PostgresProcess) -> str:
     return postgresql.url
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def each_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/archive.db"
+    return request.getfixturevalue("postgresql_url")
+
+
 @pytest.fixture
 def archive_url(tmp_path: Path) -> str:
-    """The archive's address: SQLite's, unless a test takes `any_archive`."""
+    """The archive's address: SQLite's, unless a module returns `each_database` here."""
     return f"sqlite:///{tmp_path}/archive.db"
 
 
@@ -82,6 +92,16 @@ async def sweeper(store: Store, operations: Operations) -> Sweeper:
 def finished(operations: Operations) -> Finishing:
     """Makes runs that said three words and ended."""
     return Finishing(operations)
+
+
+@pytest.fixture
+async def stored(finished: Finishing) -> StoredRun:
+    """What the store has of a finished run."""
+    (found,) = await transitions.dump_many(finished.store, [await finished()])
+    assert not isinstance(found, transitions.Gone)
+    run = stored_of(found)
+    assert run is not None
+    return run
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,12 +26,10 @@ from support.models.finishing import Finishing
 THREAD = "t"
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def archive_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Both databases."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/archive.db"
-    return request.getfixturevalue("postgresql_url")
+@pytest.fixture
+def archive_url(each_database: str) -> str:
+    """The archive's address: every test runs on both databases."""
+    return each_database
 
 
 class Talk:

@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 
 from integration.gateway.test_usage import spend
 from mainstem_api.cli import archive as commands
-from mainstem_shared import transitions
 from mainstem_shared.archive import usage_sums
 from mainstem_shared.archive.database import Archive
 from mainstem_shared.archive.rows import StoredRun, row_of
@@ -23,32 +22,18 @@ from mainstem_shared.archive.tables import RUNS
 from mainstem_shared.model import usage
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import spending, usage_days
-from mainstem_shared.operations.archiving import stored_of
 from mainstem_shared.settings import Settings
 from mainstem_shared.store.client import Store
-from support.models.finishing import Finishing
 
 DAY = 86_400_000
 MIDNIGHT = 20_000 * DAY
 """2024-10-04 00:00 UTC."""
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def archive_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Both databases."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/archive.db"
-    return request.getfixturevalue("postgresql_url")
-
-
 @pytest.fixture
-async def stored(finished: Finishing) -> StoredRun:
-    """What the store has of a finished run."""
-    (found,) = await transitions.dump_many(finished.store, [await finished()])
-    assert not isinstance(found, transitions.Gone)
-    run = stored_of(found)
-    assert run is not None
-    return run
+def archive_url(each_database: str) -> str:
+    """The archive's address: every test runs on both databases."""
+    return each_database
 
 
 def used(*calls: dict[str, Any]) -> dict[str, Any] | None:

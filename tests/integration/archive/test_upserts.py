@@ -3,38 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mainstem_shared import transitions
 from mainstem_shared.archive import upserts
 from mainstem_shared.archive.connection import RowRefused
 from mainstem_shared.archive.database import Archive
 from mainstem_shared.archive.rows import StoredRun, row_of
 from mainstem_shared.archive.selections import DeletedRun
 from mainstem_shared.model.events import Entry
-from mainstem_shared.operations.archiving import stored_of
-from support.models.finishing import Finishing
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def archive_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Both databases."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/archive.db"
-    return request.getfixturevalue("postgresql_url")
 
 
 @pytest.fixture
-async def stored(finished: Finishing) -> StoredRun:
-    """What the store has of a finished run."""
-    (found,) = await transitions.dump_many(finished.store, [await finished()])
-    assert not isinstance(found, transitions.Gone)
-    run = stored_of(found)
-    assert run is not None
-    return run
+def archive_url(each_database: str) -> str:
+    """The archive's address: every test runs on both databases."""
+    return each_database
 
 
 def odd(run: StoredRun, number: int) -> StoredRun:

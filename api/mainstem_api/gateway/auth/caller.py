@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 
 from mainstem_shared import errors
 from mainstem_shared.model.principals import Principal
+from mainstem_shared.operations.queries.listings import Query
 
 
 async def principal(request: Request) -> Principal:
@@ -20,6 +21,17 @@ async def principal(request: Request) -> Principal:
 
 
 Caller = Annotated[Principal, Depends(principal)]
+
+
+def query_of(caller: Principal, user: str | None) -> Query | None:
+    """Return the query for a user's runs: the caller's by default; for an admin also another's, or `*`: all.
+
+    None: the caller may not see them; for them there are none.
+    """
+    user_id = caller.user_id if user is None else user
+    if user_id != caller.user_id and not caller.is_admin:
+        return None
+    return Query(tenant=caller.tenant, user_id=None if user_id == "*" and caller.is_admin else user_id)
 
 
 async def operates(request: Request, caller: Caller) -> bool:

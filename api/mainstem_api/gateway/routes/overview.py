@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from mainstem_api.gateway.auth.caller import Caller
+from mainstem_api.gateway.auth.caller import Caller, query_of
 from mainstem_api.gateway.routes.runs import Limit, Serving, as_json, problem_documents
 from mainstem_shared import errors
 from mainstem_shared.model.runs import Reason, Status
@@ -130,7 +130,7 @@ async def overview(
     An admin may name another `user` of their tenant, or `*` for everybody. For anybody else those have none.
     With a filter, or `sort`, the newest few thousand runs are searched, and there is one page.
     """
-    if (query := _query(caller, user)) is None:
+    if (query := query_of(caller, user)) is None:
         return as_json(RunOverview(runs=[], next=None, counts={}))
     if find.is_given:
         missed: set[str] = set()
@@ -157,7 +157,7 @@ async def abort_found(
     find: Annotated[Find, Query()],
 ) -> Response:
     """Abort all unfinished runs that the filters accept; by default it only counts them."""
-    query = _query(caller, user)
+    query = query_of(caller, user)
     search = None if query is None else dataclasses.replace(find.search(query), ended=False)
     run_ids = [] if search is None else await searches.ids(gateway.store, search)
     if dry_run:
@@ -166,11 +166,3 @@ async def abort_found(
         with contextlib.suppress(errors.NotFound):  # it is gone: nothing is left to stop
             await gateway.runs.abort(run_id, user_id=caller.sees, tenant=caller.tenant)
     return as_json(BulkAbort(matched=len(run_ids), aborted=len(run_ids)))
-
-
-def _query(caller: Caller, user: str | None) -> listings.Query | None:
-    """Return which runs a caller may ask for; None if they ask for somebody else's."""
-    whose = caller.user_id if user is None else user
-    if whose != caller.user_id and not caller.is_admin:
-        return None
-    return listings.Query(tenant=caller.tenant, user_id=None if whose == "*" and caller.is_admin else whose)

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from mainstem_api.gateway.auth.caller import Caller
+from mainstem_api.gateway.auth.caller import Caller, query_of
 from mainstem_api.gateway.problems import Problem
 from mainstem_api.gateway.sse import EventStream
 from mainstem_api.gateway.state import Gateway, gateway_of
@@ -149,12 +149,12 @@ async def list_runs(
 
     An admin may name another `user` of their tenant, or `*` for everybody. For anybody else those have none.
     """
-    whose = caller.user_id if user is None else user
-    if whose != caller.user_id and not caller.is_admin:
+    query = query_of(caller, user)
+    if query is None:
         return as_json(RunList(runs=[], next=None))
     page = await gateway.runs.list(
-        user_id=None if whose == "*" and caller.is_admin else whose,
-        tenant=caller.tenant,
+        user_id=query.user_id,
+        tenant=query.tenant,
         status=status,
         active=active,
         limit=limit,
