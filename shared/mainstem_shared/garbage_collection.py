@@ -11,7 +11,7 @@ import gc
 from typing import Final
 
 THRESHOLDS: Final = (2_000, 10, 10)
-"""Objects more than before until the young ones are looked at: ten times as many made RSS grow by half."""
+"""Objects more than before until the young ones are collected: ten times as many made RSS grow by half."""
 
 
 def freeze() -> None:

@@ -50,7 +50,7 @@ class MailboxReader:
             except (RedisError, OSError, TimeoutError) as error:
                 logger.warning(
                     "the mailbox cannot be read",
-                    extra={"action": "mailbox_unavailable", "error": repr(error)},
+                    extra={"action": "mailbox_away", "error": repr(error)},
                 )
                 await asyncio.sleep(delay * random.uniform(0.5, 1.5))
                 delay = min(2 * delay, LONGEST_DELAY_S)

@@ -49,7 +49,7 @@ _STYLES: Final = {Mark.GOOD: "green", Mark.NOTE: "dim", Mark.WARNING: "yellow", 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One check's result: what was looked at, what it is, and the remedy if it is not good."""
+    """One check's result: the subject, its state, and the remedy if it is not good."""
 
     mark: Mark
     name: str
@@ -185,7 +185,7 @@ def _store(settings: Settings) -> Iterator[Finding]:
 
 
 def _node(store: BlockingStore, node: str) -> Iterator[Finding]:
-    """Look at one server; the others are looked at if it is unavailable, too."""
+    """Check one server; the others are checked even if it is unavailable."""
     try:
         yield from _server(store.client(node), node, in_cluster=store.topology.by_slot)
     except (failures.RedisError, OSError) as error:

@@ -59,7 +59,7 @@ class Suspicions:
 
     @property
     def in_grace(self) -> bool:
-        """Whether the server is so new that owners may live whom it has not heard."""
+        """Whether the server is so new that it may lack the leases of living owners."""
         return time.monotonic() < self._grace_until
 
     def forget(self) -> None:

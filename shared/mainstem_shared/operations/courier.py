@@ -37,11 +37,11 @@ AT_ONCE_OF_USERS: Final = 48
 AT_ONCE_EACH: Final = 16
 """Of these, to one task, to one host, and to the webhooks of one user: who hangs must not hold up others."""
 BUSY_MS: Final = 1_000
-"""When an entry is looked at again that would have exceeded one of these."""
+"""When a delivery that exceeded one of these bounds is due again."""
 UNAVAILABLE_S: Final = 1.0
 JITTER: Final = 0.1
 KEPT_GIVEN_UP_MS: Final = callbacks.KEPT_MS + 2 * callbacks.LONGEST_PAUSE_MS
-"""When what was given up is looked at, and taken off: it is gone by then."""
+"""When given-up deliveries are due, to be removed: they have expired by then."""
 GONE_STATUS: Final = 410
 """A receiver that answers so wants to hear no more of it."""
 TASK, WEBHOOK = "task", "webhook"

@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 JITTER: Final = 0.1
 AT_ONCE: Final = 8
-"""Runs of a slice that are looked at side by side: a look is mostly waiting for the store."""
+"""Runs of a slice that are checked side by side: a check is mostly waiting for the store."""
 CHECK_LEASES: Final = 4
 """Leases (a minute, by default) after which a published message that nobody claimed is published again, then
 ever less often; and after which a running run is looked at, for what watching its owner's lease misses."""
@@ -57,9 +57,9 @@ REPUBLISH_LAST_MS: Final = 15 * 60_000
 START_GRACE_MS: Final = 60_000
 """An index entry without a record belongs to a start that never happened once it is this old."""
 PAUSED_CHECK_MS: Final = 15 * 60_000
-"""A paused run is looked at when its action expires; this look is for what that misses."""
+"""A paused run is checked when its action expires; this interval is for what that check misses."""
 CHILDREN_CHECK_MS: Final = 15_000
-"""A run that waits for its children is looked at so often: one that a sweeper ended tells nobody."""
+"""How often a run that waits for its children is checked: one that a sweeper ended notifies nobody."""
 _WANTED: Final = (
     Record.waiting_for, Record.published_ms, Record.publish_count, Record.stop_reason, Record.spec,
     Record.queued_ms, Record.expires_ms, Record.owner, Record.sealed_ms, Record.inputs_total,

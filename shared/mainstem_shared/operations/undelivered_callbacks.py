@@ -19,7 +19,7 @@ from mainstem_shared.store.client import Store
 from mainstem_shared.transitions.callbacks import Due
 
 MOST: Final = 10_000
-"""Deliveries that are listed: who has more has one fault behind them, not so many."""
+"""Deliveries that are listed: more of them usually have one common cause."""
 _BATCH: Final = 500
 _ENDED: Final = (
     Record.spec, Record.epoch, Record.reason, Record.finished_ms, Record.error, Record.callback,

@@ -166,7 +166,7 @@ async def _report_on(url: str, where: str) -> None:
         found = await _patiently(server, where)
         report(found, where)
         if not found:
-            logger.info("a server is set up well", extra={"action": "server_checked", "where": where})
+            logger.info("a server is set up well", extra={"action": "promises_kept", "where": where})
     except RedisError as error:  # a managed service may not let us look: then nothing is known
         logger.info(
             "cannot look at a server's settings", extra={"action": "promises_unknown", "why": repr(error)}

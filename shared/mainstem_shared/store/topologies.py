@@ -181,7 +181,7 @@ class StaticShards:
         self.nodes = self.listed
         self.changed: list[Callable[[], None]] = []
         self.map = shard_maps.even(range(len(addresses)), fleet="", version=0)
-        """The latest map that any of the servers was heard to have; version 0: none was."""
+        """The latest map that any of the servers returned; version 0: none did."""
         self._addresses: dict[int, str] = {}
         self._by_bucket: list[str | None] = [None] * BUCKETS
         self._strangers: dict[str, shard_maps.Mark] = {}
@@ -197,7 +197,7 @@ class StaticShards:
         return self.map.owners[slot_of(key) // _SLOTS_OF_A_BUCKET]
 
     def address_of(self, place: int) -> str | None:
-        """Return the address of a shard, if it was heard."""
+        """Return the address of a shard that has returned its mark."""
         return self._addresses.get(place)
 
     def node_of(self, key: str | bytes) -> str:
@@ -338,7 +338,7 @@ class Cluster:
         self._owners: list[str | None] = [None] * SLOTS
         self.nodes: tuple[str, ...] = ()
         self.known: tuple[str, ...] = ()
-        """All servers that were heard of, replicas among them: any of them can be asked."""
+        """All known servers, replicas among them: any of them can be asked."""
         self.changed: list[Callable[[], None]] = []
 
     def address_of(self, host: str, port: int) -> str:

@@ -41,5 +41,5 @@ def test_what_the_servers_cannot_promise_is_said_at_the_start(fragile: Any):
 def test_of_good_servers_nothing_is_said(live: Any):
     """The servers of the tests keep their promises: a warning that always comes would say nothing."""
     worker = live.worker()
-    wait_until(lambda: worker.log.count("action=server_checked") == 2, description="both looks", timeout_s=30)
+    wait_until(lambda: worker.log.count("action=promises_kept") == 2, description="both looks", timeout_s=30)
     assert said(worker) == set()

@@ -17,7 +17,7 @@ from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 
 _NEWEST: Final = 9
-"""Runs of a thread that are looked at: one is active, few wait, more are history."""
+"""Runs of a thread that are read: one is active, few wait, the others are over."""
 
 
 async def newest_active(store: Store, thread_id: str, caller: Principal) -> Spec | None:

@@ -22,7 +22,7 @@ BODY_LIMIT: Final = 32 * 1024 * 1024
 """A run's input with its files, which do not stay in it; a deployment's is MAINSTEM_MAX_BODY_MB."""
 _ON_LOOP: Final = 256 * 1024  # bytes of JSON that are parsed at once; more are, in a thread
 HEADER_LIMIT: Final = 32 * 1024
-"""Bytes of address and headers: cookies and tokens fit, and no more is ever looked at."""
+"""Bytes of address and headers: cookies and tokens fit, and nothing larger is parsed."""
 BODY_S: Final = 60.0
 """Time for a whole body."""
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")

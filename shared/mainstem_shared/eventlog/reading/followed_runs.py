@@ -22,7 +22,7 @@ from mainstem_shared.store.client import Store
 
 
 class LogReader(Protocol):
-    """What reads a followed run's log (`tail_connections.TailConnection`)."""
+    """Reads a followed run's log (`tail_connections.TailConnection`)."""
 
     url: str
 
@@ -30,7 +30,7 @@ class LogReader(Protocol):
 
 
 class Follower(Protocol):
-    """What gives a followed run to a log reader, and takes it away (`tailer.Tailer`)."""
+    """Assigns a followed run to a log reader, and removes it (`tailer.Tailer`)."""
 
     store: Store
 

@@ -31,7 +31,7 @@ GAP_PER_KEY_S: Final = 20e-6
 """Least time between two reads that found events: a read costs by keys, not by events."""
 BLOCK_MS: Final = 2000
 IDLE_S: Final = 2.0
-"""Silence after which a log is looked at: an empty read proves nothing."""
+"""Silence after which a log is peeked at: an empty read proves nothing."""
 SLACK_S: Final = 5.0
 """How much later than announced a reply may come before the connection counts as dead."""
 LINGER_S: Final = 30.0

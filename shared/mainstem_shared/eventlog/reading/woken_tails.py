@@ -129,7 +129,7 @@ class WokenTail(TailConnection):
     async def _check(
         self, connection: RawConnection, listener: SubscribedConnection, runs: list[FollowedRun]
     ) -> None:
-        """Look at silent runs, and read their logs: whoever wrote may not have been heard."""
+        """Peek at silent runs and read their logs: a writer's message may have been lost."""
         if listener.lost.done() or time.monotonic() - self._told_at > SLACK_S + IDLE_S:
             raise ConnectionLost("the listening connection is lost")
         listener.write(raw_connections.pack(b"PING"))

@@ -25,7 +25,7 @@ from mainstem_shared.store.client import Store
 PAGE: Final = 50
 LONGEST_PAGE: Final = 200
 RUNS: Final = 10_000
-"""Runs of a thread that are looked at, the newest ones: longer conversations lose their beginning."""
+"""The newest runs of a thread that are read: longer conversations lose their beginning."""
 _AT_A_TIME: Final = 1000
 """Specs that are read with one pipeline."""
 _LONG: Final = 500

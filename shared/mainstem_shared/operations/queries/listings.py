@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 PAGE: Final = 20
 LONGEST_PAGE: Final = 100
 SCAN_LIMIT: Final = 2000
-"""Index entries looked at for one page: a rare status among many runs makes short pages, not slow ones."""
+"""Index entries read for one page: a rare status among many runs makes short pages, not slow ones."""
 BYTES_PER_PAGE: Final = 4 * 1024 * 1024
 """A page ends early once its runs hold this much text: runs of megabytes come one by one."""
 _BATCH: Final = 100

@@ -19,7 +19,7 @@ from mainstem_shared.operations.queries.summaries import RunSummary
 from mainstem_shared.store.client import Store
 
 SCAN_LIMIT: Final = 4000
-"""Runs looked at for one answer: some 50 ms of this process."""
+"""Runs read for one answer: some 50 ms of this process."""
 _FIELDS: Final = (Record.spec, Record.reason, Record.error, Record.finished_ms, Record.owner)
 
 

@@ -26,7 +26,7 @@ from mainstem_shared.store.client import Store
 SHOWN: Final = 500
 """Unfinished runs in one answer: more than anybody reads."""
 SCAN_LIMIT: Final = 20_000
-"""Unfinished runs looked at for one answer."""
+"""Unfinished runs read for one answer."""
 _BATCH: Final = 500
 _FIELDS: Final = (
     Record.spec, Record.reason, Record.waiting_for, Record.epoch, Record.owner, Record.task_id,

@@ -9,7 +9,7 @@ _TOKENS: Final = re.compile(r'["\\{}\[\]]')
 
 
 class Completeness:
-    """Follows a growing JSON text; each character is looked at once, and only if somebody asks."""
+    """Follows a growing JSON text; each character is read once, and only if `is_whole` is asked."""
 
     def __init__(self) -> None:
         self._unseen: list[str] = []
