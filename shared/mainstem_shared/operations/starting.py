@@ -21,7 +21,7 @@ from mainstem_shared.model.principals import Principal
 from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import Reason, Spec, StartRequest, WaitingFor
 from mainstem_shared.model.time import now_ms
-from mainstem_shared.operations import adopting, callback_policy, engine_catalogue, quotas
+from mainstem_shared.operations import callback_policy, engine_catalogue, file_copies, quotas
 from mainstem_shared.operations.aborting import Aborter
 from mainstem_shared.operations.performing import START, BoundTransition, Operations
 from mainstem_shared.settings import Settings
@@ -149,7 +149,7 @@ async def _check(operations: Operations, request: StartRequest, spec: Spec, *, s
 
 async def _stored(operations: Operations, request: StartRequest, spec: Spec) -> bytes:
     """Return the input as the record has it: files beside it. Those of a start that fails are collected."""
-    given = await adopting.adopted(operations, request.input, spec)
+    given = await file_copies.with_own_files(operations, request.input, spec)
     stored, _ = await operations.files.taken_out(given, spec.run_id)
     return _encode("input", stored, runs.INPUT_LIMIT)
 

@@ -131,7 +131,7 @@ async def test_files_of_a_fork_are_its_own(http: httpx.AsyncClient, store: Store
     owner = theirs["url"].split("/")[3]
     named = f"mainstem-blob:{owner}/{theirs['digest']};{theirs['size']};image/png"
     thief = Chat(http, store, "thief")
-    await thief.turn(input={"messages": [{"role": "user", "content": named}]})  # no file: nothing is adopted
+    await thief.turn(input={"messages": [{"role": "user", "content": named}]})  # no file: nothing is copied
     stolen = await fork(http, "thief")
     assert (await http.get(f"/v1/runs/{stolen['run_id']}/blobs/{theirs['digest']}")).status_code == 404
     await http.delete("/v1/threads/t")

@@ -1,4 +1,4 @@
-"""Gives a run the files that its input names: those of earlier runs, and uploads.
+"""Copies the files that a new run's input names into the new run: those of earlier runs, and uploads.
 
 Clients that keep a conversation send all of it with each run, files by the address under which the gateway
 serves them. That address means nothing to an engine's provider, and the earlier run may be deleted: the new
@@ -37,7 +37,7 @@ class _Own(NamedTuple):
     name: str | None = None
 
 
-async def adopted(operations: Operations, run_input: dict[str, Any], spec: Spec) -> dict[str, Any]:
+async def with_own_files(operations: Operations, run_input: dict[str, Any], spec: Spec) -> dict[str, Any]:
     """Return an input in which files of the user's earlier runs, and uploads, are the new run's own.
 
     Raises:
@@ -45,7 +45,7 @@ async def adopted(operations: Operations, run_input: dict[str, Any], spec: Spec)
     """
     own: dict[str, _Own] = {}
     for text in {place[name] for place, name in _files(run_input)}:
-        found = await (_upload if _UPLOAD.fullmatch(text) else _adopt)(operations, text, spec)
+        found = await (_upload if _UPLOAD.fullmatch(text) else _copy)(operations, text, spec)
         if found is not None:
             own[text] = found
     if not own:
@@ -103,7 +103,7 @@ async def _upload(operations: Operations, text: str, spec: Spec) -> _Own:
     return _Own(await operations.files.put(spec.run_id, data, upload.media_type), upload.name)
 
 
-async def _adopt(operations: Operations, text: str, spec: Spec) -> _Own | None:
+async def _copy(operations: Operations, text: str, spec: Spec) -> _Own | None:
     named = _named(text)
     if named is None:
         return None
