@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["on_run_end", "verified"]
 
 _CREATE: Final = (
-    "CREATE TABLE IF NOT EXISTS mainstem_told "
+    "CREATE TABLE IF NOT EXISTS mainstem_processed_events "
     "(event_id VARCHAR(255) NOT NULL PRIMARY KEY, at_s BIGINT NOT NULL)"
 )
-_INSERT: Final = "INSERT INTO mainstem_told VALUES (:event_id, :at_s)"
-_INSERT_BY_DJANGO: Final = "INSERT INTO mainstem_told VALUES (%s, %s)"
+_INSERT: Final = "INSERT INTO mainstem_processed_events VALUES (:event_id, :at_s)"
+_INSERT_BY_DJANGO: Final = "INSERT INTO mainstem_processed_events VALUES (%s, %s)"
 Event = dict[str, Any]
 
 
@@ -56,7 +56,7 @@ def on_run_end(
 ) -> Callable[[Callable[..., object]], Callable[[Event], bool]]:
     """Make a function one that an event reaches once, in a transaction of its own, with the event's id.
 
-    What the function raises rolls both back: the event is told again. The result says whether this call was
+    What the function raises rolls both back: the event is delivered again. The result says whether this call was
     the one that counted.
 
     Args:

@@ -1,7 +1,7 @@
 """Uploads are files that a user stores before any run has them, and names in inputs afterwards.
 
 The bytes are a blob, kept under an id of a run's form; what is known about them is a key that expires. Runs
-get a copy when they start (`adopting`), so a deleted upload takes nothing from them.
+get a copy when they start (`file_copies`), so a deleted upload takes nothing from them.
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ def check_stored(stack: SimpleNamespace, broker_url: str, run_id: str) -> None:
     messages = "SELECT * FROM messages"
     wait_until(lambda: rows(messages), description="the message in the application's table", timeout_s=40)
     assert rows(messages) == [(run_id, "thread-1", f"{WORDS} ")]
-    ((event_id,),) = rows("SELECT event_id FROM mainstem_told")
+    ((event_id,),) = rows("SELECT event_id FROM mainstem_processed_events")
     run = {"run_id": run_id, "thread_id": "thread-1", "text": "again"}
     with Celery(broker=broker_url) as app:
         for again in ("again-1", "again-2"):
