@@ -54,10 +54,10 @@ def on_run_end(*, django: str) -> Callable[[Callable[[Event], object]], Callable
 def on_run_end(
     engine: Engine | None = None, *, django: str | None = None
 ) -> Callable[[Callable[..., object]], Callable[[Event], bool]]:
-    """Make a function one that an event reaches once, in a transaction of its own, with the event's id.
+    """Decorate a function that processes each event once, in one transaction with the event's id.
 
-    What the function raises rolls both back: the event is delivered again. The result says whether this call was
-    the one that counted.
+    An exception of the function rolls both back: the event is delivered again. The result says whether this
+    call processed the event.
 
     Args:
         engine: SQLAlchemy's; the function gets the event and the transaction's connection.

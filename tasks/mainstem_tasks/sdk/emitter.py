@@ -86,7 +86,7 @@ class Origin:
 class Emitter:
     """Emits into a run's log. Safe to use from all tasks the engine starts.
 
-    Every method may raise `Fenced` or `ChannelClosed` (the run is over for this segment: let it pass),
+    Every method may raise `Fenced` or `ChannelClosed` (this segment has lost the run: let it propagate),
     `EventTooLarge` (over 256 KB) and `ContentTooLarge` (over 8 MB in total).
     """
 

@@ -30,7 +30,7 @@ from mainstem_shared.settings import LONGEST_S
 
 
 class Paused(BaseException):
-    """Ends the engine's function because the run waits for a human. Let it pass, as a cancellation."""
+    """Ends the engine's function because the run waits for a human. Let it propagate, like a cancellation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
