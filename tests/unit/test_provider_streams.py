@@ -22,7 +22,7 @@ from mainstem_tasks.engines.assembly.completeness import Completeness
 from mainstem_tasks.engines.assembly.finishes import Ending, announces_calls, ending_of
 from mainstem_tasks.engines.assembly.messages import CallBegan, CallGrew, Increment, Message, TextGrew
 from mainstem_tasks.engines.assembly.pieces import CallPiece, Kind
-from mainstem_tasks.engines.assembly.texts import HalfJoiner, ThinkSplitter
+from mainstem_tasks.engines.assembly.texts import SurrogateJoiner, ThinkSplitter
 from mainstem_tasks.engines.openai.chunks import ChunkReader
 from mainstem_tasks.engines.openai.items import ItemReader
 from mainstem_tasks.engines.turns.endpoints import PieceReader
@@ -144,7 +144,7 @@ def test_a_stream_means_one_message_or_fails(write: Write, data: st.DataObject):
 @given(st.text(st.characters(exclude_categories=())), st.lists(st.integers(0, 40)))
 def test_halves_meet_wherever_a_text_is_cut(text: str, at: list[int]):
     """The joined pieces are the text, well-formed."""
-    joiner, places = HalfJoiner(), sorted({0, *at, len(text)})
+    joiner, places = SurrogateJoiner(), sorted({0, *at, len(text)})
     pieces = [text[a:b] for a, b in itertools.pairwise(places)] + [text[places[-1] :]]
     joined = "".join(joiner.push(piece) for piece in pieces if piece) + joiner.flush()
     assert joined == jsontext.well_formed(text)

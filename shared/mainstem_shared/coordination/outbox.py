@@ -28,7 +28,7 @@ class Publisher(Protocol):
     """What hands messages to the broker: `mainstem_tasks.celery_support.publisher.CeleryPublisher`."""
 
     async def apublish(
-        self, run_id: str, *, user_id: str, engine: str, descent: Descent | None = None
+        self, run_id: str, *, user_id: str, engine: str, parents: ParentTasks | None = None
     ) -> str:
         """Publish a message that makes a worker claim the run; return its task id."""
         ...
@@ -41,8 +41,8 @@ class Publisher(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Descent:
-    """The tasks that a message comes after: what monitors link it to."""
+class ParentTasks:
+    """The Celery tasks that monitors show as a message's root and parent."""
 
     root: str
     """The task that the run began with."""
@@ -50,7 +50,7 @@ class Descent:
     """The one before."""
 
 
-def descent_of(spec: Spec, record: Record | None = None) -> Descent | None:
+def parent_tasks_of(spec: Spec, record: Record | None = None) -> ParentTasks | None:
     """Return the tasks before a run's next message, by its record; None before the first.
 
     Plain Celery's `mainstem.submit` is one of them: its id is in the run's.
@@ -58,7 +58,7 @@ def descent_of(spec: Spec, record: Record | None = None) -> Descent | None:
     submitted = str(ids.unique(spec.run_id)) if spec.trigger == CELERY else ""
     first, last = ("", "") if record is None else (record.first_task_id, record.last_task_id)
     root = submitted or first
-    return Descent(root=root, parent=last or root) if root else None
+    return ParentTasks(root=root, parent=last or root) if root else None
 
 
 async def deliver(
@@ -68,12 +68,12 @@ async def deliver(
     run_id: str,
     user_id: str,
     engine: str,
-    descent: Descent | None = None,
+    parents: ParentTasks | None = None,
 ) -> bool:
     """Publish a run's message and note it; False if that must be tried again later. Never raises for it."""
     noted = {"action": "deliver", "run_id": run_id}
     try:
-        task_id = await publisher.apublish(run_id, user_id=user_id, engine=engine, descent=descent)
+        task_id = await publisher.apublish(run_id, user_id=user_id, engine=engine, parents=parents)
         await transitions.published(store, run_id, task_id=task_id)
     except errors.Unavailable as error:
         why = {"why": error.code, "error": repr(error.__cause__)}

@@ -116,8 +116,8 @@ def leave(exposition: Exposition, folder: Path) -> None:
     draft.replace(path)
 
 
-class Gathered(Collector):
-    """The figures that processes of a folder left, added up: totals of all, gauges of those that live."""
+class FolderMetrics(Collector):
+    """Adds up the figures that processes left in a folder: totals of all, gauges of those that live."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -25,7 +25,7 @@ from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import Reason, Status
 from mainstem_shared.operations import ending
-from mainstem_shared.operations.performing import STOP, Operations, Rounds, nobody
+from mainstem_shared.operations.performing import STOP, AttemptLimit, Operations, nobody
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 
@@ -108,7 +108,7 @@ class Aborter:
 
     async def pursue(self, run_id: str, *, reason: Reason) -> Abort | Notified:
         """Do the same without waiting: end the run if nobody executes it, else tell its owner."""
-        rounds = Rounds()
+        rounds = AttemptLimit()
         while True:
             rounds.begin()
             intent, notified = await self._stop(run_id, reason)

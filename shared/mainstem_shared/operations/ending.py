@@ -21,7 +21,7 @@ from mainstem_shared.model.memories import Changes
 from mainstem_shared.model.runs import Reason, Spec, Status
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import callback_policy
-from mainstem_shared.operations.performing import FINISH, SEAL, Operations, Rounds, nobody
+from mainstem_shared.operations.performing import FINISH, SEAL, AttemptLimit, Operations, nobody
 from mainstem_shared.operations.spending import Spending
 from mainstem_shared.transitions import Control
 
@@ -138,7 +138,7 @@ async def take_and_end(
         NewerVersion: it is for processes of a later version to end.
         StoreUnavailable: it has not ended, or has.
     """
-    rounds = Rounds()
+    rounds = AttemptLimit()
     while True:
         rounds.begin()
         state = await transitions.read(operations.store, run_id)

@@ -199,22 +199,22 @@ class Operations:
         if isinstance(state, transitions.Gone) or state.status is not Status.QUEUED:
             return False
         spec = state.spec
-        return await self.publish(spec, descent=outbox.descent_of(spec, state.record))
+        return await self.publish(spec, parents=outbox.parent_tasks_of(spec, state.record))
 
-    async def publish(self, spec: Spec, *, descent: outbox.Descent | None) -> bool:
+    async def publish(self, spec: Spec, *, parents: outbox.ParentTasks | None) -> bool:
         """Publish a queued run's message; False if that must be tried again later, by a sweeper.
 
         With a fair share, a run for which there is no place is published by whoever frees one.
         """
         if not self.settings.fair_share:
-            return await self._send(spec, descent=descent)
+            return await self._send(spec, parents=parents)
         try:
             offered = await self.admission.offer(spec)
         except errors.StoreUnavailable:
             noted = {"action": "admit", "run_id": spec.run_id}
             logger.warning("A queued run waits for its place", extra=noted, exc_info=True)
             return False
-        sent = offered.ahead is not None or await self._send(spec, descent=descent)
+        sent = offered.ahead is not None or await self._send(spec, parents=parents)
         await self._send_all([run_id for run_id in offered.fresh if run_id != spec.run_id])
         return sent
 
@@ -234,21 +234,21 @@ class Operations:
         for run_id in run_ids:
             state = await transitions.read(self.store, run_id)
             if not isinstance(state, transitions.Gone) and state.status is Status.QUEUED:
-                await self._send(state.spec, descent=outbox.descent_of(state.spec, state.record))
+                await self._send(state.spec, parents=outbox.parent_tasks_of(state.spec, state.record))
 
-    async def _send(self, spec: Spec, *, descent: outbox.Descent | None) -> bool:
+    async def _send(self, spec: Spec, *, parents: outbox.ParentTasks | None) -> bool:
         return await outbox.deliver(
             self.store,
             self.publisher,
             run_id=spec.run_id,
             user_id=spec.user_id,
             engine=spec.engine,
-            descent=descent,
+            parents=parents,
         )
 
 
-class Rounds:
-    """Counts the attempts of a caller whose view of a run was overtaken."""
+class AttemptLimit:
+    """Bounds the attempts of a caller whose view of a run was outdated."""
 
     def __init__(self) -> None:
         self._left = ROUNDS
@@ -265,7 +265,7 @@ class Rounds:
 
 
 def contended() -> errors.StoreUnavailable:
-    """Return the failure of a caller who was overtaken whenever it tried to act."""
+    """Return the failure of a caller whose view of a run was outdated in every attempt."""
     return errors.StoreUnavailable("The run's control kept changing hands; try again.")
 
 
@@ -298,7 +298,7 @@ async def _own_claimed(
 
 
 async def _after_claim(indexes: Indexes, answer: object, run_id: str, *, owner: str, **_: Any) -> None:
-    if isinstance(answer, Lapsed):
+    if isinstance(answer, IncarnationEnded):
         await indexes.disown(owner, run_id)
 
 
@@ -341,7 +341,7 @@ def _needs_no_place(name: str, answer: object) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lapsed:
+class IncarnationEnded:
     """The caller was suspended while it prepared a claim: its incarnation has ended, so it claims nothing."""
 
 
@@ -361,11 +361,11 @@ async def _claim(
     | transitions.Newer
     | transitions.Stopping
     | transitions.Gone
-    | Lapsed
+    | IncarnationEnded
 ):
     """Claim a run, unless the owner's list is one by now that nobody looks after."""
     if not is_current():
-        return Lapsed()
+        return IncarnationEnded()
     return await transitions.claim(
         store,
         run_id,

@@ -18,7 +18,7 @@ from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import Reason, Status
 from mainstem_shared.operations import ending
-from mainstem_shared.operations.performing import HANDOVER, Operations, Rounds
+from mainstem_shared.operations.performing import HANDOVER, AttemptLimit, Operations
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def _may_resume(state: transitions.State) -> bool:
 
 async def _requeue(operations: Operations, run_id: str, epoch: int, *, sealer: str) -> None:
     """Seal a run, fold what the store has of it, and give it back to the queue."""
-    rounds = Rounds()
+    rounds = AttemptLimit()
     while True:
         rounds.begin()
         state = await transitions.read(operations.store, run_id)

@@ -156,7 +156,7 @@ async def _stored(operations: Operations, request: StartRequest, spec: Spec) -> 
 
 async def _publish(operations: Operations, spec: Spec, answer: object) -> None:
     if isinstance(answer, transitions.Started) and answer.waiting is WaitingFor.WORKER:
-        await operations.publish(spec, descent=outbox.descent_of(spec))
+        await operations.publish(spec, parents=outbox.parent_tasks_of(spec))
 
 
 def _spec(

@@ -83,12 +83,12 @@ async def send(operations: Operations, spec: Spec, *, request: InputRequest, by:
     guards.check(operations.settings.input_guards, Said(kind=Kind.STEERING, value=request.text, spec=spec))
     run_id, input_id = spec.run_id, request.input_id or f"in_{ids.token()}"
 
-    async def tell_owner(answer: object) -> None:
+    async def notify(answer: object) -> None:
         if isinstance(answer, transitions.Accepted) and answer.owner:
-            await tell(operations.store, run_id, answer.owner)
+            await notify_owner(operations.store, run_id, answer.owner)
 
     steer = STEER.of(run_id, input_id=input_id, text=request.text, by=by)
-    answer = await operations.perform(steer, notify=tell_owner)
+    answer = await operations.perform(steer, notify=notify)
     match answer:
         case transitions.Accepted():
             pass
@@ -105,7 +105,7 @@ async def send(operations: Operations, spec: Spec, *, request: InputRequest, by:
     )
 
 
-async def tell(store: Store, run_id: str, owner: str) -> None:
+async def notify_owner(store: Store, run_id: str, owner: str) -> None:
     """Tell a run's owner that its record has inputs; a sweeper repeats what fails here."""
     try:
         await mailboxes.post(store, owner, mailboxes.InputMessage(run_id=run_id))

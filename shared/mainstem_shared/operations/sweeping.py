@@ -330,7 +330,7 @@ class Sweeper:
     async def _tell_of_inputs(self, run_id: str, record: Record) -> None:
         """Tell an owner of inputs that its engine has not read: the mail may never have been sent."""
         if record.inputs_total > record.inputs_read:
-            await steering.tell(self._store, run_id, record.owner)
+            await steering.notify_owner(self._store, run_id, record.owner)
 
     async def _pursue(self, run_id: str, reason: Reason) -> None:
         """Carry on an abort that was not carried out: end the run, or tell its owner once more."""

@@ -249,8 +249,8 @@ class StaticShards:
         # Nobody knows yet where the others are: all that are listed may have something.
         is_whole = len(there) == len(self.map.places)
         self.nodes = tuple(it for it in self.listed if it in there) if is_whole else self.listed
-        for tell in list(self.changed):
-            tell()
+        for notify in list(self.changed):
+            notify()
         return True
 
     def introduce(self) -> Queries:
@@ -389,8 +389,8 @@ class Cluster:
         self.nodes = tuple(sorted({owner for owner in owners if owner}))
         self.known = tuple(heard)
         if former != owners:
-            for tell in list(self.changed):
-                tell()
+            for notify in list(self.changed):
+                notify()
 
     def _named(self, told_by: str, server: list[Any]) -> str:
         """Return a server's address; one that does not know its own name is where it was asked."""

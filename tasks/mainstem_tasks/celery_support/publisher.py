@@ -27,7 +27,7 @@ from kombu.exceptions import OperationalError
 from kombu.messaging import Producer
 
 from mainstem_shared import errors
-from mainstem_shared.coordination.outbox import Descent
+from mainstem_shared.coordination.outbox import ParentTasks
 from mainstem_shared.store import endpoints
 from mainstem_tasks.celery_support import broker_failures
 
@@ -66,19 +66,19 @@ class CeleryPublisher:
         self._sender: _Sender | None = None
         _publishers.add(self)
 
-    def publish(self, run_id: str, *, user_id: str, engine: str, descent: Descent | None = None) -> str:
+    def publish(self, run_id: str, *, user_id: str, engine: str, parents: ParentTasks | None = None) -> str:
         """Publish a message that makes some worker claim the run; returns its task id, a new one each time.
 
         Raises:
             BrokerUnavailable: the broker did not take it in time. It may still arrive, which does no harm.
         """
-        return self._wait(self._submit(self._send, run_id, user_id, engine, descent))
+        return self._wait(self._submit(self._send, run_id, user_id, engine, parents))
 
     async def apublish(
-        self, run_id: str, *, user_id: str, engine: str, descent: Descent | None = None
+        self, run_id: str, *, user_id: str, engine: str, parents: ParentTasks | None = None
     ) -> str:
         """Do the same without blocking the loop."""
-        return await self._await(self._submit(self._send, run_id, user_id, engine, descent))
+        return await self._await(self._submit(self._send, run_id, user_id, engine, parents))
 
     async def acall(
         self, task: str, *, event: dict[str, Any], task_id: str, queue: str | None, run_id: str
@@ -136,7 +136,9 @@ class CeleryPublisher:
         """Do the same without blocking the loop."""
         await asyncio.to_thread(self.close)
 
-    def _send(self, sender: _Sender, run_id: str, user_id: str, engine: str, descent: Descent | None) -> str:
+    def _send(
+        self, sender: _Sender, run_id: str, user_id: str, engine: str, parents: ParentTasks | None
+    ) -> str:
         # A fresh id per message: workers drop, for hours, every message whose id was once revoked.
         task_id = str(uuid.uuid4())
         sender.app.send_task(
@@ -148,8 +150,8 @@ class CeleryPublisher:
             argsrepr=run_id,  # what Flower shows and searches: in two columns, one would be cut off
             kwargsrepr=repr({"user": user_id, "engine": engine}),
             headers={RUN_HEADER: run_id},
-            root_id=descent and descent.root,
-            parent_id=descent and descent.parent,
+            root_id=parents and parents.root,
+            parent_id=parents and parents.parent,
             ignore_result=True,
         )
         return task_id

@@ -14,7 +14,7 @@ from typing import TypeVar
 from mainstem_shared import errors, transitions
 from mainstem_shared.eventlog.writing.channels import Channel
 from mainstem_shared.model.cursors import Cursor
-from mainstem_shared.operations.performing import Rounds
+from mainstem_shared.operations.performing import AttemptLimit
 from mainstem_tasks.execution.last_resort import FINISH_PATIENCE_S
 from mainstem_tasks.execution.runtime import Runtime
 
@@ -51,7 +51,7 @@ async def as_owner(runtime: Runtime, channel: Channel, attempt: Attempt[R]) -> R
 async def _as_owner(
     runtime: Runtime, channel: Channel, attempt: Attempt[R], *, top: Cursor, patience_s: float
 ) -> R:
-    rounds = Rounds()
+    rounds = AttemptLimit()
     while True:
         rounds.begin()
         control = channel.control

@@ -134,7 +134,7 @@ async def tell_all(operations: Operations, run_ids: list[str]) -> None:
         index = keys.run(run_id).callbacks_due
         for member in await client.zrange(index, 0, -1):
             await client.zadd(index, {member: 1})
-    await archive_crashes.tell(operations, Life(1_000_000), run_ids)
+    await archive_crashes.deliver(operations, Life(1_000_000), run_ids)
 
 
 def published(settings: Settings) -> list[tuple[str, str]]:
@@ -198,7 +198,7 @@ async def test_a_courier(
     ids = {*told(receiver), *published(settings)}
     for writes in FEW_WRITES:
         assert await undelivered_callbacks.resend(conversation.operations, run_id) == 2
-        died = await dies("tell", settings, [run_id], writes)
+        died = await dies("deliver", settings, [run_id], writes)
         if writes % 4:  # also if an answer is lost that came
             receiver.answers.append(webhook_receiver.LOST)
         await tell_all(conversation.operations, [run_id])

@@ -114,7 +114,7 @@ async def archive(operations: Operations, life: Life, run_ids: list[str]) -> Non
     await Sweeper(operations=operations, owner=lambda: DYING).sweep()
 
 
-async def tell(operations: Operations, life: Life, run_ids: list[str]) -> None:
+async def deliver(operations: Operations, life: Life, run_ids: list[str]) -> None:
     """Tell whoever is to be told."""
     courier = dying_operations.courier(operations, life)
     await courier.deliver(sorted({keys.run(run_id).callbacks_due for run_id in run_ids}))
@@ -142,7 +142,7 @@ def deleter(operations: Operations) -> Deleter:
     return Deleter(aborter=aborter, wait_s=0.0)
 
 
-ACTS: Final[dict[str, Act]] = {act.__name__: act for act in (archive, tell, delete_thread, delete_user)}
+ACTS: Final[dict[str, Act]] = {act.__name__: act for act in (archive, deliver, delete_thread, delete_user)}
 
 
 async def act(name: str, settings: Settings, run_ids: list[str], life: Life) -> bool:

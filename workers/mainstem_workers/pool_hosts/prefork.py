@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from celery import signals
 
-from mainstem_shared.metrics.exposition import Gathered, Listener
+from mainstem_shared.metrics.exposition import FolderMetrics, Listener
 from mainstem_shared.settings import Settings
 from mainstem_tasks.celery_support import background_loop
 from mainstem_tasks.execution import runtime
@@ -52,7 +52,7 @@ class PreforkHost:
         """Hear of a cold shutdown before it cancels the children's tasks. They are running already."""
         _celery.before_cold_cancel(parent, lambda: self._say(_NOW))
         if self._metrics_folder is not None:
-            self._listener = metrics.listen(Gathered(Path(self._metrics_folder.name)), self._settings)
+            self._listener = metrics.listen(FolderMetrics(Path(self._metrics_folder.name)), self._settings)
 
     def stop(self, parent: Any) -> None:
         del parent

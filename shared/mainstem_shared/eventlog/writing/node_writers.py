@@ -52,8 +52,8 @@ class Repair:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """What the node writers of a process share: their store, and whom they tell what."""
+class WriterContext:
+    """What the node writers of a process share: the store, the settings, and the writer's callbacks."""
 
     store: Store
     settings: Settings
@@ -77,11 +77,11 @@ class Surroundings:
 class NodeWriter:
     """Carries the channels of one server. `start` and `stop` frame its life on one loop."""
 
-    def __init__(self, url: str, surroundings: Surroundings) -> None:
+    def __init__(self, url: str, context: WriterContext) -> None:
         self.url = url
-        self._around = surroundings
+        self._context = context
         self._channels: dict[Channel, bytes] = {}
-        self._announces = surroundings.store.topology.by_slot
+        self._announces = context.store.topology.by_slot
         """Whether followers are woken: nobody can wait for logs of several slots."""
         self._dirty: dict[Channel, None] = {}
         self._timer: asyncio.Handle | None = None
@@ -162,15 +162,15 @@ class NodeWriter:
 
     def _schedule(self) -> asyncio.Handle:
         loop = asyncio.get_running_loop()
-        window = self._around.pace.window_s
+        window = self._context.pace.window_s
         return loop.call_later(window, self._send) if window else loop.call_soon(self._send)
 
     def _send(self) -> None:
         self._timer = None
         if self._connection is None:
             return  # every channel is probed and marked when the connection is back
-        if not self._around.may_write():
-            self._around.on_suspended()
+        if not self._context.may_write():
+            self._context.on_suspended()
             if self._dirty:
                 self._timer = asyncio.get_running_loop().call_later(RETRY_S, self._send)
             return
@@ -190,7 +190,7 @@ class NodeWriter:
             self._connection.write(data)
             self.groups_sent += groups
             self.bytes_sent += len(data)
-        self._around.pace.measure(groups)
+        self._context.pace.measure(groups)
         if self._dirty:
             self._timer = (
                 self._schedule() if len(batch) < BATCH else asyncio.get_running_loop().call_soon(self._send)
@@ -241,7 +241,7 @@ class NodeWriter:
                     "cannot reach the store; events wait",
                     extra={"action": "writer_connect_failed", "error": repr(error)},
                 )
-                self._around.on_unreachable(self)
+                self._context.on_unreachable(self)
             else:
                 await self._carry_over(connection)
             if not self._refused:
@@ -253,8 +253,8 @@ class NodeWriter:
     async def _carry_over(self, connection: raw_connections.RawConnection) -> None:
         """Send over one connection until it is lost, or leads to a server that takes no writes."""
         self._connection, self._refused = connection, False
-        self._around.on_reached()
-        if (repair := self._around.before_probing) is not None:
+        self._context.on_reached()
+        if (repair := self._context.before_probing) is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(repair(), STALL_S)
         self._probe_all()
@@ -263,11 +263,11 @@ class NodeWriter:
         self._connection = None
         self._connected(is_connected=False)
         self._probe_all()
-        self._around.on_unreachable(self)
+        self._context.on_unreachable(self)
 
     def _connected(self, *, is_connected: bool) -> None:
         self.is_connected = is_connected
-        self._around.on_connection()
+        self._context.on_connection()
 
     def _probe_all(self) -> None:
         for channel in list(self._channels):
@@ -286,7 +286,7 @@ class NodeWriter:
         channel.phase = Phase.PROBING
         if self._connection is None:
             return  # the next connection asks
-        if not self._around.has_run_of(self, channel):
+        if not self._context.has_run_of(self, channel):
             self.moved(channel, delay_s=ON_ITS_WAY_S)
             return
         channel.question = question = object()
@@ -310,7 +310,7 @@ class NodeWriter:
 
         def again() -> None:
             if channel.phase is Phase.PROBING:
-                self._around.on_homeless(channel)
+                self._context.on_homeless(channel)
 
         asyncio.get_running_loop().call_later(delay_s, again)
 
@@ -339,18 +339,18 @@ class NodeWriter:
             "the store lost acknowledged events; writing the whole state again",
             extra={"action": "resync", "run_id": channel.control.run_id},
         )
-        self._around.on_reached()
+        self._context.on_reached()
         nonce = ids.nonce()
         while channel.phase is Phase.RESYNC:
             control = channel.control
             try:
                 state = jsontext.dumps(channel.fold.dump())
                 outcome = await transitions.resync(
-                    self._around.store,
+                    self._context.store,
                     control,
                     nonce=nonce,
                     state=state,
-                    live_ttl_ms=self._around.settings.live_ttl_ms,
+                    live_ttl_ms=self._context.settings.live_ttl_ms,
                 )
             except errors.StoreUnavailable:
                 continue
@@ -358,7 +358,7 @@ class NodeWriter:
                 channel.lose(error)
                 break
             if isinstance(outcome, int):
-                self._around.on_repaired(Repair(control=control, nonce=nonce, state=state, epoch=outcome))
+                self._context.on_repaired(Repair(control=control, nonce=nonce, state=state, epoch=outcome))
                 channel.resynced(outcome, nonce=nonce)
                 channel.writer.probe(channel)
             elif isinstance(outcome, transitions.Refused):  # taken, or set back once more: its record tells
@@ -374,11 +374,11 @@ class NodeWriter:
         stored = False
         try:
             stored = await transitions.snapshot(
-                self._around.store,
+                self._context.store,
                 channel.control,
                 cursor=cursor,
                 state=state,
-                live_ttl_ms=self._around.settings.live_ttl_ms,
+                live_ttl_ms=self._context.settings.live_ttl_ms,
             )
         except errors.StoreUnavailable:
             pass  # a snapshot saves memory and time, it is not required: the next one will do
@@ -396,7 +396,7 @@ class NodeWriter:
             reply = replies[0] if replies else None
             channel.snapshotted(stored=isinstance(reply, list) and reply[0] == b"stored")
 
-        ttl_ms = self._around.settings.live_ttl_ms
+        ttl_ms = self._context.settings.live_ttl_ms
         command = transitions.snapshot_command(channel.control, cursor, text, patch, live_ttl_ms=ttl_ms)
         self._connection.send(command, on_reply)
 

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 
 from mainstem_shared import transitions
 from mainstem_shared.eventlog.writing.channels import Channel, Phase
-from mainstem_shared.eventlog.writing.node_writers import RETRY_S, NodeWriter, Repair, Surroundings
+from mainstem_shared.eventlog.writing.node_writers import RETRY_S, NodeWriter, Repair, WriterContext
 from mainstem_shared.eventlog.writing.pacing import Pace
 from mainstem_shared.model.contents import Content
 from mainstem_shared.settings import Settings
@@ -50,7 +50,7 @@ class Writer:
         """
         self.store = store
         self._pace = Pace(settings.write_profile)
-        self._around = Surroundings(
+        self._context = WriterContext(
             store=store,
             settings=settings,
             pace=self._pace,
@@ -83,7 +83,7 @@ class Writer:
     def _at(self, url: str) -> NodeWriter:
         found = self._writers.get(url)
         if found is None:
-            found = self._writers[url] = self.kind(url, self._around)
+            found = self._writers[url] = self.kind(url, self._context)
             self._connection_changed()
             found.start()
         return found

@@ -25,7 +25,7 @@ from mainstem_shared.model import jsontext
 from mainstem_tasks.engines.assembly import extras
 from mainstem_tasks.engines.assembly.completeness import Completeness
 from mainstem_tasks.engines.assembly.pieces import CallPiece
-from mainstem_tasks.engines.assembly.texts import HalfJoiner
+from mainstem_tasks.engines.assembly.texts import SurrogateJoiner
 
 CALLS_LIMIT: Final = 128
 """Calls of one answer: as many as one action may ask about."""
@@ -61,7 +61,7 @@ class Call:
     is_announced: bool = False
     """Whether its name was said again after its arguments: what follows belongs to a second call."""
     _texts: list[str] = field(default_factory=list[str])
-    _joiner: HalfJoiner = field(default_factory=HalfJoiner)
+    _joiner: SurrogateJoiner = field(default_factory=SurrogateJoiner)
     _progress: Completeness = field(default_factory=Completeness)
     _blank: bool = True
 

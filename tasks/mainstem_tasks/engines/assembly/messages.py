@@ -29,7 +29,7 @@ from mainstem_tasks.engines.assembly.pieces import (
     Text,
     Tokens,
 )
-from mainstem_tasks.engines.assembly.texts import HalfJoiner, ThinkSplitter
+from mainstem_tasks.engines.assembly.texts import SurrogateJoiner, ThinkSplitter
 
 _CUTS: Final = {
     Ending.CUT: "The limit of tokens cut the answer off before its end, so none of its calls was made.",
@@ -86,7 +86,7 @@ class _Said:
     """Everything of one kind of text."""
 
     pieces: list[str] = field(default_factory=list[str])
-    joiner: HalfJoiner = field(default_factory=HalfJoiner)
+    joiner: SurrogateJoiner = field(default_factory=SurrogateJoiner)
 
     def take(self, text: str) -> str:
         certain = self.joiner.push(text) if text else ""

@@ -16,8 +16,8 @@ TAGS: Final = ("think", "thinking", "thought", "THINK")
 _OPENING: Final = {**{f"<{tag}>": f"</{tag}>" for tag in TAGS[:3]}, "[THINK]": "[/THINK]"}
 
 
-class HalfJoiner:
-    """Makes a stream of texts well-formed: halves that meet become the character, others U+FFFD."""
+class SurrogateJoiner:
+    """Joins halves of surrogate pairs over pieces of text; a single half becomes U+FFFD."""
 
     def __init__(self) -> None:
         self._half = ""
