@@ -87,7 +87,7 @@ async def test_an_archive_that_is_away_loses_nothing(
             await transitions.find(store, run_id[:-1] + ("a" if run_id[-1] != "a" else "b"))
         (tmp_path / "away" / "nothing").mkdir()
         await store.client.zadd(keys.run(run_id).compact, {run_id: now_ms() - 1})
-        sweeper.archiver._away_until = 0
+        sweeper.archiver._unavailable_until = 0
         await sweeper.sweep()
         assert await store.client.zcard(keys.run(run_id).compact) == 0
         assert store.archive is not None

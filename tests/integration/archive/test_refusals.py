@@ -92,7 +92,7 @@ async def test_a_database_that_takes_nothing_is_away(
     assert sweeper.archiver.lag_s >= 0
     with postgresql.connect() as connection:
         connection.execute("ALTER TABLE elsewhere RENAME TO mainstem_runs")
-    sweeper.archiver._away_until = 0
+    sweeper.archiver._unavailable_until = 0
     for run_id in run_ids:
         await finished.due(run_id)
     await sweeper.sweep()
@@ -121,7 +121,7 @@ async def test_a_database_that_is_ill_is_away(
         assert sweeper.archiver.is_unavailable
         assert refused() == before
         assert (await runs.get(ids[0])).text == "w0 w1 w2"
-    sweeper.archiver._away_until = 0
+    sweeper.archiver._unavailable_until = 0
     for run_id in ids:
         await finished.due(run_id)
     await sweeper.sweep()
