@@ -297,6 +297,6 @@ MUTATIONS: Final = (
         file=f"{WORKERS}/configuration_checks.py",
         old="if task.acks_late:",
         new="if False:",
-        only=("test_settings_that_break_a_promise_are_named",),
+        only=("test_settings_that_break_a_guarantee_are_named",),
     ),
 )

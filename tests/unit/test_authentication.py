@@ -356,7 +356,7 @@ async def test_without_authentication_loopback_is_served(host: str):
         {"auth": "proxy", "proxy_peers": "proxy.local"},
     ],
 )
-def test_settings_that_leave_the_door_open_are_refused(settings: dict[str, Any]):
+def test_settings_that_admit_everybody_are_refused(settings: dict[str, Any]):
     """Or that let nobody in; the gateway does not start, and says what to do, without any secret."""
     with pytest.raises(errors.Misconfigured) as refused:
         authenticators.authenticator(Settings(**settings))

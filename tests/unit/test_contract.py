@@ -49,7 +49,7 @@ def test_every_item_is_there_exactly_once():
 
 
 @pytest.mark.parametrize("row", rows(), ids=lambda row: str(row.item))
-def test_a_row_says_where_its_promise_stands(row: Row):
+def test_a_row_says_how_its_guarantee_is_met(row: Row):
     """One of four words; what is met names tests, and every test and file that is named exists."""
     assert row.promise
     assert row.stand.startswith(STANDS), row.stand

@@ -42,7 +42,7 @@ def test_the_compose_file_is_valid():
     assert list(validator.iter_errors(broken))
 
 
-def test_compose_keeps_runs_and_closes_doors():
+def test_compose_keeps_runs_and_publishes_on_loopback_only():
     """The store never evicts, workers may drain and scale, what needs no network door has none to the outside."""
     assert "--appendonly yes" in SERVICES["valkey"]["command"]
     assert "--maxmemory-policy noeviction" in SERVICES["valkey"]["command"]

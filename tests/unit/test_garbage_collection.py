@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 
-def test_settled_process_leaves_what_it_started_with_alone() -> None:
+def test_a_frozen_heap_is_left_alone_by_collections() -> None:
     # In a process of its own: what is frozen stays frozen.
     program = """if True:
         import gc

@@ -115,7 +115,7 @@ def _texts(tree: ast.AST) -> list[str]:
     ]
 
 
-def test_keys_are_spelled_in_one_module_only():
+def test_keys_are_built_in_one_module_only():
     """No string of the program outside `keys` looks like a key of ours."""
     suspicious = re.compile(
         rf"\b{keys.PREFIX}:|:(record|log|snapshot|checkpoint|thread|queue|lease|mail|idem)\b"

@@ -138,7 +138,7 @@ def test_limits_of_the_app_are_for_its_own_tasks(make_app):
         ({"broker_transport_options": {"global_keyprefix": "x"}}, "broker_transport_options"),
     ],
 )
-def test_settings_that_break_a_promise_are_named(make_app, conf, setting):
+def test_settings_that_break_a_guarantee_are_named(make_app, conf, setting):
     """Each such setting is reported once, with what follows from it and what to do."""
     app = make_app(**conf)
     [found] = configuration_checks.check(app)

@@ -18,7 +18,7 @@ GOOD: dict[str, Any] = {
 }
 
 
-def test_a_server_that_keeps_its_promises_is_not_mentioned():
+def test_a_server_without_shortcomings_is_not_mentioned():
     """As store and as broker; memory without a limit is none too small."""
     replicated = {"connected_slaves": 2, "min_slaves_good_slaves": 2}
     for info in (GOOD, {**GOOD, "maxmemory": 0, "used_memory": 10**12}, {**GOOD, **replicated}):

@@ -123,7 +123,7 @@ def test_plain_celery_submits(system):
     assert system.finished(run_id) == demo_text(3)
 
 
-def test_a_dead_workers_run_is_settled(system):
+def test_a_dead_workers_run_is_recovered(system):
     """Its message was acknowledged; the lease tells that it is dead."""
     doomed = system.worker("doomed")
     # The first worker takes no more messages, so that this one has the run.

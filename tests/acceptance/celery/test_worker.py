@@ -127,7 +127,7 @@ async def test_sigterm_waits_for_short_runs_and_ends_long_ones(live):
         assert demo_text(10_000).startswith(ended.text)
 
 
-async def test_a_killed_workers_run_is_settled(live):
+async def test_a_killed_workers_run_is_recovered(live):
     """SIGKILL of a worker: its run ends `worker_lost` within lease and sweeps, by another worker."""
     first = live.worker("first", MAINSTEM_LEASE_S="1.5", MAINSTEM_SWEEP_S="0.5")
     async with client(live) as runs:
@@ -209,7 +209,7 @@ async def test_a_store_that_is_killed_and_restarted_loses_nothing(fragile):
         assert len({e.cursor for e in seen}) == len(seen)
 
 
-async def test_store_and_broker_away_at_start(fragile):
+async def test_store_and_broker_unavailable_at_start(fragile):
     """A worker started while store and broker are away waits for them and then works."""
     fragile.store.stop()
     child = fragile.worker(ready=False)

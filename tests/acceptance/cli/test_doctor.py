@@ -22,7 +22,7 @@ def doctor(project: Project, *options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_an_application_is_looked_at(live, tmp_path):
+def test_an_application_is_inspected(live, tmp_path):
     """What breaks promises to runs is a warning, what its own tasks do not have is a note; neither is a failure."""
     settings = {
         "worker_disable_prefetch": False,

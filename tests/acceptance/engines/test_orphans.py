@@ -11,7 +11,7 @@ from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 
 
-async def test_a_claim_that_landed_late_is_settled_by_its_owner(live):
+async def test_a_claim_that_landed_late_is_ended_by_its_owner(live):
     """A run claimed in a worker's name, that the worker knows nothing of, ends `worker_lost` by that worker.
 
     A damaged record beside it, which is looked at first, does not keep it waiting.

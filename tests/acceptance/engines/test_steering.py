@@ -108,7 +108,7 @@ async def test_input_of_a_queued_run_waits_for_its_worker(live):
         assert (await runs.wait(run_id, timeout=30)).text == f"early {demo_text(3)}"
 
 
-async def test_an_input_whose_mail_was_lost_is_told_by_a_sweeper(live, monkeypatch):
+async def test_a_sweeper_repeats_an_inputs_lost_message(live, monkeypatch):
     """A crash between the record and the mail delays it, no more."""
     live.worker(MAINSTEM_SWEEP_S="0.3")
 

@@ -17,7 +17,7 @@ def said(child: Child) -> set[tuple[str, str]]:
     return {(setting, where) for _, setting, where in SAID.findall(child.log)}
 
 
-def test_what_the_servers_cannot_promise_is_said_at_the_start(fragile: Any):
+def test_what_the_servers_cannot_guarantee_is_said_at_the_start(fragile: Any):
     """The store forgets at a restart and evicts, the broker evicts: each is a warning, and nothing waits for it."""
     with fragile.store.client() as store, fragile.broker.client() as broker:
         store.config_set("appendonly", "no")

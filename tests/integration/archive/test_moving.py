@@ -68,7 +68,7 @@ async def test_lists_merge_both(store: Store, finished: Finishing, sweeper: Swee
     assert len(found) == len(set(found))
 
 
-async def test_an_archive_that_is_away_loses_nothing(
+async def test_an_unavailable_archive_loses_nothing(
     store_url: str, settings: Settings, tmp_path: Path, runs: AsyncRuns
 ) -> None:
     """While the archive cannot be reached runs stay in the store, readable; later they move."""

@@ -78,7 +78,7 @@ async def test_a_damaged_record_stays(
     assert await store.client.zscore(keys.run(damaged).compact, damaged) > now_ms()
 
 
-async def test_a_database_that_takes_nothing_is_away(
+async def test_a_database_that_takes_nothing_is_unavailable(
     kept: Archive, sweeper: Sweeper, finished: Finishing, postgresql: PostgresProcess
 ) -> None:
     """Where no row can be written for want of a table or a right, no run is blamed, and all wait."""
@@ -100,7 +100,7 @@ async def test_a_database_that_takes_nothing_is_away(
 
 
 @pytest.mark.parametrize("state", ["read only", "hangs", "full"])
-async def test_a_database_that_is_ill_is_away(
+async def test_a_database_that_fails_is_unavailable(
     store: Store,
     kept: Archive,
     sweeper: Sweeper,

@@ -257,7 +257,7 @@ async def test_readers_wait_for_a_store_that_restarts(private_valkey: ValkeyProc
     await store.close()
 
 
-async def test_a_store_that_stays_away_is_reported(
+async def test_a_store_that_stays_unavailable_is_reported(
     private_valkey: ValkeyProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beyond their patience readers are told; a new one is told at once."""

@@ -239,7 +239,7 @@ async def test_events_wait_for_the_first_connection(private_valkey: ValkeyProces
             await verify(store, engine)
 
 
-async def test_stopping_while_the_store_is_away_leaves_nobody_waiting(private_valkey: ValkeyProcess):
+async def test_stopping_while_the_store_is_unavailable_leaves_nobody_waiting(private_valkey: ValkeyProcess):
     """Who flushes, drains or closes is told; the stop itself is quick; nothing runs on."""
     async with stored(private_valkey.url()) as store:
         control = await v.running(store)

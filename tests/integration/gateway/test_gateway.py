@@ -320,7 +320,7 @@ async def test_health_and_metrics(http: httpx.AsyncClient, store: Store) -> None
     assert log.run_id not in metrics
 
 
-async def test_a_store_that_is_away_is_503(private_valkey: ValkeyProcess, broker_url: str) -> None:
+async def test_an_unavailable_store_is_503(private_valkey: ValkeyProcess, broker_url: str) -> None:
     """With a problem document and Retry-After, for every route; and all is well when it is back."""
     with GatewayThread(private_valkey.url(), broker_url) as gateway:
         async with gateway.client() as http:
@@ -346,7 +346,7 @@ async def test_a_frozen_store_is_503_too(private_valkey: ValkeyProcess, broker_u
             private_valkey.thaw()
 
 
-async def test_a_broker_that_is_away_is_503_for_readyz_and_a_start_is_kept(
+async def test_an_unavailable_broker_is_503_for_readyz_and_a_start_is_kept(
     store_url: str, private_valkey: ValkeyProcess
 ) -> None:
     """A run is durable before its message: a start is accepted, the outbox delivers later."""

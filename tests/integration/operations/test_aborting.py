@@ -182,7 +182,7 @@ async def test_an_abort_of_a_finished_run_leaves_no_trace(store: Store, runs: As
 
 
 @pytest.mark.parametrize("status", ["queued for a worker", "queued behind its thread"])
-async def test_a_look_without_an_intent(store: Store, runs: AsyncRuns, sweeper: Sweeper, status: str):
+async def test_a_check_without_an_intent(store: Store, runs: AsyncRuns, sweeper: Sweeper, status: str):
     """The sweeper looks sooner than it had to, and no intent was written: the run goes on untouched."""
     first = (await runs.start("t", "demo", {})).run_id
     second = (await runs.start("t", "demo", {}, if_active="enqueue")).run_id

@@ -197,7 +197,7 @@ async def test_sweeps_leave_a_run_alone_that_changed_hands(store: Store):
     await log.finish()
 
 
-async def test_an_unknown_run_is_settled_by_nobody(store: Store):
+async def test_an_unknown_run_is_ended_by_nobody(store: Store):
     """Ending what is gone writes nothing."""
     by = operations(store)
     gone = ids.run_id("default", "t", ids.uuid7())

@@ -118,7 +118,7 @@ async def test_a_started_run_is_durable_indexed_and_published(store: Store, mess
     assert due == state.spec.created_ms + check_times.FIRST_MS
 
 
-async def test_a_broker_that_is_away_delays_a_run_but_does_not_refuse_it(store: Store, messages: Messages):
+async def test_an_unavailable_broker_delays_a_run_but_does_not_refuse_it(store: Store, messages: Messages):
     """The start succeeds; the record shows that nobody was told yet, which is what the outbox looks for."""
     messages.is_away = True
     outcome = await start(store, messages)
@@ -157,7 +157,7 @@ async def test_replacing_names_the_run_that_must_stop(store: Store, messages: Me
     assert state.record.stop_reason == "replaced"
 
 
-async def test_the_owner_of_a_replaced_run_is_told_by_mail(store: Store, messages: Messages):
+async def test_the_owner_of_a_replaced_run_gets_a_message(store: Store, messages: Messages):
     """A running run that is replaced finds the wish in its owner's mailbox at once."""
     first = await start(store, messages)
     await transitions.claim(store, first.run_id, nonce="n", owner="w1", task_id="t", live_ttl_ms=60_000)

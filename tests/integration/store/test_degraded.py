@@ -137,7 +137,7 @@ async def _start_where_it_can(operations: Operations, away: str) -> str:
     return outcome.run_id
 
 
-async def test_most_of_the_servers_away_is_not_ready(store: Store, servers: list[ValkeyProcess]) -> None:
+async def test_most_servers_unavailable_is_not_ready(store: Store, servers: list[ValkeyProcess]) -> None:
     """And none at all is what it was on one server: every call says so."""
     await v.running(store)
     with contextlib.ExitStack() as stack:

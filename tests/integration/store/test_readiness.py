@@ -161,7 +161,7 @@ async def test_a_mounted_gateway_says_that_its_store_is_a_cluster(
     await app.state.holder.close()
 
 
-def test_a_server_that_is_away_is_not_judged(tmp_path: Path) -> None:
+def test_an_unavailable_server_is_not_judged(tmp_path: Path) -> None:
     """A start does not depend on the store; nor does what is no Redis at all."""
     readiness.refuse_cluster(
         f"redis://127.0.0.1:{free_port()}/0", "amqp://127.0.0.1:1//", "sentinel://127.0.0.1:1/main/0", ""

@@ -25,21 +25,21 @@ async def within_ms(store: Store, run_id: str) -> float:
     return (await listed.scores(store.client, "active"))[run_id] - now_ms()
 
 
-async def test_a_stop_is_looked_after(store: Store):
+async def test_a_stop_is_checked_soon(store: Store):
     control = await v.running(store)
     await later(store, control.run_id)
     await transitions.stop(store, control.run_id, reason=Reason.USER_ABORT)
     assert await within_ms(store, control.run_id) <= check_times.STOP_MS
 
 
-async def test_an_input_is_looked_after(store: Store):
+async def test_an_input_is_checked_soon(store: Store):
     control = await v.running(store)
     await later(store, control.run_id)
     await transitions.steer(store, control.run_id, input_id="i", text="t", by=None)
     assert await within_ms(store, control.run_id) <= check_times.STEER_MS
 
 
-async def test_a_run_that_is_to_be_replaced_is_looked_after(store: Store):
+async def test_a_run_that_is_to_be_replaced_is_checked_soon(store: Store):
     first, second, third = (v.new_run("t") for _ in range(3))
     await v.start(store, first)
     await v.start(store, second, if_active="replace")
@@ -49,14 +49,14 @@ async def test_a_run_that_is_to_be_replaced_is_looked_after(store: Store):
     assert await within_ms(store, first) <= check_times.STOP_MS
 
 
-async def test_a_handover_is_looked_after(store: Store):
+async def test_a_handover_is_checked_soon(store: Store):
     control = await v.running(store)
     await later(store, control.run_id)
     await v.handover(store, control)
     assert await within_ms(store, control.run_id) <= check_times.MESSAGE_MS
 
 
-async def test_an_end_leaves_the_unfinished_and_hands_the_look_on(store: Store):
+async def test_an_end_leaves_the_unfinished_and_has_the_next_run_checked(store: Store):
     first, second = (v.new_run("t") for _ in range(2))
     await v.start(store, first)
     await v.start(store, second, if_active="enqueue")
@@ -72,7 +72,7 @@ async def test_an_end_leaves_the_unfinished_and_hands_the_look_on(store: Store):
     assert set(await listed.scores(store.client, "recent")) == {second}
 
 
-async def test_a_look_that_is_due_sooner_stays(store: Store):
+async def test_a_check_that_is_due_sooner_stays(store: Store):
     control = await v.running(store)
     await store.client.zadd(keys.run(control.run_id).active, {control.run_id: 1})
     await transitions.stop(store, control.run_id, reason=Reason.USER_ABORT)
