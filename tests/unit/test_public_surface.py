@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import subprocess
@@ -10,6 +11,8 @@ import sys
 import pytest
 
 from mainstem_shared import errors
+from support.paths import ROOT
+from support.sources import parse
 
 SURFACE = {
     "mainstem_api": ["AbortResult", "AsyncRuns", "Page", "Run", "RunEvent", "Runs", "StartResult"],
@@ -45,6 +48,11 @@ SURFACE = {
     "mainstem_workers.testing": ["MainstemContainer", "System", "ValkeyContainer"],
     "mainstem_shared.guards": ["SAID_LIMIT", "Guard", "Kind", "Said", "plain"],
 }
+ADAPTERS = {
+    "langgraph": ["ThreadSaver", "serve_graph"],
+    "openai_agents": ["as_tool", "serve_agent"],
+    "pydantic_ai": ["delegate", "serve_agent"],
+}
 OLD = {
     "mainstem_shared.logs": "FieldFormatter",
     "mainstem_shared.models": "Run",
@@ -67,6 +75,18 @@ def test_the_public_names_are_these(module: str):
         value = getattr(found, name)
         if inspect.isclass(value) or inspect.isfunction(value):
             assert value.__doc__, f"{module}.{name} says nothing"
+
+
+@pytest.mark.parametrize("package", ADAPTERS)
+def test_the_public_names_of_framework_adapters_are_these(package: str):
+    """Read from the source: importing a framework takes seconds, and it may not be installed."""
+    source = (ROOT / "tasks" / "mainstem_tasks" / "engines" / package / "__init__.py").read_text()
+    (names,) = [
+        ast.literal_eval(node.value)
+        for node in parse(source).body
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__"
+    ]
+    assert names == ADAPTERS[package]
 
 
 def test_every_error_is_public():
