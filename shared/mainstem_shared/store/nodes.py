@@ -17,7 +17,7 @@ ANSWER_S: Final = 1.0
 FRESH_S: Final = 0.5
 """For how long what it said is believed."""
 LARGE_AT_ONCE: Final = connections.MAX_CONNECTIONS
-"""Large commands that have a connection at a time; others wait in line."""
+"""Large commands that have a connection at a time; others are queued."""
 
 
 class Node:
