@@ -45,7 +45,7 @@ def show(*, as_json: Json = False) -> None:
 def _under_way(mover: Mover) -> dict[str, Any] | None:
     """Return what a mover does or has left: the buckets that nobody can use, and who holds them."""
     moving, holder = mover.map.moving, mover.holder()
-    if mover.map.is_settled and holder is None:
+    if mover.map.is_stable and holder is None:
         return None
     return {
         "from": moving.source + 1 if moving is not None else None,
