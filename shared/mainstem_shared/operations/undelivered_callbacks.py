@@ -140,7 +140,7 @@ async def drop_of_user(store: Store, *, tenant: str, user_id: str) -> int:
         deliveries = [delivery for delivery in parsed if delivery is not None]
         for first in range(0, len(deliveries), _BATCH):
             read = await transitions.read_due(store, deliveries[first : first + _BATCH])
-            run_ids |= {due.delivery.run_id for due in read if _is_whose(due, tenant, user_id)}
+            run_ids |= {due.delivery.run_id for due in read if due and _is_whose(due, tenant, user_id)}
     for run_id in run_ids:
         await transitions.drop_callbacks(store, run_id)
     return len(run_ids)
