@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -318,3 +319,26 @@ def test_short_forms_are_what_they_always_were():
         only_question.model_dump()
         == QUESTIONS.model_copy(update={"questions": QUESTIONS.questions[:1]}).model_dump()
     )
+
+
+KNOWN = {
+    "action_id", "kind", "calls", "questions", "expires_ms", "on_expiry", "mark",
+    "call_id", "name", "arguments", "allowed_decisions", "reason", "arguments_schema",
+    "question_id", "text", "options",
+}  # fmt: skip
+"""All members that record version 1 knows: its processes refuse any other."""
+
+
+@pytest.mark.parametrize("action", [CALLS, QUESTIONS], ids=["calls", "questions"])
+def test_what_the_first_version_had_is_stored_as_it_knows_it(action: Action):
+    """A gateway of version 1 reads the pauses of workers that are upgraded before it."""
+    stored = json.loads(action.stored())
+    assert KNOWN.issuperset(
+        [*stored, *(name for kind in ("calls", "questions") for it in stored.get(kind, ()) for name in it)]
+    )
+
+
+@pytest.mark.parametrize("action", [CALLS, QUESTIONS, MIXED], ids=["calls", "questions", "mixed"])
+def test_an_action_is_read_as_it_was_stored(action: Action):
+    """Whatever is left out is what it is by default."""
+    assert Action.model_validate_json(action.stored()) == action

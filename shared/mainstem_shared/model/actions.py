@@ -155,6 +155,10 @@ class Action(_Strict):
             raise ValueError(f"up to {QUESTIONS_LIMIT} questions at once; an interrupt may have more items")
         return self
 
+    def stored(self) -> str:
+        """Return it as its record has it: members that an earlier version may not know only if used."""
+        return self.model_dump_json(exclude_defaults=True)
+
     def public(self) -> dict[str, Any]:
         """Return what readers see."""
         asked: dict[str, Any] = {}

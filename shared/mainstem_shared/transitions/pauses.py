@@ -119,7 +119,7 @@ async def pause(
             k.active, keys.memory(control.run_id, memory), k.effects, k.callbacks, k.callbacks_due,
         ],
         [
-            now, nonce, control.epoch, control.owner, str(top), action.action_id, action.model_dump_json(),
+            now, nonce, control.epoch, control.owner, str(top), action.action_id, action.stored(),
             action.fingerprint(spec), jsontext.dumps({"action": public, "at": now}),
             jsontext.dumps({**fold.dump(), "action": public}), action.expires_ms,
             settings.live_ttl_ms + longer_ms, settings.thread_ttl_ms + longer_ms,
