@@ -5,6 +5,8 @@ What has no key goes to all servers, and their replies are put together. The sam
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -14,12 +16,15 @@ import redis.asyncio
 from redis.asyncio.client import Pipeline as AsyncPipeline
 from redis.client import Pipeline
 
-from mainstem_shared.store import keys
+from mainstem_shared.store import failures, keys
 from mainstem_shared.store.blocking import BlockingStore
 from mainstem_shared.store.client import Store
+from mainstem_shared.store.connections import connect_blocking
 
 _OF_EACH_KEY = frozenset({"EXISTS", "DEL", "UNLINK", "TOUCH"})
 """Commands of many keys that are counted: each goes by itself."""
+PATIENCE_S = 5.0
+"""For how long a key may be on its way."""
 _SPECIAL = frozenset({"SCAN", "FLUSHDB", "FLUSHALL", "DBSIZE"})
 _WITHOUT_KEY = frozenset(
     {
@@ -110,11 +115,20 @@ class RoutedClient(redis.Redis):
             return _together(args, [client.execute_command(*args, **options) for client in self._all()])
         if len(found) > 1:
             return sum(self.execute_command(args[0], key) for key in found)
-        try:
-            return self._at(found[0]).execute_command(*args, **options)
-        except (redis.exceptions.MovedError, redis.ConnectionError):
-            self._where.refresh()
-            return self._at(found[0]).execute_command(*args, **options)
+        return self._patiently(found[0], args, options)
+
+    def _patiently(self, key: Any, args: Sequence[Any], options: dict[str, Any]) -> Any:
+        """Send a command to the server that has its key, which may be on its way to another."""
+        until = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return self._client(self._where.topology.node_of(key)).execute_command(*args, **options)
+            except (redis.ConnectionError, redis.ResponseError) as error:
+                if time.monotonic() > until or not failures.may_have_moved(error):
+                    raise
+            with contextlib.suppress(redis.RedisError, OSError):
+                self._where.refresh()
+            time.sleep(0.02)
 
     @cached_property
     def _special(self) -> dict[str, Callable[[Sequence[Any]], Any]]:
@@ -129,14 +143,11 @@ class RoutedClient(redis.Redis):
     def _all(self) -> list[redis.Redis]:
         return [self._client(node) for node in self._where.nodes()]
 
-    def _at(self, key: str | bytes) -> redis.Redis:
-        return self._client(self._where._node_of(key))
-
     def _client(self, node: str) -> redis.Redis:
+        """Return a connection that is closed when a mover comes by, and that hears then where keys are."""
         if node not in self._clients:
-            self._clients[node] = redis.Redis.from_url(
-                str(node), decode_responses=self._text, socket_timeout=20
-            )
+            made = self._clients[node] = connect_blocking(node, timeout_s=20)
+            made.connection_pool.connection_kwargs["decode_responses"] = self._text
         return self._clients[node]
 
     def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Any:  # noqa: FBT001, FBT002 - redis-py's signature
