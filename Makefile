@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run demo test shuffled check docs budgets hooks coverage clients langgraph-oracle npm bench bench-quick bench-full draining plots chaos archive fuzz-providers rabbitmq frameworks celery-tests prove guards mutants soak lock clean fleet
+.PHONY: help run demo test shuffled check docs budgets hooks coverage clients langgraph-oracle npm bench bench-quick bench-full draining plots chaos archive fuzz-providers rabbitmq frameworks celery-tests prove guards mutants soak lock clean fleet upgrade
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -91,10 +91,23 @@ archive: $(VENV)/.test ## 20,000 runs move to PostgreSQL while workers, gateways
 fuzz-providers: $(VENV)/.test ## 200,000 streams of providers, whole, split and cut: the same message or an honest failure
 	@exec env MAINSTEM_FUZZ_STREAMS=200000 $(BIN)/pytest -s --timeout=0 tests/unit/test_provider_streams.py -k one_message $(ARGS)
 
-fleet: $(VENV)/.test ## static shards and a Cluster of 3 + 3: everything that runs do, slots moved, primaries killed and frozen under load
-	@exec env MAINSTEM_FLEET_ROUNDS=20 $(BIN)/pytest -s --timeout=900 tests/integration/store/test_shards.py tests/integration/store/test_shard_moves.py \
-		tests/integration/store/test_cluster_changes.py tests/integration/store/test_cluster_replies.py tests/integration/store/test_degraded.py \
-		tests/integration/store/test_fleet_faults.py tests/integration/store/test_partitions.py tests/acceptance/engines/test_fleet.py tests/acceptance/cli/test_stack_nodes.py $(ARGS)
+FLEETS := tests/integration/store/test_shards.py tests/integration/store/test_shard_moves.py tests/integration/store/test_shards_command.py \
+	tests/integration/store/test_cluster_changes.py tests/integration/store/test_cluster_replies.py tests/integration/store/test_degraded.py \
+	tests/integration/store/test_fleet_faults.py tests/integration/store/test_partitions.py tests/acceptance/engines/test_fleet.py \
+	tests/acceptance/cli/test_stack_nodes.py tests/acceptance/celery/test_several_brokers.py
+ON_FLEETS := tests/integration/operations tests/chaos/test_chaos.py tests/chaos/test_rolling.py tests/acceptance
+
+fleet: $(VENV)/.test ## static shards and a Cluster of 3 + 3: faults under load, then the operations, chaos and acceptance suites on each (an hour)
+	@env MAINSTEM_FLEET_ROUNDS=20 MAINSTEM_FLEET_TABLE=docs/scaling.md $(BIN)/pytest -s --timeout=900 $(FLEETS) $(ARGS)
+	@for kind in static cluster; do \
+		MAINSTEM_TEST_TOPOLOGY=$$kind $(BIN)/pytest $(SIDE_BY_SIDE) --timeout=300 $(ON_FLEETS) $(ARGS) || exit; \
+	done
+
+V1 := eb7a74e303bb8c78847d8701c50d366b9a2c580c # the last commit that kept runs as record version 1
+
+upgrade: $(VENV)/.test ## record version 1 becomes version 2 under load, with processes of that release's code (a minute)
+	@rm -rf .v1 && mkdir .v1 && git archive $(firstword $(V1)) | tar -x -C .v1
+	@exec env MAINSTEM_V1=$(CURDIR)/.v1 $(BIN)/pytest -s tests/chaos/test_upgrade.py $(ARGS)
 
 rabbitmq: $(VENV)/.test ## runs with RabbitMQ as the broker; needs Debian's rabbitmq-server
 	@exec env MAINSTEM_RABBITMQ=1 $(BIN)/pytest tests/acceptance/celery/test_rabbitmq.py $(ARGS)
@@ -141,7 +154,7 @@ lock: $(BIN)/python ## renew requirements/*.txt from pyproject.toml (ARGS=--upgr
 	requirements/lock $(BIN)/uv $(ARGS)
 
 clean: ## remove what the targets above made; the data directory .mainstem stays
-	rm -rf $(VENV) dist build site .coverage .coverage.* .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) dist build site .coverage .coverage.* .v1 .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

@@ -21,6 +21,7 @@ from support.paths import TESTS
 from support.processes import fleets
 from support.processes.gateways import GatewayThread, open_stream
 from support.processes.servers import ValkeyProcess
+from support.waiting import wait_until_async
 
 RUNS = 12
 
@@ -128,3 +129,36 @@ def test_what_is_no_run_has_one_home(stage: Any) -> None:
         with server.client() as store:
             found += len(store.keys(keys.WORKERS))
     assert found == 1
+
+
+async def test_a_server_that_is_away_is_named_by_everybody(stage: Any, gateway: GatewayThread) -> None:
+    """Readiness, lists, metrics and `doctor` say which, and what is missing; the rest goes on."""
+    if stage.store.is_cluster:
+        return  # all of it is down then, until a replica is promoted: tests/integration/store/test_cluster_replies.py
+    away = stage.store.primaries[1]
+    name = f"redis://127.0.0.1:{away.port}/0"
+    async with gateway.client() as http:
+        assert (await http.get("/readyz")).json()["stores"][name] == "ready"
+        away.sigkill()
+        try:
+            ready = await http.get("/readyz")
+            assert (ready.status_code, ready.json()["status"]) == (200, "degraded")
+            assert [it for it, how in ready.json()["stores"].items() if how == "away"] == [name]
+            assert (await http.get("/v1/runs")).json()["complete"] is False
+            assert (await http.get("/v1/overview")).json()["complete"] is False
+
+            async def is_down() -> bool:
+                return f'mainstem_store_up{{node="{name}"}} 0.0' in (await http.get("/metrics")).text
+
+            await wait_until_async(is_down, description="the metrics to say it", timeout_s=20)
+            told = await asyncio.to_thread(_doctor, stage)
+            assert any(
+                line.strip().startswith("✗") and f":{away.port}/" in line for line in told.splitlines()
+            ), told
+        finally:
+            away.start()
+
+        async def is_whole() -> bool:
+            return (await http.get("/readyz")).json().get("status") == "ready"
+
+        await wait_until_async(is_whole, description="all to be ready again", timeout_s=20)

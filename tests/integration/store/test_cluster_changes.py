@@ -22,6 +22,7 @@ from support.models import verb_calls as v
 from support.models.hostile_writing import Engine, Reader, log_of, stored, through, writing
 from support.processes import fleets
 from support.processes.fleets import Fleet
+from support.processes.servers import ValkeyProcess
 
 ROUNDS = int(os.environ.get("MAINSTEM_FLEET_ROUNDS", "1"))
 RUNS = 12
@@ -95,6 +96,42 @@ async def test_a_lost_primary_is_followed_by_its_replica(fleet: Fleet, number: i
             cursors = [frame.cursor for frame in reader.frames]
             assert cursors == sorted(set(cursors))
             assert reader.frames[-1].type == Type.FINISHED
+
+
+async def test_a_primary_that_is_demoted_is_left_by_its_writers(fleet: Fleet) -> None:
+    """A planned fail-over: who was written to is a replica in a moment, and says so; nothing is written twice."""
+    async with stored(fleet.url()) as store, writing(fleet.url()) as writer, Tailer(store) as tailer:
+        store.patience_s = 30
+        await store.refresh()
+        engines = [Engine(writer, await v.running(store), seed) for seed in range(RUNS)]
+        readers = [Reader(engine.run_id) for engine in engines]
+        reading = asyncio.gather(*(reader.read(tailer) for reader in readers))
+        await asyncio.gather(*(engine.flush() for engine in engines))
+        former = fleet.owner_of(topologies.slot_of(keys.run(engines[0].run_id).log))
+        before = _refusals(former)
+        carried = await through(
+            store, engines, asyncio.ensure_future(asyncio.to_thread(fleet.fail_over, former))
+        )
+        async with asyncio.timeout(30):
+            await reading
+        assert _refusals(former) > before
+        assert any(len(servers) > 1 for servers in carried)
+        for engine, reader in zip(engines, readers, strict=True):
+            entries = await log_of(store, engine.run_id)
+            reader.check(list(entries))
+            assert Type.RESYNC not in {entry.type for entry in entries}
+            assert engine.losses == []
+
+
+def _refusals(server: ValkeyProcess) -> int:
+    """How often a server said that it has no slots (any more): as a replica it says MOVED, or READONLY in a script."""
+    with server.client() as client:
+        told = client.info("errorstats")
+    return sum(
+        int(told[f"errorstat_{code}"]["count"])
+        for code in ("MOVED", "READONLY")
+        if f"errorstat_{code}" in told
+    )
 
 
 async def verify_end(store: Store, engine: Engine) -> None:

@@ -1,10 +1,18 @@
-"""A trial: runs are written and followed on a store while something happens to its servers; what went wrong is counted."""
+"""A trial: runs are written and followed on a store while something happens to its servers; what went wrong is counted.
+
+`note` prints a row of the table of faults; `make fleet` (MAINSTEM_FLEET_TABLE) has it written into docs/scaling.md.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 
 from mainstem_shared.eventlog.reading.tailer import Tailer
 from mainstem_shared.model.events import Type
@@ -13,6 +21,8 @@ from mainstem_shared.store.client import Store
 from mainstem_shared.store.primary_watch import PrimaryWatch
 from support.models import verb_calls as v
 from support.models.hostile_writing import Engine, Reader, log_of, stored, through, writing
+
+MARK, END = "<!-- faults -->\n", "<!-- /faults -->"
 
 
 async def trial(url: str, trouble: Callable[[list[int]], None], *, runs: int) -> Counter[str]:
@@ -36,6 +46,19 @@ async def trial(url: str, trouble: Callable[[list[int]], None], *, runs: int) ->
             await asyncio.gather(*watches, reading, return_exceptions=True)
         found = [await _wrong(store, *pair) for pair in zip(engines, readers, strict=True)]
     return sum(found, Counter[str]())
+
+
+def note(fault: str, kind: str, trials: str, wrong: Counter[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Say what trials of a fault on a kind of store lost and doubled: a row of the table."""
+    row = f"| {fault} | {kind} | {trials} | {wrong['lost']} | {wrong['doubled']} |"
+    with capsys.disabled():
+        sys.stdout.write(f"\n{row}\n")
+    if page := os.environ.get("MAINSTEM_FLEET_TABLE"):
+        path = Path(page)
+        head, mark, rest = path.read_text().partition(MARK)
+        table, end, tail = rest.partition(END)
+        rows = [line for line in table.splitlines() if not line.startswith(f"| {fault} | {kind} |")]
+        path.write_text(head + mark + "\n".join([*rows, row]) + "\n" + end + tail)
 
 
 async def _wrong(store: Store, engine: Engine, reader: Reader) -> Counter[str]:
