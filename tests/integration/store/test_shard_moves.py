@@ -240,6 +240,61 @@ async def test_a_mover_that_was_thought_dead_changes_nothing_more(shards: list[V
         assert not here.exists(key)
 
 
+async def test_who_has_taken_over_is_disturbed_by_nobody(shards: list[ValkeyProcess]) -> None:
+    """In the middle of its work the former mover awakes: what it copied before is refused, by the map's version."""
+    url = url_of(shards[:2])
+    async with stored(url) as store:
+        key = keys.run((await v.running(store)).run_id).record.encode()
+        source = store.topology.place_of(key)  # type: ignore[attr-defined] - static shards
+    awoke: list[bytes] = []
+
+    class Former(Mover):
+        def _copy(self, moving: shard_maps.Moving, some: list[bytes]) -> None:
+            if awoke:
+                return super()._copy(moving, some)
+            former, old = self, self.shards[source].client.dump(key)
+
+            class Heir(Mover):
+                def _copy(self, moving: shard_maps.Moving, some: list[bytes]) -> None:
+                    with pytest.raises(errors.ShardsBusy):
+                        former._guarded(shard_moves._RESTORE, moving.target, [key], [old, 0])
+                    awoke.append(key)
+                    super()._copy(moving, some)
+
+            expire_lock(shards)
+            with Heir(url=url) as heir:
+                heir.run([])
+            raise errors.ShardsBusy
+
+    with Former(url=url) as mover, pytest.raises(errors.ShardsBusy):
+        mover.run(shard_moves.chosen(mover.map, [topologies.slot_of(key) // 16], 1 - source))
+    assert awoke
+    ((place, *_),) = contents_of(shards)[key]
+    assert place == 1 - source
+
+
+async def test_who_came_while_buckets_were_on_their_way_hears_that_they_arrived(
+    shards: list[ValkeyProcess],
+) -> None:
+    """The source closes its connections a second time: nobody waits there for what is elsewhere."""
+    url = url_of(shards[:2])
+    async with stored(url) as store:
+        key = keys.run((await v.running(store)).run_id).record
+        source = store.topology.place_of(key)  # type: ignore[attr-defined] - static shards
+    met: list[int] = []
+    with connect_blocking(shards[source].url(), timeout_s=5) as came:
+
+        class Watched(Mover):
+            def _copy(self, moving: shard_maps.Moving, some: list[bytes]) -> None:
+                met.append(came.client_id())  # type: ignore[arg-type] - not a coroutine
+                super()._copy(moving, some)
+
+        with Watched(url=url) as mover:
+            mover.run(shard_moves.chosen(mover.map, [topologies.slot_of(key) // 16], 1 - source))
+        assert met
+        assert came.client_id() not in met
+
+
 async def test_two_movers_exclude_each_other(shards: list[ValkeyProcess]) -> None:
     """The second one says who is at work."""
     url = url_of(shards)
