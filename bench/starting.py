@@ -187,6 +187,7 @@ async def memory_of(bench: Bench, runs: int) -> dict[str, float]:
         await transitions.finish(
             store, channel.control, nonce=ids.nonce(), top=top, reason=Reason.COMPLETED,
             state=channel.fold.dump(), error=None, retention_ms=settings.retention_ms,
+            compact_after_ms=int(settings.compact_after_s * 1000),
         )  # fmt: skip
         await transitions.compact(store, channel.control.run_id)
     over = (await used() - before) / runs

@@ -19,6 +19,7 @@ from mainstem_shared import errors, transitions
 from mainstem_shared.blobs.files import Files
 from mainstem_shared.coordination import outbox
 from mainstem_shared.model.actions import Action
+from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import Spec, Status
 from mainstem_shared.operations.admission import Admission
 from mainstem_shared.operations.callback_hints import Hints
@@ -306,6 +307,15 @@ async def _own_sealed(indexes: Indexes, run_id: str, *, sealer: str, **_: Any) -
     await indexes.own(sealer, run_id)
 
 
+async def _after_seal(indexes: Indexes, answer: object, run_id: str, *, sealer: str, **_: Any) -> None:
+    """Take a run off the list of a process that came too late to seal it, unless it has the run by now."""
+    if isinstance(answer, Control):
+        return
+    record = await transitions.read_fields(indexes.store, run_id, Record.owner)
+    if isinstance(record, transitions.Gone) or (record.status, record.owner) != (Status.RUNNING, sealer):
+        await indexes.disown(sealer, run_id)
+
+
 async def _after_handover(indexes: Indexes, answer: object, control: Control, **_: Any) -> None:
     if isinstance(answer, int):
         await indexes.disown(control.owner, control.run_id)
@@ -401,7 +411,11 @@ CLAIM: Final = IndexedTransition(
     _claim, name="claim", found_by="its owner's list", prepare=_own_claimed, tidy=_after_claim
 )
 SEAL: Final = IndexedTransition(
-    transitions.seal, name="seal", found_by="the list of its new owner, who seals it", prepare=_own_sealed
+    transitions.seal,
+    name="seal",
+    found_by="the list of its new owner, who seals it",
+    prepare=_own_sealed,
+    tidy=_after_seal,
 )
 STOP: Final = IndexedTransition(transitions.stop, name="stop", found_by="an early check")
 STEER: Final = IndexedTransition(transitions.steer, name="steer", found_by="an early check")

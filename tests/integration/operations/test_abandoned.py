@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 from mainstem_shared import transitions
 from mainstem_shared.model.time import now_ms
-from mainstem_shared.operations.performing import Operations
+from mainstem_shared.operations import recovery
+from mainstem_shared.operations.performing import SEAL, Operations, nobody
 from mainstem_shared.operations.sweeping import CHECK_LEASES, Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
@@ -48,6 +52,32 @@ async def test_an_owner_that_no_index_knows_is_dead(store: Store):
     assert log.entries[-1].payload()["reason"] == "worker_lost"
     assert log.fold.text == "w0 w1 w2"
     assert await store.client.zscore(keys.run(log.run_id).active, log.run_id) is None
+
+
+async def test_who_comes_too_late_does_not_keep_it(store: Store):
+    """Three processes see at once that an owner died: one ends its run, and it stays on nobody's list."""
+    log = await RunLog.start(store)
+    await log.claim("dead")
+    state = await transitions.read(store, log.run_id)
+    assert isinstance(state, transitions.State)
+    operations = Operations(store=store, settings=SETTINGS, publisher=dying_process.Messages())
+    sealers = ("one", "two", "three")
+    await asyncio.gather(
+        *(recovery.recover(operations, log.run_id, state, sealer=sealer) for sealer in sealers)
+    )
+    assert await status(log) == "failed"
+    assert [await operations.indexes.owned_by(sealer) for sealer in sealers] == [[], [], []]
+
+
+async def test_who_has_it_by_another_call_keeps_it(store: Store):
+    """A sweeper and an abort in one process: the one that came too late takes it off no list."""
+    log = await RunLog.start(store)
+    await log.claim("dead")
+    operations = Operations(store=store, settings=SETTINGS, publisher=dying_process.Messages())
+    given: dict[str, Any] = {"sealer": "one", "epoch": log.control.epoch, "cause": "worker_lost"}
+    for nonce in ("0.first", "0.second"):
+        await operations.perform(SEAL.of(log.run_id, nonce=nonce, **given), notify=nobody)
+    assert await operations.indexes.owned_by("one") == [log.run_id]
 
 
 async def test_a_living_owner_is_left_alone(store: Store):
