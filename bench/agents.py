@@ -87,7 +87,7 @@ def langgraph() -> Alone:
         async def _astream(self, *_: Any, run_manager: Any = None, **__: Any) -> AsyncIterator[Any]:
             for number in range(WORDS):
                 text = f"word{number} "
-                chunk = ChatGenerationChunk(message=AIMessageChunk(text))
+                chunk = ChatGenerationChunk(message=AIMessageChunk(content=text))
                 if run_manager is not None:
                     await run_manager.on_llm_new_token(text, chunk=chunk)
                 yield chunk

@@ -147,12 +147,13 @@ def _plain(server: PostgresProcess, values: list[tuple[Any, ...]], *, copy: bool
             some = values[first : first + 1000]
             with connection.cursor() as cursor:
                 if copy:
-                    with cursor.copy(f"COPY bare ({', '.join(COLUMNS)}) FROM STDIN") as into:
+                    into_bare: Any = f"COPY bare ({', '.join(COLUMNS)}) FROM STDIN"
+                    with cursor.copy(into_bare) as into:
                         for one in some:
                             into.write_row(one)
                 else:
-                    places = ", ".join(["%s"] * len(COLUMNS))
-                    cursor.executemany(f"INSERT INTO bare VALUES ({places})", some)
+                    insert: Any = f"INSERT INTO bare VALUES ({', '.join(['%s'] * len(COLUMNS))})"
+                    cursor.executemany(insert, some)
             connection.commit()
         rate = len(values) / (time.perf_counter() - began)
         connection.execute("DROP TABLE bare")

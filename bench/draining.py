@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 from harness import Bench, bench
-from matplotlib import pyplot as plt
+from matplotlib import pyplot as plt  # pyright: ignore[reportMissingImports] - of make bench alone
 
 from mainstem_shared import transitions
 from mainstem_shared.model import ids
@@ -65,11 +65,11 @@ async def recorded(store: Store) -> tuple[bytes, bytes]:
         run_id=run_id, thread_id="recorded", user_id="u", tenant="default", engine="demo", metadata={},
         created_ms=now_ms(), max_duration_s=60,
     )  # fmt: skip
-    live = {"live_ttl_ms": RETENTION_MS}
+    live_ms = RETENTION_MS
     await transitions.start(
-        store, spec, b"{}", nonce="n", if_active="reject", thread_ttl_ms=RETENTION_MS, **live
+        store, spec, b"{}", nonce="n", if_active="reject", live_ttl_ms=live_ms, thread_ttl_ms=live_ms
     )
-    claimed = await transitions.claim(store, run_id, nonce="n", owner="w", task_id="t", **live)
+    claimed = await transitions.claim(store, run_id, nonce="n", owner="w", task_id="t", live_ttl_ms=live_ms)
     assert isinstance(claimed, transitions.Claimed)
     k, kind = keys.run(run_id), field_of(Type.MESSAGE_DELTA)
     for n in range(DELTAS):
@@ -80,7 +80,7 @@ async def recorded(store: Store) -> tuple[bytes, bytes]:
     await transitions.finish(
         store, transitions.Control(run_id=run_id, epoch=claimed.epoch, owner="w"), nonce="f", top=state.top,
         reason=Reason.COMPLETED, state={"content": [{"type": "text", "text": "word " * DELTAS}]}, error=None,
-        retention_ms=RETENTION_MS,
+        retention_ms=RETENTION_MS, compact_after_ms=RETENTION_MS,
     )  # fmt: skip
     return await store.client.dump(k.record), await store.client.dump(k.log)
 

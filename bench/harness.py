@@ -84,7 +84,8 @@ class Bench:
         }
 
     def settings(self, **changes: Any) -> Settings:
-        return Settings(redis_url=self.server.url(0), broker_url=self.server.url(1), **changes)
+        urls: dict[str, Any] = {"redis_url": self.server.url(0), "broker_url": self.server.url(1)}
+        return Settings(**urls, **changes)
 
     def scaled(self, count: int, least: int = 1) -> int:
         return max(least, int(count * self.scale))

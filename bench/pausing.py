@@ -112,6 +112,7 @@ def _rss(worker: psutil.Process) -> int:
 
 async def _settled(bench: Bench) -> int:
     """Return how many tasks stay active: those that paused last still have to end."""
+    active = 0
     for _ in range(5):
         if not (active := await asyncio.to_thread(_active, bench)):
             break

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import capacity
-import matplotlib as mpl
-from matplotlib import pyplot as plt
+import matplotlib as mpl  # pyright: ignore[reportMissingImports] - of make bench alone
+from matplotlib import pyplot as plt  # pyright: ignore[reportMissingImports] - of make bench alone
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 IMAGES = DOCS / "images"

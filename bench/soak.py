@@ -109,7 +109,7 @@ class Watch:
         self._processes = {
             child.name: psutil.Process(child.pid) for child in (*system.workers, *system.gateways)
         }
-        self._servers = {"store": system.store, "broker": system.broker}
+        self._servers: dict[str, Any] = {"store": system.store, "broker": system.broker}
 
     def sample(self, started: int) -> None:
         """Take a sample; `started`: how many runs there were so far."""

@@ -124,10 +124,14 @@ def _cluster(bench: Bench) -> Iterator[list[int]]:
             clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", port, bus)
         for client in clients:
             wait_for(
-                lambda c=client: b"cluster_state:ok" in bytes(c.execute_command("CLUSTER", "INFO")),
+                lambda c=client: b"cluster_state:ok" in _told(c, "CLUSTER", "INFO"),
                 "the Cluster",
             )
         yield ports
+
+
+def _told(client: Any, *command: str) -> bytes:
+    return client.execute_command(*command)
 
 
 @contextlib.contextmanager

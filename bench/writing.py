@@ -208,7 +208,7 @@ async def runs_1000(bench: Bench) -> Row:
 async def runs_4000(bench: Bench) -> Row:
     """4,000 runs × 5 tokens/s in one worker process."""
     runs = bench.scaled(4000, 400)
-    load = {} if bench.quick else {"MAINSTEM_CONCURRENCY": "4000"}
+    load: dict[str, Any] = {} if bench.quick else {"MAINSTEM_CONCURRENCY": "4000"}
     got = await steady(bench, runs=runs, per_s=5, seconds=4 if bench.quick else 45, **load)
     return Row(
         name=f"{runs:,} runs × 5 tokens/s, one worker",

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import redis.asyncio as redis
@@ -34,7 +35,8 @@ def serve(url: str, port: int) -> None:
         async with client.pubsub() as channel:
             await channel.subscribe(run)
             last = b"0-0"
-            for last, fields in await client.xrange(f"log:{run}"):
+            entries: Any = await client.xrange(f"log:{run}")
+            for last, fields in entries:
                 yield b"id: %b\ndata: %b\n\n" % (last, fields[b"d"])
             async for message in channel.listen():
                 if message["type"] == "message":
@@ -100,6 +102,8 @@ async def _read(port: int, run: str, delivered: list[int]) -> None:
             break
         except OSError:
             await asyncio.sleep(0.1)
+    else:
+        raise TimeoutError("the naive gateway does not answer")
     writer.write(f"GET /{run} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     try:
         while chunk := await reader.read(65536):
