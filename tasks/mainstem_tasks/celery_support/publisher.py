@@ -293,11 +293,13 @@ def _send_message(sender: _Sender, message: dict[str, Any]) -> None:
 
 
 def _ping(sender: _Sender) -> None:
-    """Publish as a start does, to a queue that nobody has: an AMQP broker confirms, and drops it."""
-    queue = f"{_PROBE}.{uuid.uuid4().hex[:8]}"
-    sender.producer.publish({}, routing_key=queue, exchange="", expiration=_PROBE_S)
+    """Publish as a start does, to a queue that nobody has: an AMQP broker confirms, and drops it.
+
+    All probes use one name: what a process leaves in Redis that dies in between, the next probe takes away.
+    """
+    sender.producer.publish({}, routing_key=_PROBE, exchange="", expiration=_PROBE_S)
     if sender.connection.transport.driver_type == "redis":  # where publishing makes the queue
-        sender.producer.channel.queue_purge(queue)
+        sender.producer.channel.queue_purge(_PROBE)
 
 
 _publishers: weakref.WeakSet[CeleryPublisher] = weakref.WeakSet()

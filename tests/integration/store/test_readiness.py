@@ -92,6 +92,22 @@ async def test_checking_leaves_nothing_behind(store: Store, store_url: str, brok
         assert [key for key in broker.keys("*") if "ready" in key] == []
 
 
+@pytest.mark.parametrize("died", [1, 3])
+async def test_what_a_dead_probe_left_the_next_one_takes_away(private_valkey: ValkeyProcess, died: int):
+    """A process may die between its message and taking it away: nobody else would ever do that."""
+    publisher = CeleryPublisher(private_valkey.url(1))
+    with private_valkey.client(1) as admin:
+        admin.execute_command("ACL", "SETUSER", "default", "-del")
+        for _ in range(died):
+            with contextlib.suppress(errors.BrokerUnavailable):
+                await publisher.aping()
+        assert [key for key in admin.scan_iter() if "ready" in str(key)] != []
+        admin.execute_command("ACL", "SETUSER", "default", "+@all")
+        await publisher.aping()
+        assert [key for key in admin.scan_iter() if "ready" in str(key)] == []
+    await publisher.aclose()
+
+
 # -- a Cluster
 
 
