@@ -114,9 +114,10 @@ async def sample(store: Store, place: Bench, samples: Samples, ended: asyncio.Ev
     while until is None or time.monotonic() < until:
         if ended.is_set() and until is None:
             until = time.monotonic() + SETTLE_S
-        for kind, due in (await indexes.due()).items():
-            samples.backlog[kind].append(due.count)
-            samples.lateness_s[kind].append(due.since_s)
+        found = await indexes.due()
+        for kind in samples.backlog:
+            samples.backlog[kind].append(found[kind].count)
+            samples.lateness_s[kind].append(found[kind].since_s)
         samples.seconds.append(time.monotonic() - begun)
         await asyncio.sleep(1)
 
