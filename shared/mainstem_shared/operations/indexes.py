@@ -180,23 +180,21 @@ class Indexes:
             backlogs[kind].add(index, count=count, since_s=(now - since[kind, index]) / 1000)
         return backlogs
 
-    async def tell_due(self, due: dict[str, Backlog], *, ttl_ms: int) -> None:
-        """Tell other sweepers what is due, so that they need not ask thousands of indexes themselves."""
-        told = {kind: [backlog.count, backlog.since_s, backlog.indexes] for kind, backlog in due.items()}
-        await self.store.command("SET", keys.DUE, jsontext.dumps(told), "PX", ttl_ms, large=True)
+    async def share_due(self, due: dict[str, Backlog], *, ttl_ms: int) -> None:
+        """Share with other sweepers what is due, so that they need not ask thousands of indexes."""
+        shared = {kind: [backlog.count, backlog.since_s, backlog.indexes] for kind, backlog in due.items()}
+        await self.store.command("SET", keys.DUE, jsontext.dumps(shared), "PX", ttl_ms, large=True)
 
-    async def told_due(self) -> dict[str, Backlog] | None:
-        """Return what the elected sweeper found due lately; None if nobody told, or another version did."""
-        told = await self.store.command("GET", keys.DUE, large=True)
+    async def shared_due(self) -> dict[str, Backlog] | None:
+        """Return what the elected sweeper found due; None if nobody shared it, or another version did."""
+        shared = await self.store.command("GET", keys.DUE, large=True)
+        if shared is None:
+            return None
         try:
-            return (
-                None
-                if told is None
-                else {
-                    kind: Backlog(count=count, since_s=since_s, indexes=random.sample(names, len(names)))
-                    for kind, (count, since_s, names) in jsontext.loads(told).items()
-                }
-            )
+            return {
+                kind: Backlog(count=count, since_s=since_s, indexes=random.sample(names, len(names)))
+                for kind, (count, since_s, names) in jsontext.loads(shared).items()
+            }
         except (ValueError, TypeError, AttributeError):
             return None
 

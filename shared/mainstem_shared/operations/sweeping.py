@@ -194,16 +194,16 @@ class Sweeper:
         return holder is None or holder.decode() == self.owner()
 
     async def _find_due(self, *, elected: bool) -> dict[str, Backlog]:
-        """Return what is due: asked of every index by the elected sweeper, who tells the others.
+        """Return what is due: asked of every index by the elected sweeper, who shares it.
 
         Each index asked by each process would be thousands of commands a second for a hundred idle ones.
         """
-        told = None if elected or self._store_degraded else await self._indexes.told_due()
-        if told is not None and {CHECKS, COMPACTIONS, CALLBACKS} <= told.keys():
-            return told
+        shared = None if elected or self._store_degraded else await self._indexes.shared_due()
+        if shared is not None and {CHECKS, COMPACTIONS, CALLBACKS} <= shared.keys():
+            return shared
         due = await self._indexes.due()
         if elected:
-            await self._indexes.tell_due(due, ttl_ms=int(self.operations.settings.sweep_s * 2000))
+            await self._indexes.share_due(due, ttl_ms=int(self.operations.settings.sweep_s * 2000))
         return due
 
     # -- owners that died

@@ -66,7 +66,7 @@ async def test_one_sweeper_asks_every_index_for_all(store: Store):
     logs = await ended(store, 3)
     asked = await elected._indexes.due()
     await store.client.set(keys.SWEEP, "elected", ex=60)
-    await elected._indexes.tell_due(asked, ttl_ms=60_000)
+    await elected._indexes.share_due(asked, ttl_ms=60_000)
     await store.client.config_resetstat()
     await other.sweep()
     stats = await store.client.info("commandstats")
