@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -19,8 +19,9 @@ from mainstem_shared.settings import Settings
 from support.fakes.openai_server import Events, OpenAIServer, answer, call_chunk, chunk
 from support.paths import TESTS
 from support.processes import processes, topologies
-from support.processes.processes import Child
+from support.processes.collectors import MARK, Collector
 from support.processes.servers import ValkeyProcess, free_port
+from support.processes.trace_pictures import waterfall
 from support.waiting import wait_until
 
 SECRET = "zebra-crossing"
@@ -32,12 +33,8 @@ class Traced:
     def __init__(
         self, server: ValkeyProcess, provider: OpenAIServer, directory: Path, stack: ExitStack
     ) -> None:
-        self.server, self.provider, self.file = server, provider, directory / "spans.jsonl"
-        collector, self.port = free_port(), free_port()
-        program = str(TESTS / "support" / "fakes" / "otlp_collector.py")
-        stack.enter_context(
-            Child("collector", program, str(collector), str(self.file), env={}, directory=directory)
-        )
+        self.server, self.provider, self.port = server, provider, free_port()
+        self.collector = Collector(directory, stack)
         env = {
             "MAINSTEM_REDIS_URL": server.url(0),
             "MAINSTEM_BROKER_URL": server.url(1),
@@ -45,7 +42,7 @@ class Traced:
             "MAINSTEM_OPENAI_BASE_URL": provider.url,
             "MAINSTEM_OPENAI_MODEL": "model-1",
             "PYTHONPATH": str(TESTS),
-            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector}",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": self.collector.endpoint,
             "OTEL_BSP_SCHEDULE_DELAY": "100",
         }
         worker = stack.enter_context(processes.worker(env, directory))
@@ -61,16 +58,11 @@ class Traced:
         except httpx.TransportError:
             return False
 
-    def spans(self, trace: str) -> list[dict[str, Any]]:
-        text = self.file.read_text() if self.file.exists() else ""
-        lines = text[: text.rfind("\n") + 1].splitlines()  # the last one may be written just now
-        return [one for one in map(json.loads, lines) if one["trace"] == trace]
-
     def named(self, trace: str, name: str, count: int = 1) -> list[dict[str, Any]]:
         """Wait for so many spans of this name in a trace."""
 
         def found() -> list[dict[str, Any]] | None:
-            here = [span for span in self.spans(trace) if span["name"] == name]
+            here = [span for span in self.collector.spans(trace) if span["name"] == name]
             return here if len(here) == count else None
 
         return wait_until(found, description=f"{count} spans {name}", timeout_s=20) or []
@@ -91,36 +83,43 @@ def traced(tmp_path_factory: pytest.TempPathFactory, valkey_binary: Path) -> Ite
         yield Traced(server, provider, directory, stack)
 
 
-def test_a_paused_and_resumed_run_is_one_trace(traced: Traced):
-    """A caller's traceparent leads to request, start, and both segments' tasks and engines, each below the one before."""
+def test_a_paused_and_resumed_run_is_one_trace(traced: Traced, tmp_path: Path):
+    """A caller's traceparent leads to request, start, and both segments' tasks, engines, calls and tools."""
     trace = secrets.token_hex(16)
-    run_id = traced.start(
-        "paused", {"engine": "demo", "input": {"tokens": 3, "text": SECRET, "ask_at": [0]}}, trace
-    )
-    wait_until(lambda: traced.runs.get(run_id).action, description="the question")
+    arguments = '{"amount": 20, "to": "Ann"}'
+    asks = [call_chunk(0, arguments, call_id="c1", name="transfer"), chunk(finish="tool_calls")]
+    traced.provider.reply(Events(chunks=asks), answer("sent"))
+    run_input = {"messages": [{"role": "user", "content": SECRET}], "use_tools": ["transfer"]}
+    run_id = traced.start("paused", {"engine": "openai", "input": run_input}, trace)
+    wait_until(lambda: traced.runs.get(run_id).action, description="the question", timeout_s=40)
     action = traced.runs.get(run_id).action
     assert action is not None
-    body = {
-        "action_id": action["action_id"],
-        "answers": [{"question_id": action["questions"][0]["question_id"], "text": "yes"}],
-    }
+    body = {"action_id": action["action_id"], "decisions": [{"call_id": "c1", "type": "approve"}]}
     traced.http.post(f"/v1/runs/{run_id}/resume", json=body).raise_for_status()
-    wait_until(lambda: traced.runs.get(run_id).status.is_terminal, description="the end")
+    wait_until(lambda: traced.runs.get(run_id).status.is_terminal, description="the end", timeout_s=40)
     traced.http.get(f"/v1/runs/{run_id}/events", params={"token": SECRET})  # addresses of streams hold tokens
     (request,) = traced.named(trace, "POST /v1/threads/{thread_id}/runs")
     (start,) = traced.named(trace, "mainstem.start")
     tasks = traced.named(trace, "process mainstem.generate", 2)
-    engines = traced.named(trace, "invoke_agent demo", 2)
+    engines = traced.named(trace, "invoke_agent openai", 2)
+    chats = traced.named(trace, "chat model-1", 2)
+    (tool,) = traced.named(trace, "execute_tool transfer")
     assert request["parent"] == "ab" * 8
     assert request["attributes"]["http.route"] == "/v1/threads/{thread_id}/runs"
     assert start["parent"] == request["id"]
     assert {task["parent"] for task in tasks} == {start["id"]}
     assert {engine["parent"] for engine in engines} == {task["id"] for task in tasks}
-    assert sorted(engine["attributes"]["mainstem.segment"] for engine in engines) == [1, 2]
-    assert {engine["attributes"]["mainstem.outcome"] for engine in engines} == {"paused", "completed"}
+    by_segment = {engine["attributes"]["mainstem.segment"]: engine for engine in engines}
+    assert [by_segment[n]["attributes"]["mainstem.outcome"] for n in (1, 2)] == ["paused", "completed"]
+    assert {chat["parent"] for chat in chats} == {engine["id"] for engine in engines}
+    assert tool["parent"] == by_segment[2]["id"]
     assert {one["service"] for one in tasks} == {"mainstem-worker"}
+    assert {one["collected"] for one in (request, start, *tasks, *engines)} == {MARK}
     assert {one["attributes"]["mainstem.run.id"] for one in (*tasks, *engines)} == {run_id}
-    assert SECRET not in traced.file.read_text()
+    assert SECRET not in traced.collector.file.read_text()
+    kept = Path(os.environ.get("MAINSTEM_PICTURES") or tmp_path) / "trace.svg"
+    kept.write_text(waterfall(traced.collector.spans(trace)))
+    assert kept.read_text().count("<rect") == len(traced.collector.spans(trace)) + 1
 
 
 def test_provider_calls_and_tools_are_below_their_engine(traced: Traced):
@@ -138,7 +137,7 @@ def test_provider_calls_and_tools_are_below_their_engine(traced: Traced):
     assert {one["parent"] for one in (*chats, tool)} == {engine["id"]}
     assert tool["attributes"]["gen_ai.tool.call.id"] == "c1"
     assert {one["attributes"]["gen_ai.provider.name"] for one in chats} == {"openai"}
-    assert SECRET not in traced.file.read_text()
+    assert SECRET not in traced.collector.file.read_text()
 
 
 def test_plain_celery_hands_its_trace_on(traced: Traced):

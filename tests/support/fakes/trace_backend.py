@@ -1,6 +1,7 @@
-"""A collector of traces, as a process: it takes OTLP over HTTP and writes a line of JSON for each span.
+"""A backend of traces, as a process: a collector sends it OTLP over HTTP; it writes a line of JSON for each span.
 
-`python otlp_collector.py PORT FILE`. Nothing that collects traces is a package of Debian's or PyPI's.
+`python trace_backend.py PORT FILE`. The collector itself is a real one (`support.processes.collectors`): of the
+exporters that it has, OTLP is the only one whose receiver needs no service of its own.
 """
 
 from __future__ import annotations
@@ -39,20 +40,23 @@ class Handler(BaseHTTPRequestHandler):
 def spans(request: ExportTraceServiceRequest) -> list[dict[str, object]]:
     found: list[dict[str, object]] = []
     for resource in request.resource_spans:
-        service = {one.key: one.value.string_value for one in resource.resource.attributes}["service.name"]
-        found += [plain(service, span) for scope in resource.scope_spans for span in scope.spans]
+        told = {one.key: one.value.string_value for one in resource.resource.attributes}
+        found += [plain(told, span) for scope in resource.scope_spans for span in scope.spans]
     return found
 
 
-def plain(service: str, span: Span) -> dict[str, object]:
+def plain(resource: dict[str, str], span: Span) -> dict[str, object]:
     return {
-        "service": service,
+        "service": resource["service.name"],
+        "collected": resource.get("collected.by"),
         "name": span.name,
         "kind": int(span.kind),
         "trace": span.trace_id.hex(),
         "id": span.span_id.hex(),
         "parent": span.parent_span_id.hex(),
         "status": int(span.status.code),
+        "begin_ns": span.start_time_unix_nano,
+        "end_ns": span.end_time_unix_nano,
         "attributes": {one.key: one.value.string_value or one.value.int_value for one in span.attributes},
     }
 
