@@ -96,7 +96,12 @@ def set_up(level: int | str = logging.INFO, *, kind: str = "text") -> None:
     handler.addFilter(RunFilter())
     logger.addHandler(handler)
     logger.setLevel(level)
-    for noisy in ("httpx", "httpcore", "openai", "anthropic"):
+    quieten()
+
+
+def quieten() -> None:
+    """Keep libraries from logging at INFO what tells an operator nothing."""
+    for noisy in ("httpx", "httpcore", "openai", "anthropic", "alembic.runtime.plugins"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

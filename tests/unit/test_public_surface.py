@@ -43,7 +43,7 @@ SURFACE = {
         "strict",
     ],
     "mainstem_tasks.testing.dialects": ["CHAT", "DIALECTS", "KINDS", "MESSAGES", "RESPONSES", "Dialect"],
-    "mainstem_workers": ["install"],
+    "mainstem_workers": ["broker_url", "install"],
     "mainstem_workers.pool": ["PoolOptions", "TaskPool"],
     "mainstem_workers.testing": ["MainstemContainer", "System", "ValkeyContainer"],
     "mainstem_shared.guards": ["SAID_LIMIT", "Guard", "Kind", "Said", "plain"],

@@ -9,7 +9,19 @@ if TYPE_CHECKING:
 
     from mainstem_shared.settings import Settings
 
-__all__ = ["install"]
+__all__ = ["broker_url", "install"]
+
+
+def broker_url(settings: Settings | None = None) -> str:
+    """Return the broker's address: as `MAINSTEM_BROKER_URL` says, else of `mainstem up` in this directory.
+
+    Raises:
+        ServerNotRunningError: neither is there.
+    """
+    from mainstem_shared.settings import Settings
+    from mainstem_shared.store import endpoints
+
+    return endpoints.celery_broker(endpoints.broker_url(settings or Settings())).url
 
 
 def install(app: Celery, settings: Settings | None = None) -> Settings:

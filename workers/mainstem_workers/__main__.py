@@ -29,6 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     settings = Settings()
     tracing.set_up("mainstem-worker")
+    log_lines.quieten()
     given = sys.argv[1:] if arguments is None else arguments
     given = given[1:] if given[:1] == ["worker"] else given
     pool = ("--pool", "custom", "--concurrency", str(settings.concurrency))

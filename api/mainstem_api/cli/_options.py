@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,18 +32,36 @@ class Exit(IntEnum):
 
 Url = Annotated[
     str | None,
-    typer.Option("--url", envvar="MAINSTEM_URL", help="The gateway.", show_default="http://HOST:PORT"),
+    typer.Option(
+        "--url",
+        envvar="MAINSTEM_URL",
+        help="The gateway.",
+        show_default="of `mainstem up` in this directory",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 
 
 def gateway_url(given: str | None) -> str:
-    """Return the gateway's address: as given, else where `mainstem up` serves by these settings."""
+    """Return the gateway's address: as given, as set, of the stack in this directory, or the usual one."""
     if given:
         return given if "://" in given else f"http://{given}"
     settings = Settings()
+    if not settings.model_fields_set & {"host", "port"} and (running := _stack_here(settings)):
+        return running
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104 - not bound
     return f"http://{host}:{settings.port}"
+
+
+def _stack_here(settings: Settings) -> str | None:
+    """Return the gateway that a running `mainstem up` of the data directory serves; None if there is none."""
+    try:
+        state = json.loads((settings.data_dir / "stack.json").read_text())
+        with suppress(PermissionError):  # another user's, which lives
+            os.kill(state["pid"], 0)  # a stack that was killed leaves its file
+        return str(state["gateway"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def json_object(text: str, option: str) -> dict[str, Any]:
