@@ -51,6 +51,8 @@ class Fleet:
     ports: list[int] = field(default_factory=list[int])
     tokens: dict[str, int] = field(default_factory=dict[str, int])
     answers: collections.Counter[int] = field(default_factory=collections.Counter[int])
+    failures: list[str] = field(default_factory=list[str])
+    """Answers that were failures of ours: an outage is a 503."""
     started_at: dict[str, float] = field(default_factory=dict[str, float])
     forgotten: list[str] = field(default_factory=list[str])
     lost_spans: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
@@ -130,6 +132,8 @@ class Fleet:
         except httpx.TransportError:
             return None
         self.answers[answer.status_code] += 1
+        if answer.status_code >= 500 and answer.status_code != 503:
+            self.failures.append(f"{method} {path}: {answer.status_code} {answer.text[:300]}")
         return answer
 
     async def _look_again(self) -> None:
@@ -155,7 +159,7 @@ class Fleet:
         """No process ended, no answer was a failure of ours, every run completed and says all of its text."""
         for child in self.children:
             assert child.running, child.log[-3000:]
-        assert not [status for status in self.answers if status >= 500 and status != 503], self.answers
+        assert not self.failures, "\n".join((*self.failures, *self._tracebacks()))
         lost = {run_id: run for run_id, run in self.ended.items() if run["reason"] != "completed"}
         assert not lost, lost
         gone = [run_id for run_id in self.forgotten if not self._was_lost(run_id)]
@@ -163,6 +167,14 @@ class Fleet:
         for run_id, run in self.ended.items():
             text = "".join(part["text"] for part in run["content"] if part["type"] == "text")
             assert text == demo_text(self.tokens[run_id])
+
+    def _tracebacks(self) -> list[str]:
+        """Return what processes logged of exceptions, to tell why an answer was a failure of ours."""
+        return [
+            f"{child.name}: {child.log[max(0, at - 500) : at + 3000]}"
+            for child in self.children
+            if (at := child.log.find("Traceback")) >= 0
+        ]
 
     def report(self, title: str, faults: collections.Counter[str], took_s: float) -> str:
         reasons = collections.Counter(run["reason"] for run in self.ended.values())
