@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import Status, WaitingFor
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import undelivered_callbacks
-from mainstem_shared.operations.indexes import Indexes
+from mainstem_shared.operations.indexes import CALLBACKS, CHECKS, Backlog, Indexes
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 
@@ -64,10 +64,10 @@ async def latest(store: Store) -> Census | None:
         return None  # of another version: the next one of this version's sweepers will do
 
 
-async def take(store: Store, indexes: Indexes) -> Census:
-    """Take a census and leave it for everybody."""
+async def take(store: Store, indexes: Indexes, due: Mapping[str, Backlog]) -> Census:
+    """Take a census of what a look at every index found, and leave it for everybody."""
     now = now_ms()
-    counting = await _count(store, indexes)
+    counting = await _count(store, indexes, due)
     infos = await store.each("INFO", "memory")
     limits = [_number(info, "maxmemory") for info in infos]
     census = Census(
@@ -75,7 +75,7 @@ async def take(store: Store, indexes: Indexes) -> Census:
         **counting.figures(),
         engines=[name.decode() for name in await store.command("HKEYS", keys.ENGINES)],
         processes=await _processes(store),
-        callbacks=await undelivered_callbacks.count(store),
+        callbacks=await undelivered_callbacks.count(store, due[CALLBACKS].filled),
         memory_bytes=sum(_number(info, "used_memory") for info in infos),
         memory_limit_bytes=sum(limits) if all(limits) else 0,
     )
@@ -83,16 +83,18 @@ async def take(store: Store, indexes: Indexes) -> Census:
     return census
 
 
-async def take_of_some(store: Store, indexes: Indexes, former: Census | None) -> Census:
+async def take_of_some(
+    store: Store, indexes: Indexes, due: Mapping[str, Backlog], former: Census | None
+) -> Census:
     """Count the runs of the available servers, while others are unavailable: this process's own figures."""
     now = now_ms()
-    counting = await _count(store, indexes)
+    counting = await _count(store, indexes, due)
     known = former or Census(at_ms=now)
     return known.model_copy(update={**counting.figures(), "at_ms": now, "complete": False})
 
 
-async def _count(store: Store, indexes: Indexes) -> _Counting:
-    run_ids = await indexes.unfinished(limit=SCAN_LIMIT + 1)
+async def _count(store: Store, indexes: Indexes, due: Mapping[str, Backlog]) -> _Counting:
+    run_ids = await indexes.unfinished(due[CHECKS].filled, limit=SCAN_LIMIT + 1)
     counting = _Counting(is_complete=len(run_ids) <= SCAN_LIMIT)
     for first in range(0, min(len(run_ids), SCAN_LIMIT), _BATCH):
         batch = run_ids[first : min(first + _BATCH, SCAN_LIMIT)]

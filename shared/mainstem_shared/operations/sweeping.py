@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import time
 from collections.abc import Callable
@@ -60,6 +61,8 @@ PAUSED_CHECK_MS: Final = 15 * 60_000
 """A paused run is checked when its action expires; this interval is for what that check misses."""
 CHILDREN_CHECK_MS: Final = 15_000
 """How often a run that waits for its children is checked: one that a sweeper ended notifies nobody."""
+TRIM_S: Final = 60.0
+"""How often, at most, a process trims the lists of recent runs: a thousand commands each time."""
 _WANTED: Final = (
     Record.waiting_for, Record.published_ms, Record.publish_count, Record.stop_reason, Record.spec,
     Record.queued_ms, Record.expires_ms, Record.owner, Record.sealed_ms, Record.inputs_total,
@@ -88,6 +91,7 @@ class Sweeper:
     swept_at: float = field(default_factory=time.monotonic)
     """When the last complete sweep ended, on the monotonic clock; before the first, when this began."""
     store_up: bool = True
+    _trimmed_at: float = -math.inf
     _due: dict[str, Backlog] = field(default_factory=dict[str, Backlog])
     _without_record: dict[str, int] = field(default_factory=dict[str, int])
     _broker_unavailable: bool = False
@@ -162,12 +166,12 @@ class Sweeper:
             await self._indexes.check_at(run_id, score)  # its age is what counts
         self._without_record.clear()
         if self._store_degraded:
-            self.census = await census.take_of_some(self._store, self._indexes, self.census)
+            self.census = await census.take_of_some(self._store, self._indexes, self._due, self.census)
         elif elected:
             await self.operations.readmit()
             await self._forget_expired()
             await migration.move(self._store, listed)
-            self.census = await census.take(self._store, self._indexes)
+            self.census = await census.take(self._store, self._indexes, self._due)
         else:
             self.census = await census.latest(self._store)
         labels.know_engines([] if self.census is None else self.census.engines)
@@ -406,9 +410,8 @@ class Sweeper:
         return [score for _, score in due]
 
     async def _forget_expired(self) -> None:
-        settings = self.operations.settings
-        await self._indexes.drop_old(now_ms() - settings.retention_ms - settings.live_ttl_ms)
         for upkeep in (
+            self._trim_sometimes,
             self._blobs.collect_sometimes,
             self._finish_deletions,
             self._retention.expire_sometimes,
@@ -418,6 +421,13 @@ class Sweeper:
             except (errors.Unavailable, OSError) as error:  # of archive or blobs: they are back some day
                 noted = {"action": "upkeep_waits", "upkeep": upkeep.__qualname__, "why": repr(error)}
                 logger.warning("what is to be removed waits", extra=noted)
+
+    async def _trim_sometimes(self) -> None:
+        """Take runs off the lists of recent ones whose retention is over: one command for each bucket."""
+        if time.monotonic() - self._trimmed_at >= TRIM_S:
+            self._trimmed_at = time.monotonic()
+            settings = self.operations.settings
+            await self._indexes.drop_old(now_ms() - settings.retention_ms - settings.live_ttl_ms)
 
     async def _finish_deletions(self) -> None:
         await deleting.finish_deletions(self.operations)

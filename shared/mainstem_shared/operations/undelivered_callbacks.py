@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -56,12 +57,11 @@ async def find(store: Store, *, tenant: str | None = None, user_id: str | None =
     return [one for one in found if _is_of(one, tenant, user_id)]
 
 
-async def count(store: Store) -> dict[str, int]:
-    """Return how many deliveries wait, and how many were given up."""
-    sizes = await store.commands(*(("ZCARD", index) for index in keys.CALLBACKS))
-    filled = [index for index, size in zip(keys.CALLBACKS, sizes, strict=True) if size]
+async def count(store: Store, indexes: Sequence[str] = keys.CALLBACKS) -> dict[str, int]:
+    """Return how many deliveries of these indexes wait, and how many were given up."""
     later = transitions.given_up_from()
-    given_up = sum(await store.commands(*(("ZCOUNT", index, later, "+inf") for index in filled)))
+    sizes = await store.commands(*(("ZCARD", index) for index in indexes))
+    given_up = sum(await store.commands(*(("ZCOUNT", index, later, "+inf") for index in indexes)))
     return {"waiting": sum(sizes) - given_up, "given_up": given_up}
 
 

@@ -137,11 +137,15 @@ async def test_a_census_reads_each_unfinished_run_once(
     begun = now_ms()
     for n in range(10):
         await v.start(store, ids.run_id("default", f"waits-{n}", ids.uuid7()))
+    indexes = Indexes(store=store, settings=settings)
+    due = await indexes.due()
     with empty_server.client() as client:
         client.config_resetstat()
-        taken = await census.take(store, Indexes(store=store, settings=settings))
+        taken = await census.take(store, indexes, due)
         stats: dict[str, Any] = client.info("commandstats")
     assert stats["cmdstat_hmget"]["calls"] == 11
+    assert stats["cmdstat_zrange"]["calls"] <= 11 + 1  # the buckets that have runs, and the processes
+    assert "cmdstat_zcard" not in stats  # no callback is due
     assert (taken.runs["running"], taken.runs["queued"]) == (1, 10)
     assert taken.queued_since_ms is not None
     assert begun - 1 <= taken.queued_since_ms <= now_ms()
