@@ -114,8 +114,9 @@ class RawConnection(asyncio.Protocol):
         self._reader.feed(data)
         while (reply := self._reader.gets()) is not False:
             self._replies.append(reply)
-            if len(self._replies) == self._waiting[0][0]:
-                _, on_reply, _ = self._waiting.popleft()
+            expected, on_reply, _ = self._waiting[0]
+            if len(self._replies) == expected:
+                self._waiting.popleft()
                 replies, self._replies = self._replies, []
                 on_reply(replies)
 

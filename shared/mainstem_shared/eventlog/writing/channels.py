@@ -166,6 +166,7 @@ class Channel:
             if length <= events.MERGE_LIMIT and self.buffered + size <= self._room:
                 merging.pieces.append(text)
                 merging.length = length
+                merging.size += size
                 self.buffered += size
                 self._last_emit = time.monotonic()
                 return
@@ -173,9 +174,9 @@ class Channel:
 
     def _append(self, kind: Type, text: str) -> None:
         """Append a text as deltas of its own."""
-        size = utf8_size(text)
-        # A million tiny parts are not tiny as a whole.
-        weight = size + (PART_SIZE if self._parts and kind is not self._part_kind else 0)
+        weight = size = utf8_size(text)
+        if kind is not self._part_kind and self._parts:
+            weight += PART_SIZE  # a million tiny parts are not tiny as a whole
         self._admit(weight)
         if not text:
             self._last_emit = time.monotonic()
@@ -184,10 +185,10 @@ class Channel:
             self.first_emit = self.first_emit or time.monotonic()
             self._part_kind = kind
             self._parts += 1
-        for delta in deltas_of(kind, self._parts - 1, text):
-            self._pending.append(delta)
-            self._enqueued += 1
-            self._merging = delta
+        deltas = deltas_of(kind, self._parts - 1, text, size)
+        self._pending.extend(deltas)
+        self._enqueued += len(deltas)
+        self._merging = deltas[-1]
         self._emitted(weight)
 
     def emit(self, kind: str, payload: dict[str, Any]) -> None:
@@ -356,7 +357,7 @@ class Channel:
         """Fold an item now that it is sent; returns its packed field and its payload."""
         if isinstance(item, Delta):
             text = item.pieces[0] if len(item.pieces) == 1 else "".join(item.pieces)
-            size = utf8_size(text)
+            size = item.size
             if 0 < len(self.fold.parts) <= item.part:
                 self.buffered -= PART_SIZE  # it opens a part
             self.fold.append_text(type_of_delta[item.kind], item.part, text, size=size)

@@ -12,25 +12,29 @@ from typing import Any, NamedTuple
 import hiredis
 
 from mainstem_shared.model import events
+from mainstem_shared.model.contents import utf8_size
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
 from mainstem_shared.store import raw_connections
 
 
 class Delta:
-    """Consecutive deltas of one part, merged as long as they wait. `length` counts characters."""
+    """Consecutive deltas of one part, merged while they wait. `length` counts characters, `size` bytes."""
 
-    __slots__ = ("kind", "length", "part", "pieces")
+    __slots__ = ("kind", "length", "part", "pieces", "size")
 
-    def __init__(self, kind: Type, part: int, text: str) -> None:
-        self.kind, self.part, self.length = kind, part, len(text)
+    def __init__(self, kind: Type, part: int, text: str, size: int) -> None:
+        self.kind, self.part, self.length, self.size = kind, part, len(text), size
         self.pieces = [text]
 
 
-def deltas_of(kind: Type, part: int, text: str) -> list[Delta]:
-    """Cut a text into deltas of at most MERGE_LIMIT characters."""
+def deltas_of(kind: Type, part: int, text: str, size: int) -> list[Delta]:
+    """Cut a text of `size` bytes into deltas of at most MERGE_LIMIT characters."""
     limit = events.MERGE_LIMIT
-    return [Delta(kind, part, text[at : at + limit]) for at in range(0, len(text), limit)]
+    if len(text) <= limit:
+        return [Delta(kind, part, text, size)]
+    pieces = (text[at : at + limit] for at in range(0, len(text), limit))
+    return [Delta(kind, part, piece, utf8_size(piece)) for piece in pieces]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
