@@ -79,8 +79,8 @@ MUTATIONS: Final = (
     M(
         rows=(244,),
         file=f"{TASKS}/engines/langgraph/serving.py",
-        old='and data["metadata"]["step"] > after:',
-        new='and data["metadata"]["step"] > 0:',
+        old='and reached["metadata"]["step"] > after:',
+        new='and reached["metadata"]["step"] > 0:',
         only=("test_a_decision_is_the_runs_until_a_step_has_taken_it",),
     ),
 )

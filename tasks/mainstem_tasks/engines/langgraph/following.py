@@ -1,4 +1,4 @@
-"""Follows a graph's model calls: each is reserved in the run's budgets, and counts in its usage.
+"""Follows a graph's model calls: each is reserved in the run's budgets, counts in its usage, and is shown.
 
 Nodes that are plain functions call their models from threads, where LangChain would run an asynchronous
 handler on a loop of its own and swallow what it raises: those calls are brought to the run's loop.
@@ -12,20 +12,47 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.outputs import LLMResult
+from langchain_core.outputs import ChatGenerationChunk, LLMResult
+from langgraph.constants import TAG_NOSTREAM
+from langgraph.pregel._messages import StreamMessagesHandler, graph_namespace
 
 from mainstem_tasks.engines.frameworks.agents import Place, ToolAgents
 from mainstem_tasks.engines.frameworks.provider_calls import ModelOutput, model_call
+from mainstem_tasks.engines.langgraph.streaming import Streaming, texts_of
 from mainstem_tasks.sdk.provider_calls import ProviderCall
 
 Hook = Callable[..., Any]
+
+
+class NodeMessages(StreamMessagesHandler):
+    """LangGraph's own handler for messages that nodes return; those of models are not its business.
+
+    `seen`: ids of messages that were shown, or that nodes were given.
+    """
+
+    ignore_llm = ignore_chat_model = True  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
+
+    def __init__(self, streaming: Streaming) -> None:
+        super().__init__(streaming.put, subgraphs=True)
+
+
+@dataclass(slots=True, kw_only=True)
+class _ModelCall:
+    """A call under way. `namespace`: of the graph that made it; None if its answer is not to be shown."""
+
+    namespace: Place | None
+    metadata: dict[str, Any]
+    output: ModelOutput
+    stack: AsyncExitStack
+    call: ProviderCall
 
 
 class Following(AsyncCallbackHandler):
@@ -39,11 +66,12 @@ class Following(AsyncCallbackHandler):
     """A budget without room ends the run."""
     ignore_chain = ignore_retriever = ignore_retry = ignore_custom_event = True  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
 
-    def __init__(self, agents: ToolAgents) -> None:
+    def __init__(self, agents: ToolAgents, streaming: Streaming, shown: NodeMessages) -> None:
         super().__init__()
         self._agents = agents
-        self._open: dict[str, tuple[AsyncExitStack, ProviderCall]] = {}
-        self._outputs: dict[str, ModelOutput] = {}
+        self._streaming = streaming
+        self._shown = shown.seen
+        self._open: dict[UUID, _ModelCall] = {}
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
 
@@ -55,14 +83,10 @@ class Following(AsyncCallbackHandler):
         """
         return bool(self._open)
 
-    def note_output(self, message_id: str | None, text: str) -> None:
-        """Note a piece of an answer, for an estimate if nobody counts it."""
-        output = self._outputs.get((message_id or "").removeprefix("lc_run--"))
-        if output is not None:
-            output.take(text)
-
-    def on_llm_new_token(self, *_: Any, **__: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Take nothing, at the least cost: pieces of answers come with the graph's stream."""
+    @property
+    def on_llm_new_token(self) -> Hook:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """What takes a piece of an answer."""
+        return self._here(self._piece)
 
     @property
     def on_chat_model_start(self) -> Hook:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -95,13 +119,13 @@ class Following(AsyncCallbackHandler):
         messages: list[list[BaseMessage]],
         *,
         run_id: UUID,
+        tags: list[str] | None = None,
         metadata: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         """Reserve what the call may cost."""
         known, given = metadata or {}, kwargs.get("invocation_params") or {}
-        output = self._outputs[str(run_id)] = ModelOutput()
-        stack = AsyncExitStack()
+        output, stack = ModelOutput(), AsyncExitStack()
         by = await self._agents.at(_place(known)[:-1], name=known.get("lc_agent_name"))
         opened = model_call(
             by.says,
@@ -113,7 +137,33 @@ class Following(AsyncCallbackHandler):
             request="\n".join(str(message.content) for batch in messages for message in batch),
             max_output_tokens=known.get("ls_max_tokens"),
         )
-        self._open[str(run_id)] = (stack, await stack.enter_async_context(opened))
+        self._open[run_id] = _ModelCall(
+            namespace=_shown_in(known, tags or ()),
+            metadata=known,
+            output=output,
+            stack=stack,
+            call=await stack.enter_async_context(opened),
+        )
+
+    async def _piece(
+        self,
+        token: str,  # noqa: ARG002 - as the hook is called
+        *,
+        chunk: Any = None,
+        run_id: UUID,
+        **_: Any,
+    ) -> None:
+        """Show a piece of an answer; its words are noted, for an estimate if nobody counts them."""
+        call = self._open.get(run_id)
+        if call is None or not isinstance(chunk, ChatGenerationChunk):
+            return
+        message = chunk.message
+        for text in texts_of(message):
+            call.output.take(text)
+        if call.namespace is not None:
+            if message.id is not None:
+                self._shown.add(message.id)
+            await self._streaming.message(call.namespace, call.metadata, message)
 
     async def on_tool_start(
         self,
@@ -131,26 +181,30 @@ class Following(AsyncCallbackHandler):
 
     async def _finish(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
         """Report what the call used."""
-        found = self._open.pop(str(run_id), None)
-        if found is None:
+        call = self._open.pop(run_id, None)
+        if call is None:
             return
-        stack, call = found
+        if call.namespace is not None:
+            for message in _messages_of(response):
+                if message.id is None or message.id not in self._shown:  # its model does not stream
+                    self._shown.add(message.id or "")
+                    await self._streaming.message(call.namespace, call.metadata, message)
         used = _usage_of(response)
         if used is not None:
-            await _report(call, used)
-        await stack.aclose()
+            await _report(call.call, used)
+        await call.stack.aclose()
 
     async def _fail(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
         """End the call with its failure: what was said before costs all the same."""
-        found = self._open.pop(str(run_id), None)
-        if found is not None:
-            await _end(found[0], error)
+        call = self._open.pop(run_id, None)
+        if call is not None:
+            await _end(call.stack, error)
 
     async def close(self) -> None:
         """End the calls that are under way, with the failure that is being handled, if there is one."""
         while self._open:
-            _, (stack, _) = self._open.popitem()
-            await _end(stack, sys.exc_info()[1])
+            _, call = self._open.popitem()
+            await _end(call.stack, sys.exc_info()[1])
 
 
 async def _end(stack: AsyncExitStack, error: BaseException | None) -> None:
@@ -167,13 +221,24 @@ def _place(metadata: dict[str, Any]) -> Place:
     return tuple(filter(None, str(metadata.get("langgraph_checkpoint_ns") or "").split("|")))
 
 
-def _usage_of(response: LLMResult) -> dict[str, Any] | None:
+def _shown_in(metadata: dict[str, Any], tags: Collection[str]) -> Place | None:
+    """Return the namespace of the graph that shows a model's answer; None if nobody is to see it."""
+    if "langgraph_checkpoint_ns" not in metadata or TAG_NOSTREAM in tags:
+        return None
+    return graph_namespace(metadata)
+
+
+def _messages_of(response: LLMResult) -> Iterator[AIMessage]:
     for generations in response.generations:
         for generation in generations:
             message = getattr(generation, "message", None)
-            if isinstance(message, AIMessage) and message.usage_metadata:
-                return dict(message.usage_metadata)
-    return None
+            if isinstance(message, AIMessage):
+                yield message
+
+
+def _usage_of(response: LLMResult) -> dict[str, Any] | None:
+    counted = (message.usage_metadata for message in _messages_of(response) if message.usage_metadata)
+    return next((dict(usage) for usage in counted), None)
 
 
 async def _report(call: ProviderCall, used: dict[str, Any]) -> None:

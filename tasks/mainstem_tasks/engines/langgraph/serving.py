@@ -30,7 +30,7 @@ from mainstem_tasks.engines.frameworks.progress import Progress
 from mainstem_tasks.engines.frameworks.tool_calls import ToolCalls
 from mainstem_tasks.engines.langgraph import interrupts
 from mainstem_tasks.engines.langgraph.completion import missing
-from mainstem_tasks.engines.langgraph.following import Following
+from mainstem_tasks.engines.langgraph.following import Following, NodeMessages
 from mainstem_tasks.engines.langgraph.saver import PREFIX, ThreadSaver
 from mainstem_tasks.engines.langgraph.streaming import Streaming
 from mainstem_tasks.sdk.context import RunContext
@@ -119,14 +119,16 @@ class _Segment:
         opened, used = (self._before.opened, self._before.used) if self._before else ({}, [])
         self._calls = ToolCalls(run, opened=opened, used=used)
         self._agents = ToolAgents(run, self._calls)
-        self._following = Following(self._agents)
-        self._streaming = Streaming(self._agents, self._following)
+        self._streaming = Streaming(self._agents)
+        shown = NodeMessages(self._streaming)
+        self._following = Following(self._agents, self._streaming, shown)
         callbacks: Any = config.get("callbacks")
         self._config: RunnableConfig = {
             **config,
             "callbacks": [
                 *(callbacks if isinstance(callbacks, list) else ()),
                 self._following,
+                shown,
             ],
         }
 
@@ -144,21 +146,18 @@ class _Segment:
     async def _run_graph(self, given: Any, *, after: int) -> None:
         try:
             with as_provider_errors():
-                stream: AsyncIterator[Any] = self._graph.astream(
-                    given,
-                    self._config,
-                    context=self._context,
-                    stream_mode=["messages", "updates", "custom", "checkpoints"],
-                    subgraphs=True,
-                    durability="sync",
-                )
-                async for namespace, mode, data in stream:
-                    if mode == "messages" and (quick := self._streaming.quick(data[0])) is not None:
-                        await quick
-                    elif mode != "checkpoints":
-                        await self._streaming.take(namespace, mode, data)
-                    elif not namespace and data["next"] and data["metadata"]["step"] > after:
-                        await self._save()
+                async with self._streaming.followed():
+                    checkpoints: AsyncIterator[Any] = self._graph.astream(
+                        given,
+                        self._streaming.carried(self._config),
+                        context=self._context,
+                        stream_mode="checkpoints",
+                        durability="sync",
+                    )
+                    async for reached in checkpoints:
+                        if reached["next"] and reached["metadata"]["step"] > after:
+                            await self._streaming.drain()
+                            await self._save()
         finally:
             await self._following.close()
             await self._agents.close()

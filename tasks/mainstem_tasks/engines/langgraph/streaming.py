@@ -1,45 +1,118 @@
-"""Carries a graph's stream into the run: text, reasoning, tool calls and results, and what nodes write."""
+"""Carries what a graph shows into the run: text, reasoning, tool calls and results, and what nodes write.
+
+LangGraph would queue every piece of an answer for whoever reads its stream. Here a graph is run as if it were
+below another one, whose stream is ours: it is handed everything at once and in order, and words of the run's
+own agent, nearly all there is, go to the log from where the model says them.
+"""
 
 # messages hold what providers sent, in many shapes: read by hand, not by types.
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Collection, Iterator
+import asyncio
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, Collection, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
+from langchain_core.runnables import RunnableConfig
+from langgraph._internal._constants import CONFIG_KEY_RUNTIME, CONFIG_KEY_STREAM
+from langgraph.config import get_config
+from langgraph.pregel.protocol import StreamChunk, StreamProtocol
+from langgraph.runtime import DEFAULT_RUNTIME
 from pydantic_core import to_jsonable_python
 
 from mainstem_tasks.engines.frameworks.agents import Place, Speaker, ToolAgents
-from mainstem_tasks.engines.langgraph.following import Following
 
 
 class Streaming:
     """One segment's stream on its way into the run, and what its tools' agents say into theirs."""
 
-    def __init__(self, agents: ToolAgents, following: Following) -> None:
+    def __init__(self, agents: ToolAgents) -> None:
         self._agents = agents
-        self._following = following
+        self._items: deque[StreamChunk] = deque()
+        """What was shown and is not emitted yet, in order."""
+        self._some = asyncio.Event()
+        self._emitting = asyncio.Lock()
+        self._failure: Exception | None = None
+        self._is_over = False
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._streamed: dict[tuple[str | None, Any], str] = {}
-        self._told: set[str] = set()
         self._answered: set[str] = set()
         """Messages of tools by which a call got its result."""
         self._written = 0
 
-    def quick(self, message: BaseMessage) -> Awaitable[None] | None:
-        """Return the emission of words of the run's own agent, as nearly all items are; else None."""
-        by, words = self._agents.only, message.content
-        if by is None or not isinstance(message, AIMessageChunk) or not isinstance(words, str) or not words:
-            return None
-        if message.additional_kwargs or message.tool_call_chunks:
-            return None
-        if message.id is not None:
-            self._told.add(message.id)
-        self._following.note_output(message.id, words)
-        return by.says.text(words)
+    # -- what the graph shows
 
-    async def take(self, namespace: Place, mode: str, data: Any) -> None:
+    def carried(self, config: RunnableConfig) -> RunnableConfig:
+        """Return the configuration with which a graph, and all below it, hands what it shows to `put`."""
+
+        def write(value: Any) -> None:
+            below = str(get_config().get("configurable", {}).get("checkpoint_ns") or "")
+            self.put((tuple(below.split("|")[:-1]), "custom", value))
+
+        ours = {
+            CONFIG_KEY_STREAM: StreamProtocol(self.put, {"updates", "custom"}),
+            CONFIG_KEY_RUNTIME: DEFAULT_RUNTIME.override(stream_writer=write),
+        }
+        return {**config, "configurable": {**config.get("configurable", {}), **ours}}
+
+    def put(self, item: StreamChunk) -> None:
+        """Take an item of the stream, from any thread; it is emitted after those before it."""
+        self._items.append(item)
+        if threading.get_ident() == self._thread:
+            self._some.set()
+        else:
+            self._loop.call_soon_threadsafe(self._some.set)
+
+    async def message(self, namespace: Place, metadata: dict[str, Any], message: BaseMessage) -> None:
+        """Emit a message, or a piece of one, before whoever says it goes on; what fails ends the graph."""
+        try:
+            by = self._agents.only
+            if by is not None and not self._items and (words := _only_words(message)):
+                await by.says.text(words)
+            else:
+                self.put((namespace, "messages", (message, metadata)))
+                await self.drain()
+        except Exception as error:
+            self._failure = error  # also if the node survives it: another model may be its fallback
+            self._some.set()
+            raise
+
+    @asynccontextmanager
+    async def followed(self) -> AsyncGenerator[None]:
+        """Emit in the block what nobody waits for. A failure ends the block, and is raised by it."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._follow())
+                yield
+                self._is_over = True
+                self._some.set()
+        except BaseExceptionGroup as failures:
+            failure = failures.exceptions[0]
+            if self._failure is None:
+                await self.drain()  # what was shown before
+            raise failure from failure.__cause__
+
+    async def _follow(self) -> None:
+        while not (self._is_over and self._failure is None):
+            await self._some.wait()
+            self._some.clear()
+            if self._failure is not None:
+                raise self._failure
+            await self.drain()
+
+    async def drain(self) -> None:
+        """Emit what was shown so far."""
+        async with self._emitting:
+            while self._items:
+                await self._take(*self._items.popleft())
+
+    async def _take(self, namespace: Place, mode: str, data: Any) -> None:
         """Emit one item of the stream, of the graph or of one below it."""
         match mode:
             case "messages":
@@ -63,7 +136,7 @@ class Streaming:
         match message:
             case AIMessageChunk():
                 await self._chunk(by, message)
-            case AIMessage() if message.id not in self._told:  # its model does not stream
+            case AIMessage():  # its model does not stream
                 await self._content(by, message)
             case ToolMessage():
                 await self._answer(place, by, message)
@@ -71,8 +144,6 @@ class Streaming:
                 pass
 
     async def _chunk(self, by: Speaker, chunk: AIMessageChunk) -> None:
-        if chunk.id is not None:
-            self._told.add(chunk.id)
         if chunk.content or chunk.additional_kwargs:
             await self._content(by, chunk)
         for piece in chunk.tool_call_chunks:
@@ -81,32 +152,23 @@ class Streaming:
                 self._streamed[place] = call_id
                 await by.calls.begin(call_id, piece.get("name") or "")
             if (text := piece.get("args")) and place in self._streamed:
-                self._following.note_output(chunk.id, text)
                 await by.calls.grow(self._streamed[place], text)
 
     async def _content(self, by: Speaker, message: AIMessage) -> None:
         thought = message.additional_kwargs.get("reasoning_content")
         if isinstance(thought, str) and thought:
-            await self._thought(by, message.id, thought)
+            await by.says.reasoning(thought)
         blocks = [message.content] if isinstance(message.content, str) else message.content
         for block in blocks:
             match block:
                 case str() if block:
-                    await self._said(by, message.id, block)
+                    await by.says.text(block)
                 case {"type": "text", "text": str() as text}:
-                    await self._said(by, message.id, text)
+                    await by.says.text(text)
                 case {"type": "reasoning" | "thinking", **rest}:
-                    await self._thought(by, message.id, _reasoning(rest))
+                    await by.says.reasoning(_reasoning(rest))
                 case _:
                     pass
-
-    async def _said(self, by: Speaker, message_id: str | None, text: str) -> None:
-        self._following.note_output(message_id, text)
-        await by.says.text(text)
-
-    async def _thought(self, by: Speaker, message_id: str | None, text: str) -> None:
-        self._following.note_output(message_id, text)
-        await by.says.reasoning(text)
 
     async def _whole(
         self, place: Place, by: Speaker, message: BaseMessage, answered: Collection[str]
@@ -142,6 +204,34 @@ class Streaming:
         known: dict[str, Any] = value if isinstance(value, dict) else {}
         part_id = str(known.get("id") or f"written_{by.says.origin.segment}_{self._written}")
         await by.says.data(part_id, str(known.get("name") or known.get("type") or "custom"), value)
+
+
+def texts_of(message: BaseMessage) -> Iterator[str]:
+    """Yield all that a model said in a message or a piece of one: words, thoughts, arguments of calls."""
+    blocks = [message.content] if isinstance(message.content, str) else message.content
+    for block in blocks:
+        match block:
+            case str():
+                yield block
+            case {"type": "text", "text": str() as text}:
+                yield text
+            case {"type": "reasoning" | "thinking", **rest}:
+                yield _reasoning(rest)
+            case _:
+                pass
+    if isinstance(thought := message.additional_kwargs.get("reasoning_content"), str):
+        yield thought
+    if isinstance(message, AIMessageChunk):
+        for piece in message.tool_call_chunks:
+            yield piece.get("args") or ""
+
+
+def _only_words(message: BaseMessage) -> str:
+    """Return the words of a piece that is nothing else; else nothing."""
+    words = message.content
+    if not isinstance(message, AIMessageChunk) or not isinstance(words, str):
+        return ""
+    return "" if message.additional_kwargs or message.tool_call_chunks else words
 
 
 def _agent_of(metadata: dict[str, Any], namespace: Place) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import AsyncIterable
 from contextvars import ContextVar
 from typing import Any
 
@@ -51,6 +52,19 @@ class ModelCalls(AbstractCapability[Any]):
     """An agent's model calls inside the run's budgets, and its tools, in which agents may work."""
 
     work: Work
+
+    def listens_to(self, event: Any) -> bool:  # noqa: ARG002 - as the hook is called
+        """Tell that events are of no interest here: asking costs as much as a token does."""
+        return False
+
+    def wrap_run_event_stream(
+        self,
+        ctx: AgentContext[Any],  # noqa: ARG002 - as the hook is called
+        *,
+        stream: AsyncIterable[Any],
+    ) -> AsyncIterable[Any]:
+        """Leave the events as they are: the default is a generator that each of them goes through."""
+        return stream
 
     async def wrap_model_request(
         self,
