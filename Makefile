@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: adopter help run demo test shuffled check docs budgets hooks coverage clients langgraph-oracle npm bench bench-quick bench-full draining plots chaos archive fuzz-providers rabbitmq frameworks celery-tests prove guards mutants soak lock clean fleet upgrade
+.PHONY: adopter help run demo test shuffled check docs budgets hooks coverage clients langgraph-oracle npm bench bench-quick bench-full draining plots chaos archive fuzz-providers rabbitmq frameworks celery-tests prove guards mutants simulate soak lock clean fleet upgrade
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -148,6 +148,10 @@ mutants: $(VENV)/.test ## break every promise of docs/contract.md in turn: its t
 
 prove: $(VENV)/.test ## every state that the shipped Lua verbs can reach with two workers, a sweeper and users (minutes)
 	@exec env MAINSTEM_PROVE=1 $(BIN)/pytest tests/model -s $(ARGS)
+
+simulate: $(VENV)/.test ## ten minutes of simulated fleets under swarms of faults; SEED=n repeats one, REVERT=name takes a fix out, MINUTES=n
+	@exec env PYTHONPATH=tests $(BIN)/python -m simulation $(if $(filter command\ line environment,$(origin SEED)),--seed $(SEED),--first $(SEED)) \
+		$(if $(MINUTES),--minutes $(MINUTES)) $(if $(REVERT),--revert $(REVERT)) $(ARGS)
 
 soak: $(VENV)/.test ## ten minutes of steady load and of the model test: watch memory, keys, connections; check every run
 	@exec $(BIN)/python bench/soak.py $(ARGS)
