@@ -32,6 +32,7 @@ from mainstem_shared.operations import (
     recovery,
     resuming,
     steering,
+    trends,
     waits,
 )
 from mainstem_shared.operations.aborting import Abort, Aborter
@@ -174,6 +175,8 @@ class Sweeper:
             self.census = await census.take(self._store, self._indexes, self._due)
         else:
             self.census = await census.latest(self._store)
+        if not self._store_degraded:
+            await trends.tell(self._store, self.census if elected else None)
         labels.know_engines([] if self.census is None else self.census.engines)
         self.swept += 1
         self.swept_at = time.monotonic()

@@ -23,6 +23,8 @@ DUE: Final = f"{PREFIX}:due"
 """STRING: which indexes the elected sweeper found due entries in; JSON (`operations.indexes`)."""
 CENSUS: Final = f"{PREFIX}:census"
 """STRING: figures of the whole store, as one sweeper counted them; JSON (`operations.census`)."""
+TREND: Final = f"{PREFIX}:trend:"
+"""HASH by minute since the epoch: figures of the whole fleet (`operations.trends`)."""
 SHARD: Final = f"{PREFIX}:shard"
 """STRING on each static shard: its place, and the map of all buckets; JSON (`store.shard_maps`)."""
 SHARD_MOVER: Final = f"{PREFIX}:shard:mover"
@@ -107,6 +109,11 @@ def of_bucket(tag: str) -> Prefixes:
     """Return the prefixes of a thread in its bucket."""
     slot = f"{PREFIX}:{{{buckets.TAGS[buckets.bucket_of(tag)]}}}"
     return Prefixes(f"{slot}:{tag}", slot)
+
+
+def trend(minute: int) -> str:
+    """Return the key of a minute's figures."""
+    return f"{TREND}{minute}"
 
 
 def indexes(bucket: int) -> IndexKeys:

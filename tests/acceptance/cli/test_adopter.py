@@ -22,6 +22,7 @@ from support.processes.servers import free_port
 from support.processes.stacks import StackProcess
 from support.waiting import wait_until
 
+pytestmark = pytest.mark.timeout(1200 if FETCHES else 120)
 HAIKU = ["An", "old,", "silent", "pond", "A", "frog", "jumps", "into", "it:", "Splash!", "Silence", "again."]
 OWN_QUEUE = """
 from mainstem_api import Runs

@@ -622,6 +622,13 @@ async def test_operators_see_runs_and_abort_them(opened: Tabs):
         "href", re.compile(f"^{FLOWER}/task/")
     )
     await expect(page.locator("tr[data-status=requires_action]").first).to_contain_text("1 approval")
+    charts = page.get_by_role("region", name="The whole fleet")
+    await expect(charts.get_by_role("img")).to_have_count(5)
+    await expect(charts.get_by_role("img").nth(1)).to_have_attribute(
+        "aria-label", re.compile("Oldest queued run")
+    )
+    await charts.get_by_role("button", name="6 hours").press("Enter")
+    await expect(charts.locator("[data-chart=ended] .chart-hint")).to_have_count(360)
     assert await barriers(page) == []
     await row.evaluate("(node) => { node.kept = true }")
     await row.get_by_role("button", name="Abort").click()

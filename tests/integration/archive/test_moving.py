@@ -24,7 +24,7 @@ async def left(store: Store) -> dict[bytes, int]:
     listed = [
         key
         for key in await store.client.keys("*")
-        if not key.startswith((b"ms:sweep", b"ms:due", b"ms:census"))
+        if not key.startswith((b"ms:sweep", b"ms:due", b"ms:census", b"ms:trend"))
     ]
     return {key: await store.client.pttl(key) for key in listed if b"{w:" not in key}
 

@@ -7,14 +7,14 @@ import dataclasses
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from mainstem_api.gateway.auth.caller import Caller, query_of
+from mainstem_api.gateway.auth.caller import Caller, Operates, query_of
 from mainstem_api.gateway.routes.runs import Limit, Serving, as_json, problem_documents
 from mainstem_shared import errors
-from mainstem_shared.model.runs import Reason, Status
-from mainstem_shared.operations import engine_catalogue
+from mainstem_shared.model.runs import Reason, Status, Timestamp, at_ms
+from mainstem_shared.operations import engine_catalogue, trends
 from mainstem_shared.operations.queries import listings, searches, summaries
 from mainstem_shared.operations.queries.searches import Search
 from mainstem_shared.operations.queries.summaries import RunSummary
@@ -53,6 +53,33 @@ class RunOverview(BaseModel):
         exclude_if=bool,
         description="False if a server of the store does not answer: its runs are missing. Else left out.",
     )
+
+
+class FleetMinute(BaseModel):
+    """The figures of the whole fleet in one minute, of all users together."""
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
+
+    at: Timestamp
+    ended: Annotated[dict[str, int], Field(description="Runs that ended: succeeded, failed, aborted.")]
+    runs: Annotated[
+        dict[str, int] | None,
+        Field(description="Unfinished runs by state at the minute's last census; null: there was none."),
+    ]
+    queue_oldest_s: Annotated[
+        float | None, Field(description="For how long the oldest queued run had waited then.")
+    ]
+    queue_wait_p95_s: float | None
+    first_token_p50_s: float | None
+    first_token_p95_s: float | None
+    tokens: Annotated[int, Field(description="That providers reported: input and output.")]
+    cost_usd: float
+
+
+class Trends(BaseModel):
+    """Minutes, the oldest first."""
+
+    minutes: list[FleetMinute]
 
 
 class Find(BaseModel):
@@ -145,6 +172,26 @@ async def overview(
     return as_json(
         RunOverview(runs=found.runs, next=found.next, counts=found.counts, complete=found.complete)
     )
+
+
+@router.get("/v1/overview/trends", response_model=Trends, responses=problem_documents(422, 503))
+async def fleet_trends(
+    *,
+    gateway: Serving,
+    is_operator: Operates,
+    minutes: Annotated[int, Query(ge=1, le=trends.LONGEST)] = 60,
+) -> Response:
+    """Return the fleet's figures of the last minutes, the oldest first; the last one is not over.
+
+    For admins; for anybody else there are none.
+    """
+    found = await trends.read(gateway.store, minutes=minutes) if is_operator else []
+    return as_json(Trends(minutes=[_shown(one) for one in found]))
+
+
+def _shown(one: trends.Minute) -> FleetMinute:
+    fields = {name: getattr(one, name) for name in FleetMinute.model_fields if name != "at"}
+    return FleetMinute(at=at_ms(one.at_ms), **fields)
 
 
 @router.post("/v1/overview/abort", response_model=BulkAbort, responses=problem_documents(422, 503))

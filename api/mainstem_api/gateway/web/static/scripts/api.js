@@ -85,6 +85,7 @@ const segment = encodeURIComponent;
 
 export const me = () => request("GET", "v1/me");
 export const overview = (query) => request("GET", "v1/overview", { query });
+export const trends = (query) => request("GET", "v1/overview/trends", { query });
 export const abortFound = (query) => request("POST", "v1/overview/abort", { query });
 export const getRun = (runId) => request("GET", `v1/runs/${segment(runId)}`);
 export const getInput = (runId) => request("GET", `v1/runs/${segment(runId)}/input`);

@@ -2,6 +2,7 @@
 // is in `runrow.js`; admins see everybody's runs, others their own.
 
 import * as api from "./api.js";
+import { Charts } from "./charts.js";
 import { Connection } from "./connection.js";
 import { announce, byId, el, icon, notify, setText, span } from "./dom.js";
 import { guard } from "./identity.js";
@@ -30,6 +31,7 @@ class Operator {
     this.runs = [];
     this.complete = true;
     this.tiles = new Map();
+    this.charts = new Charts();
     this.search = byId("search");
     byId("theme").append(icon("theme"));
     byId("theme").addEventListener("click", () => announce(`${window.mainstemTheme.toggle()} colours`));
@@ -38,7 +40,7 @@ class Operator {
     this.search.addEventListener("input", () => { this.show(); this.soon(); });
     this.bulk = byId("bulk");
     this.bulk.addEventListener("click", () => this.abortAll());
-    document.addEventListener("visibilitychange", () => { if (!document.hidden) this.poll(); });
+    document.addEventListener("visibilitychange", () => { if (!document.hidden) { this.poll(); this.charts.load(); } });
     document.addEventListener("keydown", (event) => {
       if (event.key !== "/" || /^(input|textarea)$/i.test(event.target.tagName ?? "")) return;
       event.preventDefault();
@@ -80,6 +82,7 @@ class Operator {
     if (this.me.flower_url) flower.href = this.me.flower_url;
     document.body.classList.toggle("admin", this.me.admin);
     this.poll();
+    this.charts.load();
   }
 
   checkUndelivered() {
