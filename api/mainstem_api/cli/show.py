@@ -31,6 +31,7 @@ _WORDS: Final = {
     "approval.expired": "nobody decided in time",
     "run.finished": "over",
 }
+_WAITS: Final = {"children": "waits for its children", "event": "waits for an event", "sleep": "sleeps"}
 _KNOWN: Final = frozenset({"run_id", "thread_id", "v", "status"})
 _OUTPUT: Final = 2000
 """Characters of a run's text that `show` prints: all of it is in --json."""
@@ -74,7 +75,15 @@ def _lines(details: dict[str, Any]) -> Iterator[str]:
             for k, v in one["about"].items()
             if k not in _KNOWN
         )
-        yield f"  {when:>12}  {_WORDS.get(one['what'], one['what'])}  {about}".rstrip()
+        yield f"  {when:>12}  {_word(one)}  {about}".rstrip()
+    usage: dict[str, Any] = run["usage"] or {}
+    calls: list[dict[str, Any]] = usage.get("calls", [])
+    if calls:
+        yield "provider calls"
+        yield from (f"  {_call(one)}" for one in calls)
+    if children := details.get("children"):
+        yield "children"
+        yield from _tree(children, depth=1)
     yield "input"
     yield f"  {json.dumps(details['input'])}"
     yield "output"
@@ -82,6 +91,27 @@ def _lines(details: dict[str, Any]) -> Iterator[str]:
     yield f"  {text[:_OUTPUT]}" + (
         f" … ({len(text) - _OUTPUT} more characters)" if len(text) > _OUTPUT else ""
     )
+
+
+def _word(one: dict[str, Any]) -> str:
+    """Say what an entry of the timeline is; a pause is not always for people."""
+    kind = (one["about"].get("action") or {}).get("kind")
+    return _WAITS.get(kind if isinstance(kind, str) else "") or _WORDS.get(one["what"], one["what"])
+
+
+def _call(one: dict[str, Any]) -> str:
+    cost = "" if one["cost_usd"] is None else f"  ${one['cost_usd']}"
+    agent = f"  by {printable(one['agent'])}" if one.get("agent") else ""
+    model = printable(one["model"] or "?")
+    return f"{one['at']}  {model}  {one['input_tokens']} in, {one['output_tokens']} out{cost}{agent}"
+
+
+def _tree(children: list[dict[str, Any]], *, depth: int) -> Iterator[str]:
+    for child in children:
+        ended = f" ({child['reason']})" if child["reason"] not in (None, "completed") else ""
+        status = child["status"].replace("_", " ")
+        yield f"{'  ' * depth}{child['run_id']}  {printable(child['engine'])}  {status}{ended}"
+        yield from _tree(child.get("children", []), depth=depth + 1)
 
 
 def _facts(details: dict[str, Any]) -> Iterator[tuple[str, object]]:
@@ -101,6 +131,12 @@ def _facts(details: dict[str, Any]) -> Iterator[tuple[str, object]]:
             yield name, span(details[key] / 1000)
     if usage := run["usage"]:
         yield "tokens", f"{usage['input_tokens']} in, {usage['output_tokens']} out"
+        if usage.get("cost_usd") is not None:
+            yield "cost", f"${usage['cost_usd']}"
+    if run.get("parent_run"):
+        yield "part of", run["parent_run"]
+    if details.get("archived"):
+        yield "kept in", "the archive"
 
 
 def top(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final
@@ -130,10 +130,11 @@ def _of_census(census: Census) -> Iterator[str | int]:
 # -- what is read
 
 
-def _numbers(stored: Any) -> dict[str, int]:
-    """Return a hash's fields, whether the connection speaks RESP2 or RESP3."""
-    pairs = stored.items() if isinstance(stored, Mapping) else zip(stored[::2], stored[1::2], strict=True)
-    return {name.decode(): int(value) for name, value in pairs}  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+def _numbers(stored: dict[bytes, bytes] | list[bytes]) -> dict[str, int]:
+    """Return a hash's fields, whether the connection speaks RESP3 or RESP2."""
+    if isinstance(stored, list):
+        stored = dict(zip(stored[::2], stored[1::2], strict=True))
+    return {name.decode(): int(value) for name, value in stored.items()}
 
 
 def _minute(minute: int, stored: dict[str, int]) -> Minute:

@@ -670,6 +670,9 @@ async def test_a_failed_run_tells_what_happened(opened: Tabs, tmp_path: Path):
             path=Path(os.environ.get("MAINSTEM_PICTURES", tmp_path)) / f"run-{width}.png", full_page=True
         )
         assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
+    await page.get_by_role("button", name="Fork the thread here").press("Enter")
+    await expect(page.locator(".turn")).to_have_count(1)
+    await page.go_back()
     await page.get_by_role("button", name="Run again").click()
     await expect(page.locator("#run-id")).not_to_have_text(str(run_id))
     await expect(page.locator("#state")).to_have_text("Failed")

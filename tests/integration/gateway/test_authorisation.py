@@ -110,6 +110,7 @@ MATRIX: dict[tuple[str, str], Row] = {
     ("GET", "/v1/callbacks"): Row(stranger=200, admin=200, owner=200),
     ("POST", "/v1/runs/{run_id}/callbacks/resend"): Row(stranger=404, admin=409, owner=404),
     ("GET", "/v1/overview"): Row(stranger=200, admin=200, owner=200, query={"user": OWNER}),
+    ("POST", "/v1/overview/rerun"): Row(stranger=200, admin=200, owner=200, query={"user": OWNER}),
     ("GET", "/v1/overview/trends"): Row(stranger=200, admin=200, owner=200),
     ("POST", "/v1/ai-sdk/chat"): Row(
         stranger=404, admin=404, owner=409,

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections import Counter
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Header, Query
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from mainstem_api.gateway.auth.caller import Caller, Operates, query_of
 from mainstem_api.gateway.routes.runs import Limit, Serving, as_json, problem_documents
-from mainstem_shared import errors
+from mainstem_api.gateway.state import Gateway
+from mainstem_shared import errors, transitions
+from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import Reason, Status, Timestamp, at_ms
 from mainstem_shared.operations import engine_catalogue, trends
 from mainstem_shared.operations.queries import listings, searches, summaries
@@ -110,6 +113,16 @@ class Find(BaseModel):
             engine=self.engine,
             words=self.words,
         )
+
+
+class BulkRerun(BaseModel):
+    """What a bulk re-run started."""
+
+    matched: Annotated[int, Field(description="Runs that are over and that the filters accept.")]
+    started: Annotated[int, Field(description="How many of them were started anew; none in a dry run.")]
+    refused: Annotated[
+        dict[str, int], Field(description="How many were not, by the problem's code: `unknown_engine`, …")
+    ]
 
 
 class BulkAbort(BaseModel):
@@ -213,3 +226,54 @@ async def abort_found(
         with contextlib.suppress(errors.NotFound):  # it is gone: nothing is left to stop
             await gateway.runs.abort(run_id, user_id=caller.sees, tenant=caller.tenant)
     return as_json(BulkAbort(matched=len(run_ids), aborted=len(run_ids)))
+
+
+@router.post("/v1/overview/rerun", response_model=BulkRerun, responses=problem_documents(422, 503))
+async def rerun_found(
+    *,
+    gateway: Serving,
+    caller: Caller,
+    user: str | None = None,
+    dry_run: Annotated[bool, Query(description="Only count them.")] = True,
+    idempotency_key: Annotated[
+        str | None, Header(max_length=64, description="Repeated with it, no run is started twice.")
+    ] = None,
+    find: Annotated[Find, Query()],
+) -> Response:
+    """Start all runs anew that are over and that the filters accept; by default it only counts them.
+
+    Each has the same input, engine and metadata, belongs to the same user, and waits for its thread.
+    """
+    query = query_of(caller, user)
+    search = None if query is None else dataclasses.replace(find.search(query), ended=True)
+    run_ids = [] if search is None else await searches.ids(gateway.store, search)
+    if dry_run:
+        return as_json(BulkRerun(matched=len(run_ids), started=0, refused={}))
+    refused: Counter[str] = Counter()
+    for run_id in run_ids:
+        key = None if idempotency_key is None else f"{idempotency_key}:{run_id}"
+        try:
+            await _start_again(gateway, run_id, tenant=caller.tenant, idempotency_key=key)
+        except errors.StoreUnavailable:
+            raise  # whoever asked repeats it with the same key
+        except errors.MainstemError as error:
+            refused[error.code] += 1
+    started = len(run_ids) - refused.total()
+    return as_json(BulkRerun(matched=len(run_ids), started=started, refused=dict(refused)))
+
+
+async def _start_again(gateway: Gateway, run_id: str, *, tenant: str, idempotency_key: str | None) -> None:
+    record = await transitions.find_fields(gateway.store, run_id, Record.spec, Record.run_input)
+    if isinstance(record, transitions.Gone):
+        raise errors.NotFound
+    spec = record.spec
+    await gateway.runs.start(
+        spec.thread_id,
+        spec.engine,
+        record.run_input,
+        user_id=spec.user_id,
+        tenant=tenant,
+        if_active="enqueue",
+        metadata=spec.metadata,
+        idempotency_key=idempotency_key,
+    )

@@ -16,6 +16,8 @@ from mainstem_shared.model import contents, cursors, events, jsontext
 from mainstem_shared.model.events import Entry, Type
 from mainstem_shared.model.record import Record
 from mainstem_shared.model.runs import Run, Timestamp, at_ms
+from mainstem_shared.operations.queries import families
+from mainstem_shared.operations.queries.families import ChildRun
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 
@@ -62,6 +64,15 @@ class RunDetails(BaseModel):
     paused_ms: Annotated[int, Field(description="How long it waited for people, and then for workers.")] = 0
     decisions: list[dict[str, Any]]
     tasks: Annotated[list[str], Field(description="Its Celery tasks: the first one, and the last one.")]
+    children: Annotated[
+        list[ChildRun],
+        Field(description="The runs that it started, each with its own; left out if none."),
+    ] = Field(default_factory=list[ChildRun], exclude_if=lambda children: not children)
+    archived: bool = Field(
+        default=False,
+        exclude_if=lambda archived: not archived,
+        description="It is read from the archive: the store has let go of it. Else left out.",
+    )
 
 
 async def read(store: Store, run_id: str, *, tenant: str, user_id: str | None) -> RunDetails:
@@ -91,6 +102,8 @@ async def read(store: Store, run_id: str, *, tenant: str, user_id: str | None) -
         duration_ms=_since(created, record.finished_ms),
         paused_ms=record.idle_ms,
         decisions=record.decisions or [],
+        children=await families.below(store, run_id),
+        archived=not await store.command("EXISTS", keys.run(run_id).record),
         tasks=list(dict.fromkeys(filter(None, (record.first_task_id, record.last_task_id, record.task_id)))),
     )
 

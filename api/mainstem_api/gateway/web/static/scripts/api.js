@@ -87,6 +87,7 @@ export const me = () => request("GET", "v1/me");
 export const overview = (query) => request("GET", "v1/overview", { query });
 export const trends = (query) => request("GET", "v1/overview/trends", { query });
 export const abortFound = (query) => request("POST", "v1/overview/abort", { query });
+export const rerunFound = (query, key) => request("POST", "v1/overview/rerun", { query, headers: { "Idempotency-Key": key } });
 export const getRun = (runId) => request("GET", `v1/runs/${segment(runId)}`);
 export const getInput = (runId) => request("GET", `v1/runs/${segment(runId)}/input`);
 export const messages = (threadId, query) => request("GET", `v1/threads/${segment(threadId)}/messages`, { query });
@@ -96,6 +97,7 @@ export const describeThread = (threadId, body) => request("PATCH", `v1/threads/$
 export const deleteThread = (threadId) => request("DELETE", `v1/threads/${segment(threadId)}`);
 export const abort = (runId) => request("POST", `v1/runs/${segment(runId)}/abort`, { query: { wait: 5 } });
 export const callbacks = () => request("GET", "v1/callbacks");
+export const fork = (threadId, body) => request("POST", `v1/threads/${segment(threadId)}/fork`, { body, headers: { "Idempotency-Key": newId() } });
 export const resend = (runId) => request("POST", `v1/runs/${segment(runId)}/callbacks/resend`);
 export const resume = (runId, body) => request("POST", `v1/runs/${segment(runId)}/resume`, { body });
 

@@ -37,9 +37,9 @@ class Operator {
     byId("theme").addEventListener("click", () => announce(`${window.mainstemTheme.toggle()} colours`));
     this.buildTiles();
     this.buildFilters();
-    this.search.addEventListener("input", () => { this.show(); this.soon(); });
+    this.search.addEventListener("input", () => { this.calm(); this.show(); this.soon(); });
     this.bulk = byId("bulk");
-    this.bulk.addEventListener("click", () => this.abortAll());
+    this.bulk.addEventListener("click", () => this.doAll());
     document.addEventListener("visibilitychange", () => { if (!document.hidden) { this.poll(); this.charts.load(); } });
     document.addEventListener("keydown", (event) => {
       if (event.key !== "/" || /^(input|textarea)$/i.test(event.target.tagName ?? "")) return;
@@ -61,7 +61,7 @@ class Operator {
     this.tabs = FILTERS.map((filter) => {
       const count = el("span", { class: "count" });
       const button = el("button", { type: "button", class: "tab", data: { filter: filter.name }, "aria-pressed": "false" }, filter.label, count);
-      button.addEventListener("click", () => { this.filter = filter; this.show(); this.poll(); });
+      button.addEventListener("click", () => { this.filter = filter; this.calm(); this.show(); this.poll(); });
       byId("filters").append(button);
       return { filter, button, count };
     });
@@ -121,22 +121,40 @@ class Operator {
     this.typing = setTimeout(() => this.poll(), 300);
   }
 
-  /** Abort what the search matches: the first press counts, the second one aborts. */
-  async abortAll() {
+  /** Abort what the search matches, or start it anew where what ended is shown: the first press counts, the second one does it. */
+  async doAll() {
+    const over = this.showsEnded;
     const query = { user: this.me.admin ? "*" : null, words: this.search.value.trim() || null };
-    if (FILTERS.some((filter) => filter === this.filter && ["running", "queued", "requires_action"].includes(filter.name))) query.status = this.filter.name;
+    if (["running", "queued", "requires_action", "failed"].includes(this.filter.name)) query.status = this.filter.name;
     const really = this.bulk.classList.contains("danger");
+    this.key = really ? this.key : api.newId(); // pressed again after a failure, no run is started twice
     try {
-      const answer = await api.abortFound({ ...query, dry_run: !really });
+      const answer = await (over ? api.rerunFound({ ...query, dry_run: !really }, this.key) : api.abortFound({ ...query, dry_run: !really }));
       this.bulk.classList.toggle("danger", !really && answer.matched > 0);
-      setText(this.bulk, this.bulk.classList.contains("danger") ? `Abort ${answer.matched} now?` : "Abort all");
-      announce(really ? `${answer.aborted} runs stop.` : `${answer.matched} runs match.`);
+      setText(this.bulk, this.bulk.classList.contains("danger") ? `${over ? "Start" : "Abort"} ${answer.matched} ${over ? "again" : "now"}?` : this.bulkLabel);
+      announce(really ? (over ? `${answer.started} runs were started again.` : `${answer.aborted} runs stop.`) : `${answer.matched} runs match.`);
+      const refused = Object.entries(answer.refused ?? {});
+      if (refused.length) notify(`Not started again: ${refused.map(([code, count]) => `${count} (${code})`).join(", ")}.`);
       clearTimeout(this.calming);
-      this.calming = setTimeout(() => { this.bulk.classList.remove("danger"); setText(this.bulk, "Abort all"); }, 5000);
+      this.calming = setTimeout(() => this.calm(), 5000);
     } catch (error) {
       notify(error.message);
     }
     if (really) this.poll();
+  }
+
+  get showsEnded() {
+    return ["ended", "failed"].includes(this.filter.name);
+  }
+
+  get bulkLabel() {
+    return this.showsEnded ? "Run all again" : "Abort all";
+  }
+
+  calm() {
+    clearTimeout(this.calming);
+    this.bulk.classList.remove("danger");
+    setText(this.bulk, this.bulkLabel);
   }
 
   show() {
@@ -162,7 +180,7 @@ class Operator {
   showRows() {
     const words = this.search.value.trim().toLowerCase();
     const chosen = this.runs.filter((run) => this.filter.accepts(run) && words.split(/\s+/).every((word) => haystack(run).includes(word)));
-    if (["ended", "failed"].includes(this.filter.name)) chosen.sort((a, b) => Date.parse(b.finished_at) - Date.parse(a.finished_at));
+    if (this.showsEnded) chosen.sort((a, b) => Date.parse(b.finished_at) - Date.parse(a.finished_at));
     const body = byId("rows");
     let next = body.firstChild;
     for (const run of chosen) {
@@ -175,7 +193,7 @@ class Operator {
       next.remove();
       next = after;
     }
-    this.bulk.hidden = !chosen.some((run) => !run.finished_at);
+    this.bulk.hidden = !chosen.some((run) => this.showsEnded || !run.finished_at);
     byId("table").hidden = !chosen.length;
     byId("empty").hidden = Boolean(chosen.length);
     setText(byId("empty"), words ? "No run matches." : { live: "Nothing runs right now.", ended: "Nothing ended yet.", failed: "Nothing failed." }[this.filter.name] ?? "None right now.");

@@ -19,6 +19,8 @@ const EVENT_TITLES = {
   "run.finished": "Over", resync: "Written anew after the store lost something",
 };
 
+const WAITS = { children: "Waits for its children", event: "Waits for an event", sleep: "Sleeps" };
+
 class RunPage {
   constructor() {
     this.connection = new Connection();
@@ -31,6 +33,7 @@ class RunPage {
     this.decide = el("a", { class: "button small", href: `./#run=${encodeURIComponent(RUN)}` }, "Open in the chat");
     byId("actions").append(this.decide);
     this.again = this.action("Run again", () => this.rerun());
+    this.action("Fork the thread here", () => this.fork());
     this.action("Download JSON", () => this.download());
     this.flower = el("a", { class: "button small quiet", target: "_blank", rel: "noreferrer", hidden: true }, "Flower", icon("external"));
     byId("actions").append(this.flower);
@@ -80,6 +83,8 @@ class RunPage {
     this.showFacts(details);
     this.showTimeline(details);
     this.showSteps(run);
+    this.showCalls(run);
+    this.showChildren(details.children ?? []);
     this.checkUndelivered(run);
     setText(byId("input"), cut(JSON.stringify(details.input, null, 2)));
     setText(byId("output"), cut(run.text) || "(none)");
@@ -108,9 +113,11 @@ class RunPage {
     const facts = {
       Engine: run.engine, User: run.user_id, Thread: run.thread_id,
       Ended: run.reason ? ends(run.reason) || run.reason : null,
-      "Waited for a worker": spell(details.queue_wait_ms), "Took in all": spell(details.duration_ms), "Waited for people": spell(details.paused_ms || null),
+      "Waited for a worker": spell(details.queue_wait_ms), "Took in all": spell(details.duration_ms), "Paused": spell(details.paused_ms || null),
       Worker: run.worker, Segments: details.segments, "Workers lost": details.losses || null, Restarts: details.restarts || null,
       "Messages sent": details.messages, "Celery tasks": details.tasks.join(", "),
+      "Kept in": details.archived ? "the archive" : null,
+      Cost: usage?.cost_usd ? `$${usage.cost_usd}` : null,
       Tokens: usage ? `${usage.input_tokens} in, ${usage.output_tokens} out` : null,
     };
     const nodes = Object.entries(facts).filter(([, value]) => value !== null && value !== "" && value !== undefined)
@@ -124,15 +131,45 @@ class RunPage {
     byId("incomplete").hidden = details.timeline_complete;
     byId("timeline").replaceChildren(...details.timeline.map((one) => el("li", {},
       el("time", { datetime: one.at, title: one.at }, one.at ? `+${exact(Date.parse(one.at) - began)}` : ""),
-      el("strong", {}, EVENT_TITLES[one.what] ?? one.what), el("span", { class: "detail" }, about(one)))));
+      el("strong", {}, WAITS[one.about.action?.kind] ?? EVENT_TITLES[one.what] ?? one.what), el("span", { class: "detail" }, about(one)))));
   }
 
   showSteps(run) {
     const began = Date.parse(run.created_at);
     byId("steps").closest("section").hidden = !run.steps.length;
-    byId("steps").replaceChildren(...run.steps.map((step) => el("li", {},
+    const nested = new Set(run.steps.filter((step) => step.agent || step.parent)); // of sub-agents
+    byId("steps").replaceChildren(...run.steps.map((step) => el("li", { class: nested.has(step) ? "nested" : "" },
       el("time", { datetime: step.started_at }, `+${exact(Date.parse(step.started_at) - began)}`),
       el("strong", {}, line(step.name)), el("span", { class: "detail" }, `${step.kind} · ${step.state}${step.completed_at ? ` · ${exact(Date.parse(step.completed_at) - Date.parse(step.started_at))}` : ""}`))));
+  }
+
+  /** Calls of providers: when, which model, what it took and cost, and for which sub-agent. */
+  showCalls(run) {
+    const calls = run.usage?.calls ?? [];
+    const began = Date.parse(run.created_at);
+    byId("calls").closest("section").hidden = !calls.length;
+    byId("calls").replaceChildren(...calls.map((call) => el("li", {},
+      el("time", { datetime: call.at }, call.at ? `+${exact(Date.parse(call.at) - began)}` : ""), el("strong", {}, line(call.model ?? "a model")),
+      el("span", { class: "detail" }, [`${call.input_tokens} in, ${call.output_tokens} out`, call.cost_usd === null ? "cost unknown" : `$${call.cost_usd}`,
+        call.agent ? `by ${line(call.agent)}` : null, call.estimated ? "estimated" : null].filter(Boolean).join(" · ")))));
+  }
+
+  /** The runs that it started, as a tree; and the way up to the run that started it. */
+  showChildren(children) {
+    const { parent_run: parent } = this.shown.run;
+    byId("children").closest("section").hidden = !children.length && !parent;
+    byId("parent").hidden = !parent;
+    if (parent) byId("parent").replaceChildren("Started by ", el("a", { href: `runs/${encodeURIComponent(parent)}` }, parent));
+    const known = JSON.stringify(children);
+    if (known === this.children) return; // a link keeps its focus
+    this.children = known;
+    byId("children").replaceChildren(...children.map(branch));
+  }
+
+  async fork() {
+    const { run } = this.shown;
+    const made = await this.does(() => api.fork(run.thread_id, { message_id: run.run_id }));
+    if (made) location.assign(api.address(`./#thread=${encodeURIComponent(made.thread_id)}`));
   }
 
   async abort() {
@@ -167,6 +204,17 @@ class RunPage {
 const cut = (text) => (text.length > SHOWN ? `${text.slice(0, SHOWN)}\n… ${text.length - SHOWN} more characters: download the JSON` : text);
 const spell = (ms) => (ms === null || ms === undefined ? null : exact(ms));
 const exact = (ms) => (ms < 10_000 ? `${(ms / 1000).toFixed(2)} s` : span(ms));
+
+/** One run of the tree, with those below it. */
+function branch(run) {
+  const took = run.finished_at ? exact(Date.parse(run.finished_at) - Date.parse(run.created_at)) : null;
+  const reason = run.reason && run.reason !== "completed" ? ends(run.reason) || run.reason : null;
+  return el("li", {},
+    el("span", { class: "badge", data: { status: run.status } }, STATES[run.status]),
+    el("a", { href: `runs/${encodeURIComponent(run.run_id)}` }, line(run.engine)),
+    el("span", { class: "detail" }, [reason, took, `…${run.run_id.slice(-8)}`].filter(Boolean).join(" · ")),
+    run.children?.length ? el("ul", {}, ...run.children.map(branch)) : null);
+}
 
 /** Say the rest of what an entry tells: who, why, where. */
 function about(one) {
