@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: adopter help run demo test shuffled check docs budgets hooks coverage clients langgraph-oracle npm bench bench-quick bench-full draining plots chaos archive fuzz-providers rabbitmq frameworks celery-tests prove guards mutants simulate soak lock clean fleet upgrade
+.PHONY: adopter incidents help run demo test shuffled check docs budgets hooks coverage clients langgraph-oracle npm bench bench-quick bench-full draining plots chaos archive fuzz-providers rabbitmq frameworks celery-tests prove guards mutants simulate soak lock clean fleet upgrade
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -133,6 +133,9 @@ clients: $(VENV)/.test ## run every stock client and framework, and write what e
 
 npm: $(VENV)/.run ## build and pack the TypeScript client into dist/; needs Node >= 20 with npm
 	@api/typescript/pack $(BIN)/python dist
+
+incidents: $(VENV)/.test ## five faults on a whole stack under Prometheus: seconds to the alert, commands to the cause (ten minutes)
+	@exec $(BIN)/pytest -s $(ARGS) tests/acceptance/operated/incident_drill.py
 
 adopter: $(VENV)/.test ## the adopter's path with packages from the registry: fresh environment, wheel, own project, its Celery app (minutes)
 	@exec env MAINSTEM_ADOPTER=registry $(BIN)/pytest $(ARGS) tests/acceptance/cli/test_adopter.py

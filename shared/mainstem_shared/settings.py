@@ -92,6 +92,10 @@ class Settings(BaseSettings):
     """How long an event is kept for runs that wait for it later, unless 100 newer ones of its key came."""
     drain_s: Annotated[float, Field(ge=0)] = 10
     """How long a worker that is told to stop lets its runs go on before it hands them over."""
+    recycle_after_s: Annotated[float, Field(ge=0)] = 0
+    """Age at which a worker process stops in order, to be started anew; up to a fifth earlier. 0: never."""
+    recycle_rss_mb: Annotated[float, Field(ge=0)] = 0
+    """Resident memory in MB at which it does; not in its first minute. 0: never."""
     max_active_runs_per_user: Annotated[int, Field(ge=0)] = 0
     """Unfinished runs of one user; 0: any number."""
     fair_share: bool = False

@@ -38,6 +38,8 @@ from mainstem_tasks.sdk import registry
 from mainstem_workers.loop_watchdog import Watchdog
 from mainstem_workers.mailbox_reader import MailboxReader
 from mainstem_workers.metrics import LEAVE_S, WorkerMetrics
+from mainstem_workers.recycling import CHECK_S as RECYCLING_S
+from mainstem_workers.recycling import Recycling
 from mainstem_workers.revocations import Revocations
 
 logger = logging.getLogger(__name__)
@@ -98,6 +100,7 @@ class Housekeeping:
         self._watchdog = Watchdog(loop)
         self._metrics = WorkerMetrics(self.runtime, slots=places, folder=metrics_folder)
         self._revocations = Revocations(self.runtime)
+        self._recycling = Recycling(settings, pool=pool)
         self._loops: dict[str, asyncio.Task[None]] = {}
         self._stopping = False
 
@@ -144,6 +147,7 @@ class Housekeeping:
             ("primary", primary.run),
             ("recent_changes", here.operations.recent_changes.run),
             ("clock", functools.partial(_every, clock_s, here.check_clocks)),
+            ("recycling", functools.partial(_every, RECYCLING_S, self._recycling.check)),
             ("announce", self._announce),
             ("orphans", self._end_orphans),
             ("broker watch", broker.run),

@@ -57,6 +57,12 @@ class Finding:
     remedy: str = ""
 
 
+SLOW_LOOKED_AT: Final = 50
+SLOW_US: Final = 100_000
+"""Microseconds from which a command is slow: ours take a few hundred."""
+SLOW_LATELY_S: Final = 600
+
+
 def doctor(
     *,
     url: Url = None,
@@ -213,6 +219,28 @@ def _server(client: BlockingClient, url: str, *, in_cluster: bool) -> Iterator[F
     }
     broken = [*server_checks.of_store(info, in_cluster=in_cluster), *server_checks.of_clock(apart_s)]
     yield from _promised(broken, good)
+    yield from _slow_commands(client)
+
+
+def _slow_commands(client: BlockingClient) -> Iterator[Finding]:
+    """Name what kept a server lately: while it executes a command, it answers nobody else."""
+    try:
+        logged: list[dict[str, Any]] = client.slowlog_get(SLOW_LOOKED_AT)  # pyright: ignore[reportAssignmentType] - not a coroutine
+    except failures.RedisError:
+        return  # not allowed to look; nothing of ours depends on it
+    now = time.time()
+    lately = [one for one in logged if one["duration"] > SLOW_US and now - one["start_time"] < SLOW_LATELY_S]
+    if not lately:
+        return
+    worst = max(lately, key=lambda one: one["duration"])
+    name = worst["command"].split()[0].decode("ascii", "replace")
+    who = (worst.get("client_address") or b"?").decode("ascii", "replace")
+    yield Finding(
+        Mark.WARNING,
+        "slow commands",
+        f"{len(lately)} lately; {name} of {who} took {worst['duration'] / 1000:.0f} ms",
+        "Move whoever sends it to another server: meanwhile nobody else is answered.",
+    )
 
 
 def _unasked(url: str, error: failures.RedisError) -> Finding:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
@@ -178,4 +179,7 @@ def _screen(found: dict[str, Any], *, wide: bool) -> RenderableType:
     line.stylize(STYLES["running"])
     if not found["runs"]:
         return Text("Nothing runs right now.")
+    users = Counter(run["user_id"] for run in found["runs"])
+    if len(users) > 1:  # whose burst it is, at three in the morning
+        line.append("\n" + "  ".join(f"{printable(user)} {count}" for user, count in users.most_common(5)))
     return Group(line, Text(), table_of(found["runs"], datetime.now(UTC), wide=wide))

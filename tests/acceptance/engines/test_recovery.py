@@ -122,3 +122,20 @@ async def test_a_stopped_workers_run_goes_on_elsewhere(live):
     assert reader.only("run.queued")["cause"] == "shutdown"
     with live.store.client() as store:
         assert not [key for key in store.scan_iter() if key.endswith((":checkpoint", ":snapshot"))]
+
+
+async def test_a_recycled_workers_runs_go_on_elsewhere(live):
+    """At its age a worker stops by itself, in order: ten runs go on elsewhere, and each has every word once."""
+    live.workers("old", **QUICK, MAINSTEM_RECYCLE_AFTER_S="2")
+    (old,) = live.children
+    async with client(live) as runs:
+        started = [await runs.start(f"thread-{n}", "hurrying", INPUT) for n in range(10)]
+        readers = [Following(runs, one.run_id) for one in started]
+        live.workers("next", **QUICK)
+        assert await asyncio.to_thread(old.wait, 60) == 0
+        assert "action=worker_recycled" in old.log
+        for reader in readers:
+            await reader.ended()
+        ended = [await runs.get(one.run_id) for one in started]
+    assert {run.reason for run in ended} == {"completed"}
+    assert {run.text for run in ended} == {reader.fold.text for reader in readers} == {demo_text(TOKENS)}
