@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Generator
 from typing import Final
@@ -15,6 +16,10 @@ from mainstem_shared.model.runs import Reason, Status
 from mainstem_shared.model.time import now_ms
 from mainstem_tasks.celery_support.publisher import GENERATE
 
+logger = logging.getLogger(__name__)
+
+SILENT_S: Final = 120.0
+"""After which an engine's silence is logged: the alert `MainstemEngineSilent` waits for as long."""
 _FAILURES: Final = frozenset(reason.value for reason in Reason if reason.status is Status.FAILED)
 _HOWS: Final = frozenset({"paused", "handed_over", "lost", "unfinished"})
 """How a segment ends that does not end its run."""
@@ -66,6 +71,8 @@ class SegmentMetrics:
 
     def __init__(self, claimed: transitions.Claimed) -> None:
         self._engine = labels.engine(claimed.spec.engine)
+        self._run_id = claimed.spec.run_id
+        self._silent_since: float | None = None
         self._created_ms = claimed.spec.created_ms
         self._is_first = claimed.segment == 1
         self._saw_content = not self._is_first
@@ -77,12 +84,21 @@ class SegmentMetrics:
             metrics.QUEUE_WAIT.labels(self._engine).observe(self._since_creation_s(now_ms()))
 
     def watch(self, channel: Channel) -> None:
-        """Count the time to the run's first content, once it is there."""
+        """Count the time to the run's first content, once it is there; log each silence of its engine."""
+        self._tell_of_silence(channel.last_emit)
         if self._saw_content or not channel.first_emit:
             return
         self._saw_content = True
         at_ms = now_ms() - (time.monotonic() - channel.first_emit) * 1000
         metrics.FIRST_TOKEN.labels(self._engine).observe(self._since_creation_s(at_ms))
+
+    def _tell_of_silence(self, last_emit: float) -> None:
+        """Name the run of a silent engine: the alert has only its worker."""
+        silent_s = time.monotonic() - last_emit
+        if silent_s > SILENT_S and last_emit != self._silent_since:
+            self._silent_since = last_emit
+            noted = {"action": "engine_silent", "run_id": self._run_id, "engine": self._engine}
+            logger.warning("an engine has emitted nothing for %.0f s", silent_s, extra=noted)
 
     def end(self, channel: Channel, outcome: str) -> None:
         """Count the segment's end, by what its execution returned."""

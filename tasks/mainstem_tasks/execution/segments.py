@@ -59,8 +59,6 @@ _SOFT: Final = "Its Celery task was over its time limit: raise task_soft_time_li
 _SILENT: Final = (
     "raise MAINSTEM_IDLE_TIMEOUT_S, or work in `run.step`, `run.busy`, or between a tool's call and result."
 )
-SILENT_S: Final = 120.0
-"""After which an engine's silence is logged: what the alert `MainstemEngineSilent` waits for, too."""
 ABORTED_BEFORE: Final = "aborted before"
 """The result of a run that was aborted before any worker claimed it."""
 
@@ -146,7 +144,6 @@ class Segment:
         self._run: context.RunContext[Any] | None = None
         self._checkpointed = False
         self._limit = _SOFT
-        self._silent_since: float | None = None
         self._addressed = addressed or claimed.inputs > 0
         self._metrics = SegmentMetrics(claimed)
         # From here on a steady clock: a step of the wall clock must not end a run that is healthy.
@@ -183,7 +180,6 @@ class Segment:
         if channel is None:
             return
         self._metrics.watch(channel)
-        self._tell_of_silence(channel.last_emit)
         if self.cause is not None:
             return
         longest_s = self._claimed.spec.max_duration_s
@@ -195,15 +191,6 @@ class Segment:
         elif silent and not (self._run is not None and self._run.working):
             self._limit = f"It emitted nothing for more than {settings.idle_timeout_s:g} s: {_SILENT}"
             self.stop(StopCause.TIMED_OUT)
-
-    def _tell_of_silence(self, last_emit: float) -> None:
-        """Log once that the engine is silent: the alert names its worker, this line names the run."""
-        if last_emit == self._silent_since or (silent_s := time.monotonic() - last_emit) < SILENT_S:
-            return
-        self._silent_since = last_emit
-        spec = self._claimed.spec
-        noted = {"action": "engine_silent", "run_id": self.run_id, "engine": spec.engine}
-        logger.warning("an engine has emitted nothing for %.0f s", silent_s, extra=noted)
 
     def silence_s(self) -> float:
         """For how long the engine has emitted nothing."""
