@@ -43,7 +43,7 @@ def test_a_worker_ends_itself_once(limits, age_s, size_mb, ends, signals, monkey
     watched = Recycling(Settings(**limits), pool="asyncio")
     monkeypatch.setattr(recycling, "rss_mb", lambda: size_mb)
     aged(watched, age_s, monkeypatch)
-    aged(watched, age_s, monkeypatch)
+    watched.check()
     assert signals == ([(os.getpid(), signal.SIGTERM)] if ends else [])
 
 

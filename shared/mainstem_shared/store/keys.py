@@ -23,8 +23,6 @@ DUE: Final = f"{PREFIX}:due"
 """STRING: which indexes the elected sweeper found due entries in; JSON (`operations.indexes`)."""
 CENSUS: Final = f"{PREFIX}:census"
 """STRING: figures of the whole store, as one sweeper counted them; JSON (`operations.census`)."""
-TREND: Final = f"{PREFIX}:trend:"
-"""HASH by minute since the epoch: figures of the whole fleet (`operations.trends`)."""
 SHARD: Final = f"{PREFIX}:shard"
 """STRING on each static shard: its place, and the map of all buckets; JSON (`store.shard_maps`)."""
 SHARD_MOVER: Final = f"{PREFIX}:shard:mover"
@@ -112,8 +110,8 @@ def of_bucket(tag: str) -> Prefixes:
 
 
 def trend(minute: int) -> str:
-    """Return the key of a minute's figures."""
-    return f"{TREND}{minute}"
+    """Return the key of the fleet's figures in a minute since the epoch, a HASH (`operations.trends`)."""
+    return f"{PREFIX}:trend:{minute}"
 
 
 def indexes(bucket: int) -> IndexKeys:
