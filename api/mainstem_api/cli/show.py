@@ -96,8 +96,9 @@ def _lines(details: dict[str, Any]) -> Iterator[str]:
 
 def _word(one: dict[str, Any]) -> str:
     """Say what an entry of the timeline is; a pause is not always for people."""
-    kind = (one["about"].get("action") or {}).get("kind")
-    return _WAITS.get(kind if isinstance(kind, str) else "") or _WORDS.get(one["what"], one["what"])
+    action: dict[str, Any] = one["about"].get("action") or {}
+    what = str(one["what"])
+    return _WAITS.get(str(action.get("kind"))) or _WORDS.get(what, what)
 
 
 def _call(one: dict[str, Any]) -> str:
