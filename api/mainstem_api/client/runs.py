@@ -27,7 +27,7 @@ def _blocking(
 
     @functools.wraps(method)
     def call(self: Runs, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return _wait(method(self._runs(), *args, **kwargs))
+        return wait(method(self._runs(), *args, **kwargs))
 
     return call
 
@@ -58,7 +58,7 @@ class Runs:
         with self._lock:
             runs, self._made = self._made, None
         if runs is not None:
-            _wait(runs.aclose())
+            wait(runs.aclose())
 
     start = _blocking(AsyncRuns.start)
     get = _blocking(AsyncRuns.get)
@@ -89,12 +89,7 @@ class Runs:
         tenant: str = DEFAULT_TENANT,
     ) -> Iterator[RunEvent]:
         """Yield the run's events; see `AsyncRuns.events`. Close the iterator if you leave it early."""
-        stream = self._runs().events(run_id, after, user_id=user_id, tenant=tenant)
-        try:
-            while (event := _wait(_next(stream))) is not None:
-                yield event
-        finally:
-            _wait(stream.aclose())
+        yield from iterated(self._runs().events(run_id, after, user_id=user_id, tenant=tenant))
 
     def _runs(self) -> AsyncRuns:
         with self._lock:
@@ -110,11 +105,25 @@ class Runs:
         self._lock = threading.Lock()
 
 
-async def _next(stream: AsyncGenerator[RunEvent, None]) -> RunEvent | None:
+def behind(runs: Runs) -> AsyncRuns:
+    """Return what does a blocking client's work, on the background loop."""
+    return runs._runs()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+
+
+def iterated(stream: AsyncGenerator[T, None]) -> Iterator[T]:
+    """Yield what a generator of the background loop yields; it is closed with the iterator."""
+    try:
+        while (item := wait(_next(stream))) is not None:
+            yield item
+    finally:
+        wait(stream.aclose())
+
+
+async def _next(stream: AsyncGenerator[T, None]) -> T | None:
     return await anext(stream, None)
 
 
-def _wait(body: Coroutine[Any, Any, T]) -> T:
+def wait(body: Coroutine[Any, Any, T]) -> T:
     if threading.current_thread().name == background().name:
         body.close()
         raise RuntimeError("Runs would wait for the very loop that calls it; use AsyncRuns there.")

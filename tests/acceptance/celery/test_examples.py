@@ -97,11 +97,10 @@ def test_a_run_is_started_in_a_view_and_followed(example, live, name):
         started = http.post("/chats/thread-1", json={"words": WORDS})
         assert started.status_code == 202, web.log
         path = f"/runs/{started.json()['run_id']}/events"
-        path = f"/ai/v1{path}" if name == "fastapi" else path
         events = follow(http, path, None, 2)
         assert [event for _, event, _ in events] == ["run.created", "run.started"]
         events += follow(http, path, events[-1][0], 1000)
-        check_ends(http, path, events[-1][0], name)
+        check_ends(http, path, events[-1][0])
         asyncio.run(check_browser(url, path, events[-1][0]))
     check_stored(stack, live.env["MAINSTEM_BROKER_URL"], started.json()["run_id"])
     assert events[-1][1] == "run.finished"
@@ -112,13 +111,12 @@ def test_a_run_is_started_in_a_view_and_followed(example, live, name):
     assert "".join(words).split() == WORDS.split()
 
 
-def check_ends(http: httpx.Client, path: str, end: str, name: str) -> None:
+def check_ends(http: httpx.Client, path: str, end: str) -> None:
     """A finished run stops its EventSource; an unknown run is 404, as another user's is; no cursor is 400."""
     assert http.get(path, headers={"Last-Event-ID": end}).status_code == 204
     assert http.get(path.replace(path.split("/")[-2], f"{'a' * 16}_{'b' * 26}")).status_code == 404
     assert http.get(path, headers={"Last-Event-ID": "yesterday"}).status_code == 400
-    if name != "fastapi":  # which has the gateway's authentication
-        assert http.get(path, headers={"X-User": "somebody else"}).status_code == 404
+    assert http.get(path, headers={"X-User": "somebody else"}).status_code == 404
 
 
 async def check_browser(url: str, path: str, end: str) -> None:
