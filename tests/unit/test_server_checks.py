@@ -9,6 +9,7 @@ import pytest
 from mainstem_shared.store import server_checks
 
 GOOD: dict[str, Any] = {
+    "redis_version": "7.2.4",
     "aof_enabled": 1,
     "aof_last_write_status": "ok",
     "maxmemory_policy": "noeviction",
@@ -29,6 +30,7 @@ def test_a_server_without_shortcomings_is_not_mentioned():
 @pytest.mark.parametrize(
     ("changed", "setting", "is_fatal", "of_brokers_too"),
     [
+        ({"redis_version": "6.2.14"}, "version", 1, 0),
         ({"aof_enabled": 0}, "durability", 0, 0),
         ({"aof_last_write_status": "err"}, "durability", 0, 0),
         ({"maxmemory_policy": "allkeys-lru"}, "maxmemory-policy", 1, 1),

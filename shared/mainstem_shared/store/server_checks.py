@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ RETRY_S: Final = 5.0
 SKEW_S: Final = 1.0
 """Deadlines are compared between machines: less is noise, more makes sweeps early or late."""
 SKEWED_S: Final = 5.0
+OLDEST: Final = (7, 0)
+"""The first version of Redis that has all that scripts and sweepers use (`SET … NX GET`, `SPUBLISH`, `PEXPIRE … NX`);
+Valkey names it as the one it is compatible with."""
 BUSY: Final = 0.8
 """Share of `maxmemory` from which on it is minutes until starts are refused, not days."""
 
@@ -57,6 +61,7 @@ def of_store(info: Mapping[str, Any], *, in_cluster: bool = False) -> list[Short
     """Return what a store whose INFO this is cannot guarantee; `in_cluster`: its address is a Cluster's."""
     evicted = "deletes parts of runs when memory is short."
     return [
+        *_version(info),
         *([] if in_cluster else _cluster(info)),
         *_durability(info),
         *_eviction(info, evicted),
@@ -70,6 +75,18 @@ def of_broker(info: Mapping[str, Any]) -> list[Shortcoming]:
     """Return what a broker cannot guarantee. It need not keep anything: what it loses is published again."""
     evicted = "deletes queues when memory is short: runs start minutes late."
     return [*_cluster(info), *_eviction(info, evicted), *_memory(info), *_role(info)]
+
+
+def _version(info: Mapping[str, Any]) -> Iterator[Shortcoming]:
+    version = str(info.get("redis_version", ""))
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers is not None and (int(numbers[1]), int(numbers[2])) < OLDEST:
+        yield Shortcoming(
+            setting="version",
+            consequence=f"Redis {version} lacks commands that every process uses: nothing is swept.",
+            remedy="Run Redis 7.0 or later, or any version of Valkey.",
+            fatal=True,
+        )
 
 
 def _cluster(info: Mapping[str, Any]) -> Iterator[Shortcoming]:
