@@ -73,6 +73,44 @@ def test_what_is_not_json_is_refused(data: bytes):
         jsontext.loads(data)
 
 
+MOST = jsontext.MOST_VALUES
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"[" + b"[]," * MOST + b"[]]",
+        b"[" + b"1," * MOST + b"1]",
+        b"[" + b'"",' * MOST + b'""]',
+        b'["' + b"," * MOST + b'",' + b"{}," * MOST + b"1]",
+        b"[" + b'"\\\\",' * MOST + b'"",[]]',
+        b"{" + b",".join(b'"%d":{}' % n for n in range(MOST)) + b"}",
+    ],
+)
+def test_a_text_from_outside_has_so_many_values(text: bytes):
+    """Told without making them; what trusted processes wrote is read whatever it has."""
+    assert jsontext.has_more_values(text)
+    assert jsontext.has_more_values(text.decode())
+    with pytest.raises(ValueError, match="more than 250,000 values"):
+        jsontext.checked(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"[" + b"1," * (MOST - 10) + b"1]",
+        b'["' + b"a, [b] {c: d} " * MOST + b'"]',
+        b'["' + b'\\",' * MOST + b'"]',
+        b'["' + b"\\\\" * MOST + b'", "' + b"," * MOST + b'"]',
+    ],
+)
+def test_what_stands_in_a_text_is_no_value(text: bytes):
+    """Prose, code, and JSON in a string, with its quotes escaped."""
+    assert not jsontext.has_more_values(text)
+    assert not jsontext.has_more_values(text.decode())
+    jsontext.checked(text)
+
+
 @given(
     st.recursive(
         SCALARS | ANY_TEXT, lambda inner: st.lists(inner) | st.dictionaries(ANY_TEXT, inner), max_leaves=9

@@ -20,6 +20,10 @@ DEPTH: Final = 100
 """Levels of a value from outside: an event's payload, an input, metadata, an action, a decision."""
 READABLE_DEPTH: Final = 200
 """Levels that `loads` takes: DEPTH, and whatever records, states and answers put around it."""
+MOST_VALUES: Final = 250_000
+"""Values in one text from outside. Each becomes an object, and nothing else runs in the process meanwhile: 32 MB of
+`[],` took it half a minute. Files and long texts are one value each."""
+_PIECE: Final = 1024 * 1024
 _WRITABLE_DEPTH: Final = 254
 """Levels that pydantic-core's encoder takes, and so whatever writes what it refuses."""
 
@@ -56,16 +60,45 @@ def loads(data: bytes | str) -> Any:
         return _leniently(data)
 
 
-def checked(data: bytes) -> Any:
+def checked(data: bytes | str) -> Any:
     """Decode the JSON text of a value from outside, which others will hold, store and send on.
 
     Raises:
-        ValueError: it nests deeper than DEPTH, or has a number that no decoder reads.
+        ValueError: it nests deeper than DEPTH, has more than MOST_VALUES, or a number that no decoder reads.
     """
+    if has_more_values(data):
+        raise ValueError(f"more than {MOST_VALUES:,} values")
     value = loads(data)
     if nests_deeper(data, value, than=DEPTH):
         raise ValueError(f"nested deeper than {DEPTH} levels")
     return value
+
+
+def has_more_values(data: bytes | str, *, than: int = MOST_VALUES) -> bool:
+    """Tell whether a JSON text has more than so many values, names included, without making objects of them.
+
+    A few scans of the text. Commas and brackets in its strings are looked at only if they might be too many.
+    """
+    if len(data) <= than:
+        return False
+    text = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
+    if not _has_more(text, b",[{:", than=than):
+        return False
+    bare = text.replace(b"\\\\", b"").replace(b'\\"', b"")
+    if _has_more(bare, b'"', than=2 * than):
+        return True
+    return _has_more(b"".join(bare.split(b'"')[::2]), b",[{:", than=than)
+
+
+def _has_more(text: bytes, marks: bytes, *, than: int) -> bool:
+    """Count bytes, a megabyte at a time: other threads have their turns in between."""
+    count = 0
+    for at in range(0, len(text), _PIECE):
+        piece = text[at : at + _PIECE]
+        count += len(piece) - len(piece.translate(None, marks))
+        if count > than:
+            return True
+    return False
 
 
 def nests_deeper(data: bytes | str, value: Any, *, than: int) -> bool:

@@ -118,7 +118,7 @@ def _arguments(value: Any) -> str:
     """Return arguments as a JSON object: text that broke off is none, and some providers look."""
     text = json_text(value)
     try:
-        return text if isinstance(jsontext.loads(text), dict) else "{}"
+        return text if isinstance(jsontext.checked(text), dict) else "{}"
     except (ValueError, RecursionError):
         return "{}"
 

@@ -122,6 +122,8 @@ def checked(body: bytes) -> bytes:
 
     Names can have them as well as values, and neither models nor encoders take them all.
     """
+    if jsontext.has_more_values(body):
+        raise _no_json(f"more than {jsontext.MOST_VALUES:,} values; a file or a text is one.")
     try:
         value = _DECODER.decode(body.decode("utf-8-sig"))
     except UnicodeDecodeError:

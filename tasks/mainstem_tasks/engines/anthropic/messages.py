@@ -83,7 +83,7 @@ def _object(arguments: Any) -> Any:
     if not isinstance(arguments, str):
         return arguments or {}
     try:
-        parsed = jsontext.loads(arguments)
+        parsed = jsontext.checked(arguments)
     except (ValueError, RecursionError):
         return {}
     return parsed if isinstance(parsed, dict) else {}

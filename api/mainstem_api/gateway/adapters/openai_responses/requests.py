@@ -242,7 +242,7 @@ def _parsed(arguments: Any) -> Any:
     if not isinstance(arguments, str):
         return arguments
     try:
-        return jsontext.loads(arguments)
+        return jsontext.checked(arguments)
     except ValueError:
         return arguments  # which is no object: refused as such
 
