@@ -23,14 +23,13 @@ demo: $(VENV)/.run ## a guided proof: stream, kill the reader, reconnect, verify
 	@exec $(BIN)/python -m mainstem_api.demo
 
 # Most tests wait for processes of their own: two at once nearly halve the time (three save little more, and starve
-# each other). The order is the tree's: acceptance tests, which take longest, begin; small files of tests/unit end.
+# each other). The order is the tree's: acceptance tests, which take longest, begin.
 PROCESSES ?= 2
 SIDE_BY_SIDE := --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.test ## all tests; PROCESSES=0 in one process (to debug), ARGS for pytest
 	@if [ -n "$(ARGS)" ]; then exec $(BIN)/pytest $(SIDE_BY_SIDE) $(ARGS); fi; \
-	{ $(BIN)/pytest $(SIDE_BY_SIDE) --ignore=tests/chaos || $(BIN)/python .ci/again.py $$?; } && \
-	exec $(BIN)/pytest tests/chaos # alone: it judges healthy processes by their leases
+	exec .ci/tests $(BIN) $(SIDE_BY_SIDE)
 
 SEED ?= $(shell date +%s)
 
