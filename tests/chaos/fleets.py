@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import os
 import random
+import re
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -169,11 +170,12 @@ class Fleet:
             assert text == demo_text(self.tokens[run_id])
 
     def _tracebacks(self) -> list[str]:
-        """Return what processes logged of exceptions, to tell why an answer was a failure of ours."""
+        """Return what gateways logged of the first requests that failed by a fault of ours."""
+        logs = [child.log for child in self.children]
         return [
-            f"{child.name}: {child.log[max(0, at - 500) : at + 3000]}"
-            for child in self.children
-            if (at := child.log.find("Traceback")) >= 0
+            log[match.start() : match.start() + 6000]
+            for log in logs
+            for match in itertools.islice(re.finditer("action=request_failed", log), 2)
         ]
 
     def report(self, title: str, faults: collections.Counter[str], took_s: float) -> str:
