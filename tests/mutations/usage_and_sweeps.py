@@ -133,15 +133,15 @@ MUTATIONS: Final = (
     M(
         rows=(182,),
         file=_SEGMENTS,
-        old="silent = time.monotonic() - channel.last_emit > settings.idle_timeout_s and channel.idle",
-        new="silent = clocks.now() - self._begun > settings.idle_timeout_s and channel.idle",
+        old="silent_s=0.0 if at_work or not channel.idle else self.silence_s(),",
+        new="silent_s=0.0 if at_work or not channel.idle else clocks.now() - self._begun,",
         only=("test_an_engine_that_speaks_now_and_then_is_not_silent",),
     ),
     M(
         rows=(183,),
         file=_SEGMENTS,
-        old="silent = time.monotonic() - channel.last_emit > settings.idle_timeout_s and channel.idle",
-        new="silent = False",
+        old="silent_s=0.0 if at_work or not channel.idle else self.silence_s(),",
+        new="silent_s=0.0,",
         only=("test_a_provider_that_hangs_is_the_idle_timeouts_business",),
     ),
     M(

@@ -21,8 +21,8 @@ DEPTH: Final = 100
 READABLE_DEPTH: Final = 200
 """Levels that `loads` takes: DEPTH, and whatever records, states and answers put around it."""
 MOST_VALUES: Final = 250_000
-"""Values in one text from outside. Each becomes an object, and nothing else runs in the process meanwhile: 32 MB
-of `[],` took it half a minute. Files and long texts are one value each."""
+"""Values in one text from outside. Each becomes an object, and nothing else of the process runs meanwhile:
+32 MB of `[],` took it half a minute. Files and long texts are one value each."""
 _PIECE: Final = 1024 * 1024
 _WRITABLE_DEPTH: Final = 254
 """Levels that pydantic-core's encoder takes, and so whatever writes what it refuses."""

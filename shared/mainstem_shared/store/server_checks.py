@@ -29,8 +29,7 @@ SKEW_S: Final = 1.0
 """Deadlines are compared between machines: less is noise, more makes sweeps early or late."""
 SKEWED_S: Final = 5.0
 OLDEST: Final = (7, 0)
-"""The first version of Redis that has all that is used (`SET … NX GET`, `SPUBLISH`, `PEXPIRE … NX`); Valkey names
-the one it is compatible with."""
+"""The first Redis with all that is used (`SET … NX GET`, `SPUBLISH`, `PEXPIRE … NX`); every Valkey has it."""
 BUSY: Final = 0.8
 """Share of `maxmemory` from which on it is minutes until starts are refused, not days."""
 

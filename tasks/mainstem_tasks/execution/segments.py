@@ -27,7 +27,7 @@ from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations import children, ending, recovery, waits
 from mainstem_shared.operations.performing import CLAIM, PAUSE, STOP, BoundTransition, nobody
 from mainstem_tasks.celery_support.cancellation import CancelCause, cancel_cause
-from mainstem_tasks.execution import effects, histories, memories, verdicts
+from mainstem_tasks.execution import effects, histories, memories, time_limits, verdicts
 from mainstem_tasks.execution.accounts import StoredAccounts
 from mainstem_tasks.execution.inputs import Inputs
 from mainstem_tasks.execution.last_resort import FINISH_PATIENCE_S, NOTHING_TO_DO, end_as_it_stands
@@ -54,11 +54,6 @@ PAUSED: Final = "paused"
 """What `execute` returns for a run that waits for a human now."""
 HANDED_OVER: Final = "handed over"
 """What it returns for a run that goes on elsewhere."""
-_LONGEST: Final = "start it with a greater max_duration_s, or raise MAINSTEM_MAX_RUN_S."
-_SOFT: Final = "Its Celery task was over its time limit: raise task_soft_time_limit and task_time_limit."
-_SILENT: Final = (
-    "raise MAINSTEM_IDLE_TIMEOUT_S, or work in `run.step`, `run.busy`, or between a tool's call and result."
-)
 ABORTED_BEFORE: Final = "aborted before"
 """The result of a run that was aborted before any worker claimed it."""
 
@@ -140,10 +135,11 @@ class Segment:
             run_id=run_id, epoch=claimed.epoch, owner=owner, nonce=claimed.nonce
         )
         self._engine: asyncio.Task[None] | None = None
+        self._stopped = asyncio.get_running_loop().create_future()
         self._channel: Channel | None = None
         self._run: context.RunContext[Any] | None = None
         self._checkpointed = False
-        self._limit = _SOFT
+        self._limit = time_limits.SOFT
         self._addressed = addressed or claimed.inputs > 0
         self._metrics = SegmentMetrics(claimed)
         # From here on a steady clock: a step of the wall clock must not end a run that is healthy.
@@ -171,6 +167,7 @@ class Segment:
         if self.cause is not None:
             return
         self.cause = cause
+        self._stopped.set_result(None)
         if self._engine is not None:
             self._engine.cancel()
 
@@ -182,14 +179,15 @@ class Segment:
         self._metrics.watch(channel)
         if self.cause is not None:
             return
-        longest_s = self._claimed.spec.max_duration_s
-        over = self._spent_s + clocks.now() - self._begun > longest_s
-        silent = time.monotonic() - channel.last_emit > settings.idle_timeout_s and channel.idle
-        if over:
-            self._limit = f"It ran for more than {longest_s:g} s: {_LONGEST}"
-            self.stop(StopCause.TIMED_OUT)
-        elif silent and not (self._run is not None and self._run.working):
-            self._limit = f"It emitted nothing for more than {settings.idle_timeout_s:g} s: {_SILENT}"
+        at_work = self._run is not None and self._run.working
+        broken = time_limits.broken(
+            ran_s=self._spent_s + clocks.now() - self._begun,
+            longest_s=self._claimed.spec.max_duration_s,
+            silent_s=0.0 if at_work or not channel.idle else self.silence_s(),
+            idle_timeout_s=settings.idle_timeout_s,
+        )
+        if broken is not None:
+            self._limit = broken
             self.stop(StopCause.TIMED_OUT)
 
     def silence_s(self) -> float:
@@ -299,7 +297,9 @@ class Segment:
         deadline: float | None = None
         while not engine.done():
             try:
-                await asyncio.wait({engine}, timeout=0.5 if self.cause else None)
+                # A stopped engine may ignore it: then its time to clean up is looked at.
+                ends, timeout = ({engine}, 0.5) if self.cause else ({engine, self._stopped}, None)
+                await asyncio.wait(ends, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             except asyncio.CancelledError:
                 interrupted = True
                 self._stop_for_pool()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import time
 import weakref
@@ -43,6 +44,19 @@ async def billed(run: RunContext[dict[str, Any]]) -> None:
     await asyncio.gather(agent("a"), agent("b"))
     await run.text("done")
     await asyncio.Event().wait()
+
+
+released: set[str] = set()
+"""Runs whose engine may end at last."""
+
+
+@engine("deaf")
+async def deaf(run: RunContext[dict[str, Any]]) -> None:
+    """Speak, and go on whatever cancels it, until the test releases it."""
+    await run.text("x")
+    while run.run_id not in released:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0.05)
 
 
 remains: list[weakref.ref[Any]] = []
@@ -89,6 +103,33 @@ async def test_a_run_that_waits_holds_up_no_other(runs: AsyncRuns, settings: Set
         assert (await runs.get(silent)).text == "w0"
         here.segments[silent].stop_for(Reason.USER_ABORT)
         assert await waiting == "user_abort"
+
+
+@pytest.mark.parametrize("cause", ["abort", "limit"])
+async def test_an_engine_that_ignores_its_cancellation_holds_no_run(
+    runs: AsyncRuns, settings: Settings, monkeypatch: pytest.MonkeyPatch, cause: str
+):
+    """Aborted through the mailbox alone, or silent for too long: after CLEANUP_S the run ends without it."""
+    monkeypatch.setattr(segments, "CLEANUP_S", 0.2)
+    limits = {"idle_timeout_s": 0.3} if cause == "limit" else {}
+    async with working(settings.model_copy(update=limits)) as here:
+        run_id, task = await started(runs, here, "deaf", engine="deaf", input={})
+        try:
+            if cause == "abort":
+                await runs.abort(run_id)
+            segment = here.segments[run_id]
+
+            def stopped() -> bool:
+                segment.check_clock()  # as a worker does once a second
+                return segment.cause is not None
+
+            await wait_until_async(stopped, description="the engine to be stopped")
+            ended = await asyncio.wait_for(task, 20)
+        finally:
+            released.add(run_id)
+    run = await runs.get(run_id)
+    assert run.reason == ended == {"abort": "user_abort", "limit": "timed_out"}[cause]
+    assert run.text == "x"
 
 
 @pytest.mark.parametrize("end", ["complete", "fail", "pause", "abort", "cancel"])
