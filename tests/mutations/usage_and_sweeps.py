@@ -260,7 +260,7 @@ MUTATIONS: Final = (
     M(
         rows=(203,),
         file=f"{SHARED}/operations/census.py",
-        old="self._undated.append((run_id, is_unpublished))",
+        old="self._since(since, is_unpublished=is_unpublished)",
         new="pass",
         only=("test_the_census_counts_the_whole_store",),
     ),
