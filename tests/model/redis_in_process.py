@@ -11,6 +11,8 @@ from typing import Any, Final, NamedTuple
 
 NO_EXPIRY: Final = -1
 MISSING: Final = -2
+LAST_ID: Final = f"{2**64 - 1}-{2**64 - 1}"
+"""Nothing comes after it."""
 Reply = Any
 """str, int, None, or a list of replies. Text holds bytes as Latin-1, as Lua's strings do."""
 
@@ -100,14 +102,27 @@ class Database:
             return MISSING
         return self.expires[key] - self.now if key in self.expires else NO_EXPIRY
 
-    def _pexpire(self, key: str, ttl: str) -> int:
-        if key not in self.data:
+    def _pexpire(self, key: str, ttl: str, *option: str) -> int:
+        if key not in self.data or not self._may_expire(key, int(ttl), option):
             return 0
         if int(ttl) <= 0 and not self.lose_nothing:
             self._drop(key)
         else:
             self.expires[key] = self.now + int(ttl)
         return 1
+
+    def _may_expire(self, key: str, ttl: int, option: tuple[str, ...]) -> bool:
+        """Whether an option lets a lifetime be changed; none is longer than any."""
+        known = self.expires.get(key)
+        match option:
+            case ():
+                return True
+            case ("NX",):
+                return known is None
+            case ("GT",):
+                return known is not None and self.now + ttl > known
+            case _:
+                raise CommandError("ERR of PEXPIRE's options only NX and GT are modelled")
 
     def _copy(self, source: str, target: str, *options: str) -> int:
         if source not in self.data or (target in self.data and "REPLACE" not in options):
@@ -150,8 +165,8 @@ class Database:
         known = self.data.get(key, {})
         return [known.get(field) for field in fields]
 
-    def _scard(self, key: str) -> int:
-        return len(self.data.get(key, ()))
+    def _hgetall(self, key: str) -> list[Reply]:
+        return [part for pair in self.data.get(key, {}).items() for part in pair]
 
     def _hlen(self, key: str) -> int:
         return len(self.data.get(key, {}))
@@ -182,6 +197,27 @@ class Database:
 
     def _hexists(self, key: str, field: str) -> int:
         return int(field in self.data.get(key, {}))
+
+    # -- sets
+
+    def _sadd(self, key: str, *members: str) -> int:
+        known: frozenset[str] = self.data.get(key, frozenset())
+        self.data[key] = known | set(members)
+        return len(self.data[key]) - len(known)
+
+    def _srem(self, key: str, *members: str) -> int:
+        known: frozenset[str] = self.data.get(key, frozenset())
+        self._put(key, known - set(members))
+        return len(known) - len(self.data.get(key, ()))
+
+    def _scard(self, key: str) -> int:
+        return len(self.data.get(key, ()))
+
+    def _sismember(self, key: str, member: str) -> int:
+        return int(member in self.data.get(key, ()))
+
+    def _smembers(self, key: str) -> list[Reply]:
+        return sorted(self.data.get(key, ()))
 
     # -- lists
 
@@ -218,13 +254,24 @@ class Database:
 
     def _zadd(self, key: str, *args: str) -> int:
         *options, score, member = args
-        if options not in ([], ["LT"]):
-            raise CommandError("ERR of ZADD's options only LT is modelled")
+        if options not in ([], ["LT"], ["XX"], ["NX"]):
+            raise CommandError("ERR of ZADD's options only LT, XX and NX are modelled")
         known = self.data.get(key, {})
-        if options and member in known and known[member] <= float(score):
+        here = member in known
+        if (options == ["XX"] and not here) or (options == ["NX"] and here):
+            return 0
+        if options == ["LT"] and here and known[member] <= float(score):
             return 0
         self._put(key, {**known, member: float(score)})
-        return int(member not in known)
+        return int(not here)
+
+    def _zscore(self, key: str, member: str) -> str | None:
+        score = self.data.get(key, {}).get(member)
+        return None if score is None else _text(score)
+
+    def _zrank(self, key: str, member: str) -> int | None:
+        members = self._zorder(key)
+        return members.index(member) if member in members else None
 
     def _zrem(self, key: str, *members: str) -> int:
         known = self.data.get(key, {})
@@ -237,17 +284,27 @@ class Database:
     def _zorder(self, key: str) -> list[str]:
         return sorted(self.data.get(key, {}), key=lambda member: (self.data[key][member], member))
 
-    def _zrevrange(self, key: str, start: str, stop: str) -> list[Reply]:
-        members = self._zorder(key)[::-1]
-        end = int(stop) if int(stop) >= 0 else len(members) + int(stop)
-        return list(members[int(start) : end + 1])
+    def _zrange(self, key: str, start: str, stop: str, *option: str) -> list[Reply]:
+        return self._scored(key, _slice(self._zorder(key), int(start), int(stop)), option)
 
-    def _zrangebyscore(self, key: str, low: str, high: str, *limit: str) -> list[Reply]:
+    def _zrevrange(self, key: str, start: str, stop: str) -> list[Reply]:
+        return _slice(self._zorder(key)[::-1], int(start), int(stop))
+
+    def _zrangebyscore(self, key: str, low: str, high: str, *options: str) -> list[Reply]:
         within = [m for m in self._zorder(key) if float(low) <= self.data[key][m] <= float(high)]
-        if limit:
-            offset, count = int(limit[1]), int(limit[2])
+        if "LIMIT" in options:
+            first = options.index("LIMIT") + 1
+            offset, count = int(options[first]), int(options[first + 1])
             within = within[offset : offset + count]
-        return list(within)
+        return self._scored(key, within, options[:1])
+
+    def _zcount(self, key: str, low: str, high: str) -> int:
+        return len(self._zrangebyscore(key, low, high))
+
+    def _scored(self, key: str, members: list[str], option: tuple[str, ...]) -> list[Reply]:
+        if "WITHSCORES" not in option:
+            return list(members)
+        return [part for member in members for part in (member, _text(self.data[key][member]))]
 
     # -- streams
 
@@ -272,15 +329,19 @@ class Database:
     def _xlen(self, key: str) -> int:
         return len(self._stream(key).entries)
 
-    def _xrange(self, key: str, first: str, last: str, *count: str) -> list[Reply]:
+    def _xrange(self, key: str, first: str, last: str, *count: str) -> list[Reply] | None:
         return self._between(key, first, last, list(count))
 
-    def _xrevrange(self, key: str, last: str, first: str, *count: str) -> list[Reply]:
+    def _xrevrange(self, key: str, last: str, first: str, *count: str) -> list[Reply] | None:
         return self._between(key, first, last, list(count), reverse=True)
 
     def _between(
         self, key: str, first: str, last: str, count: list[str], *, reverse: bool = False
-    ) -> list[Reply]:
+    ) -> list[Reply] | None:
+        if first == f"({LAST_ID}":
+            raise CommandError("ERR invalid start ID for the interval")
+        if count and int(count[1]) == 0 and key in self.data:
+            return None  # a null array
         found = [
             [name, list(pairs)]
             for name, pairs in self._stream(key).entries
@@ -298,6 +359,12 @@ class Database:
         if key in self.data:
             self.data[key] = Stream(kept, known.last)
         return len(known.entries) - len(kept)
+
+
+def _slice(members: list[str], start: int, stop: int) -> list[Reply]:
+    """Return what lies between two ranks; negative ones count from the end."""
+    first, last = (at if at >= 0 else len(members) + at for at in (start, stop))
+    return list(members[max(first, 0) : max(last + 1, 0)])
 
 
 def _after(bound: str, found: tuple[int, int]) -> bool:
@@ -325,9 +392,11 @@ _COMMANDS: Final[dict[str, Callable[..., Reply]]] = {
     name.removeprefix("_").upper(): method
     for name, method in vars(Database).items()
     if name in {
-        "_copy", "_del", "_exists", "_get", "_hdel", "_hexists", "_hget", "_hincrby", "_hkeys", "_hlen", "_hmget", "_hset",
-        "_hsetnx", "_lindex", "_llen", "_lpop", "_lpush", "_lrem", "_pexpire", "_pttl", "_rename", "_rpush",
-        "_scard", "_set", "_xadd", "_xlen", "_xrange", "_xrevrange", "_xtrim", "_zadd", "_zcard", "_zrangebyscore",
-        "_zrem", "_zrevrange",
+        "_copy", "_del", "_exists", "_get", "_hdel", "_hexists", "_hget", "_hgetall", "_hincrby", "_hkeys", "_hlen",
+        "_hmget", "_hset", "_hsetnx", "_lindex", "_llen", "_lpop", "_lpush", "_lrem", "_pexpire", "_pttl", "_rename",
+        "_rpush", "_sadd", "_scard", "_set", "_sismember", "_smembers", "_srem", "_xadd", "_xlen", "_xrange",
+        "_xrevrange", "_xtrim", "_zadd", "_zcard", "_zcount", "_zrange", "_zrangebyscore", "_zrank", "_zrem",
+        "_zrevrange", "_zscore",
     }
-}  # fmt: skip
+} | {"UNLINK": Database._del}  # fmt: skip
+"""By name, what is modelled."""

@@ -6,32 +6,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
-from mainstem_shared import transitions
-from mainstem_shared.transitions import inputs, lifecycle, log, pauses, threads
+from model import clock
 from model.exploration import Report, explore
 from model.scripts import SHIPPED, Interpreter
+from model.violations import SCENARIOS, STILL_MS
 from model.world import Budget, Machine
 
 ALL_OF_IT = bool(os.environ.get("MAINSTEM_PROVE"))
-NEVER = {"lost_replies": 0, "crashes": 0, "seals": 0, "stops": 0, "pauses": 0, "handovers": 0, "decisions": 0}
-SCENARIOS = {
-    "replies are lost": Budget(crashes=0, decisions=1, handovers=0),
-    "workers crash": Budget(lost_replies=0, emits=2),
-    "an owner is suspended": Budget(**{**NEVER, "seals": 2}, claims=3, emits=3),
-    "engines remember": Budget(
-        **{**NEVER, "seals": 1, "crashes": 1, "pauses": 1, "decisions": 1, "lost_replies": 1},
-        claims=2,
-        emits=1,
-        checkpoints=1,
-        finishes=1,
-    ),
-    "the store loses its last writes": Budget(
-        **{**NEVER, "seals": 1}, claims=3, emits=2, finishes=1, failovers=1
-    ),
-}
 LARGE = {
     "everything at once": Budget(claims=3, emits=2, lost_replies=2),
     "a long life": Budget(claims=4, pauses=2, handovers=2, decisions=4, crashes=0),
@@ -39,10 +24,10 @@ LARGE = {
 
 
 @pytest.fixture(autouse=True)
-def _time_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (pauses, inputs, lifecycle, log, threads):
-        if hasattr(module, "now_ms"):
-            monkeypatch.setattr(module, "now_ms", lambda: 1_000)
+def _time_stands_still() -> Iterator[None]:
+    clock.stand_at(STILL_MS)
+    yield
+    clock.go_on()
 
 
 def explored(budget: Budget, *, limit: int = 10**7) -> Report:
@@ -83,19 +68,3 @@ def test_the_exploration_finds_a_broken_guard(name: str):
         limit=9_000,
     )
     assert report.violation, f"{name}: {report}"
-
-
-def test_every_script_is_there():
-    """What is explored is what is shipped."""
-    assert set(SHIPPED) >= {
-        "start",
-        "claim",
-        "finish",
-        "seal",
-        "pause",
-        "resolve",
-        "handover",
-        "resync",
-        "stop",
-    }
-    assert SHIPPED["claim"] == transitions.CLAIM.source

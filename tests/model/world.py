@@ -12,7 +12,7 @@ import copy
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import hiredis
 
@@ -29,7 +29,7 @@ from mainstem_shared.operations import ending
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from model.redis_in_process import CommandError, Database
-from model.scripts import InProcessStore, Interpreter, drive
+from model.scripts import InProcessStore, Interpreter, drive, encoded
 from support.models.specs import spec
 
 TTL_MS: Final = 10**9
@@ -609,13 +609,7 @@ def _probe(database: Database) -> transitions.Probe:
     while (command := reader.gets()) is not False:
         name, *args = command
         if name not in (b"MULTI", b"EXEC"):
-            replies.append(_encoded(database.call(name.decode(), *args)))
+            replies.append(encoded(database.call(name.decode(), *args)))
     found = transitions.probed(RUN, [replies])
     assert found is not None
     return found
-
-
-def _encoded(reply: Any) -> Any:
-    if isinstance(reply, list):
-        return [_encoded(item) for item in cast("list[Any]", reply)]
-    return reply.encode("latin-1") if isinstance(reply, str) else reply

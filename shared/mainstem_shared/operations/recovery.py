@@ -13,7 +13,7 @@ from typing import Any, Final
 from mainstem_shared import transitions
 from mainstem_shared.metrics import catalogue as metrics
 from mainstem_shared.model import ids, jsontext, runs
-from mainstem_shared.model.contents import Content
+from mainstem_shared.model.contents import UNREADABLE, Content
 from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.events import Type
 from mainstem_shared.model.runs import Reason, Status
@@ -39,18 +39,20 @@ async def recover(
         NewerVersion: it is for processes of a later version to recover.
     """
     state.check_version()
-    reason = state.record.stop_reason or Reason.WORKER_LOST
+    reason, epoch = state.record.stop_reason or Reason.WORKER_LOST, state.epoch
     noted = {"action": "run_lost", "run_id": run_id, "owner": state.owner}
     logger.error("a run lost its worker", extra=noted)
     if reason is Reason.WORKER_LOST and _may_resume(state):
-        await _requeue(operations, run_id, state.epoch, sealer=sealer)
-        metrics.RUNS_RECOVERED.labels("handed_over").inc()
-        return
+        left = await _requeue(operations, run_id, epoch, sealer=sealer)
+        if left is None:
+            metrics.RUNS_RECOVERED.labels("handed_over").inc()
+            return
+        epoch = left
     error = None
     if reason is Reason.WORKER_LOST:
         error = runs.ErrorInfo(code=reason.value, message=message)
     await ending.take_and_end(
-        operations, run_id, sealer=sealer, reason=reason, error=error, expected_epoch=state.epoch
+        operations, run_id, sealer=sealer, reason=reason, error=error, expected_epoch=epoch
     )
     metrics.RUNS_RECOVERED.labels("ended").inc()
 
@@ -63,14 +65,18 @@ def _may_resume(state: transitions.State) -> bool:
     return wanted and state.record.losses < ATTEMPTS
 
 
-async def _requeue(operations: Operations, run_id: str, epoch: int, *, sealer: str) -> None:
-    """Seal a run, fold what the store has of it, and give it back to the queue."""
+async def _requeue(operations: Operations, run_id: str, epoch: int, *, sealer: str) -> int | None:
+    """Seal a run, fold what the store has of it, and give it back to the queue.
+
+    Returns None if that is done, by us or by somebody else; the epoch in which the caller has control if
+    nobody can go on from the run's checkpoint, because it is damaged.
+    """
     rounds = AttemptLimit()
     while True:
         rounds.begin()
         state = await transitions.read(operations.store, run_id)
         if isinstance(state, transitions.Gone) or state.status is not Status.RUNNING or state.epoch != epoch:
-            return  # somebody else made progress
+            return None  # somebody else made progress
         control = await ending.take_control(
             operations, run_id, state, sealer=sealer, reason=Reason.WORKER_LOST
         )
@@ -80,10 +86,24 @@ async def _requeue(operations: Operations, run_id: str, epoch: int, *, sealer: s
             epoch = control.epoch
             continue  # sealed now: read what the former owner's last words were
         fold = ending.fold_of(state)
+        try:
+            resume_as, restart = await _continuation(operations, run_id, fold, state.top)
+        except UNREADABLE:
+            noted = {"action": "checkpoint_damaged", "run_id": run_id}
+            logger.exception("a run's checkpoint cannot be read: it ends", extra=noted)
+            return control.epoch
+        cause = Reason.WORKER_LOST.value
         if await hand_over(
-            operations, control, fold=fold, top=state.top, cause=Reason.WORKER_LOST.value, lost=True
+            operations,
+            control,
+            fold=fold,
+            top=state.top,
+            cause=cause,
+            resume_as=resume_as,
+            restart=restart,
+            lost=True,
         ):
-            return
+            return None
 
 
 async def hand_over(
@@ -94,15 +114,16 @@ async def hand_over(
     top: Cursor,
     cause: str,
     resume_as: str | None = None,
+    restart: bytes = b"",
     lost: bool = False,
     patience_s: float | None = None,
 ) -> bool:
     """Give a running run under the caller's control back to the queue; False if it is not (any more).
 
-    `fold` covers the log up to `top`. `resume_as` is what its next claim writes; by default that follows from
-    the last checkpoint. `lost` counts an attempt.
+    `fold` covers the log up to `top`. `resume_as` is what its next claim writes, and `restart` the
+    content with it; by default both follow from the last checkpoint. `lost` counts an attempt.
     """
-    run_id, restart = control.run_id, b""
+    run_id = control.run_id
     if resume_as is None:
         resume_as, restart = await _continuation(operations, run_id, fold, top)
 

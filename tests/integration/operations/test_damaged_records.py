@@ -10,7 +10,7 @@ from mainstem_shared import errors, transitions
 from mainstem_shared.model import ids
 from mainstem_shared.model.events import Type, field
 from mainstem_shared.model.runs import Reason, Status
-from mainstem_shared.operations import ending
+from mainstem_shared.operations import ending, recovery
 from mainstem_shared.operations.performing import Operations
 from mainstem_shared.operations.queries import summaries
 from mainstem_shared.operations.queries.listings import Query
@@ -101,6 +101,26 @@ async def test_a_sweep_ends_a_damaged_run_whose_worker_died(store: Store, runs: 
     events = [event async for event in runs.events(run_id)]
     assert events[-1].type == Type.FINISHED
     assert (await runs.start("t", "demo", {})).run_id != run_id
+
+
+async def test_a_lost_run_whose_checkpoint_is_damaged_ends(store: Store, runs: AsyncRuns):
+    """Nobody can go on from it: the run ends as lost, and lets go of its thread, instead of being tried for ever."""
+    run_id = (await runs.start("t", "demo", {}, on_worker_lost="resume")).run_id
+    claimed = await transitions.claim(
+        store, run_id, nonce=ids.nonce(), owner="w1", task_id="t", live_ttl_ms=600_000
+    )
+    assert isinstance(claimed, transitions.Claimed)
+    await store.client.hset(
+        keys.run(run_id).checkpoint, mapping={"v": 1, "cursor": "1-0", "state": b"s", "fold": b"{"}
+    )
+    state = await transitions.read(store, run_id)
+    assert isinstance(state, transitions.State)
+
+    await recovery.recover(operations(store), run_id, state, sealer="w2")
+
+    ended = await transitions.read(store, run_id)
+    assert isinstance(ended, transitions.State)
+    assert (ended.status, ended.record.reason) == (Status.FAILED, Reason.WORKER_LOST)
 
 
 async def test_a_damaged_snapshot_costs_what_it_held_and_no_more(store: Store, runs: AsyncRuns):
