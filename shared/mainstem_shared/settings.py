@@ -102,6 +102,8 @@ class Settings(BaseSettings):
     """Whether users get equal shares of busy workers (docs/fairness.md). The same in all processes."""
     fair_share_weights: dict[str, Annotated[float, Field(gt=0)]] | None = None
     """Shares of users by their tenant, as JSON, `*`: the others. None: all have the same."""
+    fair_share_classes: dict[Literal["interactive", "batch"], Annotated[float, Field(gt=0)]] | None = None
+    """Weights of classes of runs, as JSON. None: 1 for interactive runs, 0.25 for batch."""
     default_engine: str = ""
     """The engine of runs that name none."""
     engines: str = ""

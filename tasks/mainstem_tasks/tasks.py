@@ -120,9 +120,16 @@ class Submit(AsyncTask):
         if_active: str = "reject",
         idempotency_key: str | None = None,
         metadata: dict[str, Any] | None = None,
+        priority: str | None = None,
     ) -> str:
         here = await runtime.ready()
-        fields = {"engine": engine, "input": input, "if_active": if_active, "metadata": metadata or {}}
+        fields = {
+            "engine": engine,
+            "input": input,
+            "if_active": if_active,
+            "metadata": metadata or {},
+            "priority": priority,
+        }
         try:
             with tracing.given(self.request.get("traceparent")):
                 outcome = await self._start(here, fields, tenant, user_id, thread_id, idempotency_key)

@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from mainstem_shared import errors
+from mainstem_shared.model import bounded_schemas, jsontext
 from mainstem_tasks.sdk import registry
 from mainstem_tasks.sdk.context import RunContext
 from mainstem_tasks.sdk.registry import engine
@@ -44,6 +45,20 @@ def test_an_engine_is_found_and_described_by_its_name():
     schema = registry.describe()["sized"]
     assert schema["properties"]["size"] == {"exclusiveMinimum": 0, "title": "Size", "type": "integer"}
     assert schema["required"] == ["size"]
+
+
+def test_a_class_of_runs_is_announced_with_the_schema():
+    """Starts learn an engine's class from what workers announce; one that there is not is refused at once."""
+
+    @engine("reported", input_model=Sizes, priority="batch")
+    async def reported(run: RunContext[Sizes]) -> None:
+        """Nothing."""
+
+    schema = registry.describe()["reported"]
+    assert schema["x-mainstem-priority"] == "batch"
+    bounded_schemas.validate(jsontext.dumps(schema), {"size": 1})
+    with pytest.raises(ValueError, match="'urgent' is no priority; there are 'interactive' and 'batch'"):
+        engine("pressing", priority="urgent")  # type: ignore[call-overload]
 
 
 def test_the_built_in_engines_come_through_entry_points():

@@ -11,7 +11,7 @@ import typer
 from mainstem_api.cli._gateway import Gateway, GatewayError, UnreachableError
 from mainstem_api.cli._options import Json, Url, gateway_url, json_object, reported
 from mainstem_api.cli.watch import follow
-from mainstem_shared.model.runs import IfActive
+from mainstem_shared.model.runs import IfActive, Priority
 from mainstem_shared.settings import Settings
 
 _TRIES: Final = 4
@@ -34,6 +34,9 @@ def run(
     if_active: Annotated[IfActive, typer.Option(help="What to do on a busy thread.")] = "reject",
     metadata: Annotated[str, typer.Option(help="Yours, kept with the run: a JSON object.")] = "{}",
     max_duration: Annotated[float | None, typer.Option(help="Longest life of the run, in seconds.")] = None,
+    priority: Annotated[
+        Priority | None, typer.Option(help="Whether somebody waits for it.", show_default="the engine's")
+    ] = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
@@ -51,6 +54,8 @@ def run(
         raise typer.BadParameter("name one, or set MAINSTEM_DEFAULT_ENGINE.", param_hint="--engine")
     if max_duration is not None:
         body["max_duration_s"] = max_duration
+    if priority is not None:
+        body["priority"] = priority
     address = gateway_url(url)
     with reported(address), Gateway(address) as gateway:
         started = _start(gateway, thread or f"cli-{uuid.uuid4().hex[:12]}", body)

@@ -91,7 +91,8 @@ def table_of(found: list[dict[str, Any]], now: datetime, *, wide: bool) -> Table
         started = _time(run["started_at"])
         took = span(((ended or now) - started).total_seconds()) if started else ""
         age = span((now - created).total_seconds()) if created else ""
-        more = (Text(run["engine"]), Text(run["thread_id"])) if wide else ()
+        engine = run["engine"] + (" (batch)" if run.get("priority") == "batch" else "")
+        more = (Text(engine), Text(run["thread_id"])) if wide else ()
         table.add_row(run["run_id"], _status(run), age, took, *more)
     return table
 

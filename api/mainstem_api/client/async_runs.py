@@ -23,7 +23,7 @@ from mainstem_shared.eventlog.reading.subscriptions import End
 from mainstem_shared.eventlog.reading.tailer import Tailer
 from mainstem_shared.model import actions, cursors
 from mainstem_shared.model.principals import DEFAULT_TENANT, LOCAL_USER, Owned, Principal
-from mainstem_shared.model.runs import IfActive, OnWorkerLost, Run, Status, WaitingFor
+from mainstem_shared.model.runs import IfActive, OnWorkerLost, Priority, Run, Status, WaitingFor
 from mainstem_shared.operations import aborting, resuming, starting, steering, waits
 from mainstem_shared.operations.aborting import Aborter, AbortOutcome
 from mainstem_shared.operations.deleting import Deleter
@@ -154,18 +154,17 @@ class AsyncRuns(Conversations):
         callback: dict[str, Any] | None = None,
         parent: str | None = None,
         message_id: str | None = None,
+        priority: Priority | None = None,
     ) -> StartResult:
         """Start a run on a thread. When this returns it is durable, and a worker will take it.
 
         Args:
-            thread_id: the conversation; at most one of its runs is active at a time.
-            engine, input: what produces the run (by default MAINSTEM_DEFAULT_ENGINE), and from what.
-            user_id, tenant: whose run it is.
+            thread_id, user_id, tenant: the conversation, which has one active run at a time, and whose it is.
+            engine, input, metadata: what produces it (MAINSTEM_DEFAULT_ENGINE), from what; yours, given back.
             if_active: on a busy thread, be refused (`reject`), wait (`enqueue`), or `replace` what runs.
-            metadata: yours, given back with the run.
             idempotency_key: repeating a start with the same key and request returns the first one's run.
-            max_duration_s: longest life of the run, bounded by MAINSTEM_MAX_RUN_S.
-            on_worker_lost: `fail` keeps the partial result; `resume` goes on from the last checkpoint.
+            max_duration_s, priority: longest life (up to MAINSTEM_MAX_RUN_S); `batch` if nobody waits for it.
+            on_worker_lost: `fail` keeps what there is; `resume` goes on from the last checkpoint.
             budget, callback: the most that it may cost (`usd`, `tokens`); who is told (`task`, `url`).
             parent, message_id: the message that the run follows (`root`: none); the one that the input is.
 
@@ -186,6 +185,7 @@ class AsyncRuns(Conversations):
             "callback": callback,
             "parent": parent,
             "message_id": message_id,
+            "priority": priority,
         }
         outcome = await starting.start_run(
             self._operations,

@@ -120,6 +120,10 @@ class ErrorInfo(BaseModel):
 
 IfActive = Literal["reject", "replace", "enqueue"]
 OnWorkerLost = Literal["fail", "resume"]
+Priority = Literal["interactive", "batch"]
+"""Whether somebody waits for a run's answer: classes have weights, with a fair share (docs/fairness.md)."""
+PRIORITY_MEMBER: Final = "x-mainstem-priority"
+"""The member of an announced input schema that has the engine's class of runs: validators ignore it."""
 ThreadId = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
 EngineName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:-]*$")]
 MessageId = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x20\x7f]+$")]
@@ -189,6 +193,11 @@ class StartRequest(BaseModel):
     callback: Callback | None = Field(
         default=None, exclude_if=_is_none, description="Who is told of the run's end."
     )
+    priority: Priority | None = Field(
+        default=None,
+        exclude_if=_is_none,
+        description="`batch` if nobody waits for the answer, else `interactive`; by default the engine's.",
+    )
 
 
 class ForkedFrom(BaseModel):
@@ -235,6 +244,8 @@ class Spec(BaseModel):
     budget: Budget | None = Field(default=None, exclude_if=_is_none)
     parent_run: str | None = Field(default=None, exclude_if=_is_none)
     """The run that started it as its child."""
+    priority: Priority | None = Field(default=None, exclude_if=_is_none)
+    """Its class; None: interactive."""
     forked_from: ForkedFrom | None = Field(default=None, exclude_if=_is_none)
     """What it is a copy of."""
 
@@ -280,6 +291,9 @@ class Run(BaseModel):
     )
     parent_run: str | None = Field(
         default=None, exclude_if=_is_none, description="The run that started it as its child, if one did."
+    )
+    priority: Priority | None = Field(
+        default=None, exclude_if=_is_none, description="Its class, if its start or its engine named one."
     )
     finish_reason: str | None = Field(
         default=None,

@@ -11,11 +11,11 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from mainstem_shared import transitions
-from mainstem_shared.model import ids
+from mainstem_shared.model import ids, runs
 from mainstem_shared.model.runs import Spec, Status
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.settings import Settings
@@ -31,6 +31,8 @@ WINDOW_S: Final = 1.0
 """How long a process goes by the workers that it counted."""
 SETTLED_MS: Final = 5_000
 """A place that is younger may belong to a run whose record this sweep has not seen yet."""
+CLASSES: Final[Mapping[runs.Priority, float]] = {"interactive": 1.0, "batch": 0.25}
+"""Weights of the classes of runs, where MAINSTEM_FAIR_SHARE_CLASSES names no other."""
 _AT_WORK: Final = frozenset({Status.QUEUED, Status.RUNNING})
 
 
@@ -43,11 +45,16 @@ class Admission:
         self._window = 0
         self._counted_at = -math.inf
 
-    async def offer(self, spec: Spec) -> Admitted:
-        """Ask for a place for a queued run; others that waited may get one in the same call."""
+    async def offer(self, spec: Spec, *, had_turn: bool = False) -> Admitted:
+        """Ask for a place for a queued run; others that waited may get one in the same call.
+
+        `had_turn`: a worker had the run already, so it comes before all that did not have a turn yet.
+        """
         user = ids.user_tag(spec.tenant, spec.user_id)
-        share = 1 / weight_of(self._settings, spec.tenant)
-        return await self._admit(wanted=Wanted(run_id=spec.run_id, user=user, share=share))
+        if spec.priority == "batch":
+            user += ":batch"  # a turn of its own: a user's batch must not delay what the user waits for
+        share = 1 / weight_of(self._settings, spec)
+        return await self._admit(wanted=Wanted(run_id=spec.run_id, user=user, share=share, had_turn=had_turn))
 
     async def leave(self, run_ids: Sequence[str]) -> Sequence[str]:
         """Give the places of runs back; returns the runs that get them."""
@@ -103,7 +110,11 @@ def places_of(lease: str, settings: Settings) -> int:
     return int(places) if places.isdecimal() else settings.concurrency
 
 
-def weight_of(settings: Settings, tenant: str) -> float:
-    """Return the weight of a tenant's users: with 2, twice as many runs as one with 1 while both wait."""
+def weight_of(settings: Settings, spec: Spec) -> float:
+    """Return the weight of a user's runs: with 2, twice as many runs as one with 1 while both wait.
+
+    It is the tenant's, times that of the run's class.
+    """
     weights = settings.fair_share_weights or {}
-    return weights.get(tenant, weights.get("*", 1.0))
+    of_tenant = weights.get(spec.tenant, weights.get("*", 1.0))
+    return of_tenant * {**CLASSES, **(settings.fair_share_classes or {})}[spec.priority or "interactive"]

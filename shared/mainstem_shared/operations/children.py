@@ -34,6 +34,8 @@ async def start(operations: Operations, parent: Spec, *, key: str, fields: dict[
         InvalidRequest, TooManyRuns, ThreadBusy, StoreUnavailable: as `starting.start_run`.
     """
     fields = dict(fields)
+    if parent.priority is not None:  # who waits for the parent waits for the child, or nobody does
+        fields.setdefault("priority", parent.priority)
     thread_id = fields.pop("thread_id", None) or f"child:{digests.of_json([parent.run_id, key])}"
     unique = uuid.UUID(bytes=digests.digest(jsontext.dumps([parent.run_id, key]), size=16))
     child = ids.run_id(parent.tenant, thread_id, unique)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from mainstem_shared import errors
 from mainstem_shared.metrics import labels
-from mainstem_shared.model import jsontext
+from mainstem_shared.model import jsontext, runs
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 
@@ -36,17 +36,18 @@ async def schema_of(store: Store, engine: str) -> dict[str, Any] | None:
     return None if schema is None else jsontext.loads(schema or b"{}")
 
 
-async def check(store: Store, engine: str, run_input: dict[str, Any], *, size: int) -> None:
-    """Refuse an engine or an input that no worker would take. `size`: the input's bytes of JSON.
+async def check(store: Store, engine: str, run_input: dict[str, Any], *, size: int) -> runs.Priority | None:
+    """Refuse an engine or an input that no worker would take; returns the engine's class of runs, if any.
 
-    While the catalogue's server alone is unavailable, the worker that claims the run decides.
+    `size`: the input's bytes of JSON. While the catalogue's server alone is unavailable, the worker that
+    claims the run decides.
 
     Raises:
         UnknownEngine: engines were announced, but none of this name.
         InvalidInput: the engine's schema refuses the input; says where.
     """
     if not await _is_there(store):
-        return
+        return None
     schema: Any = await store.command("HGET", keys.ENGINES, engine)
     if schema is not None:
         labels.know_engines([engine])
@@ -59,6 +60,15 @@ async def check(store: Store, engine: str, run_input: dict[str, Any], *, size: i
         _validate(schema, run_input)
     else:
         await asyncio.to_thread(_validate, schema, run_input)
+    return _priority(schema)
+
+
+def _priority(schema: bytes | None) -> runs.Priority | None:
+    """Return the class that an engine announces; one that this process does not know counts as none."""
+    if schema is None or runs.PRIORITY_MEMBER.encode() not in schema:
+        return None
+    found = jsontext.loads(schema).get(runs.PRIORITY_MEMBER)
+    return found if found in get_args(runs.Priority) else None
 
 
 def _validate(schema: bytes, run_input: dict[str, Any]) -> None:

@@ -200,17 +200,21 @@ class Operations:
         if isinstance(state, transitions.Gone) or state.status is not Status.QUEUED:
             return False
         spec = state.spec
-        return await self.publish(spec, parents=outbox.parent_tasks_of(spec, state.record))
+        parents = outbox.parent_tasks_of(spec, state.record)
+        return await self.publish(spec, parents=parents, had_turn=state.record.segment > 0)
 
-    async def publish(self, spec: Spec, *, parents: outbox.ParentTasks | None) -> bool:
+    async def publish(
+        self, spec: Spec, *, parents: outbox.ParentTasks | None, had_turn: bool = False
+    ) -> bool:
         """Publish a queued run's message; False if that must be tried again later, by a sweeper.
 
-        With a fair share, a run for which there is no place is published by whoever frees one.
+        With a fair share, a run for which there is no place is published by whoever frees one. `had_turn`: a
+        worker had it before.
         """
         if not self.settings.fair_share:
             return await self._send(spec, parents=parents)
         try:
-            offered = await self.admission.offer(spec)
+            offered = await self.admission.offer(spec, had_turn=had_turn)
         except errors.StoreUnavailable:
             noted = {"action": "admit", "run_id": spec.run_id}
             logger.warning("A queued run waits for its place", extra=noted, exc_info=True)

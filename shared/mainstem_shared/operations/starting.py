@@ -98,7 +98,8 @@ async def start_run(
     run_input = await _stored(operations, request, spec)
     idempotency = _idempotency(principal, thread_id, request, idempotency_key)
     if not await _is_replay(store, spec, idempotency):
-        await _check(operations, request, spec, size=len(run_input))
+        usual = await _check(operations, request, spec, size=len(run_input))
+        spec = spec.model_copy(update={"priority": request.priority or usual})
         await _take_slot(store, settings, spec, request, idempotency)
     start = START.of(
         spec,
@@ -140,11 +141,14 @@ async def _with_known_owner(store: Store, spec: Spec, start: BoundTransition[T])
     return start.bound(private="private")
 
 
-async def _check(operations: Operations, request: StartRequest, spec: Spec, *, size: int) -> None:
-    """Make sure that the request may be served, before anything is taken for it."""
+async def _check(
+    operations: Operations, request: StartRequest, spec: Spec, *, size: int
+) -> runs.Priority | None:
+    """Make sure that the request may be served, before anything is taken for it; returns its usual class."""
     callback_policy.targets_of(operations.settings, request.callback)
-    await engine_catalogue.check(operations.store, request.engine, request.input, size=size)
+    usual = await engine_catalogue.check(operations.store, request.engine, request.input, size=size)
     guards.check(operations.settings.input_guards, Said(kind=Kind.INPUT, value=request.input, spec=spec))
+    return usual
 
 
 async def _stored(operations: Operations, request: StartRequest, spec: Spec) -> bytes:
@@ -192,6 +196,7 @@ def _spec(
         message_id=request.message_id,
         traceparent=tracing.traceparent(),
         budget=request.budget,
+        priority=request.priority,
     )
 
 

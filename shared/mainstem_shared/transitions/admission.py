@@ -16,11 +16,15 @@ ADMIT: Final = Script("admit")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """A run that wants to be published. `user`: whom it is counted for; `share`: how much it counts."""
+    """A run that wants to be published. `user`: whom it is counted for; `share`: how much it counts.
+
+    `had_turn`: it was admitted before, and paused or lost its worker since.
+    """
 
     run_id: str
     user: str
     share: float = 1.0
+    had_turn: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +53,16 @@ async def admit(
     _, fresh, ahead = await store.verb(
         ADMIT,
         list(places),
-        [now_ms(), window, live_ttl_ms, run.run_id, run.user, run.share, jsontext.dumps(list(over))],
+        [
+            now_ms(),
+            window,
+            live_ttl_ms,
+            run.run_id,
+            run.user,
+            run.share,
+            jsontext.dumps(list(over)),
+            int(run.had_turn),
+        ],
     )
     names = tuple(raw.decode() for raw in fresh)
     return Admitted(fresh=names, ahead=None if ahead < 0 else ahead)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar, overload
+from typing import Any, Final, Generic, TypeVar, get_args, overload
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
@@ -61,6 +61,7 @@ class Engine:
     input_model: type[BaseModel] | None
     checkpoints: bool
     aclose: Callable[[], Awaitable[None]] | None
+    priority: runs.Priority | None = None
 
     def parse(self, run_input: dict[str, Any]) -> Any:
         """Return the input as the engine gets it: its model, or the mapping as it is.
@@ -92,8 +93,9 @@ class Engine:
 
     @property
     def schema(self) -> dict[str, Any]:
-        """The JSON schema of the input; gateways validate with it."""
-        return {} if self.input_model is None else self.input_model.model_json_schema()
+        """The JSON schema of the input, by which gateways validate; the engine's class of runs is in it."""
+        schema = {} if self.input_model is None else self.input_model.model_json_schema()
+        return schema if self.priority is None else {**schema, runs.PRIORITY_MEMBER: self.priority}
 
 
 _engines: Final[dict[str, Engine]] = {}
@@ -109,11 +111,13 @@ class Registration(Generic[InputT]):
         *,
         checkpoints: bool,
         aclose: Callable[[], Awaitable[None]] | None,
+        priority: runs.Priority | None = None,
     ) -> None:
         self._name = name
         self._input_model = input_model
         self._checkpoints = checkpoints
         self._aclose = aclose
+        self._priority: runs.Priority | None = priority
 
     @overload
     def __call__(
@@ -135,6 +139,7 @@ class Registration(Generic[InputT]):
                 input_model=self._input_model,
                 checkpoints=self._checkpoints,
                 aclose=self._aclose,
+                priority=self._priority,
             )
         )
         return function
@@ -147,6 +152,7 @@ def engine(
     input_model: type[ModelT],
     checkpoints: bool = False,
     aclose: Callable[[], Awaitable[None]] | None = None,
+    priority: runs.Priority | None = None,
 ) -> Registration[ModelT]: ...
 @overload
 def engine(
@@ -155,6 +161,7 @@ def engine(
     input_model: None = None,
     checkpoints: bool = False,
     aclose: Callable[[], Awaitable[None]] | None = None,
+    priority: runs.Priority | None = None,
 ) -> Registration[dict[str, Any]]: ...
 def engine(
     name: str,
@@ -162,20 +169,25 @@ def engine(
     input_model: type[BaseModel] | None = None,
     checkpoints: bool = False,
     aclose: Callable[[], Awaitable[None]] | None = None,
+    priority: runs.Priority | None = None,
 ) -> Registration[Any]:
     """Register a function as the engine `name`.
 
     An `async def` gets a `RunContext`, a plain `def` a `SyncRunContext` and a thread of its own. `aclose` is
-    awaited on the loop when the process ends: it closes what the engine's runs share.
+    awaited on the loop when the process ends: it closes what the engine's runs share. `priority`: the class
+    of runs whose start names none; `batch` if nobody waits for them.
 
     Raises:
-        ValueError: the name is taken or malformed, or the function is of neither kind.
+        ValueError: the name is taken or malformed, the class is none, or the function is of neither kind.
     """
+    if priority not in (None, *get_args(runs.Priority)):
+        known = " and ".join(map(repr, get_args(runs.Priority)))
+        raise ValueError(f"engine {name!r}: {priority!r} is no priority; there are {known}")
     try:
         _NAME.validate_python(name)
     except ValidationError as error:
         raise ValueError(f"{name!r} is no engine name: letters, digits, '_', '.', ':' and '-'") from error
-    return Registration(name, input_model, checkpoints=checkpoints, aclose=aclose)
+    return Registration(name, input_model, checkpoints=checkpoints, aclose=aclose, priority=priority)
 
 
 def _add(new: Engine) -> None:

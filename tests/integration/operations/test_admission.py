@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from typing import Any
 
 import pytest
 import redis
 
 from mainstem_api import AsyncRuns
-from mainstem_shared import errors
+from mainstem_shared import errors, transitions
 from mainstem_shared.coordination.leases import incarnation
+from mainstem_shared.eventlog.reading import run_states
 from mainstem_shared.model import ids
+from mainstem_shared.model.actions import Action, Question
+from mainstem_shared.model.contents import Content
+from mainstem_shared.model.cursors import Cursor
 from mainstem_shared.model.principals import Principal
 from mainstem_shared.model.time import now_ms
-from mainstem_shared.operations import admission, starting
+from mainstem_shared.operations import admission, children, performing, starting
 from mainstem_shared.operations.aborting import Aborter
+from mainstem_shared.operations.queries import summaries
 from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 from support.models import listed
+from support.models import verb_calls as v
 
 PLACES = 4
 WINDOW = 5
@@ -53,13 +60,15 @@ def sweeper(runs: AsyncRuns, monkeypatch: pytest.MonkeyPatch) -> Sweeper:
     return Sweeper(operations=runs._operations, owner=lambda: me)
 
 
-async def start(runs: AsyncRuns, user: str, number: int = 1, *, tenant: str = "default") -> list[str]:
+async def start(
+    runs: AsyncRuns, user: str, number: int = 1, *, tenant: str = "default", **fields: str
+) -> list[str]:
     """Start runs of a user, each on a thread of its own."""
     made: list[str] = []
     for _ in range(number):
         answer = await starting.start_run(
             runs._operations,
-            starting.parse_request({"engine": "echo", "input": {}}),
+            starting.parse_request({"engine": "echo", "input": {}, **fields}),
             principal=Principal(user_id=user, tenant=tenant),
             thread_id=str(ids.uuid7()),
         )
@@ -120,6 +129,90 @@ async def test_weights_divide_places(runs: AsyncRuns, broker_url: str):
     assert got == {"gold": 8, "plain": 4}
 
 
+async def test_batch_delays_nobody_who_waits(runs: AsyncRuns, broker_url: str):
+    """Batch has a quarter of another's turns, and does not delay what the same user waits for."""
+    await start(runs, "filler", WINDOW)
+    batch = await start(runs, "ann", 12, priority="batch")
+    bobs = await start(runs, "bob", 12, priority="interactive")
+    anns = await start(runs, "ann", 2)
+    ended: list[str] = []
+    got = [await end_oldest(runs, broker_url, ended) for _ in range(14)]
+    assert set(got[:5]) >= set(anns)
+    assert [len(set(got) & set(some)) for some in (batch, bobs, anns)] == [3, 9, 2]
+
+
+async def test_an_endless_row_of_new_users_starves_no_batch(store: Store):
+    """Who comes for the first time never has to wait for a batch, but passes it only so many times."""
+
+    async def admitted(run_id: str, *, share: float = 1, over: str = "") -> tuple[str, ...]:
+        wanted = transitions.Wanted(run_id=run_id, user=run_id.partition(" ")[0], share=share)
+        done = await transitions.admit(
+            store, "celery", window=1, live_ttl_ms=60_000, wanted=wanted, over=[over]
+        )
+        return done.fresh
+
+    (last,) = await admitted("filler")
+    for number in range(2):
+        await admitted(f"batch {number}", share=0.05)
+    await admitted("waits")  # somebody always does
+    rounds: list[str] = []
+    while "batch 1" not in rounds and len(rounds) < 1000:
+        (last,) = await admitted(f"new{len(rounds)}", over=last)
+        rounds.append(last)
+    assert "batch 1" in rounds
+    assert 20 < rounds.index("batch 1") < 80, "0.05 is fifty times what each admission adds"
+
+
+async def test_a_resumed_run_keeps_its_turn(runs: AsyncRuns, store: Store, broker_url: str):
+    """A pause gives the place to others; the resumed run is next, before all that had no turn yet."""
+    first, *others = await start(runs, "ann", WINDOW + 4)
+    await start(runs, "bob", 4)
+    control = v.controlled(await v.claim(store, first))
+    spec = await run_states.check_owner(store, first, tenant="default", user_id="ann")
+    action = Action(
+        action_id="act", kind="question", questions=(Question(question_id="q", text="?"),),
+        expires_ms=now_ms() + 60_000,
+    )  # fmt: skip
+    pause = performing.PAUSE.of(
+        control, nonce=ids.nonce(), top=Cursor(control.epoch, 0), spec=spec, action=action, fold=Content(),
+        checkpoint=b"", settings=runs.settings,
+    )  # fmt: skip
+    await runs._operations.perform(pause, notify=performing.nobody)
+    assert first not in await places(store)
+    assert len(await places(store)) == WINDOW
+    await runs.resume(first, "act", answers=[{"question_id": "q", "text": "yes"}])
+    assert await store.client.zrank(KEYS.waiting, first) == 0
+    assert await end_oldest(runs, broker_url, [first]) == first
+    assert set(others[: WINDOW - 1]) & await places(store)
+
+
+async def test_a_class_is_kept_and_shown(runs: AsyncRuns, store: Store):
+    """The start's class stands, else the engine's, and a child has its parent's; none is shown as none."""
+    await store.client.hset(keys.ENGINES, mapping={"echo": "{}", "report": '{"x-mainstem-priority":"batch"}'})
+    operations = runs._operations
+    asked: dict[str, dict[str, Any]] = {
+        "none": {"engine": "echo"},
+        "engine": {"engine": "report"},
+        "start": {"engine": "report", "priority": "interactive"},
+    }
+    made = {name: (await runs.start(name, **fields)).run for name, fields in asked.items()}
+    assert {name: run.priority for name, run in made.items()} == {
+        "none": None,
+        "engine": "batch",
+        "start": "interactive",
+    }
+    parent = await run_states.check_owner(store, made["engine"].run_id, tenant="default", user_id=None)
+    child = await children.start(operations, parent, key="k", fields={"engine": "echo"})
+    assert (await runs.get(child)).priority == "batch"
+    listed_runs = {
+        run.run_id: run.priority for run in await summaries.of(store, [child, made["none"].run_id])
+    }
+    assert listed_runs == {child: "batch", made["none"].run_id: None}
+    assert "priority" not in made["none"].model_dump()
+    with pytest.raises(errors.InvalidRequest, match=r"priority.*'interactive' or 'batch'"):
+        await runs.start("bad", "echo", priority="urgent")  # type: ignore[arg-type]
+
+
 async def test_a_deleted_run_gives_its_place_or_its_turn_back(runs: AsyncRuns, store: Store, broker_url: str):
     """A waiting run that is aborted is never published; a place of one that ended goes to the next."""
     first = await start(runs, "ann", WINDOW + 3)
@@ -166,7 +259,7 @@ async def test_a_window_that_cannot_be_reached_delays_a_start_but_does_not_refus
 ):
     """The run is durable already: its caller is not told that it failed, and a sweeper offers it again."""
 
-    async def away(*_: object) -> None:
+    async def away(*_: object, **__: object) -> None:
         raise errors.StoreUnavailable
 
     with monkeypatch.context() as broken:

@@ -30,6 +30,7 @@ class Options(BaseModel):
     max_duration_s: Annotated[float, Field(gt=0, le=7 * 86_400)] | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
     budget: runs.Budget | None = None
+    priority: runs.Priority | None = None
 
     @property
     def spendable(self) -> dict[str, Any] | None:

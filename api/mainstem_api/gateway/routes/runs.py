@@ -101,6 +101,7 @@ async def start_run(
         callback=None if body.callback is None else body.callback.model_dump(exclude_none=True),
         parent=body.parent,
         message_id=body.message_id,
+        priority=body.priority,
     )
     headers = {"Location": f"{request.scope.get('root_path', '')}/v1/runs/{result.run_id}"}
     if result.replayed:

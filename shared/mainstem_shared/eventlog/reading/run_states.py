@@ -124,6 +124,7 @@ def _run(state: State, folded: Content, cursor: Cursor, failure: ErrorInfo | Non
         output=folded.extra.get("output"),
         finish_reason=folded.extra.get("finish_reason"),
         parent_run=spec.parent_run,
+        priority=spec.priority,
     )
 
 

@@ -63,6 +63,9 @@ class RunSummary(BaseModel):
     action: dict[str, Any] | None = None
     error: ErrorInfo | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
+    priority: Annotated[
+        runs.Priority | None, Field(description="Its class, if its start or its engine named one.")
+    ] = Field(default=None, exclude_if=lambda priority: priority is None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +183,7 @@ def _summary(record: Record) -> RunSummary:
         action=action.public() if action else None,
         error=record.error,
         metadata=spec.metadata,
+        priority=spec.priority,
     )
 
 

@@ -182,6 +182,7 @@ async def _start(call: _Call, given: SendMessage) -> str:
         idempotency_key=f"a2a:{message.message_id}",
         max_duration_s=options.max_duration_s,
         on_worker_lost=options.on_worker_lost,
+        priority=options.priority,
         message_id=message.message_id,
         callback=push.callback(given.configuration.task_push_notification_config),
     )

@@ -125,6 +125,7 @@ async def _start(body: RunAgentInput, run_id: str, gateway: Gateway, caller: Pri
             "max_duration_s": options.max_duration_s,
             "on_worker_lost": options.on_worker_lost,
             "budget": options.spendable,
+            "priority": options.priority,
             "message_id": message_id if message_id and _MESSAGE_ID.fullmatch(message_id) else None,
             "parent": parent,
         }

@@ -182,6 +182,7 @@ async def _start(body: ChatRequest, gateway: Gateway, caller: Principal, version
             max_duration_s=options.max_duration_s,
             on_worker_lost=options.on_worker_lost,
             budget=options.spendable,
+            priority=options.priority,
             parent=body.parent,
             message_id=_message_id(body),
         )

@@ -136,6 +136,7 @@ async def _start(body: ChatCompletionRequest, retry: Retry, gateway: Gateway, ca
                 "max_duration_s": options.max_duration_s,
                 "on_worker_lost": options.on_worker_lost,
                 "budget": options.spendable,
+                "priority": options.priority,
             }
         ),
         principal=caller,

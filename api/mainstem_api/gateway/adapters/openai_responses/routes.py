@@ -189,6 +189,7 @@ async def _start(body: CreateRequest, gateway: Gateway, caller: Principal, retry
                 "max_duration_s": options.max_duration_s,
                 "on_worker_lost": options.on_worker_lost,
                 "budget": options.spendable,
+                "priority": options.priority,
             }
         ),
         principal=caller,
