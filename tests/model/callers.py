@@ -656,8 +656,15 @@ class Callers:
                     store, i, limit=n, hold_ms=1000), now=now)  # fmt: skip
 
     def _admissions(self) -> None:
-        for name, user, share in (("A", "u", 1.0), ("B", "u", 1.0), ("C", "v", 0.5)):
-            wanted = transitions.Wanted(run_id=RUN_IDS[name], user=user, share=share)
+        for name, user, share, had_turn in (
+            ("A", "u", 1.0, False),
+            ("B", "u", 1.0, False),
+            ("C", "v", 0.5, False),
+            ("B again", "u", 1.0, True),
+        ):
+            wanted = transitions.Wanted(
+                run_id=RUN_IDS[name.split()[0]], user=user, share=share, had_turn=had_turn
+            )
             for label, window, over in (
                 (" of one", 1, ()),
                 (" of two", 2, ()),

@@ -272,6 +272,7 @@ LIVES: Final[Mapping[str, Sequence[str]]] = {
         "admit C after A",
         "admit nobody after all",
         "admit A of two",
+        "admit B again of one",
     ),
     "accounts": ("reserve c1", "reserve c3", "settle c1", "reserve c4"),
     "an account at its limit": ("reserve c1", "settle c1", "reserve c2"),

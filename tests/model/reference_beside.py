@@ -336,19 +336,21 @@ def take_due(s: Sheet) -> Answer:
 
 def admit(s: Sheet) -> Answer:
     admitted, waiting, charged = s.keys
-    now, window, live, run_id, user, share, over = s.args
+    now, window, live, run_id, user, share, over, had_turn = s.args
     for ended in json.loads(over):
         s.do("ZREM", admitted, ended)
         s.do("ZREM", waiting, ended)
     if run_id and run_id not in (*s.members(admitted), *s.members(waiting)):
         counts = s.hash(charged)
-        number = max(float(counts.get("last admitted", "0")), float(counts.get(user, "0")))
+        last = float(counts.get("last admitted", "0"))
+        number = max(last, float(counts.get(user, "0")))
         s.put(charged, {user: f"{number + float(share):.17g}"})
-        s.do("ZADD", waiting, number, run_id)
+        s.do("ZADD", waiting, last - 1 if had_turn == "1" else number, run_id)
     fresh: list[str] = []
     while len(s.members(admitted)) < int(window) and s.members(waiting):
         first = s.members(waiting)[0]
-        s.put(charged, {"last admitted": s.do("ZSCORE", waiting, first)})
+        last = float(s.hash(charged).get("last admitted", "0"))
+        s.put(charged, {"last admitted": f"{max(float(s.do('ZSCORE', waiting, first)), last + 0.001):.17g}"})
         s.do("ZREM", waiting, first)
         s.do("ZADD", admitted, now, first)
         fresh.append(first)

@@ -118,9 +118,7 @@ def _tree(children: list[dict[str, Any]], *, depth: int) -> Iterator[str]:
 
 def _facts(details: dict[str, Any]) -> Iterator[tuple[str, object]]:
     run = details["run"]
-    yield "engine", run["engine"]
-    if priority := run.get("priority"):
-        yield "priority", priority
+    yield "engine", run["engine"] + (f" ({run['priority']})" if run.get("priority") else "")
     yield "user", run["user_id"]
     yield "thread", run["thread_id"]
     if run["worker"]:
