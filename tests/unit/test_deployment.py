@@ -6,6 +6,7 @@ import configparser
 import json
 import re
 import socket
+import tomllib
 
 import pytest
 import yaml
@@ -117,3 +118,12 @@ def test_systemd_units(path):
     if command == "worker":
         assert seconds(service["TimeoutStopSec"]) > Settings().drain_s + CANCEL_GRACE_S
     assert unit["Install"]["WantedBy"] == "multi-user.target"
+
+
+def test_every_extra_is_in_the_table():
+    """docs/deploy.md says of each extra what it is for, and of none that there is not."""
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    table = page.split("<!-- extras -->")[1].split("<!-- /extras -->")[0]
+    told = {name for row in table.splitlines() for name in re.findall(r"`([\w-]+)`", row.partition(" | ")[0])}
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert told == set(declared)
