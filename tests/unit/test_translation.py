@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mainstem_api.gateway.adapters.translator import Translator, encode_event
@@ -142,6 +142,9 @@ def test_a_state_brings_what_is_missing(script: list[tuple[Any, ...]], data: st.
     assert "rewound" not in listener.told
 
 
+@example(
+    before=[("text", "0"), ("call", "c1", {})], after=[("text", "00"), ("call", "c1", {})], kind=Type.SNAPSHOT
+)
 @given(SCRIPTS, SCRIPTS, st.sampled_from([Type.SNAPSHOT, Type.RESYNC, Type.RESTARTED, Type.FINISHED]))
 def test_any_state_may_follow_anything(
     before: list[tuple[Any, ...]], after: list[tuple[Any, ...]], kind: Type

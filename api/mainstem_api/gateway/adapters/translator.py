@@ -372,16 +372,16 @@ def _end(call: Mapping[str, Any]) -> tuple[Any, Any]:
 
 def extends(fold: Content, content: Sequence[Mapping[str, Any]]) -> bool:
     """Tell whether a content continues what a fold has, so that only what is missing need be said."""
-    return len(content) >= len(fold.parts) and all(
-        _continues(known, part) for known, part in zip(fold.parts, content, strict=False)
+    last = len(fold.parts) - 1
+    return last < len(content) and all(
+        _continues(known, part, is_last=number == last)
+        for number, (known, part) in enumerate(zip(fold.parts, content, strict=False))
     )
 
 
-def _continues(known: TextPart | Mapping[str, Any], part: Mapping[str, Any]) -> bool:
+def _continues(known: TextPart | Mapping[str, Any], part: Mapping[str, Any], *, is_last: bool) -> bool:
     if isinstance(known, TextPart):
-        told = known.annotations or []
-        same = part.get("annotations", [])[: len(told)] == told
-        return same and part["type"] == known.kind and part["text"].startswith(known.text)
+        return _continues_text(known, part, is_last=is_last)
     if part["type"] != known["type"] or part.get("call_id") != known.get("call_id"):
         return False
     if part["type"] in KEYED:
@@ -392,6 +392,14 @@ def _continues(known: TextPart | Mapping[str, Any], part: Mapping[str, Any]) -> 
     if isinstance(arguments, str):
         return isinstance(before, str) and arguments.startswith(before)
     return known["state"] in ("streaming", "called") or part["state"] == known["state"]
+
+
+def _continues_text(known: TextPart, part: Mapping[str, Any], *, is_last: bool) -> bool:
+    told = known.annotations or []
+    if part["type"] != known.kind or part.get("annotations", [])[: len(told)] != told:
+        return False
+    # A text that something follows has ended for the client: it cannot be said to have grown.
+    return part["text"].startswith(known.text) if is_last else part["text"] == known.text
 
 
 def encode_event(payload: Any, *, event: str | None = None) -> bytes:
