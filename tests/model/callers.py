@@ -270,6 +270,9 @@ class Callers:
         self._people(name, run_id, r, repeated)
         self._add(f"{name}", lambda store: transitions.stop(store, run_id, reason=Reason.USER_ABORT))
         self._add(f"{name} for time", lambda store: transitions.stop(store, run_id, reason=Reason.TIMED_OUT))
+        self._add(
+            f"{name} later", lambda store: transitions.stop(store, run_id, reason=Reason.USER_ABORT), now=LATE
+        )
         self._add(f"{name}", lambda store: transitions.published(store, run_id, task_id="task"))
 
     def _owner(self, name: str, run_id: str, repeated: str) -> None:
@@ -404,7 +407,11 @@ class Callers:
         )
 
     def _checkpoint(self, label: str, control: transitions.Control, cursor: Cursor, **given: Any) -> None:
-        usual: dict[str, Any] = {"state": b"state", "fold": jsontext.dumps(STATE), "live_ttl_ms": LIVE_MS}
+        usual: dict[str, Any] = {
+            "state": b"state",
+            "fold": jsontext.dumps({**STATE, "title": "then"}),
+            "live_ttl_ms": LIVE_MS,
+        }
         self._add(
             label, lambda store: transitions.checkpoint(store, control, cursor=cursor, **{**usual, **given})
         )

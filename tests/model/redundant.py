@@ -12,7 +12,7 @@ REDUNDANT: Final[Mapping[tuple[str, str, str], str]] = {
         "false",
     ): "without an engine nothing is put or deleted, and no memory is there: it saves commands",
     ("_prelude", "readable", "true"): "the text of an error is no table, which the other operand refuses",
-    ("admit", "run_id ~= ''", "true"): "nobody waits under the name '': the rank of it is none",
+    ("admit", "run_id ~= '' #2", "true"): "nobody waits under the name '': the rank of it is none",
     (
         "claim",
         "status ~= 'queued'",
@@ -56,7 +56,7 @@ REDUNDANT: Final[Mapping[tuple[str, str, str], str]] = {
     ): "without an idempotency key nothing is ever stored under the key of none",
     (
         "steer",
-        "status == 'running'",
+        "status == 'running' #2",
         "true",
     ): "a run that waits has no owner: whatever lets go of it drops the field",
 }
