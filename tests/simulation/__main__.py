@@ -35,8 +35,10 @@ def main() -> int:
     parser.add_argument("--revert", default="", help="take a fix out: see `simulation.reverts`")
     parser.add_argument("--sample", type=int, help="print the hashes of so many short histories, as JSON")
     parser.add_argument("--go-on", action="store_true", help="go on after a failure")
+    parser.add_argument("--as-found", action="store_true", help="do not make a failing history smaller")
     given = parser.parse_args()
     logging.basicConfig(level=logging.CRITICAL)
+    logging.captureWarnings(True)
     if given.revert:
         from simulation import reverts
 
@@ -109,7 +111,8 @@ def _search(given: argparse.Namespace) -> int:
             for line in trial.describe(result):
                 say(f"  {line}")
             if not given.go_on:
-                _minimise(result)
+                if not given.as_found:
+                    _minimise(result)
                 return 1
         seed += 1
     say(

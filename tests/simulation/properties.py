@@ -2,12 +2,14 @@
 
 1. **Nobody is stuck.** Once everything is whole again, every run comes to its end, and every reader sees it.
 2. **Readers got the log.** Each event followed the one before it, none came twice, none after the end, and the end
-   says what the events added up to.
-3. **The end is one.** All who saw a run's end saw the one that the store has.
+   says what the events added up to; but for runs that lived through a fail-over that lost writes.
+3. **The end is one.** All who saw a run's end saw the one that the store has; unless a fail-over lost it, and the
+   process that had written it died, or was cut off.
 4. **Nothing acknowledged is lost.** A start that was answered is a run, unless a fail-over lost the moment.
 5. **What is stored is a history that the protocol allows.** The rules of `mainstem verify`.
 6. **Nothing is left over.** No thread names a run that is over, no index lists it as unfinished, no owner owns it.
-7. **Nothing failed that was not foreseen.** No task of a process ended with an error that is not an answer.
+7. **An abort takes effect.** A run whose abort was answered does not go on for long.
+8. **Nothing failed that was not foreseen.** No task of a process ended with an error that is not an answer.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from mainstem_shared.model import cursors, events
+from mainstem_shared.model import cursors, events, jsontext
 from mainstem_shared.model.verification import Dump, verify
 from mainstem_shared.store import keys
 from simulation.browsers import Life, Reader
@@ -23,6 +25,14 @@ from simulation.browsers import Life, Reader
 if TYPE_CHECKING:
     from simulation.trial import World
 
+HEARD_S: Final = 120.0
+"""Longest cut or pause of an owner, its lease, two sweeps, and a reader's way to the end."""
+BEFORE_S: Final = 3.0
+"""How much later than it was written a reader sees an end, at most."""
+REMEMBERED_S: Final = 60.0
+"""For how long a process makes changes again that a fail-over lost."""
+ELSEWHERE: Final = frozenset({"kill", "shutdown", "pause", "isolation", "partition"})
+"""What keeps a process from making a change again."""
 OVER: Final = frozenset({"succeeded", "failed", "aborted"})
 
 
@@ -34,9 +44,12 @@ def records(world: World) -> dict[str, dict[str, str]]:
 
 def is_settled(world: World) -> bool:
     """Tell whether there is nothing more to wait for."""
-    if any(record.get("status") not in OVER for record in records(world).values()):
+    undone = undone_threads(world)
+    if any(
+        record.get("status") not in OVER and not _is_of(key, undone) for key, record in records(world).items()
+    ):
         return False
-    return all(_is_settled(life) for life in world.browsers.lives)
+    return all(_is_settled(life) or _is_of(life.run_id, undone) for life in world.browsers.lives)
 
 
 def _is_settled(life: Life) -> bool:
@@ -51,18 +64,37 @@ def check(world: World) -> list[str]:
         *(fault for life in world.browsers.lives for fault in _of_life(world, life)),
         *_of_store(world),
         *_left_over(world),
-        *(f"7: {failure}" for member in world.members for failure in member.failures),
-        *(f"7: {failure}" for failure in world.unforeseen),
+        *(f"8: {failure}" for member in world.members for failure in member.failures),
+        *(f"8: {failure}" for failure in world.unforeseen),
     ]
 
 
 def _stuck(world: World) -> Iterator[str]:
+    undone = undone_threads(world)
     for key, record in records(world).items():
-        if record.get("status") not in OVER:
+        if record.get("status") not in OVER and not _is_of(key, undone):
             yield f"1: {key} is still {record.get('status')}"
     for life in world.browsers.lives:
-        if not _is_settled(life):
+        if not _is_settled(life) and not _is_of(life.run_id, undone):
             yield f"1: user {life.number} still waits for {life.run_id or 'an answer'}"
+
+
+def undone_threads(world: World) -> set[str]:
+    """Return the tags of threads with a run that people saw end, and that a fail-over brought back for good.
+
+    Nobody looks after it any more: in life somebody would look again.
+    """
+    return {
+        life.run_id.partition("_")[0]
+        for life in world.browsers.lives
+        for reader in life.readers
+        if reader.end is not None and _lost_its_witness(world, reader)
+    }
+
+
+def _is_of(name: str, tags: set[str]) -> bool:
+    """Tell whether a key or a run id is of one of these threads."""
+    return any(tag in name for tag in tags)
 
 
 def _of_life(world: World, life: Life) -> Iterator[str]:
@@ -74,18 +106,52 @@ def _of_life(world: World, life: Life) -> Iterator[str]:
             yield f"4: {life.run_id} was acknowledged at {life.acknowledged:.3f} and is not there"
         return
     for reader in life.readers:
-        yield from _of_reader(reader, stored)
+        yield from _of_reader(world, reader, stored)
+    if not _is_of(life.run_id, undone_threads(world)):
+        yield from _of_abort(life, stored)
+
+
+def _of_abort(life: Life, stored: dict[str, str]) -> Iterator[str]:
     if life.aborted == "aborted" and stored.get("reason") not in {"user_abort", "replaced"}:
         yield f"3: an abort of {life.run_id} was answered, and it ended as {stored.get('reason')}"
+    for reader in life.readers:
+        at = 0.0 if reader.end is None else reader.ended_at
+        if life.aborted in {"aborted", "pending"} and at > life.aborted_at + HEARD_S:
+            yield f"7: {life.run_id} went on for {at - life.aborted_at:.0f} s after its abort was answered"
 
 
-def _of_reader(reader: Reader, stored: dict[str, str]) -> Iterator[str]:
+def _of_reader(world: World, reader: Reader, stored: dict[str, str]) -> Iterator[str]:
     for fault in reader.faults:
         yield f"2: {reader.run_id}: {fault}"
+    if reader.end is not None and reader.said != reader.content.text and not _went_back(world, reader.run_id):
+        yield f"2: the end of {reader.run_id} says {reader.content.text!r}, its events said {reader.said!r}"
     if reader.is_gone:
         yield f"4: a reader was told that {reader.run_id} is not there"
-    if reader.end is not None and reader.end["reason"] != stored.get("reason"):
+    if reader.end is None or reader.end["reason"] == stored.get("reason"):
+        return
+    if not _lost_its_witness(world, reader):
         yield f"3: a reader of {reader.run_id} saw {reader.end['reason']}, stored is {stored.get('reason')}"
+
+
+def _lost_its_witness(world: World, reader: Reader) -> bool:
+    """Tell whether a fail-over lost the end that a reader saw, and something befell who could make it again."""
+    return any(
+        since - BEFORE_S <= reader.ended_at <= until
+        and any(
+            one.kind in ELSEWHERE and one.at <= until + REMEMBERED_S and one.at + one.seconds >= since
+            for one in world.plan.faults
+        )
+        for since, until in world.store.lost_from
+    )
+
+
+def _went_back(world: World, run_id: str) -> bool:
+    """Tell whether a fail-over lost writes while a run lived."""
+    for life in world.browsers.lives:
+        if life.run_id == run_id:
+            ended = max((reader.ended_at for reader in life.readers), default=world.timeline.now)
+            return any(since <= ended and life.begun <= until for since, until in world.store.lost_from)
+    return bool(world.store.lost_from)  # nobody knows of it: its start was lost, or refused
 
 
 def _may_be_lost(world: World, life: Life) -> bool:
@@ -106,7 +172,14 @@ def _of_store(world: World) -> Iterator[str]:
             )
         )
         for finding in found.findings:
+            if finding.rule == "content" and _went_back(world, record_run(record)):
+                continue  # what a pause found lost is in the run's state alone (docs/simulation.md)
             yield f"5: {key}: {finding.rule} at {finding.at}: {finding.text}"
+
+
+def record_run(record: dict[str, str]) -> str:
+    """Return the id of a record's run."""
+    return str(jsontext.loads(record["spec"].encode("latin-1"))["run_id"])
 
 
 def _raw(fields: dict[str, str]) -> dict[str, bytes]:
@@ -127,7 +200,9 @@ def _snapshot(stored: dict[str, str] | None) -> tuple[cursors.Cursor, bytes] | N
 
 
 def _left_over(world: World) -> Iterator[str]:
-    data = world.store.primary.data.data
+    data, undone = world.store.primary.data.data, undone_threads(world)
+    if undone:
+        return
     for key, value in data.items():
         if key.endswith(":thread") and "active" in value:
             yield f"6: {key} names {value['active']}"

@@ -75,6 +75,8 @@ _EMPTY: Final = {
     b"ZREMRANGEBYSCORE": b":0\r\n",
 }
 """Replies where there is no such key: nine tenths of all commands are looks at indexes of empty buckets."""
+RESYNC_S: Final = 1.0
+"""For how long a demoted primary serves what it had."""
 _NIL_LIST: Final = b"*-1\r\n"
 _READONLY: Final = CommandError("READONLY You can't write against a read only replica.")
 
@@ -162,13 +164,18 @@ class Node:
         for wire in list(self._sessions):
             wire.break_()
 
-    def demote(self) -> None:
-        """Become a replica: writes are refused, blocked readers are told."""
+    def demote(self, heir: Node) -> None:
+        """Become a replica: writes are refused, blocked readers are told. It has the heir's data a moment later."""
         self.is_replica = True
+        self.follow(heir)
         for wire, session in list(self._sessions.items()):
             if session.blocked is not None:
                 self._unblock(wire, session)
                 wire.reply(encode(CommandError("UNBLOCKED force unblock from blocking operation")))
+
+    def follow(self, primary: Node) -> None:
+        """Have the data of a primary, from a moment later on."""
+        self.timeline.after(RESYNC_S, lambda: setattr(self, "data", primary.data))
 
     # -- commands
 
@@ -337,6 +344,7 @@ class Store:
         self.lost_from: list[tuple[float, float]] = []
         """Of each fail-over: since when what was written is lost, and when the new primary began."""
         self.is_away = False
+        self._replicas: list[Node] = []
         self.primary = self._node(StoreDatabase())
         network.listen(self.ADDRESS, self.primary)
 
@@ -352,9 +360,17 @@ class Store:
     def restart(self, *, away_s: float) -> None:
         """Stop the server, and start it again with all its data: another process, with no scripts."""
         if not self.is_away:
-            self.fail_over(self.primary.data.copy(), since=self._timeline.now, away_s=away_s)
+            self.fail_over(self.primary.data.copy(), since=self._timeline.now, away_s=away_s, whole=True)
 
-    def fail_over(self, data: StoreDatabase, *, since: float, away_s: float, demoted: bool = False) -> None:
+    def fail_over(
+        self,
+        data: StoreDatabase,
+        *,
+        since: float,
+        away_s: float,
+        demoted: bool = False,
+        whole: bool = False,
+    ) -> None:
         """Replace the primary by one that has `data`; the former dies, or goes on as a replica."""
         former, self.is_away = self.primary, True
         self._network.listen(self.ADDRESS, None)
@@ -362,11 +378,15 @@ class Store:
             former.hang_up()
 
         def promoted() -> None:
-            if demoted:
-                former.demote()
             self.primary, self.is_away = self._node(data), False
+            for replica in self._replicas:
+                replica.follow(self.primary)
+            if demoted:
+                former.demote(self.primary)
+                self._replicas.append(former)
             self.primary.clock_ahead_s = former.clock_ahead_s
-            self.lost_from.append((since, self._timeline.now))
+            if not whole:
+                self.lost_from.append((since, self._timeline.now))
             self._network.listen(self.ADDRESS, self.primary)
 
         self._timeline.after(away_s, promoted)

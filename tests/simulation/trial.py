@@ -45,6 +45,7 @@ class World:
     broker: Broker
     browsers: Browsers
     settings: Settings
+    plan: swarm.Plan
     workers: list[WorkerProcess] = field(default_factory=list[WorkerProcess])
     gateways: list[GatewayProcess] = field(default_factory=list[GatewayProcess])
     members: list[Member] = field(default_factory=list[Member])
@@ -135,6 +136,7 @@ def _world(plan: swarm.Plan, *, trace: bool) -> World:
         broker=broker,
         browsers=browsers,
         settings=fleet.settings(compact_after_s=plan.compact_after_s),
+        plan=plan,
         members=[browsers],
     )
 

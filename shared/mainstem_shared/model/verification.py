@@ -11,7 +11,8 @@ snapshot, read at one moment. Rule by rule, with the sentence that a finding quo
 - *decision*: an action is decided at most once, and only while the run waits for it.
 - *record*: status, epoch, reason and segment are those that the log's last control entries say.
 - *content*: a snapshot, and the end, say what the entries before them add up to; only a `resync`, which
-  readers see, may say something else.
+  readers see, may say something else. The end may go on where they stop: a fail-over that lost the end and
+  the last entries before it has the end made again, and that says all of it.
 """
 
 from __future__ import annotations
@@ -214,7 +215,7 @@ class _Contents:
             return
         for entry in entries:
             if known and entry.type == Type.FINISHED:
-                yield from self._compare(content, entry.data, entry.cursor, "the end")
+                yield from self._compare(content, entry.data, entry.cursor, "the end", may_go_on=True)
             content.apply_entry(entry)
             known = known or entry.type in STATES
             if known and self._dump.snapshot is not None and entry.cursor == self._dump.snapshot[0]:
@@ -224,7 +225,9 @@ class _Contents:
                 content.restore(self._dump.snapshot[1])
                 known = True
 
-    def _compare(self, content: Content, state: bytes, cursor: Cursor, name: str) -> Iterator[Finding]:
+    def _compare(
+        self, content: Content, state: bytes, cursor: Cursor, name: str, *, may_go_on: bool = False
+    ) -> Iterator[Finding]:
         self.compared += 1
         try:
             stored = _outline(jsontext.loads(state)["content"])
@@ -232,7 +235,8 @@ class _Contents:
             yield Finding("content", str(cursor), f"{name} cannot be read: {type(error).__name__}")
             return
         folded = _outline(content.dump()["content"])
-        if stored != folded and not content.damaged:
+        fits = stored == folded or (may_go_on and _goes_on(folded, stored))
+        if not fits and not content.damaged:
             yield Finding(
                 "content", str(cursor), f"{name} differs from the entries before it {_where(folded, stored)}"
             )
@@ -247,6 +251,17 @@ def _outline(content: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
         )
         for part in content
     ]
+
+
+def _goes_on(folded: list[tuple[str, str]], stored: list[tuple[str, str]]) -> bool:
+    """Tell whether a stored outline begins with all of a folded one, whose last text may be cut short."""
+    if not folded or len(stored) < len(folded):
+        return not folded
+    *whole, (kind, text) = folded
+    if whole != stored[: len(whole)] or kind != stored[len(whole)][0]:
+        return False
+    ended = stored[len(whole)][1]
+    return ended.startswith(text) if kind in {"text", "reasoning"} else ended == text
 
 
 def _where(folded: list[tuple[str, str]], stored: list[tuple[str, str]]) -> str:

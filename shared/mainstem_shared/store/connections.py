@@ -73,6 +73,17 @@ def connect(url: str, *, max_connections: int = MAX_CONNECTIONS) -> aioredis.Red
     return aioredis.Redis.from_pool(pool)
 
 
+def renew(client: aioredis.Redis) -> None:
+    """Have each connection of a client be opened anew before its next command.
+
+    For whoever knows that another server may be at the address now: one that was demoted goes on answering
+    reads on the connections that it has, with what it had then.
+    """
+    pool = client.connection_pool
+    for connection in (*pool._available_connections, *pool._in_use_connections):  # noqa: SLF001
+        connection.is_elsewhere = True
+
+
 async def close_sentinels(client: aioredis.Redis) -> None:
     """Close a client's connections to Sentinels; they are opened again when it asks them the next time."""
     pool = client.connection_pool
@@ -127,19 +138,20 @@ class _Cancellable(AbstractConnection):
     And a server that turned out not to be the primary: the next command goes over a new connection.
     """
 
-    _is_elsewhere = False
+    is_elsewhere = False
+    """Whether the address may lead to another server by now."""
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
         try:
             return await super().read_response(*args, **options)
         except ResponseError as error:
             # Not at once: the rest of a pipeline's replies is still to be read.
-            self._is_elsewhere = self._is_elsewhere or failures.is_elsewhere(error)
+            self.is_elsewhere = self.is_elsewhere or failures.is_elsewhere(error)
             raise
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:  # noqa: FBT001, FBT002
-        if self._is_elsewhere:
-            self._is_elsewhere = False
+        if self.is_elsewhere:
+            self.is_elsewhere = False
             await self.disconnect(nowait=True)
         task = asyncio.current_task()
         before = task.cancelling() if task else 0

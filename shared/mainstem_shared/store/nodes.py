@@ -47,7 +47,12 @@ class Node:
     @cached_property
     def shared(self) -> shared_connections.SharedConnection:
         """The connection that all short calls share."""
-        return shared_connections.SharedConnection(self.url)
+        return shared_connections.SharedConnection(self.url, on_lost=self._renew)
+
+    def _renew(self) -> None:
+        """Leave the other connections as well: what answers them may be no primary any more."""
+        if "client" in self.__dict__:
+            connections.renew(self.client)
 
     @property
     def losses(self) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 import hiredis
@@ -30,8 +31,10 @@ _SILENCE_CHECK_S: Final = 0.5
 class SharedConnection:
     """Opened by the first call, and again by the first call after it was lost. Belongs to one loop."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, on_lost: Callable[[], None] = lambda: None) -> None:
+        """Prepare it; `on_lost` is called whenever an open connection was lost."""
         self._url = url
+        self._on_lost = on_lost
         self._connection: RawConnection | None = None
         self._opening: asyncio.Task[RawConnection] | None = None
         self._check_timer: asyncio.TimerHandle | None = None
@@ -90,6 +93,7 @@ class SharedConnection:
 
     def _lost(self, _: object) -> None:
         self.losses += 1
+        self._on_lost()
 
     def _schedule_check(self) -> None:
         self._check_due = time.monotonic() + _SILENCE_CHECK_S

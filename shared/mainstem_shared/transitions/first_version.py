@@ -6,13 +6,26 @@ what happens in between: a process of version 1 started a run, or a sweeper move
 
 from __future__ import annotations
 
+from typing import Final
+
+from mainstem_shared import errors
 from mainstem_shared.model import ids
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
 
+LOOKS: Final = 3
+"""How often a run is looked for that seems to be where it was not found."""
 
-async def recognise(store: Store, run_id: str) -> bool:
-    """Look where a run is that was not found; True if it is elsewhere than was thought: look again."""
+
+async def recognise(store: Store, run_id: str, *, looks: int) -> bool:
+    """Look where a run is that was not found; True if it is elsewhere than was thought: look again.
+
+    `looks`: how many more looks the caller has.
+
+    Raises:
+        StoreUnavailable: it is where it was not found, again and again. Connections of this process lead to
+            servers that do not agree, such as a primary that was demoted and lags.
+    """
     if store.topology.only is None:
         return False  # version 1 knew one server
     tag, _ = ids.split(run_id)
@@ -21,6 +34,8 @@ async def recognise(store: Store, run_id: str) -> bool:
     )
     is_old = listed is not None
     if is_old == (tag in keys.FIRST_VERSION):
+        if is_here and looks <= 0:
+            raise errors.StoreUnavailable
         return bool(is_here)  # it was moved here after it was looked for
     if is_old:
         keys.FIRST_VERSION.add(tag)

@@ -16,7 +16,7 @@ from mainstem_shared.model.time import now_ms
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Script, Store
 from mainstem_shared.transitions import check_times
-from mainstem_shared.transitions.first_version import recognise
+from mainstem_shared.transitions.first_version import LOOKS, recognise
 from mainstem_shared.transitions.results import (
     Already,
     Control,
@@ -189,6 +189,7 @@ async def claim(
     task_id: str,
     live_ttl_ms: int,
     patience_s: float | None = None,
+    looks: int = LOOKS,
 ) -> Claimed | Refused | Newer | Stopping | Gone:
     """Make a queued run the caller's."""
     k = keys.run(run_id)
@@ -219,7 +220,7 @@ async def claim(
             return Newer(version=int(reply[1]))
         case b"stopping":
             return Stopping(reason=Reason(reply[1].decode()), epoch=int(reply[2]))
-        case _ if await recognise(store, run_id):
+        case _ if await recognise(store, run_id, looks=looks):
             return await claim(
                 store,
                 run_id,
@@ -228,6 +229,7 @@ async def claim(
                 task_id=task_id,
                 live_ttl_ms=live_ttl_ms,
                 patience_s=patience_s,
+                looks=looks - 1,
             )
         case _:
             return Gone()

@@ -19,7 +19,7 @@ from mainstem_shared.model.snapshot_pacing import Patch
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.store import keys, raw_connections
 from mainstem_shared.store.client import Script, Store
-from mainstem_shared.transitions.first_version import recognise
+from mainstem_shared.transitions.first_version import LOOKS, recognise
 from mainstem_shared.transitions.results import Control, Gone, Refused, refused
 
 SNAPSHOT: Final = Script("snapshot")
@@ -78,12 +78,15 @@ class State:
         return self.snapshot_cursor or cursors.START
 
 
-async def read(store: Store, run_id: str, *, patience_s: float | None = None) -> State | Gone:
+async def read(
+    store: Store, run_id: str, *, patience_s: float | None = None, looks: int = LOOKS
+) -> State | Gone:
     """Read a run as of now."""
     k = keys.run(run_id)
     reply = await store.verb(READ, [k.record, k.log, k.snapshot], patience_s=patience_s)
     if not reply:
-        return await read(store, run_id, patience_s=patience_s) if await recognise(store, run_id) else Gone()
+        again = await recognise(store, run_id, looks=looks)
+        return await read(store, run_id, patience_s=patience_s, looks=looks - 1) if again else Gone()
     flat = reply[0]
     stored = {name.decode(): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
     return State(
@@ -112,7 +115,9 @@ class Page(Peek):
     entries: list[Entry]
 
 
-async def page(store: Store, run_id: str, *, after: Cursor, count: int = PAGE_ENTRIES) -> Page | Gone:
+async def page(
+    store: Store, run_id: str, *, after: Cursor, count: int = PAGE_ENTRIES, looks: int = LOOKS
+) -> Page | Gone:
     """Read the entries after a cursor: what a reader that catches up gets next.
 
     Raises:
@@ -122,8 +127,8 @@ async def page(store: Store, run_id: str, *, after: Cursor, count: int = PAGE_EN
     k = keys.run(run_id)
     reply = await store.verb(PAGE, [k.record, k.log], [str(after), count, PAGE_BYTES])
     if not reply:
-        again = await recognise(store, run_id)
-        return await page(store, run_id, after=after, count=count) if again else Gone()
+        again = await recognise(store, run_id, looks=looks)
+        return await page(store, run_id, after=after, count=count, looks=looks - 1) if again else Gone()
     return Page(
         status=Status(reply[0].decode()),
         epoch=int(reply[1]),

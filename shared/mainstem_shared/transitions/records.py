@@ -13,11 +13,11 @@ from mainstem_shared.model.fields import Field
 from mainstem_shared.model.record import Record
 from mainstem_shared.store import keys
 from mainstem_shared.store.client import Store
-from mainstem_shared.transitions.first_version import recognise
+from mainstem_shared.transitions.first_version import LOOKS, recognise
 from mainstem_shared.transitions.results import Gone
 
 
-async def read_fields(store: Store, run_id: str, *fields: Field[Any]) -> Record | Gone:
+async def read_fields(store: Store, run_id: str, *fields: Field[Any], looks: int = LOOKS) -> Record | Gone:
     """Read some fields of a run's record, and its status.
 
     Raises:
@@ -27,8 +27,8 @@ async def read_fields(store: Store, run_id: str, *fields: Field[Any]) -> Record 
     names = _names(fields)
     large = any(field.large for field in fields)
     record = _record(names, await store.command("HMGET", keys.run(run_id).record, *names, large=large))
-    if isinstance(record, Gone) and await recognise(store, run_id):
-        return await read_fields(store, run_id, *fields)
+    if isinstance(record, Gone) and await recognise(store, run_id, looks=looks):
+        return await read_fields(store, run_id, *fields, looks=looks - 1)
     return record
 
 

@@ -93,6 +93,23 @@ async def test_no_text_can_be_another(store: Store):
         assert "w8" not in finding.text, "findings do not quote what users and models said"
 
 
+async def test_an_end_may_say_more_than_the_entries_and_never_less(store: Store):
+    """A fail-over loses the end and the last entries; made again, the end says all of it."""
+    _, dump = await written(store)
+    end = dump.entries[-1]
+    last = max(n for n, entry in enumerate(dump.entries) if entry.type == Type.MESSAGE_DELTA)
+    for change, rules in (
+        ((rb'"text":"', rb'"text":"x'), {"content"}),  # it does not begin as the entries do
+        ((rb"w8", rb""), {"content"}),  # it lacks their last words
+        ((rb"w8", rb"w8 w9"), set[str]()),
+    ):
+        data = end.data.replace(*change)
+        assert data != end.data
+        assert rules_of(with_entry(dump, len(dump.entries) - 1, data=data)) == rules, change
+    changed = re.sub(rb"w(\d)", rb"v\1", dump.entries[last].data)
+    assert rules_of(with_entry(dump, last, data=changed)) == {"content"}
+
+
 @pytest.mark.parametrize(
     ("fields", "rule"),
     [

@@ -140,3 +140,15 @@ async def test_closing_tells_who_waits(private_valkey: ValkeyProcess):
         with pytest.raises(redis.exceptions.ConnectionError):
             await waiting
         await wait_until_async(lambda: len(client.client_list()) == 1, description="its connection to go")
+
+
+async def test_pooled_connections_are_left_with_the_shared_one(store: Store):
+    """Whoever loses the one may find another server at the address: a demoted primary goes on answering reads."""
+    node = store.node(store.topology.nodes[0])
+    [shared] = await node.shared.call(("CLIENT", "ID"))
+    async with node.client.client() as held:  # in use meanwhile
+        before = await held.execute_command("CLIENT", "ID"), await node.client.execute_command("CLIENT", "ID")
+        await held.execute_command("CLIENT", "KILL", "ID", shared)
+        await wait_until_async(lambda: node.losses == 1, description="the loss of the shared connection")
+        after = await held.execute_command("CLIENT", "ID"), await node.client.execute_command("CLIENT", "ID")
+    assert not set(before) & set(after)

@@ -9,17 +9,18 @@ from typing import Any
 import pytest
 
 from mainstem_api import AsyncRuns
-from mainstem_shared import transitions
+from mainstem_shared import errors, transitions
 from mainstem_shared.model import ids
 from mainstem_shared.model.cursors import START
 from mainstem_shared.model.runs import Reason
 from mainstem_shared.operations import ending, migration
 from mainstem_shared.operations.sweeping import Sweeper
-from mainstem_shared.store import keys
+from mainstem_shared.store import connections, keys
 from mainstem_shared.store.client import Store
 from support.models import listed, recordings
 from support.models import verb_calls as v
 from support.models.logs import RunLog
+from support.processes.servers import ValkeyProcess
 
 FILES = sorted((recordings.FIXTURES / "v1").glob("*.json"))
 
@@ -132,3 +133,20 @@ async def test_a_store_without_old_threads_is_asked_three_things(store: Store):
     await RunLog.start(store)
     assert await migration.learn(store) == {}
     assert set() == keys.FIRST_VERSION
+
+
+async def test_connections_that_lead_to_different_servers_are_not_asked_for_ever(
+    store: Store, private_valkey: ValkeyProcess
+):
+    """A demoted primary that lags answers some of them: reads fail soon, and may be repeated."""
+    run_id = v.new_run("torn")
+    await v.start(store, run_id)
+    torn = Store(store.url)
+    node = torn.node(torn.topology.nodes[0])
+    node.__dict__["client"] = connections.connect(private_valkey.url(0))
+    try:
+        with pytest.raises(errors.StoreUnavailable):
+            await transitions.read(torn, run_id)
+        assert node.round_trips < 20
+    finally:
+        await torn.close()
