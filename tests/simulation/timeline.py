@@ -15,6 +15,15 @@ BEGIN_S: Final = 1_800_000_000.0
 """The time at which every history begins, in seconds since the epoch."""
 
 
+SPIN_S: Final = 0.05
+SPIN_STEPS: Final = 50_000
+"""So many steps within SPIN_S: somebody does the same for ever, and time does not go on."""
+
+
+class SpinningError(Exception):
+    """Something happens over and over without time going on."""
+
+
 class Timer:
     """A callback that is due; `cancel` drops it."""
 
@@ -39,6 +48,7 @@ class Timeline:
         self.current: Process | None = None
         self._due: list[tuple[float, int, Timer]] = []
         self._made = 0
+        self._mark = (0.0, 0)
 
     def random(self, name: str) -> Random:
         """Return a stream of random numbers of its own: what one part draws changes nothing for others."""
@@ -61,7 +71,11 @@ class Timeline:
         return self.at(self.now + delay_s, call, process)
 
     def run(self, until: float) -> None:
-        """Let everything happen that is due until then."""
+        """Let everything happen that is due until then.
+
+        Raises:
+            SpinningError: time does not go on.
+        """
         due = self._due
         while due and due[0][0] <= until:
             when, _, timer = heapq.heappop(due)
@@ -70,6 +84,10 @@ class Timeline:
                 continue
             self.now = when
             self.steps += 1
+            if when > self._mark[0] + SPIN_S:
+                self._mark = (when, self.steps)
+            elif self.steps > self._mark[1] + SPIN_STEPS:
+                raise SpinningError(f"at {when:.3f} s")
             if process is None:
                 call()
             elif process.paused_until > when:

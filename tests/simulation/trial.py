@@ -22,7 +22,7 @@ from simulation.fleet import GatewayProcess, Member, WorkerProcess
 from simulation.history import History
 from simulation.network import Network
 from simulation.store import Store
-from simulation.timeline import Timeline
+from simulation.timeline import SpinningError, Timeline
 
 WORKERS: Final = 3
 GATEWAYS: Final = 2
@@ -101,9 +101,12 @@ def run(plan: swarm.Plan, *, trace: bool = False) -> Result:
     world = _world(plan, trace=trace)
     with _uncollected(), _watched(world), seams.sewn(world.timeline, world.network):
         _people(world, plan)
-        world.timeline.run(plan.faulty_s)
-        _live_on(world, plan)
-        violations = properties.check(world)
+        try:
+            world.timeline.run(plan.faulty_s)
+            _live_on(world, plan)
+            violations = properties.check(world)
+        except SpinningError as error:
+            violations = [f"1: somebody does the same over and over, {error}"]
         for key in sorted(world.store.primary.data.data):
             world.history.note("stored", key, world.store.primary.data.data[key])
     _bury(world)
