@@ -102,7 +102,7 @@ class Browsers(Member):
         for _ in range(draw.randint(1, 4)):
             kind = draw.choice(["text", "wait", "save", "approve", "rest", "text"])
             amount = {
-                "text": draw.randint(1, 6),
+                "text": draw.choice([2, 4, 30]),
                 "wait": draw.uniform(0.5, 12.0),
                 "rest": draw.uniform(2.0, 15.0),
             }
