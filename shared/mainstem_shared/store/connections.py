@@ -80,7 +80,8 @@ def renew(client: aioredis.Redis) -> None:
     reads on the connections that it has, with what it had then.
     """
     pool = client.connection_pool
-    for connection in (*pool._available_connections, *pool._in_use_connections):  # noqa: SLF001
+    known: list[Any] = [*pool._available_connections, *pool._in_use_connections]  # noqa: SLF001
+    for connection in known:
         connection.is_elsewhere = True
 
 
