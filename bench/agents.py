@@ -25,7 +25,8 @@ from mainstem_shared.settings import Settings
 from mainstem_tasks.execution import segments
 from mainstem_tasks.execution.runtime import Runtime
 
-WORDS = 100
+WORDS = 200
+"""Of an answer: with a tenth of it, the bench would measure what a run costs beside its tokens."""
 NAMES = ("langgraph", "pydantic_ai")
 GOAL = 1.15
 Alone = Callable[[int], Awaitable[None]]
