@@ -1,6 +1,6 @@
 """The commands of the simulated store: those of the verbs, and what the product sends beside them.
 
-Built on the model's Redis, whose commands are compared with a real server's; `test_commands` compares these.
+Built on the model's Redis, whose commands are compared with a real server's; what is added here is not compared.
 """
 
 from __future__ import annotations
