@@ -165,6 +165,9 @@ class Settings(BaseSettings):
     reserved_output_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
     """Longest answer of a provider call under a budget whose request does not bound it."""
 
+    provider_limits: dict[str, Any] | None = None
+    """What all workers may ask of providers in a minute, as JSON by provider or model (docs/fairness.md)."""
+
     # Web tier
     auth: Literal["none", "jwt", "proxy"] = "none"
     """`none` is for one user on one machine: the gateway then refuses to listen anywhere but on loopback."""

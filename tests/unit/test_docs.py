@@ -50,6 +50,7 @@ def test_every_key_is_in_the_table():
         keys.user_runs("t", "u"),
         keys.user_slots("t", "u"),
         *keys.admission("queue"),
+        keys.pace("openai"),
         *keys.upload(ids.below(ids.uploads_tag("t", "u"), ids.unique(run_id))),
         *(value for name, value in vars(keys).items() if name.isupper() and str(value).startswith("ms:")),
     ]
@@ -64,6 +65,7 @@ def test_every_key_is_in_the_table():
         ("owner", "<owner>"),
         ("{a:queue}", "{a:<queue>}"),
         ("tailer", "<tailer>"),
+        (keys.pace("openai").split("l:")[1].split("}")[0], "<limit>"),
     )
     for key in spelled:
         pattern = key.replace("x" * 32, "<digest>")

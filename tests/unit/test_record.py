@@ -28,6 +28,7 @@ OTHER_HASHES = {
     "events",
     "callbacks",
     "charged",
+    "pace",
 }
 """Variables of scripts that name another hash than a record."""
 CALL = re.compile(r"redis\.call\('(HSET|HSETNX|HMSET|HINCRBY|HINCRBYFLOAT|HDEL|HSETEX|HGETDEL)',\s*")

@@ -32,6 +32,7 @@ DELIVERY = callbacks.DeliveryId(RUN, 2, 1)
 ACTION = Action(
     action_id="a", kind="question", questions=(Question(question_id="q", text="?"),), expires_ms=1
 )
+PACE = transitions.Pace(key=store_keys.pace("p"), requests=1, tokens=1)
 ORIGINAL = transitions.Original(
     run_input=b"{}",
     state={},
@@ -134,6 +135,9 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "settle": lambda s: transitions.settle(
         s, store_keys.run_spending(RUN), call_id="c", nanos=1, tokens=1, sums={}
     ),
+    "draw": lambda s: transitions.draw(s, PACE, tokens=1),
+    "correct": lambda s: transitions.correct(s, PACE, known="0", tokens=1),
+    "shut": lambda s: transitions.shut(s, PACE, for_ms=1),
     "admit": lambda s: transitions.admit(s, "q", window=1, live_ttl_ms=1),
     "take_slot": lambda s: transitions.take_slot(
         s, tenant="t", user_id="u", run_id=RUN, limit=1, live_ttl_ms=1, replacing_tag=""
@@ -242,6 +246,8 @@ def test_flags_say_what_a_verb_may_do(name: str):
         "pause",
         "settle",
         "admit",
+        "correct",
+        "shut",
         "note_attempt",
         "drop_callbacks",
     }

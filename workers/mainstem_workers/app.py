@@ -13,7 +13,7 @@ from typing import Any, Final
 from celery import Celery
 from kombu.entity import Exchange, Queue
 
-from mainstem_shared.operations import callback_policy, spending
+from mainstem_shared.operations import callback_policy, provider_limits, spending
 from mainstem_shared.settings import Settings
 from mainstem_shared.store import endpoints
 from mainstem_tasks.celery_support.publisher import QUEUE
@@ -36,6 +36,7 @@ CONFIGURATION: Final[dict[str, Any]] = {
 def make_app(settings: Settings) -> Celery:
     """Return the app of a worker with these settings."""
     spending.check(settings)
+    provider_limits.check(settings)
     callback_policy.check(settings)
     broker = endpoints.celery_broker(endpoints.broker_url(settings))
     app = Celery("mainstem", broker=broker.url)

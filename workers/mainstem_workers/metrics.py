@@ -52,6 +52,7 @@ class WorkerMetrics:
         self.exposition.read(
             worker_slots=lambda: slots,
             worker_slots_used=lambda: len(here.segments),
+            provider_waiting=lambda: len(here.waiting_for_providers),
             engine_silence_seconds=here.longest_silence_s,
             writer_connected=lambda: float(here.writer.connected.is_set()),
             writer_window_seconds=lambda: here.writer.window_s,

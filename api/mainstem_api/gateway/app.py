@@ -40,7 +40,7 @@ from mainstem_api.gateway.routes import (
     usage,
 )
 from mainstem_api.gateway.state import Holder
-from mainstem_shared.operations import callback_policy, spending
+from mainstem_shared.operations import callback_policy, provider_limits, spending
 from mainstem_shared.settings import Settings
 
 _ROUTERS = tuple(
@@ -63,6 +63,7 @@ def create_app(settings: Settings | None = None, *, authenticator: Authenticator
     """
     settings = settings or Settings()
     spending.check(settings)
+    provider_limits.check(settings)
     callback_policy.check(settings)
     authenticator = authenticator or authenticators.authenticator(settings)
     holder = Holder(settings)

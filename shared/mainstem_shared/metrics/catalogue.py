@@ -158,6 +158,20 @@ PROVIDER_SECONDS: Final = _histogram(
     _W,
 )
 
+_declare(
+    "gauge",
+    "mainstem_provider_waiting",
+    "Runs of this worker in the state waiting for provider: their call may not be made yet.",
+    "",
+    _W,
+)
+PROVIDER_WAIT: Final = _histogram(
+    "mainstem_provider_wait_seconds",
+    "How long calls that may not be made at once waited for their turn.",
+    "model",
+    _W,
+)
+
 # -- leases, sweeps, outbox
 LEASE_BEATS: Final = _counter(
     "mainstem_lease_beats", "Renewals of this process's lease: ok, failed.", "result"

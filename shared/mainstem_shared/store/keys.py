@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from mainstem_shared.model import buckets, ids
+from mainstem_shared.model import buckets, digests, ids
 from mainstem_shared.model.memories import Changes
 
 PREFIX: Final = "ms"
@@ -237,6 +237,11 @@ def admission(queue: str) -> AdmissionKeys:
     """Return the keys of a queue's window."""
     slot = f"{PREFIX}:{{a:{queue}}}"
     return AdmissionKeys(f"{slot}:admitted", f"{slot}:waiting", f"{slot}:charged")
+
+
+def pace(name: str) -> str:
+    """HASH: how fast the fleet may call a provider or model, and until when not at all; by a digest."""
+    return f"{PREFIX}:{{l:{digests.hex_digest(name.encode(errors='surrogatepass'))}}}:pace"
 
 
 def memory(run_id: str, changes: Changes | None) -> str:

@@ -21,8 +21,9 @@ from mainstem_shared.model.runs import Spec
 from mainstem_shared.model.usage import CallUsage
 from mainstem_shared.operations import spending
 from mainstem_shared.operations.spending import Cost, Spending
-from mainstem_shared.settings import Settings
-from mainstem_shared.store.client import Store
+from mainstem_tasks.execution.provider_turns import StoredTurns
+from mainstem_tasks.execution.runtime import Runtime
+from mainstem_tasks.sdk.provider_turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +35,9 @@ NOTHING: Final = Cost(nanos=0, tokens=0)
 class StoredAccounts:
     """Charges the accounts of one run for its segment."""
 
-    def __init__(self, store: Store, settings: Settings, spec: Spec) -> None:
-        self._accounts = Spending(store, settings, spec)
+    def __init__(self, runtime: Runtime, spec: Spec) -> None:
+        self._accounts = Spending(runtime.store, runtime.settings, spec)
+        self.turns: Turns = StoredTurns(runtime, spec.run_id)
         self._run_id = spec.run_id
         self._days: dict[str, str] = {}
         """Calls that are not settled, and the day that pays for them."""

@@ -60,6 +60,8 @@ class Runtime:
     """Runs whose claim is under way, and the stop that overtook its reply, if any."""
     addressed: set[str] = field(default_factory=set[str])
     """Runs whose claim is under way, and that users said something to meanwhile."""
+    waiting_for_providers: set[object] = field(default_factory=set[object])
+    """Provider calls of this process that wait for their turn."""
     tasks: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
     """What `spawn` started and has not ended."""
 

@@ -143,7 +143,7 @@ class Segment:
         self._addressed = addressed or claimed.inputs > 0
         self._metrics = SegmentMetrics(claimed)
         # From here on a steady clock: a step of the wall clock must not end a run that is healthy.
-        self._accounts = StoredAccounts(runtime.store, runtime.settings, claimed.spec)
+        self._accounts = StoredAccounts(runtime, claimed.spec)
         self._begun = clocks.now()
         earlier_ms = now_ms() - claimed.started_ms - claimed.idle_ms if claimed.segment > 1 else 0
         self._spent_s = max(0, earlier_ms) / 1000

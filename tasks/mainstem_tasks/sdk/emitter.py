@@ -324,15 +324,19 @@ class Emitter:
     ) -> AsyncGenerator[ProviderCall]:
         """Make one call of a provider in this block, inside the budgets of the run, its user and tenant.
 
+        It begins when it is the call's turn (MAINSTEM_PROVIDER_LIMITS); `ProviderError(…, status=429,
+        retry_after_s=…)` from the block, or an SDK's error with that header, lets no worker call until then.
         Tell what it used with `call.used(…)`; else it is charged as reserved, unless it was `not_made` or
         fails with ProviderError. Bound the answer to `call.max_output_tokens`.
 
         Raises:
             BudgetReached: a budget has no room for the most that this call may cost.
             UnknownPrice: a budget in dollars applies, and the model has no price.
+            ProviderError: the provider wants to be left alone for longer than a call may wait.
         """
         call = self.origin.provider_calls.prepare(model, provider, max_output_tokens, emitted=self._emitted)
-        async with self.origin.provider_calls.making(call, input_tokens=input_tokens):
+        calls = self.origin.provider_calls
+        async with calls.making(call, input_tokens=input_tokens, waiting=self.busy):
             yield call
 
     async def context_usage(self, **snapshot: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from typing_extensions import TypedDict, Unpack, override
@@ -21,6 +22,7 @@ from mainstem_shared.model.time import now_ms
 from mainstem_shared.model.usage import CallUsage
 from mainstem_shared.settings import Settings
 from mainstem_tasks.sdk.channel import Channel
+from mainstem_tasks.sdk.provider_turns import NoTurns, Turns
 
 
 class Used(TypedDict, total=False):
@@ -46,6 +48,9 @@ Report = Callable[[str, Used], Awaitable[CallUsage]]
 
 class Accounts(Protocol):
     """The accounts that a run's provider calls are charged to."""
+
+    turns: Turns
+    """When those calls may be made."""
 
     @property
     def limits(self) -> tuple[bool, bool]:
@@ -77,6 +82,9 @@ class NoAccounts:
     """No accounts: nothing is limited, nothing is charged."""
 
     limits = (False, False)
+
+    def __init__(self) -> None:
+        self.turns: Turns = NoTurns()
 
     async def reserve(self, call_id: str, *, nanos: int | None, tokens: int) -> None:
         """Reserve nothing."""
@@ -199,11 +207,36 @@ class ProviderCalls:
         )
 
     @contextlib.asynccontextmanager
-    async def making(self, call: ProviderCall, *, input_tokens: int) -> AsyncGenerator[None]:
-        """Reserve the most that a call may cost while the block makes it, then charge what it used."""
+    async def making(
+        self,
+        call: ProviderCall,
+        *,
+        input_tokens: int,
+        waiting: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> AsyncGenerator[None]:
+        """Reserve the most that a call may cost while the block makes it, then charge what it used.
+
+        Before that the call waits for its turn, in a block of `waiting`.
+        """
         output_tokens = call.max_output_tokens or 0
+        tokens = input_tokens + output_tokens
         nanos = self._most_nanos(call, input_tokens, output_tokens)
-        await self._accounts.reserve(call.call_id, nanos=nanos, tokens=input_tokens + output_tokens)
+        async with contextlib.AsyncExitStack() as stack:
+            turn = self._accounts.turns.turn(provider=call.provider, model=call.model, tokens=tokens)
+            with waiting():
+                mine = await stack.enter_async_context(turn)
+            try:  # after the wait: what is reserved is not there for others
+                await self._accounts.reserve(call.call_id, nanos=nanos, tokens=tokens)
+            except BaseException:
+                mine.not_made()
+                raise
+            async with self._charged(call):
+                yield
+            if call.usage is not None:
+                mine.used(call.usage.total_tokens)
+
+    @contextlib.asynccontextmanager
+    async def _charged(self, call: ProviderCall) -> AsyncGenerator[None]:
         try:
             yield
         except errors.ProviderError:

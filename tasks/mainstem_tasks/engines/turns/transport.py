@@ -12,19 +12,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
-import math
 import random
 import re
-import time
 import weakref
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from email.utils import parsedate_to_datetime
 from types import ModuleType
 from typing import Any, Final
 
 from mainstem_shared import errors
 from mainstem_tasks.engines.turns import failures
+from mainstem_tasks.sdk.provider_turns import retry_after_s
 
 CONNECT_S: Final = 10.0
 WRITE_S: Final = 30.0
@@ -149,7 +147,7 @@ class _FailingClearly(contextlib.AbstractContextManager[None]):
     def _refused(self, error: Any) -> errors.ProviderError:
         status, headers = error.status_code, error.response.headers
         said = self._presentable(failures.words_of(error.body) or error.response.reason_phrase)
-        wait_s = _retry_after_s(headers)
+        wait_s = retry_after_s(headers)
         transient = status in _TRANSIENT or status >= 500
         codes = [code for code in failures.codes_of(error.body) if not code.isdecimal()]
         lasting = status < 500 and any(map(failures.lasts, codes))
@@ -159,7 +157,7 @@ class _FailingClearly(contextlib.AbstractContextManager[None]):
             f"The provider answered {status}: {said}",
             status=status,
             retryable=transient and not hopeless and not vetoed,
-            retry_after_s=wait_s,
+            retry_after_s=None if lasting else wait_s,  # a quota that stays is this key's, not for now
         )
 
     def _silent(self, error: BaseException) -> errors.ProviderError:
@@ -210,15 +208,3 @@ async def aclose() -> None:
 def _import(sdk: str, resource: str) -> ModuleType:
     importlib.import_module(resource)
     return importlib.import_module(sdk)
-
-
-def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Read Retry-After (RFC 9110, 10.2.3: seconds or a date) or OpenAI's finer `retry-after-ms`."""
-    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        with contextlib.suppress(ValueError):
-            seconds = float(headers.get(name, "")) * unit_s
-            if math.isfinite(seconds):
-                return max(0.0, seconds)
-    with contextlib.suppress(ValueError, TypeError, OverflowError):
-        return max(0.0, parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time())
-    return None
