@@ -649,6 +649,7 @@ class Callers:
         self._due()
         self._admissions()
         self._accounts()
+        self._paces()
 
     def _due(self) -> None:
         for label, now, limit in (
@@ -695,3 +696,28 @@ class Callers:
         for call_id, cost in (("c1", 3), ("c1 as reserved", None), ("c9", 1)):
             self._add(call_id, lambda store, c=call_id, n=cost: spending.settle(
                 store, account, call_id=c.split()[0], nanos=n, tokens=n, sums={"calls": 1}))  # fmt: skip
+
+    def _paces(self) -> None:
+        free, few = transitions.Pace(key="ms:{p}:pace"), transitions.Pace(key="ms:{p}:pace", requests=10)
+        both = replace(few, tokens=100)
+        for label, pace, tokens, known, now in (
+            ("freely", free, 7, "", 0), ("as told", both, 7, "0", 0), ("of few", few, 7, "", 0),
+            ("of both", both, 7, "", 0), ("a little", both, 1, "", 0), ("too much", both, 999, "", 0),
+            ("of both later", both, 7, "", EARLY + 6000), ("freely later", free, 7, "", EARLY + 6000),
+            ("as told once more", both, 7, "1", 0),
+        ):  # fmt: skip
+            self._add(label, lambda store, p=pace, t=tokens, k=known: transitions.draw(
+                store, p, tokens=t, known=k), now=now)  # fmt: skip
+        for label, pace, known, requests, tokens in (
+            ("not made", both, "0", -1, -7), ("used more", both, "0", 0, 5), ("used much more", both, "0", 3, 999),
+            ("not made of few", few, "0", -1, -7), ("of another closure", both, "1", -1, -7),
+        ):  # fmt: skip
+            self._add(label, lambda store, p=pace, k=known, r=requests, t=tokens: transitions.correct(
+                store, p, known=k, requests=r, tokens=t))  # fmt: skip
+        for label, for_ms in (
+            ("briefly", 1000),
+            ("as briefly", 1200),
+            ("for longer", 5000),
+            ("for long", 100_000),
+        ):
+            self._add(label, lambda store, ms=for_ms: transitions.shut(store, free, for_ms=ms))

@@ -278,6 +278,18 @@ LIVES: Final[Mapping[str, Sequence[str]]] = {
     "an account at its limit": ("reserve c1", "settle c1", "reserve c2"),
     "accounts by tokens": ("reserve c1", "settle c1", "reserve c2 tokens", "reserve c3"),
     "an account twice": ("reserve c1", "settle c1 as reserved", "reserve c4"),
+    "a pace": ("draw of both", "draw a little", "draw too much", "correct used more", "correct not made"),
+    "a pace by requests": ("draw of few", "draw of both", "correct used much more", "draw of both later"),
+    "a pace that is shut": (
+        "draw of both",
+        "shut briefly",
+        "draw freely",
+        "draw of both",
+        "draw of both later",
+        "draw freely later",
+        "shut for longer",
+    ),
+    "a pace that is shut for long": ("shut for long",),
     "a stop before a claim": ("start A", "stop A"),
     "inputs": (
         "start A",

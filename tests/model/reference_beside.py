@@ -1,8 +1,9 @@
-"""What verbs beside a run's life answer and leave (see `reference`): threads, reads, callbacks, quotas, accounts."""
+"""What verbs beside a run's life answer and leave (see `reference`): threads, reads, callbacks, quotas, accounts, paces."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -395,6 +396,71 @@ def settle(s: Sheet) -> Answer:
     return ["settled"]
 
 
+# -- paces of providers
+
+
+def draw(s: Sheet) -> Answer:
+    (pace,) = s.keys
+    now, known, requests, minute_tokens, tokens = s.args
+    p = dict(s.hash(pace))
+    closures, closed = p.get("closures", "0"), int(p.get("closed_until", "0"))
+    if known == closures:
+        return ["drawn", closures, 0]
+    if closed > int(now) + 60_000:
+        return ["closed", closures, closed - int(now)]
+    limits = {"requests": (requests, 1), "tokens": (minute_tokens, int(tokens))}
+    limits = {name: (int(limit), amount) for name, (limit, amount) in limits.items() if limit}
+    if not closed and not limits:
+        return ["drawn", closures, 0]
+    at = float(now)
+    if closed:
+        at = max(at, closed + 1000 * math.log(s.do("HINCRBY", pace, "since", 1)) / math.log(2))
+    clocks: dict[str, tuple[float, float]] = {}
+    for name, (limit, wanted) in limits.items():
+        burst, amount = max(1, limit // 10), min(wanted, limit)
+        each = 60_000 / (limit - burst + 1)
+        ahead = max(0, burst - amount) * each
+        clock = float(p.get(name, closed + ahead if closed else 0))
+        clocks[name] = (clock, 60_000 / (limit // amount) if amount > burst else amount * each)
+        at = max(at, clock - ahead)
+    latest = max(at, closed)
+    for name, (clock, cost) in clocks.items():
+        put = max(clock, at) + cost
+        s.put(pace, {name: f"{put:.4f}"})
+        latest = max(latest, put)
+    s.live(pace, math.ceil(latest - int(now)) + 120_000)
+    return ["drawn", closures, math.ceil(at - int(now) - 0.5)]
+
+
+def correct(s: Sheet) -> Answer:
+    (pace,) = s.keys
+    now, known, requests_limit, tokens_limit, requests, tokens = s.args
+    p = dict(s.hash(pace))
+    if p.get("closures", "0") != known:
+        return ["closed"]
+    for name, limit, more in (("requests", requests_limit, requests), ("tokens", tokens_limit, tokens)):
+        if limit and int(more) and name in p:
+            each = 60_000 / (int(limit) - max(1, int(limit) // 10) + 1)
+            change = max(-int(limit), min(int(limit), int(more)))
+            clock = max(float(p[name]), int(now) if change > 0 else 0) + change * each
+            s.put(pace, {name: f"{clock:.4f}"})
+            s.live(pace, max(0, math.ceil(clock - int(now))) + 120_000)
+    return ["corrected"]
+
+
+def shut(s: Sheet) -> Answer:
+    (pace,) = s.keys
+    now, until = s.args
+    closed = int(s.hash(pace).get("closed_until", "0"))
+    if int(until) <= closed + 250:
+        return ["closed", closed]
+    s.put(pace, {"closed_until": until, "since": 0})
+    s.drop(pace, "requests", "tokens")
+    s.do("HINCRBY", pace, "closures", 1)
+    s.live(pace, int(until) - int(now) + 120_000)
+    return ["closed", int(until)]
+
+
 VERBS: Final[Mapping[str, Callable[[Sheet], Answer]]] = {
     **RUNS,
     **{
@@ -402,6 +468,7 @@ VERBS: Final[Mapping[str, Callable[[Sheet], Answer]]] = {
         for one in (
             promote, copy, describe, forget, erase, release, move, read, page, dump, set_callback, note_attempt,
             redeliver, drop_callbacks, enlist, keep_event, take_slot, take_due, admit, reserve, settle,
+            draw, correct, shut,
         )
     },
 }  # fmt: skip
