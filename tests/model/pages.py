@@ -19,6 +19,7 @@ GROUPS: Final[Mapping[str, Sequence[str]]] = {
     "Reads": ("read", "page", "dump"),
     "Callbacks": ("set_callback", "note_attempt", "redeliver", "drop_callbacks"),
     "What runs share": ("take_due", "take_slot", "admit", "enlist", "keep_event", "reserve", "settle"),
+    "The pace of a provider": ("draw", "correct", "shut"),
 }
 """The order of the verbs' page; a script that is missing here is missing there."""
 _HEADER: Final = re.compile(r"#!lua(?P<flags>[^\n]*)\n--\[\[\n(?P<text>.*?)\n--\]\]", re.DOTALL)

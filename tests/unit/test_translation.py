@@ -142,6 +142,7 @@ def test_a_state_brings_what_is_missing(script: list[tuple[Any, ...]], data: st.
     assert "rewound" not in listener.told
 
 
+@example(before=[("stream", "c1"), ("result", "c1", None)], after=[("stream", "c1")], kind=Type.SNAPSHOT)
 @example(
     before=[("text", "0"), ("call", "c1", {})], after=[("text", "00"), ("call", "c1", {})], kind=Type.SNAPSHOT
 )

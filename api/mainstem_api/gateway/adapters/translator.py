@@ -389,8 +389,8 @@ def _continues(known: TextPart | Mapping[str, Any], part: Mapping[str, Any], *, 
     if part["type"] != "tool_call":
         return part == known
     arguments, before = part["arguments"], known["arguments"]
-    if isinstance(arguments, str):
-        return isinstance(before, str) and arguments.startswith(before)
+    if isinstance(arguments, str) and not (isinstance(before, str) and arguments.startswith(before)):
+        return False
     return known["state"] in ("streaming", "called") or part["state"] == known["state"]
 
 
