@@ -54,6 +54,8 @@ class Settings(BaseSettings):
     """Celery's broker. None: the embedded server of `data_dir`, database 1."""
     queue: Annotated[str, Field(min_length=1)] = "celery"
     """The broker's queue for runs. Name one of its own if other workers must not take them."""
+    engine_queues: dict[str, Annotated[str, Field(min_length=1)]] | None = None
+    """Queues of engines, as JSON by engine; the others have `queue`. The same in all processes."""
     queue_type: Literal["classic", "quorum", "declared"] = "classic"
     """How workers declare that queue to RabbitMQ; `declared`: not at all, somebody else has."""
     nodes: Annotated[int, Field(ge=1, le=64)] = 1
@@ -229,6 +231,15 @@ class Settings(BaseSettings):
     """The model of runs whose input names none; the chat page offers the engine once it is set."""
     anthropic_max_tokens: Annotated[int, Field(ge=1)] = 8192
     """Tokens that an answer may have whose input does not say; Anthropic's protocol demands a bound."""
+
+    def queue_of(self, engine: str) -> str:
+        """Return the broker's queue for an engine's runs."""
+        return (self.engine_queues or {}).get(engine, self.queue)
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """The broker's queues for runs, that of most engines first."""
+        return tuple(dict.fromkeys((self.queue, *(self.engine_queues or {}).values())))
 
     def has_model(self, engine: str) -> bool:
         """Tell whether an engine can be asked without naming a model; those that need none can."""

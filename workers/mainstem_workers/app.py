@@ -46,15 +46,15 @@ def make_app(settings: Settings) -> Celery:
         broker_use_ssl=broker.use_ssl,
     )
     # Whoever has only Celery submits to its default queue.
-    names = dict.fromkeys((QUEUE, settings.queue))
+    names = dict.fromkeys((QUEUE, *settings.queues))
     app.conf.task_queues = [_queue(name, settings) for name in names]
     install(app, settings)
     return app
 
 
 def _queue(name: str, settings: Settings) -> Queue:
-    """Return a queue as a worker declares it; its type is that of the runs' queue alone."""
-    kind = settings.queue_type if name == settings.queue else "classic"
+    """Return a queue as a worker declares it; its type is that of the runs' queues alone."""
+    kind = settings.queue_type if name in settings.queues else "classic"
     # A declared one may be a quorum queue, too: Celery then limits consumers alone, which any queue takes.
     arguments = None if kind == "classic" else {"x-queue-type": "quorum"}
     return Queue(

@@ -12,7 +12,7 @@ import contextlib
 import functools
 import itertools
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -64,6 +64,7 @@ class Housekeeping:
         *,
         pool: str = "asyncio",
         slots: int | None = None,
+        queues: Sequence[str] | None = None,
         metrics_folder: Path | None = None,
     ) -> None:
         """Prepare it; `start` connects.
@@ -73,13 +74,23 @@ class Housekeeping:
             loop: that it runs on.
             pool: the name of Celery's pool, for operators.
             slots: how many runs the process executes at once; by default as the settings say.
+            queues: those that it takes runs from; by default all.
             metrics_folder: where its metrics go if another process serves them (`metrics`).
         """
         url = endpoints.store_url(settings)
         store = Store(url, archive=archive.connect(settings))
-        publisher = CeleryPublisher(endpoints.broker_url(settings), queue=settings.queue)
+        publisher = CeleryPublisher(
+            endpoints.broker_url(settings), queue=settings.queue, engine_queues=settings.engine_queues
+        )
         places = slots or settings.concurrency
-        lease = Lease(url, settings, pool=pool, places=places, on_suspended=self._suspended_elsewhere)
+        lease = Lease(
+            url,
+            settings,
+            pool=pool,
+            places=places,
+            queues=settings.queues if queues is None else queues,
+            on_suspended=self._suspended_elsewhere,
+        )
         self.runtime = Runtime(
             settings=settings,
             loop=loop,

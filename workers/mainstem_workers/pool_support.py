@@ -52,8 +52,13 @@ def pool_of(cls: type) -> Pool:
 
 
 def consumes_runs(app: Any, settings: Settings) -> bool:
-    """Tell whether the worker of this app takes messages from the queue for runs."""
-    return settings.queue in app.amqp.queues.consume_from
+    """Tell whether the worker of this app takes messages from a queue for runs."""
+    return bool(consumed_queues(app, settings))
+
+
+def consumed_queues(app: Any, settings: Settings) -> tuple[str, ...]:
+    """Return the queues for runs that the worker of this app takes messages from (`-Q`)."""
+    return tuple(name for name in settings.queues if name in app.amqp.queues.consume_from)
 
 
 def refusal(pool: Pool, cls: type, settings: Settings) -> str:
@@ -62,5 +67,6 @@ def refusal(pool: Pool, cls: type, settings: Settings) -> str:
     return (
         f"Mainstem's runs need an event loop, which the pool {name} cannot give them. Start this worker with "
         "CELERY_CUSTOM_WORKER_POOL=mainstem_workers.pool:TaskPool and --pool custom, or --pool threads, or "
-        f"--pool prefork; or, if it is for other tasks, with -Q and without the queue {settings.queue!r}."
+        "--pool prefork; or, if it is for other tasks, with -Q and without the queue "
+        f"{' or '.join(map(repr, settings.queues))}."
     )

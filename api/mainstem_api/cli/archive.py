@@ -148,7 +148,9 @@ async def _operations(*, needs_archive: bool = True) -> AsyncGenerator[Operation
     if connected is None and needs_archive:
         raise errors.Misconfigured("There is no archive: set MAINSTEM_ARCHIVE_URL.")
     store = Store(endpoints.store_url(settings), archive=connected)
-    publisher = CeleryPublisher(endpoints.broker_url(settings), queue=settings.queue)
+    publisher = CeleryPublisher(
+        endpoints.broker_url(settings), queue=settings.queue, engine_queues=settings.engine_queues
+    )
     try:
         yield Operations(store=store, settings=settings, publisher=publisher)
     finally:

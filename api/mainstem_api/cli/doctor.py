@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import metadata, util
@@ -181,7 +181,7 @@ def _store(settings: Settings) -> Iterator[Finding]:
         yield from found
         if not any(it.name == "cluster" or (it.name, it.mark) == ("connection", Mark.BAD) for it in found):
             store.check()
-            yield from _fleet(store)
+            yield from _fleet(store, settings)
     except errors.Misconfigured as error:
         yield Finding(Mark.BAD, "address", str(error))
     except (failures.RedisError, OSError) as error:
@@ -282,7 +282,22 @@ def _skew(client: BlockingClient) -> float:
     return abs(seconds + micros / 1e6 - (before + time.time()) / 2)
 
 
-def _fleet(store: BlockingStore) -> Iterator[Finding]:
+def _served(roles: Sequence[bytes | None], settings: Settings) -> Iterator[Finding]:
+    """Yield the queues for runs that no living worker takes, if several are named."""
+    served = {name for role in roles if role for name in leases.queues_of(role.decode(), settings)}
+    for queue in settings.queues if settings.engine_queues else ():
+        engines = sorted(name for name, one in (settings.engine_queues or {}).items() if one == queue)
+        about = f"{queue!r} (engines: {', '.join(engines) or 'all others'})"
+        yield _judge(
+            "queue of runs",
+            f"{about} is taken by workers" if queue in served else f"{about}: no living worker takes it",
+            good=queue in served,
+            remedy=f"Start one with -Q {queue}, or without -Q; until then its runs stay queued.",
+            otherwise=Mark.WARNING,
+        )
+
+
+def _fleet(store: BlockingStore, settings: Settings) -> Iterator[Finding]:
     listed, announced = store.commands(("ZRANGE", keys.WORKERS, 0, -1), ("HKEYS", keys.ENGINES))
     owners = [name.decode() for name in listed]
     roles: list[bytes | None] = store.commands(*(("GET", keys.lease(owner)) for owner in owners))
@@ -295,6 +310,7 @@ def _fleet(store: BlockingStore) -> Iterator[Finding]:
         remedy="Start one with `mainstem worker`; until then runs stay queued.",
         otherwise=Mark.WARNING,
     )
+    yield from _served(roles, settings)
     engines = sorted(name.decode() for name in announced)
     yield _judge(
         "engines",

@@ -109,7 +109,9 @@ class AsyncRuns(Conversations):
         self._own_publisher: CeleryPublisher | None = None
         if publisher is None:
             publisher = self._own_publisher = CeleryPublisher(
-                endpoints.broker_url(self.settings), queue=self.settings.queue
+                endpoints.broker_url(self.settings),
+                queue=self.settings.queue,
+                engine_queues=self.settings.engine_queues,
             )
         self._operations = operations or Operations(
             store=self._store, settings=self.settings, publisher=publisher

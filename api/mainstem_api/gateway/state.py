@@ -41,7 +41,9 @@ class Gateway:
         self.settings = settings
         self.store = Store(endpoints.store_url(settings), archive=archive.connect(settings))
         self.tailer = Tailer(self.store)
-        self.publisher = CeleryPublisher(endpoints.broker_url(settings), queue=settings.queue)
+        self.publisher = CeleryPublisher(
+            endpoints.broker_url(settings), queue=settings.queue, engine_queues=settings.engine_queues
+        )
         self.operations = Operations(store=self.store, settings=settings, publisher=self.publisher)
         self.runs = AsyncRuns(
             settings,

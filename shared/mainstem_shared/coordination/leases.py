@@ -17,8 +17,9 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
+from urllib.parse import quote, unquote
 
 from mainstem_shared.coordination import clocks
 from mainstem_shared.metrics import catalogue as metrics
@@ -70,15 +71,17 @@ class Lease:
         role: str = WORKER,
         pool: str = "",
         places: int = 0,
+        queues: Sequence[str] = (),
         on_suspended: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare a lease; `start` takes it.
 
         `role` and `pool` are what operators are shown: gateways hold leases too, for runs that they end.
-        `places` says how many runs the process executes at once.
+        `places` says how many runs the process executes at once, `queues` which queues they are from.
         """
         self._settings = settings
-        self._about = f"{role} {pool} {_version()} {places}"
+        named = ",".join(quote(name, safe="") for name in queues)
+        self._about = f"{role} {pool} {_version()} {places} {named}".rstrip()
         self.beaten_at = clocks.now()
         self._on_suspended = on_suspended
         timeout_s = min(TIMEOUT_S, settings.lease_s / BEATS_PER_LEASE)
@@ -200,3 +203,11 @@ class Lease:
             self._store.commands(listed)
         except (RedisError, OSError):
             pass  # it lapses by itself
+
+
+def queues_of(lease: str, settings: Settings) -> Sequence[str]:
+    """Return the queues that the process of a lease takes runs from; earlier versions name none."""
+    role, _, _, _, queues, *_ = [*lease.split(" "), "", "", "", ""]
+    if role != WORKER:
+        return ()
+    return [unquote(name) for name in queues.split(",")] if queues else [settings.queue]

@@ -105,6 +105,12 @@ _declare(
     "For how long the oldest queued run of the store waits for a worker.",
 )
 _declare(
+    "gauge",
+    "mainstem_queue_places",
+    "Runs that living workers can execute at once, by queue; 0: nobody takes this queue's runs.",
+    "queue",
+)
+_declare(
     "gauge", "mainstem_outbox_runs", "Queued runs of the store whose message the broker does not have yet."
 )
 _declare("gauge", "mainstem_outbox_oldest_seconds", "For how long the oldest of those waits for its message.")

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from mainstem_shared import transitions
+from mainstem_shared.coordination import leases
 from mainstem_shared.model import ids, runs
 from mainstem_shared.model.runs import Spec, Status
 from mainstem_shared.model.time import now_ms
@@ -42,7 +43,7 @@ class Admission:
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
         self._settings = settings
-        self._window = 0
+        self._windows: dict[str, int] = {}
         self._counted_at = -math.inf
 
     async def offer(self, spec: Spec, *, had_turn: bool = False) -> Admitted:
@@ -54,17 +55,24 @@ class Admission:
         if spec.priority == "batch":
             user += ":batch"  # a turn of its own: a user's batch must not delay what the user waits for
         share = 1 / weight_of(self._settings, spec)
-        return await self._admit(wanted=Wanted(run_id=spec.run_id, user=user, share=share, had_turn=had_turn))
+        wanted = Wanted(run_id=spec.run_id, user=user, share=share, had_turn=had_turn)
+        return await self._admit(self._settings.queue_of(spec.engine), wanted=wanted)
 
     async def leave(self, run_ids: Sequence[str]) -> Sequence[str]:
         """Give the places of runs back; returns the runs that get them."""
-        return (await self._admit(over=run_ids)).fresh
+        return [name for queue in self._settings.queues for name in await self._leave(queue, run_ids)]
+
+    async def _leave(self, queue: str, run_ids: Sequence[str]) -> Sequence[str]:
+        return (await self._admit(queue, over=run_ids)).fresh
 
     async def verify(self) -> Sequence[str]:
         """Take back the places of runs that are over or gone; returns the runs that get them."""
-        admitted, waiting, _ = keys.admission(self._settings.queue)
+        return [name for queue in self._settings.queues for name in await self._verify(queue)]
+
+    async def _verify(self, queue: str) -> Sequence[str]:
+        admitted, waiting, _ = keys.admission(queue)
         flat = await self._store.command("ZRANGE", admitted, 0, -1, "WITHSCORES", large=True)
-        waits = await self._store.command("ZRANGE", waiting, 0, self._window, large=True)
+        waits = await self._store.command("ZRANGE", waiting, 0, await self.window(queue), large=True)
         before = now_ms() - SETTLED_MS
         listed = [raw.decode() for raw, at in zip(flat[::2], flat[1::2], strict=True) if int(at) < before]
         listed += [raw.decode() for raw in waits]
@@ -76,36 +84,43 @@ class Admission:
         ]
         if over:
             logger.info("took back places", extra={"action": "places_verified", "dropped": len(over)})
-        return await self.leave(over)
+        return await self._leave(queue, over)
 
-    async def _admit(self, *, wanted: Wanted | None = None, over: Sequence[str] = ()) -> Admitted:
+    async def _admit(self, queue: str, *, wanted: Wanted | None = None, over: Sequence[str] = ()) -> Admitted:
         return await transitions.admit(
             self._store,
-            self._settings.queue,
-            window=await self.window(),
+            queue,
+            window=await self.window(queue),
             live_ttl_ms=self._settings.live_ttl_ms,
             wanted=wanted,
             over=over,
         )
 
-    async def window(self) -> int:
-        """Return how many runs may be published at once; at least one, for the first worker to find."""
-        if time.monotonic() - self._counted_at >= WINDOW_S:
-            self._window = max(1, math.ceil(await self._places() * HEADROOM))
-            self._counted_at = time.monotonic()
-        return self._window
+    async def window(self, queue: str) -> int:
+        """Return how many of a queue's runs may be published; at least one, for the first worker to find.
 
-    async def _places(self) -> int:
+        A worker of several queues counts with all its places for each: what one does not need, others use.
+        """
+        if time.monotonic() - self._counted_at >= WINDOW_S:
+            alive = await self._leases()
+            self._windows = {
+                name: max(1, math.ceil(sum(places_of(one, self._settings, name) for one in alive) * HEADROOM))
+                for name in self._settings.queues
+            }
+            self._counted_at = time.monotonic()
+        return self._windows[queue]
+
+    async def _leases(self) -> list[str]:
         owners = await self._store.command("ZRANGE", keys.WORKERS, 0, -1, large=True)
         wanted = (("GET", keys.lease(owner.decode())) for owner in owners)
-        leases = await self._store.commands(*wanted, large=True)
-        return sum(places_of(lease.decode(), self._settings) for lease in leases if lease is not None)
+        answers = await self._store.commands(*wanted, large=True)
+        return [answer.decode() for answer in answers if answer is not None]
 
 
-def places_of(lease: str, settings: Settings) -> int:
-    """Return how many runs the process of a lease executes at once; earlier versions did not say."""
-    role, _, _, places, *_ = [*lease.split(" "), "", "", ""]
-    if role != "worker":
+def places_of(lease: str, settings: Settings, queue: str) -> int:
+    """Return how many of a queue's runs the process of a lease executes at once; old ones did not say."""
+    _, _, _, places, *_ = [*lease.split(" "), "", "", ""]
+    if queue not in leases.queues_of(lease, settings):
         return 0
     return int(places) if places.isdecimal() else settings.concurrency
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
+from urllib.parse import unquote
 
 from pydantic import BaseModel, ValidationError
 
@@ -48,6 +49,8 @@ class Census(BaseModel):
     engines: list[str] = []
     processes: list[tuple[str, str, str, int]] = []
     """Role, pool and version of living processes, and how many there are."""
+    places: dict[str, int] = {}
+    """Runs that living workers can execute, by queue; without a name: of workers that name none."""
     callbacks: dict[str, int] = {}
     memory_bytes: int = 0
     memory_limit_bytes: int = 0
@@ -69,12 +72,14 @@ async def take(store: Store, indexes: Indexes, due: Mapping[str, Backlog]) -> Ce
     now = now_ms()
     counting = await _count(store, indexes, due)
     infos = await store.each("INFO", "memory")
+    alive = await _leases(store)
     limits = [_number(info, "maxmemory") for info in infos]
     census = Census(
         at_ms=now,
         **counting.figures(),
         engines=[name.decode() for name in await store.command("HKEYS", keys.ENGINES)],
-        processes=await _processes(store),
+        processes=_processes(alive),
+        places=_places(alive),
         callbacks=await undelivered_callbacks.count(store, due[CALLBACKS].filled),
         memory_bytes=sum(_number(info, "used_memory") for info in infos),
         memory_limit_bytes=sum(limits) if all(limits) else 0,
@@ -172,11 +177,24 @@ class _Counting:
                     continue  # it was counted; since when it waits, nobody knows
 
 
-async def _processes(store: Store) -> list[tuple[str, str, str, int]]:
+async def _leases(store: Store) -> list[str]:
     owners = [name.decode() for name in await store.command("ZRANGE", keys.WORKERS, 0, -1, large=True)]
     leases = await store.commands(*(("GET", keys.lease(owner)) for owner in owners), large=True)
-    found = Counter(_described(lease.decode()) for lease in leases if lease is not None)
+    return [lease.decode() for lease in leases if lease is not None]
+
+
+def _processes(alive: Sequence[str]) -> list[tuple[str, str, str, int]]:
+    found = Counter(_described(lease) for lease in alive)
     return [(*process, count) for process, count in sorted(found.items())]
+
+
+def _places(alive: Sequence[str]) -> dict[str, int]:
+    found = Counter[str]()
+    for lease in alive:
+        _, _, _, places, queues, *_ = [*lease.split(" "), "", "", "", ""]
+        for queue in queues.split(",") if places.isdecimal() else ():
+            found[unquote(queue)] += int(places)
+    return dict(found)
 
 
 def _described(lease: str) -> tuple[str, str, str]:

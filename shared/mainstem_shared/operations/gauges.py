@@ -10,6 +10,7 @@ from mainstem_shared.metrics.exposition import Exposition, Value
 from mainstem_shared.model.time import now_ms
 from mainstem_shared.operations.census import STATES, Census
 from mainstem_shared.operations.sweeping import Sweeper
+from mainstem_shared.settings import Settings
 from mainstem_shared.store.nodes import Node
 from mainstem_shared.store.redaction import redacted
 
@@ -27,6 +28,7 @@ def install(exposition: Exposition, *, sweeper: Sweeper, lease: Lease) -> None:
         store_round_trips=lambda: _by_node(sweeper, lambda node: float(node.round_trips)),
         store_errors=lambda: _by_node(sweeper, lambda node: float(node.errors)),
     )
+    exposition.read(queue_places=_of_census(sweeper, lambda census: _places(census, sweeper.operations.settings)))
     for name, figure in _OF_CENSUS.items():
         exposition.read(**{name: _of_census(sweeper, figure)})
 
@@ -48,6 +50,11 @@ def _since(at_ms: int | None) -> float:
 
 def _processes(census: Census) -> Mapping[tuple[str, ...], float]:
     return {(role, pool, version): float(count) for role, pool, version, count in census.processes}
+
+
+def _places(census: Census, settings: Settings) -> Value:
+    unnamed = {settings.queue: census.places.get("", 0)}
+    return {(name,): float(census.places.get(name, 0) + unnamed.get(name, 0)) for name in settings.queues}
 
 
 _OF_CENSUS: Mapping[str, Callable[[Census], Value]] = {

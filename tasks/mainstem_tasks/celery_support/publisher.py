@@ -57,10 +57,17 @@ class CeleryPublisher:
     """
 
     def __init__(
-        self, broker_url: str, *, queue: str = QUEUE, transport_options: Mapping[str, Any] | None = None
+        self,
+        broker_url: str,
+        *,
+        queue: str = QUEUE,
+        engine_queues: Mapping[str, str] | None = None,
+        transport_options: Mapping[str, Any] | None = None,
     ) -> None:
+        """Prepare it. `queue` is for runs of engines that `engine_queues` gives none of their own."""
         self.broker_url = broker_url
         self.queue = queue
+        self._engine_queues = dict(engine_queues or {})
         self._transport_options = dict(transport_options or {})
         self._lock = threading.Lock()
         self._sender: _Sender | None = None
@@ -146,7 +153,7 @@ class CeleryPublisher:
             producer=sender.producer,
             kwargs={"run_id": run_id},
             task_id=task_id,
-            queue=self.queue,
+            queue=self._engine_queues.get(engine, self.queue),
             argsrepr=run_id,  # what Flower shows and searches: in two columns, one would be cut off
             kwargsrepr=repr({"user": user_id, "engine": engine}),
             headers={RUN_HEADER: run_id},

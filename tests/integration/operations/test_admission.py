@@ -248,10 +248,10 @@ async def test_the_window_follows_the_workers(runs: AsyncRuns, store: Store):
     await store.client.set(keys.lease("w2"), "worker asyncio 0.9", px=60_000)
     await store.client.set(keys.lease("g"), "gateway  1.0 0", px=60_000)
     window = admission.Admission(store, Settings(concurrency=6))
-    assert await window.window() == 12
+    assert await window.window("celery") == 12
     await store.client.delete(keys.lease("w1"), keys.lease("w2"))
-    assert await window.window() == 12, "for a second, nobody asks"
-    assert await admission.Admission(store, Settings()).window() == 1
+    assert await window.window("celery") == 12, "for a second, nobody asks"
+    assert await admission.Admission(store, Settings()).window("celery") == 1
 
 
 async def test_a_window_that_cannot_be_reached_delays_a_start_but_does_not_refuse_it(

@@ -43,17 +43,17 @@ def host_for(parent: Any) -> PoolHost:
     """
     settings: Settings = parent.app.conf.mainstem_settings
     pool = pool_support.pool_of(parent.pool_cls)
+    queues = pool_support.consumed_queues(parent.app, settings)
     match pool:
         case pool_support.Pool.ASYNCIO:
-            return AsyncioHost(settings)
+            return AsyncioHost(settings, queues)
         case pool_support.Pool.THREADS | pool_support.Pool.SOLO:
-            eager = pool_support.consumes_runs(parent.app, settings)
             slots = 1 if pool is pool_support.Pool.SOLO else parent.concurrency
-            return ThreadsHost(settings, eager=eager, pool=pool.value, slots=slots)
+            return ThreadsHost(settings, queues, pool=pool.value, slots=slots)
         case pool_support.Pool.PREFORK:
-            return PreforkHost(settings, eager=pool_support.consumes_runs(parent.app, settings))
+            return PreforkHost(settings, queues)
         case _:
-            if pool_support.consumes_runs(parent.app, settings):
+            if queues:
                 raise ImproperlyConfigured(pool_support.refusal(pool, parent.pool_cls, settings))
             return NoPoolHost()
 

@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -31,9 +31,16 @@ class Background:
     """Housekeeping on this process's background loop, started when it is first needed."""
 
     def __init__(
-        self, settings: Settings, *, pool: str, slots: int = 1, metrics_folder: Path | None = None
+        self,
+        settings: Settings,
+        queues: Sequence[str],
+        *,
+        pool: str,
+        slots: int = 1,
+        metrics_folder: Path | None = None,
     ) -> None:
         self._settings = settings
+        self._queues = queues
         self._pool = pool
         self._slots = slots
         self._metrics_folder = metrics_folder
@@ -99,6 +106,7 @@ class Background:
             asyncio.get_running_loop(),
             pool=self._pool,
             slots=self._slots,
+            queues=self._queues,
             metrics_folder=self._metrics_folder,
         )
         await housekeeping.start()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -34,9 +35,10 @@ class PreforkHost:
     pipe close also if the parent dies.
     """
 
-    def __init__(self, settings: Settings, *, eager: bool) -> None:
+    def __init__(self, settings: Settings, queues: Sequence[str]) -> None:
         self._settings = settings
-        self._eager = eager
+        self._queues = queues
+        self._eager = bool(queues)
         # Before the pool forks, or children would not inherit it.
         self._hears, self._says = os.pipe()
         self._background: Background | None = None
@@ -93,6 +95,7 @@ class PreforkHost:
         self._says = -1
         background = self._background = Background(
             self._settings,
+            self._queues,
             pool="prefork",
             metrics_folder=None if self._metrics_folder is None else Path(self._metrics_folder.name),
         )

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from celery import signals
@@ -18,10 +19,10 @@ from mainstem_workers.pool_hosts.background import CANCEL_GRACE_S, Background, i
 class ThreadsHost:
     """On threads and solo: on the background loop; stopped here, once the pool has ended its last job."""
 
-    def __init__(self, settings: Settings, *, eager: bool, pool: str, slots: int) -> None:
+    def __init__(self, settings: Settings, queues: Sequence[str], *, pool: str, slots: int) -> None:
         self._settings = settings
-        self._eager = eager
-        self._background = Background(settings, pool=pool, slots=slots)
+        self._eager = bool(queues)
+        self._background = Background(settings, queues, pool=pool, slots=slots)
 
     def start(self, parent: Any) -> None:
         runtime.provide(self._background.ready)
