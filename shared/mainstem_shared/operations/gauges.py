@@ -28,7 +28,9 @@ def install(exposition: Exposition, *, sweeper: Sweeper, lease: Lease) -> None:
         store_round_trips=lambda: _by_node(sweeper, lambda node: float(node.round_trips)),
         store_errors=lambda: _by_node(sweeper, lambda node: float(node.errors)),
     )
-    exposition.read(queue_places=_of_census(sweeper, lambda census: _places(census, sweeper.operations.settings)))
+    exposition.read(
+        queue_places=_of_census(sweeper, lambda census: _places(census, sweeper.operations.settings))
+    )
     for name, figure in _OF_CENSUS.items():
         exposition.read(**{name: _of_census(sweeper, figure)})
 

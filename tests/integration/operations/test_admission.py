@@ -242,6 +242,23 @@ async def test_nothing_waits_forever_after_a_crash(
     assert first[-1] in published(broker_url)
 
 
+async def test_a_lost_window_lets_nobody_wait_for_ever(
+    runs: AsyncRuns, store: Store, sweeper: Sweeper, broker_url: str
+):
+    """Fail-overs that lose places, turns and counts, twice: sweeps offer every run again until all had their turn."""
+    started = await start(runs, "heavy", 3 * WINDOW) + await start(runs, "ann", 2)
+    ended = set[str]()
+    for sweep in range(len(started)):
+        if sweep in (0, 2):
+            await store.client.delete(*KEYS)
+        await sweep_now(store, sweeper)
+        for run_id in set(published(broker_url)) - ended:
+            await runs.abort(run_id)
+            ended.add(run_id)
+    assert ended == set(started)
+    assert await places(store) == set()
+
+
 async def test_the_window_follows_the_workers(runs: AsyncRuns, store: Store):
     """Leases say how many places there are; one of an earlier version has as many as the settings say."""
     await store.client.zadd(keys.WORKERS, {"w2": now_ms(), "g": now_ms(), "dead": now_ms()})
