@@ -35,6 +35,8 @@ TOKENS = (300, 900)
 INTERVAL_MS = 25
 END_S = 90.0
 REPAIR_S = 20.0
+MARGIN_S = 0.5
+"""An answer to a start whose writes were lost may have been on its way for so long."""
 
 
 @dataclass(kw_only=True)

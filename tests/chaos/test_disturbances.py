@@ -19,7 +19,7 @@ import httpx
 import psutil
 import pytest
 
-from chaos.fleets import SEED, TOKENS, Fleet, disturbed
+from chaos.fleets import MARGIN_S, SEED, TOKENS, Fleet, disturbed
 from support.processes.servers import ValkeyProcess
 from support.processes.wall_clocks import WallClock
 
@@ -27,8 +27,6 @@ TIMES = int(os.environ.get("MAINSTEM_CHAOS_DISTURBANCES", "1"))
 SHORT = TIMES == 1
 LENGTHS = (80, 160) if SHORT else TOKENS
 LOST_S = 1.0
-MARGIN_S = 0.5
-"""An answer to a start whose writes were lost may have been on its way for so long."""
 STEPS_S = (7200.0, -7200.0, 60.0, 0.0)
 STEP_LASTS_S = 1.5 if SHORT else 5.0
 HELD = 60
