@@ -122,6 +122,21 @@ async def test_a_word_that_has_no_room_ends_the_run_also_if_the_node_survives_it
     assert isinstance(run.error, errors.ContentTooLarge)
 
 
+async def test_a_whole_answer_that_has_no_room_was_paid_for():
+    """It is not shown, and its tokens count: the provider has made it."""
+    used: Any = {"input_tokens": 7, "output_tokens": 2, "total_tokens": 9}
+    large = AIMessage("x" * (CONTENT_LIMIT + 1), usage_metadata=used)
+
+    async def node(state: MessagesState) -> Any:
+        model = GenericFakeChatModel(messages=iter([large]), disable_streaming=True)
+        return {"messages": [await model.ainvoke(state["messages"])]}
+
+    run = await shown("lgs_paid", one_node(node), check=False)
+    assert isinstance(run.error, errors.ContentTooLarge)
+    assert run.usage is not None
+    assert (run.usage.input_tokens, run.usage.output_tokens) == (7, 2)
+
+
 async def test_words_of_parallel_nodes_are_all_there():
     """Each says its own, a word at a time, in turns."""
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.messages import AIMessage, BaseMessage
@@ -180,19 +180,19 @@ class Following(AsyncCallbackHandler):
             self._agents.tool_began(_place(metadata or {}), tool_call_id, name)
 
     async def _finish(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
-        """Report what the call used."""
+        """Show the answer of a model that does not stream, and report what the call used."""
         call = self._open.pop(run_id, None)
         if call is None:
             return
-        if call.namespace is not None:
-            for message in _messages_of(response):
-                if message.id is None or message.id not in self._shown:  # its model does not stream
-                    self._shown.add(message.id or "")
-                    await self._streaming.message(call.namespace, call.metadata, message)
-        used = _usage_of(response)
-        if used is not None:
-            await _report(call.call, used)
-        await call.stack.aclose()
+        async with call.stack:  # what cannot be shown was paid for all the same
+            used = _usage_of(response)
+            if used is not None:
+                await _report(call.call, used)
+            message = next(_messages_of(response), None)
+            if message is not None and call.namespace is not None and message.id not in self._shown:
+                message.id = message.id or str(uuid4())  # its node returns it, too
+                self._shown.add(message.id)
+                await self._streaming.message(call.namespace, call.metadata, message)
 
     async def _fail(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
         """End the call with its failure: what was said before costs all the same."""
