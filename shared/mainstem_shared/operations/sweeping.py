@@ -176,7 +176,8 @@ class Sweeper:
         else:
             self.census = await census.latest(self._store)
         if not self._store_degraded:
-            await trends.tell(self._store, self.census if elected else None)
+            with contextlib.suppress(errors.Unavailable):  # out of memory, for one: the next sweep tells
+                await trends.tell(self._store, self.census if elected else None)
         labels.know_engines([] if self.census is None else self.census.engines)
         self.swept += 1
         self.swept_at = time.monotonic()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
-from mainstem_shared import transitions
+import pytest
+
+from mainstem_shared import errors, transitions
 from mainstem_shared.model import ids
 from mainstem_shared.model.runs import Reason
 from mainstem_shared.model.time import now_ms
-from mainstem_shared.operations import due_work, sweeping
+from mainstem_shared.operations import due_work, sweeping, trends
 from mainstem_shared.operations.performing import Operations
 from mainstem_shared.operations.sweeping import Sweeper
 from mainstem_shared.settings import Settings
@@ -162,3 +165,16 @@ async def test_the_gateway_tells_what_is_due(store: Store, store_url: str, broke
                 )
 
             await wait_until_async(told, description="lateness in the metrics")
+
+
+async def test_charts_that_cannot_be_written_fail_no_sweep(store: Store, monkeypatch: pytest.MonkeyPatch):
+    """A store that is out of memory refuses them; the work of the sweep is done all the same."""
+
+    async def refused(*_: Any) -> None:
+        raise errors.StoreUnavailable
+
+    monkeypatch.setattr(trends, "tell", refused)
+    logs, one = await ended(store, 3), sweeper(store, "one")
+    await one.sweep()
+    assert one.swept == 1
+    assert {await store.client.xlen(log.keys.log) for log in logs} == {1}
