@@ -255,8 +255,10 @@ def _outline(content: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
 
 def _goes_on(folded: list[tuple[str, str]], stored: list[tuple[str, str]]) -> bool:
     """Tell whether a stored outline begins with all of a folded one, whose last text may be cut short."""
-    if not folded or len(stored) < len(folded):
-        return not folded
+    if not folded:
+        return True
+    if len(stored) < len(folded):
+        return False
     *whole, (kind, text) = folded
     if whole != stored[: len(whole)] or kind != stored[len(whole)][0]:
         return False
