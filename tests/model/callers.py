@@ -35,6 +35,7 @@ from support.models.specs import spec
 EARLY: Final = 1_000_000_000
 WINDOW_MS: Final = 500_000
 LATE: Final = EARLY + WINDOW_MS + 1_000
+SOON: Final = EARLY + 20_000
 MUCH_LATER: Final = EARLY + 5_000_000
 """When an action's window is over; when a thread's old runs are."""
 LIVE_MS, SHORT_MS, THREAD_MS, RETENTION_MS = 600_000, 100_000, 900_000, 300_000
@@ -699,21 +700,24 @@ class Callers:
 
     def _paces(self) -> None:
         free, few = transitions.Pace(key="ms:{p}:pace"), transitions.Pace(key="ms:{p}:pace", requests=10)
-        both = replace(few, tokens=100)
+        both, tokens_only = replace(few, tokens=100), replace(free, tokens=100)
         for label, pace, tokens, known, now in (
             ("freely", free, 7, "", 0), ("as told", both, 7, "0", 0), ("of few", few, 7, "", 0),
             ("of both", both, 7, "", 0), ("a little", both, 1, "", 0), ("too much", both, 999, "", 0),
             ("of both later", both, 7, "", EARLY + 6000), ("freely later", free, 7, "", EARLY + 6000),
-            ("as told once more", both, 7, "1", 0),
+            ("as told once more", both, 7, "1", 0), ("of tokens", tokens_only, 7, "", 0),
+            ("freely soon", free, 7, "", SOON),
         ):  # fmt: skip
             self._add(label, lambda store, p=pace, t=tokens, k=known: transitions.draw(
                 store, p, tokens=t, known=k), now=now)  # fmt: skip
-        for label, pace, known, requests, tokens in (
-            ("not made", both, "0", -1, -7), ("used more", both, "0", 0, 5), ("used much more", both, "0", 3, 999),
-            ("not made of few", few, "0", -1, -7), ("of another closure", both, "1", -1, -7),
+        for label, pace, known, requests, tokens, now in (
+            ("not made", both, "0", -1, -7, 0), ("used more", both, "0", 0, 5, 0), ("used much more", both, "0", 3, 999, 0),
+            ("not made of few", few, "0", -1, -7, 0), ("of another closure", both, "1", -1, -7, 0),
+            ("nothing soon", both, "0", 0, 0, SOON), ("used more soon", both, "0", 0, 5, SOON),
+            ("not made soon", both, "0", -1, -7, SOON),
         ):  # fmt: skip
             self._add(label, lambda store, p=pace, k=known, r=requests, t=tokens: transitions.correct(
-                store, p, known=k, requests=r, tokens=t))  # fmt: skip
+                store, p, known=k, requests=r, tokens=t), now=now)  # fmt: skip
         for label, for_ms in (
             ("briefly", 1000),
             ("as briefly", 1200),

@@ -34,6 +34,11 @@ REDUNDANT: Final[Mapping[tuple[str, str, str], str]] = {
         "true",
     ): "no index entry is called like the other fields",
     (
+        "draw",
+        "closed > 0",
+        "true",
+    ): "a clock at the epoch, or a minute after it, is in the past either way",
+    (
         "finish",
         "r[8] or everyone ~= ''",
         "true",
