@@ -201,12 +201,14 @@ def _snapshot(stored: dict[str, str] | None) -> tuple[cursors.Cursor, bytes] | N
 
 def _left_over(world: World) -> Iterator[str]:
     data, undone = world.store.primary.data.data, undone_threads(world)
-    if undone:
-        return
     for key, value in data.items():
+        if _is_of(key, undone):
+            continue
         if key.endswith(":thread") and "active" in value:
             yield f"6: {key} names {value['active']}"
-        elif key.endswith(":active"):
-            yield f"6: {key} lists {sorted(value)}"
+        elif key.endswith(":active") and (
+            listed := [run for run in sorted(value) if not _is_of(run, undone)]
+        ):
+            yield f"6: {key} lists {listed}"
         elif key.endswith(":queue") and value:
             yield f"6: {key} holds {value}"
